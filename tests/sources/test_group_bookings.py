@@ -1,7 +1,8 @@
-"""Several people in one slot: each has a visit of their own, whatever comes in which order and how often.
+"""Group bookings: each person has a visit, in every order of arrival and with repeats.
 
-Every case here is a list of bodies as a tool sends them. All orders of them, each with a repeat, must end in the same
-visits; and who has a visit at what time is written out by hand."""
+Every case is a list of bodies as a tool sends them. All of their orders, each with a repeat, must give the same visits,
+which are written out by hand.
+"""
 
 import itertools
 import json
@@ -21,8 +22,8 @@ from app.webhooks.translation import parse_event
 from tests.histories.pure import HOOKS, with_people
 
 ARRIVAL = datetime(2026, 9, 21, 14, tzinfo=UTC)
-#: Whose visit stands, and when it begins.
-Standing = list[tuple[str, str]]
+#: The addresses of customers who would get a review request, with the times of their visits.
+ReviewRequests = list[tuple[str, str]]
 
 
 def event_of(source: str, body: Any, received_at: datetime = ARRIVAL) -> Event:
@@ -34,58 +35,62 @@ def event_of(source: str, body: Any, received_at: datetime = ARRIVAL) -> Event:
 
 
 def changes_of(source: str, body: Any, received_at: datetime = ARRIVAL) -> list[VisitChange]:
-    meaning = load_sources()[source].translate(event_of(source, body, received_at))
-    return [] if isinstance(meaning, Ignored) else meaning
+    translated = load_sources()[source].translate(event_of(source, body, received_at))
+    return [] if isinstance(translated, Ignored) else translated
 
 
-def standing(source: str, changes: Iterable[VisitChange]) -> Standing:
-    """Who would be asked for a review, about which time."""
-    changes, said = list(changes), dict[str, list[RecordedChange]]()
-    before = {
+def review_requests(source: str, changes: Iterable[VisitChange]) -> ReviewRequests:
+    """Return the customers who would get a review request, with the time of the visit."""
+    changes, recorded = list(changes), dict[str, list[RecordedChange]]()
+    previous_ids = {
         change.external_id(source): external_id(source, change.previous_visit_id)
         for change in changes
         if change.previous_visit_id
     }
 
-    def line(name: str) -> Iterator[str]:
+    def ancestors(name: str) -> Iterator[str]:
         yield name
-        if name in before:
-            yield from line(before[name])
+        if name in previous_ids:
+            yield from ancestors(previous_ids[name])
 
     for number, change in enumerate(changes):
-        *later, first = line(change.external_id(source))
-        said.setdefault(first, []).append(RecordedChange.decode(f"d{number}", encode_change(change), len(later)))
-    found = [desired_visit(merge_changes(those)) for those in said.values()]
+        *later, first = ancestors(change.external_id(source))
+        recorded.setdefault(first, []).append(RecordedChange.decode(f"d{number}", encode_change(change), len(later)))
+    visits = [desired_visit(merge_changes(those)) for those in recorded.values()]
     return sorted(
         (want.contact.email or "", want.fields["event_date"] or "")
-        for want in found
+        for want in visits
         if want.has_date and not want.is_cancelled and want.contact.email
     )
 
 
-def assert_stands(source: str, bodies: Sequence[Any], expected: Standing) -> None:
-    """In every order, and with any one of them again at the end."""
-    meant = [changes_of(source, body) for body in bodies]
-    orders = [*itertools.permutations(meant)] if len(meant) < 6 else [meant, meant[::-1]]
+def assert_review_requests(source: str, bodies: Sequence[Any], expected: ReviewRequests) -> None:
+    """Check every order, each with a repeat of one body at the end."""
+    changes_by_body = [changes_of(source, body) for body in bodies]
+    orders = (
+        [*itertools.permutations(changes_by_body)]
+        if len(changes_by_body) < 6
+        else [changes_by_body, changes_by_body[::-1]]
+    )
     for order in orders:
         for again in order:
-            assert sorted(expected) == standing(source, itertools.chain.from_iterable([*order, again]))
+            assert sorted(expected) == review_requests(source, itertools.chain.from_iterable([*order, again]))
 
 
 # -- Zoom Scheduler --
 
 ADA, BOB, EVE = "ada@example.com", "bob@example.com", "eve@example.com"
-ONE, TWO = "2026-10-01T15:00:00Z", "2026-10-08T15:00:00Z"
-SLOTS = {"slot-1": ONE, "slot-2": TWO}
-BOOKED, LEFT = "scheduler.scheduled_event_created", "scheduler.scheduled_event_canceled"
+START, LATER = "2026-10-01T15:00:00Z", "2026-10-08T15:00:00Z"
+SLOTS = {"slot-1": START, "slot-2": LATER}
+BOOKED, CANCELED = "scheduler.scheduled_event_created", "scheduler.scheduled_event_canceled"
 
 
-def zoom(kind: str, minute: int, email: str | None, slot: str, invitee: str | None = None, **more: Any) -> Any:
-    counters = more.pop("counters", {"total": 2, "active": 1, "limit": 3})
+def zoom(kind: str, minute: int, email: str | None, slot: str, invitee: str | None = None, **options: Any) -> Any:
+    counters = options.pop("counters", {"total": 2, "active": 1, "limit": 3})
     booking = {
         "invitee_email": email, "scheduled_event": {
             "event_id": slot, "start_date_time": SLOTS[slot], "status": "confirmed", "invitee_counters": counters,
-        }, **({"invitee_id": invitee} if invitee else {}), **more,
+        }, **({"invitee_id": invitee} if invitee else {}), **options,
     }  # fmt: skip
     return {
         "event": kind,
@@ -97,95 +102,95 @@ def zoom(kind: str, minute: int, email: str | None, slot: str, invitee: str | No
 ZOOM = {
     "three book": (
         [zoom(BOOKED, 0, ADA, "slot-1", "i1"), zoom(BOOKED, 1, BOB, "slot-1", "i2"), zoom(BOOKED, 2, EVE, "slot-1")],
-        [(ADA, ONE), (BOB, ONE), (EVE, ONE)],
+        [(ADA, START), (BOB, START), (EVE, START)],
     ),
     "who booked first cancels": (
-        [zoom(BOOKED, 0, ADA, "slot-1", "i1"), zoom(BOOKED, 1, BOB, "slot-1", "i2"), zoom(LEFT, 2, ADA, "slot-1", "i1")],
-        [(BOB, ONE)],
+        [zoom(BOOKED, 0, ADA, "slot-1", "i1"), zoom(BOOKED, 1, BOB, "slot-1", "i2"), zoom(CANCELED, 2, ADA, "slot-1", "i1")],
+        [(BOB, START)],
     ),
     "who booked last cancels": (
-        [zoom(BOOKED, 0, ADA, "slot-1", "i1"), zoom(BOOKED, 1, BOB, "slot-1", "i2"), zoom(LEFT, 2, BOB, "slot-1", "i2")],
-        [(ADA, ONE)],
+        [zoom(BOOKED, 0, ADA, "slot-1", "i1"), zoom(BOOKED, 1, BOB, "slot-1", "i2"), zoom(CANCELED, 2, BOB, "slot-1", "i2")],
+        [(ADA, START)],
     ),
     "all cancel": (
         [
             zoom(BOOKED, 0, ADA, "slot-1", "i1"), zoom(BOOKED, 1, BOB, "slot-1", "i2"),
-            zoom(LEFT, 2, BOB, "slot-1", "i2"), zoom(LEFT, 3, ADA, "slot-1", "i1"),
+            zoom(CANCELED, 2, BOB, "slot-1", "i2"), zoom(CANCELED, 3, ADA, "slot-1", "i1"),
         ],
         [],
     ),
     "a cancel knows an invitee id that the older booking did not": (
-        [zoom(BOOKED, 0, ADA, "slot-1"), zoom(BOOKED, 1, BOB, "slot-1"), zoom(LEFT, 2, ADA, "slot-1", "i1")],
-        [(BOB, ONE)],
+        [zoom(BOOKED, 0, ADA, "slot-1"), zoom(BOOKED, 1, BOB, "slot-1"), zoom(CANCELED, 2, ADA, "slot-1", "i1")],
+        [(BOB, START)],
     ),
     "a cancel without the invitee id that the booking had": (
-        [zoom(BOOKED, 0, ADA, "slot-1", "i1"), zoom(BOOKED, 1, BOB, "slot-1", "i2"), zoom(LEFT, 2, ADA, "slot-1")],
-        [(BOB, ONE)],
+        [zoom(BOOKED, 0, ADA, "slot-1", "i1"), zoom(BOOKED, 1, BOB, "slot-1", "i2"), zoom(CANCELED, 2, ADA, "slot-1")],
+        [(BOB, START)],
     ),
     "an address in other letters is the same person": (
-        [zoom(BOOKED, 0, "Ada@Example.COM", "slot-1"), zoom(BOOKED, 1, BOB, "slot-1"), zoom(LEFT, 2, ADA, "slot-1")],
-        [(BOB, ONE)],
+        [zoom(BOOKED, 0, "Ada@Example.COM", "slot-1"), zoom(BOOKED, 1, BOB, "slot-1"), zoom(CANCELED, 2, ADA, "slot-1")],
+        [(BOB, START)],
     ),
     "the same person in two slots": (
-        [zoom(BOOKED, 0, ADA, "slot-1", "i1"), zoom(BOOKED, 1, ADA, "slot-2", "i2"), zoom(LEFT, 2, ADA, "slot-1", "i1")],
-        [(ADA, TWO)],
+        [zoom(BOOKED, 0, ADA, "slot-1", "i1"), zoom(BOOKED, 1, ADA, "slot-2", "i2"), zoom(CANCELED, 2, ADA, "slot-1", "i1")],
+        [(ADA, LATER)],
     ),
     "the same person twice in one slot": (
         [zoom(BOOKED, 0, ADA, "slot-1", "i1"), zoom(BOOKED, 1, ADA, "slot-1", "i2"), zoom(BOOKED, 2, BOB, "slot-1")],
-        [(ADA, ONE), (BOB, ONE)],
+        [(ADA, START), (BOB, START)],
     ),
     "one cancels and books again": (
         [
             zoom(BOOKED, 0, ADA, "slot-1", "i1"), zoom(BOOKED, 1, BOB, "slot-1", "i2"),
-            zoom(LEFT, 2, ADA, "slot-1", "i1"), zoom(BOOKED, 3, ADA, "slot-1", "i3"),
+            zoom(CANCELED, 2, ADA, "slot-1", "i1"), zoom(BOOKED, 3, ADA, "slot-1", "i3"),
         ],
-        [(ADA, ONE), (BOB, ONE)],
+        [(ADA, START), (BOB, START)],
     ),
     "one moves, with links": (
         [
             zoom(BOOKED, 0, ADA, "slot-1", "i1"), zoom(BOOKED, 1, BOB, "slot-1", "i2"),
-            zoom(LEFT, 2, ADA, "slot-1", "i1", rescheduled_to_event_id="slot-2", rescheduled_to_invitee_id="i3"),
+            zoom(CANCELED, 2, ADA, "slot-1", "i1", rescheduled_to_event_id="slot-2", rescheduled_to_invitee_id="i3"),
             zoom(BOOKED, 2, ADA, "slot-2", "i3", rescheduled_from_event_id="slot-1", rescheduled_from_invitee_id="i1"),
         ],
-        [(ADA, TWO), (BOB, ONE)],
+        [(ADA, LATER), (BOB, START)],
     ),
     "one moves, without links": (
         [
             zoom(BOOKED, 0, ADA, "slot-1"), zoom(BOOKED, 1, BOB, "slot-1"),
-            zoom(LEFT, 2, ADA, "slot-1", rescheduled=True), zoom(BOOKED, 2, ADA, "slot-2", rescheduled=True),
+            zoom(CANCELED, 2, ADA, "slot-1", rescheduled=True), zoom(BOOKED, 2, ADA, "slot-2", rescheduled=True),
         ],
-        [(ADA, TWO), (BOB, ONE)],
+        [(ADA, LATER), (BOB, START)],
     ),
     "one moves and comes back": (
         [
             zoom(BOOKED, 0, ADA, "slot-1", "i1"),
-            zoom(LEFT, 2, ADA, "slot-1", "i1", rescheduled_to_event_id="slot-2", rescheduled_to_invitee_id="i3"),
+            zoom(CANCELED, 2, ADA, "slot-1", "i1", rescheduled_to_event_id="slot-2", rescheduled_to_invitee_id="i3"),
             zoom(BOOKED, 2, ADA, "slot-2", "i3", rescheduled_from_event_id="slot-1", rescheduled_from_invitee_id="i1"),
-            zoom(LEFT, 4, ADA, "slot-2", "i3", rescheduled_to_event_id="slot-1", rescheduled_to_invitee_id="i4"),
+            zoom(CANCELED, 4, ADA, "slot-2", "i3", rescheduled_to_event_id="slot-1", rescheduled_to_invitee_id="i4"),
             zoom(BOOKED, 4, ADA, "slot-1", "i4", rescheduled_from_event_id="slot-2", rescheduled_from_invitee_id="i3"),
         ],
-        [(ADA, ONE)],
+        [(ADA, START)],
     ),
     "the first books before there is room for others, and cancels": (
         [
             zoom(BOOKED, 0, ADA, "slot-1", counters={"total": 1, "active": 1, "limit": 1}), zoom(BOOKED, 1, BOB, "slot-1"),
-            zoom(LEFT, 2, ADA, "slot-1"),
+            zoom(CANCELED, 2, ADA, "slot-1"),
         ],
-        [(BOB, ONE)],
+        [(BOB, START)],
     ),
     "another cancels in a slot whose first booked alone": (
         [
             zoom(BOOKED, 0, ADA, "slot-1", counters={"total": 1, "active": 1, "limit": 1}), zoom(BOOKED, 1, BOB, "slot-1"),
-            zoom(LEFT, 2, BOB, "slot-1"),
+            zoom(CANCELED, 2, BOB, "slot-1"),
         ],
-        [(ADA, ONE)],
+        [(ADA, START)],
     ),
     "one cancels, and the limit is not told": (
         [
             zoom(BOOKED, 0, ADA, "slot-1"), zoom(BOOKED, 1, BOB, "slot-1"),
-            zoom(LEFT, 2, ADA, "slot-1", counters={"total": 1, "active": 1}),
+            zoom(CANCELED, 2, ADA, "slot-1", counters={"total": 1, "active": 1}),
         ],
-        [(BOB, ONE)],
+        [(BOB, START)],
     ),
 }  # fmt: skip
 
@@ -194,10 +199,10 @@ ZOOM = {
 def test_zoom_has_a_visit_for_each_invitee_of_a_group_event(case: str) -> None:
     bodies, expected = ZOOM[case]
 
-    assert_stands("zoom", bodies, expected)
+    assert_review_requests("zoom", bodies, expected)
 
 
-def test_a_zoom_event_for_one_invitee_keeps_the_id_of_the_event() -> None:
+def test_a_zoom_event_for_one_invitee_has_a_visit_with_the_id_of_the_event() -> None:
     alone = {"total": 1, "active": 1, "limit": 1}
 
     assert ["slot-1"] == [
@@ -206,9 +211,9 @@ def test_a_zoom_event_for_one_invitee_keeps_the_id_of_the_event() -> None:
     assert ["slot-1"] == [each.visit_id for each in changes_of("zoom", zoom(BOOKED, 0, ADA, "slot-1", counters={}))]
 
 
-@pytest.mark.parametrize("kind", [BOOKED, LEFT])
+@pytest.mark.parametrize("kind", [BOOKED, CANCELED])
 @pytest.mark.parametrize(
-    ("more", "reason"),
+    ("options", "reason"),
     [
         ({"email": None, "invitee": "i1"}, "without an e-mail address"),
         ({"email": " "}, "without an e-mail address"),
@@ -217,9 +222,11 @@ def test_a_zoom_event_for_one_invitee_keeps_the_id_of_the_event() -> None:
         ({"email": ADA, "counters": {"active": 1, "total": 2}}, "no limit"),
     ],
 )
-def test_zoom_parks_what_does_not_tell_whose_visit_it_is(kind: str, more: dict[str, Any], reason: str) -> None:
+def test_zoom_parks_a_delivery_without_the_invitee_or_the_limit(
+    kind: str, options: dict[str, Any], reason: str
+) -> None:
     with pytest.raises(Untranslatable, match=reason) as parked:
-        changes_of("zoom", zoom(kind, 0, slot="slot-1", **more))
+        changes_of("zoom", zoom(kind, 0, slot="slot-1", **options))
 
     assert "Ada" not in str(parked.value)
 
@@ -229,7 +236,7 @@ def test_zoom_parks_what_does_not_tell_whose_visit_it_is(kind: str, more: dict[s
     [
         ("cancelled", 2, "host", True),
         ("cancelled", 2, None, True),
-        ("cancelled", 2, "invitee", False),  # the last one who was left
+        ("cancelled", 2, "invitee", False),  # the last remaining invitee
         ("cancelled", 1, "host", False),
         ("confirmed", 2, "host", False),
     ],
@@ -237,9 +244,9 @@ def test_zoom_parks_what_does_not_tell_whose_visit_it_is(kind: str, more: dict[s
 def test_zoom_parks_a_group_event_that_may_be_cancelled_for_all(
     status: str, total: int, by: str | None, is_parked: bool
 ) -> None:
-    body = zoom(LEFT, 5, ADA, "slot-1", counters={"total": total, "active": 0, "limit": 3})
-    about = body["payload"]["object"]
-    about["scheduled_event"]["status"], about["cancellation"] = status, {"canceler_type": by}
+    body = zoom(CANCELED, 5, ADA, "slot-1", counters={"total": total, "active": 0, "limit": 3})
+    booking = body["payload"]["object"]
+    booking["scheduled_event"]["status"], booking["cancellation"] = status, {"canceler_type": by}
 
     if not is_parked:
         assert changes_of("zoom", body)
@@ -249,9 +256,9 @@ def test_zoom_parks_a_group_event_that_may_be_cancelled_for_all(
     assert ["cancel", "cancel"] == [change.action for change in parked.value.changes]
 
 
-def test_zoom_takes_the_phone_for_text_reminders_before_one_from_the_form() -> None:
-    asked = [{"question": "Mobile phone", "answer": ["+15550100002"], "position": 0}]
-    body = zoom(BOOKED, 0, ADA, "slot-1", text_phone_number="+1 83798773", questions_and_answers=asked)
+def test_zoom_prefers_the_phone_for_text_reminders_to_one_from_the_form() -> None:
+    questions = [{"question": "Mobile phone", "answer": ["+15550100002"], "position": 0}]
+    body = zoom(BOOKED, 0, ADA, "slot-1", text_phone_number="+1 83798773", questions_and_answers=questions)
 
     (change,) = changes_of("zoom", body)
 
@@ -259,11 +266,11 @@ def test_zoom_takes_the_phone_for_text_reminders_before_one_from_the_form() -> N
     assert "+1 83798773" == change.contact.phone
 
 
-def test_a_zoom_cancel_is_dated_by_when_it_was_cancelled_and_ordered_by_its_event() -> None:
+def test_a_zoom_cancel_has_the_time_of_the_cancel_and_the_version_of_its_event() -> None:
     cancelled = {"canceled_by": "bob@example.org", "canceler_type": "host", "cancel_at": "2026-09-22T00:10:00+08:00"}
 
     (dated, _), (bare, _) = (
-        changes_of("zoom", zoom(LEFT, 5, ADA, "slot-1", **more)) for more in ({"cancellation": cancelled}, {})
+        changes_of("zoom", zoom(CANCELED, 5, ADA, "slot-1", **options)) for options in ({"cancellation": cancelled}, {})
     )
 
     assert datetime(2026, 9, 21, 16, 10, tzinfo=UTC) == dated.date_cancelled
@@ -274,12 +281,12 @@ def test_a_zoom_cancel_is_dated_by_when_it_was_cancelled_and_ordered_by_its_even
 # -- Nylas Scheduler --
 
 HOST = {"email": "host@example.org", "name": "Host", "is_organizer": True}
-GUEST, OTHER = {"email": ADA, "name": "Ada Lovelace"}, {"email": BOB, "name": "Bob Boole"}
+GUEST, OTHER_GUEST = {"email": ADA, "name": "Ada Lovelace"}, {"email": BOB, "name": "Bob Boole"}
 
 
-def nylas(kind: str, minute: int, booking: str, *participants: Any, start: str = ONE, **more: Any) -> Any:
+def nylas(kind: str, minute: int, booking: str, *participants: Any, start: str = START, **options: Any) -> Any:
     starts = int(datetime.fromisoformat(start).timestamp())
-    info = {"event_id": "cal-1", "start_time": starts, "participants": list(participants) or None, **more}
+    info = {"event_id": "cal-1", "start_time": starts, "participants": list(participants) or None, **options}
     return {
         "specversion": "1.0", "type": f"booking.{kind}", "id": f"{kind}-{minute}", "time": 1_790_000_000 + minute * 60,
         "data": {"grant_id": "g-1", "object": {"booking_id": booking, "booking_info": info}},
@@ -288,27 +295,27 @@ def nylas(kind: str, minute: int, booking: str, *participants: Any, start: str =
 
 NYLAS = {
     "each guest of a group event has a booking": (
-        [nylas("created", 0, "b1", GUEST), nylas("created", 1, "b2", OTHER), nylas("cancelled", 2, "b1", GUEST)],
-        [(BOB, ONE)],
+        [nylas("created", 0, "b1", GUEST), nylas("created", 1, "b2", OTHER_GUEST), nylas("cancelled", 2, "b1", GUEST)],
+        [(BOB, START)],
     ),
     "one of them moves": (
         [
-            nylas("created", 0, "b1", GUEST), nylas("created", 1, "b2", OTHER),
-            nylas("rescheduled", 2, "b2", OTHER, start=TWO),
+            nylas("created", 0, "b1", GUEST), nylas("created", 1, "b2", OTHER_GUEST),
+            nylas("rescheduled", 2, "b2", OTHER_GUEST, start=LATER),
         ],
-        [(ADA, ONE), (BOB, TWO)],
+        [(ADA, START), (BOB, LATER)],
     ),
     "the same person listed twice, in other letters": (
         [nylas("created", 0, "b1", HOST, GUEST, {"email": "ADA@example.com"})],
-        [(ADA, ONE)],
+        [(ADA, START)],
     ),
-    "a participant without an address": ([nylas("created", 0, "b1", {"name": "Room 3"}, GUEST)], [(ADA, ONE)]),
+    "a participant without an address": ([nylas("created", 0, "b1", {"name": "Room 3"}, GUEST)], [(ADA, START)]),
     "a move of several holds for the visit, whosever it is": (
-        [nylas("created", 0, "b1", HOST, GUEST), nylas("rescheduled", 1, "b1", HOST, GUEST, OTHER, start=TWO)],
-        [(ADA, TWO)],
+        [nylas("created", 0, "b1", HOST, GUEST), nylas("rescheduled", 1, "b1", HOST, GUEST, OTHER_GUEST, start=LATER)],
+        [(ADA, LATER)],
     ),
     "a cancel of several too": (
-        [nylas("created", 0, "b1", HOST, GUEST), nylas("cancelled", 1, "b1", HOST, GUEST, OTHER)],
+        [nylas("created", 0, "b1", HOST, GUEST), nylas("cancelled", 1, "b1", HOST, GUEST, OTHER_GUEST)],
         [],
     ),
     "a cancel of nobody too": ([nylas("created", 0, "b1", HOST, GUEST), nylas("cancelled", 1, "b1")], []),
@@ -319,13 +326,13 @@ NYLAS = {
 def test_nylas_has_a_visit_for_each_booking(case: str) -> None:
     bodies, expected = NYLAS[case]
 
-    assert_stands("nylas", bodies, expected)
+    assert_review_requests("nylas", bodies, expected)
 
 
 @pytest.mark.parametrize(
-    "participants", [(GUEST, OTHER), (HOST, GUEST, OTHER), ({**HOST, "is_organizer": False}, GUEST)]
+    "participants", [(GUEST, OTHER_GUEST), (HOST, GUEST, OTHER_GUEST), ({**HOST, "is_organizer": False}, GUEST)]
 )
-def test_nylas_parks_a_booking_whose_guest_cannot_be_told_from_the_hosts(participants: Sequence[Any]) -> None:
+def test_nylas_parks_a_booking_with_several_possible_guests(participants: Sequence[Any]) -> None:
     with pytest.raises(Untranslatable, match="look alike") as parked:
         changes_of("nylas", nylas("created", 0, "b1", *participants))
 
@@ -335,10 +342,10 @@ def test_nylas_parks_a_booking_whose_guest_cannot_be_told_from_the_hosts(partici
 # -- Mindbody --
 
 
-def place(kind: str, minute: int, client: str, email: str | None = None, **more: Any) -> Any:
-    data = {"siteId": -99, "classId": 7, "classRosterBookingId": minute + 100, "clientId": client, **more}
+def place(kind: str, minute: int, client: str, email: str | None = None, **options: Any) -> Any:
+    data = {"siteId": -99, "classId": 7, "classRosterBookingId": minute + 100, "clientId": client, **options}
     if email:
-        data |= {"classStartDateTime": ONE, "clientEmail": email, "clientFirstName": "A", "clientLastName": "B"}
+        data |= {"classStartDateTime": START, "clientEmail": email, "clientFirstName": "A", "clientLastName": "B"}
     return {
         "messageId": f"m-{kind}-{minute}", "eventId": f"classRoster{kind}", "eventData": data,
         "eventInstanceOriginationDateTime": f"2026-09-21T14:{minute:02d}:00Z",
@@ -355,29 +362,29 @@ MINDBODY = {
             place("Booking.created", 0, "1", ADA), place("Booking.created", 1, "2", BOB),
             place("Booking.created", 2, "3", EVE), place("Booking.cancelled", 3, "2"),
         ],
-        [(ADA, ONE), (EVE, ONE)],
+        [(ADA, START), (EVE, START)],
     ),
     "one cancels and books again": (
         [
             place("Booking.created", 0, "1", ADA), place("Booking.cancelled", 1, "1"),
             place("Booking.created", 2, "1", ADA.upper()), place("Booking.created", 3, "2", BOB),
         ],
-        [(ADA, ONE), (BOB, ONE)],
+        [(ADA, START), (BOB, START)],
     ),
     "one is absent, one late, one signs in": (
         [
             place("Booking.created", 0, "1", ADA), place("Booking.created", 1, "2", BOB),
             place("Booking.created", 2, "3", EVE), signed_in(3, "1", "Absent"), signed_in(4, "2", "Late Cancelled"),
         ],
-        [(EVE, ONE)],
+        [(EVE, START)],
     ),
     "an absence is taken back": (
         [place("Booking.created", 0, "1", ADA), signed_in(1, "1", "Absent"), signed_in(2, "1", "SignedIn")],
-        [(ADA, ONE)],
+        [(ADA, START)],
     ),
     "a client without an address": (
         [place("Booking.created", 0, "1"), place("Booking.created", 1, "2", BOB), place("Booking.cancelled", 2, "1")],
-        [(BOB, ONE)],
+        [(BOB, START)],
     ),
 }  # fmt: skip
 
@@ -386,17 +393,17 @@ MINDBODY = {
 def test_mindbody_has_a_visit_for_each_client_of_a_class(case: str) -> None:
     bodies, expected = MINDBODY[case]
 
-    assert_stands("mindbody", bodies, expected)
+    assert_review_requests("mindbody", bodies, expected)
 
 
-def test_mindbody_parks_a_class_that_is_cancelled_as_a_whole() -> None:
-    off = {"eventId": "class.updated", "eventData": {"siteId": -99, "classId": 7, "isCancelled": True}}
+def test_mindbody_parks_the_cancel_of_a_whole_class() -> None:
+    body = {"eventId": "class.updated", "eventData": {"siteId": -99, "classId": 7, "isCancelled": True}}
 
     with pytest.raises(Untranslatable, match="does not name its clients"):
-        changes_of("mindbody", off)
+        changes_of("mindbody", body)
 
 
-def test_mindbody_keeps_an_address_that_is_a_client_id_out_of_the_visits_name() -> None:
+def test_the_name_of_a_mindbody_visit_contains_no_address() -> None:
     (change,) = changes_of("mindbody", place("Booking.created", 0, "ada@example.com", ADA))
 
     assert "ada" not in change.visit_id
@@ -406,29 +413,29 @@ def test_mindbody_keeps_an_address_that_is_a_client_id_out_of_the_visits_name() 
 
 
 class Meeting:
-    """One meeting as it changes, and what is fetched of it. contacts: its contacts' ids, with their addresses."""
+    """A meeting that changes, and its records. contacts: the ids of its contacts, with their addresses."""
 
     def __init__(self, **contacts: str | None) -> None:
         self.people, self.contacts, self.opted_out = dict(contacts), list(contacts), set[str]()
-        self.start, self.outcome, self.minute = ONE, "SCHEDULED", 0
+        self.start, self.outcome, self.minute = START, "SCHEDULED", 0
         self.is_deleted = False
         self.listed: dict[str, list[str]] = {}
         self.changes: list[list[VisitChange]] = []
 
     def now(self, kind: str = "object.propertyChange", **changed: Any) -> "Meeting":
-        """This changes, and what a fetch then means is kept."""
+        """Apply a change, fetch the meeting, and store the translated changes."""
         vars(self).update(changed)
         self.minute += 1
         ends = {"fromObjectId": 1, "fromObjectTypeId": "0-47", "toObjectId": 2, "toObjectTypeId": "0-1"}
         item = {"subscriptionType": kind, "propertyName": "hs_meeting_outcome", "portalId": 5, "objectId": 1}
         item |= {"objectTypeId": "0-47", "occurredAt": 1_790_000_000_000 + self.minute * 60_000, **ends}
         event, tool = event_of("hubspot", [item]), load_sources()["hubspot"]
-        (get,) = tool.fetch(event) if tool.fetch else []
+        (request,) = tool.fetch(event) if tool.fetch else []
         fetched_at = ARRIVAL + timedelta(minutes=self.minute)
         beside = {contact: self.contact(contact) for contact in self.contacts}
-        looked = event.with_record(self.record(), fetched_at, beside, get.path)
-        meaning = tool.translate(with_people(HOOKS["hubspot"], looked, self.listed))
-        self.changes.append([] if isinstance(meaning, Ignored) else meaning)
+        with_record = event.with_record(self.record(), fetched_at, beside, request.path)
+        translated = tool.translate(with_people(HOOKS["hubspot"], with_record, self.listed))
+        self.changes.append([] if isinstance(translated, Ignored) else translated)
         return self
 
     def record(self) -> Any:
@@ -444,36 +451,48 @@ class Meeting:
         return {"properties": {"email": self.people[id], "hs_email_optout": str(id in self.opted_out).lower()}}
 
 
-def three() -> Meeting:
+def three_contacts() -> Meeting:
     return Meeting(c1=ADA, c2=BOB, c3=EVE).now("object.creation")
 
 
-BOTH = [(ADA, ONE), (BOB, ONE)]
+BOTH = [(ADA, START), (BOB, START)]
 HUBSPOT = {
-    "all come": (three(), [*BOTH, (EVE, ONE)]),
-    "it is moved": (three().now(start=TWO), [(ADA, TWO), (BOB, TWO), (EVE, TWO)]),
-    "it is cancelled": (three().now(outcome="CANCELED"), []),
-    "it is cancelled and stands again": (three().now(outcome="CANCELED").now(outcome="SCHEDULED"), [*BOTH, (EVE, ONE)]),
-    "nobody came": (three().now(outcome="NO_SHOW"), []),
-    "another meeting takes its place": (three().now(outcome="RESCHEDULED"), []),
-    "one is removed": (three().now("object.associationChange", contacts=["c1", "c2"]), BOTH),
-    "the first is removed": (three().now("object.associationChange", contacts=["c2"]), [(BOB, ONE)]),
-    "the first is removed, and nothing else was told": (three().now(contacts=["c2"], start=TWO), [(BOB, TWO)]),
+    "all come": (three_contacts(), [*BOTH, (EVE, START)]),
+    "it is moved": (
+        three_contacts().now(start=LATER),
+        [(ADA, LATER), (BOB, LATER), (EVE, LATER)],
+    ),
+    "it is cancelled": (three_contacts().now(outcome="CANCELED"), []),
+    "it is cancelled and stands again": (
+        three_contacts().now(outcome="CANCELED").now(outcome="SCHEDULED"),
+        [*BOTH, (EVE, START)],
+    ),
+    "nobody came": (three_contacts().now(outcome="NO_SHOW"), []),
+    "another meeting takes its place": (three_contacts().now(outcome="RESCHEDULED"), []),
+    "one is removed": (three_contacts().now("object.associationChange", contacts=["c1", "c2"]), BOTH),
+    "the first is removed": (three_contacts().now("object.associationChange", contacts=["c2"]), [(BOB, START)]),
+    "the first is removed, and nothing else was told": (
+        three_contacts().now(contacts=["c2"], start=LATER),
+        [(BOB, LATER)],
+    ),
     "the first comes back, behind the others": (
-        three().now(contacts=["c2"]).now(contacts=["c2", "c1"]),
+        three_contacts().now(contacts=["c2"]).now(contacts=["c2", "c1"]),
         BOTH,
     ),
     "one is added before the first": (Meeting(c2=BOB, c1=ADA).now(contacts=["c2"]).now(contacts=["c1", "c2"]), BOTH),
-    "all are removed": (three().now(contacts=[]), []),
-    "it has nobody yet": (Meeting(c1=ADA).now(contacts=[]).now(contacts=["c1"]), [(ADA, ONE)]),
-    "it is deleted": (three().now("object.deletion", is_deleted=True), []),
-    "it is deleted after one was removed": (three().now(contacts=["c2"]).now("object.deletion", is_deleted=True), []),
-    "it is deleted and restored": (
-        three().now("object.deletion", is_deleted=True).now("object.restore", is_deleted=False),
-        [*BOTH, (EVE, ONE)],
+    "all are removed": (three_contacts().now(contacts=[]), []),
+    "it has nobody yet": (Meeting(c1=ADA).now(contacts=[]).now(contacts=["c1"]), [(ADA, START)]),
+    "it is deleted": (three_contacts().now("object.deletion", is_deleted=True), []),
+    "it is deleted after one was removed": (
+        three_contacts().now(contacts=["c2"]).now("object.deletion", is_deleted=True),
+        [],
     ),
-    "one wants no e-mail": (three().now(opted_out={"c2"}), [(ADA, ONE), (EVE, ONE)]),
-    "one has no address": (Meeting(c1=ADA, c2=None, c3=EVE).now(), [(ADA, ONE), (EVE, ONE)]),
+    "it is deleted and restored": (
+        three_contacts().now("object.deletion", is_deleted=True).now("object.restore", is_deleted=False),
+        [*BOTH, (EVE, START)],
+    ),
+    "one wants no e-mail": (three_contacts().now(opted_out={"c2"}), [(ADA, START), (EVE, START)]),
+    "one has no address": (Meeting(c1=ADA, c2=None, c3=EVE).now(), [(ADA, START), (EVE, START)]),
 }
 
 
@@ -483,10 +502,10 @@ def test_hubspot_has_a_visit_for_each_contact_of_a_meeting(case: str) -> None:
     orders = itertools.permutations(meeting.changes)
 
     for order in orders:
-        assert sorted(expected) == standing("hubspot", itertools.chain(*order, order[0]))
+        assert sorted(expected) == review_requests("hubspot", itertools.chain(*order, order[0]))
 
 
-def test_a_contact_keeps_the_visit_of_a_hubspot_meeting_while_others_come_and_go() -> None:
+def test_the_visits_of_hubspot_contacts_do_not_change_when_others_are_added_or_removed() -> None:
     meeting = Meeting(c1=ADA, c2=BOB, c3=EVE).now(contacts=["c2"]).now(contacts=["c1", "c2", "c3"]).now(contacts=["c3"])
 
     named = [{change.visit_id: change.action for change in changes} for changes in meeting.changes]
@@ -496,7 +515,7 @@ def test_a_contact_keeps_the_visit_of_a_hubspot_meeting_while_others_come_and_go
     assert {"5-1": "cancel", "5-1.c1": "cancel", "5-1.c3": "update"} == named[2]
 
 
-def test_hubspot_parks_a_meeting_of_very_many_contacts() -> None:
+def test_hubspot_parks_a_meeting_with_too_many_contacts() -> None:
     with pytest.raises(Untranslatable, match="more than 50 contacts"):
         Meeting(**{f"c{number}": ADA for number in range(51)}).now()
 
@@ -504,22 +523,22 @@ def test_hubspot_parks_a_meeting_of_very_many_contacts() -> None:
 # -- Cronofy --
 
 
-def request(minute: int, *people: tuple[str, bool], start: str = ONE, kind: str = "time_chosen") -> Any:
+def request(minute: int, *people: tuple[str, bool], start: str = START, kind: str = "time_chosen") -> Any:
     recipients = [{"email": email, "display_name": "A B", "slot_selector": chooses} for email, chooses in people]
-    about = {"scheduling_request_id": "srq1", "recipients": recipients, "event": {"start": start}}
+    booking = {"scheduling_request_id": "srq1", "recipients": recipients, "event": {"start": start}}
     note = {"type": f"scheduling_request_{kind}", "triggered_at": f"2026-09-21T14:{minute:02d}:00Z"}
-    return {"notification": note, "scheduling_request": about}
+    return {"notification": note, "scheduling_request": booking}
 
 
 COLLEAGUE = ("host@example.org", False)
 CRONOFY = {
     "two choose, a colleague comes along": (
         [request(0, (ADA, True), COLLEAGUE, (BOB, True))],
-        [(ADA, ONE), (BOB, ONE)],
+        [(ADA, START), (BOB, START)],
     ),
     "they choose again": (
-        [request(0, (ADA, True), (BOB, True)), request(1, (BOB.upper(), True), (ADA, True), start=TWO)],
-        [(ADA, TWO), (BOB, TWO)],
+        [request(0, (ADA, True), (BOB, True)), request(1, (BOB.upper(), True), (ADA, True), start=LATER)],
+        [(ADA, LATER), (BOB, LATER)],
     ),
     "it is called off": (
         [request(0, (ADA, True), (BOB, True)), request(1, (ADA, True), (BOB, True), kind="cancelled")],
@@ -529,8 +548,8 @@ CRONOFY = {
         [request(0, (ADA, True), (BOB, True)), request(1, (ADA, False), (BOB, False), kind="cancelled")],
         [],
     ),
-    "the same person twice": ([request(0, (ADA, True), (ADA.upper(), True), COLLEAGUE)], [(ADA, ONE)]),
-    "one alone is asked": ([request(0, (ADA, False))], [(ADA, ONE)]),
+    "the same person twice": ([request(0, (ADA, True), (ADA.upper(), True), COLLEAGUE)], [(ADA, START)]),
+    "one alone is asked": ([request(0, (ADA, False))], [(ADA, START)]),
     "one alone, called off beside others": (
         [request(0, (ADA, True)), request(1, (ADA, False), COLLEAGUE, kind="declined")],
         [],
@@ -542,14 +561,14 @@ CRONOFY = {
 def test_cronofy_has_a_visit_for_each_recipient_who_chooses_the_time(case: str) -> None:
     bodies, expected = CRONOFY[case]
 
-    assert_stands("cronofy", bodies, expected)
+    assert_review_requests("cronofy", bodies, expected)
 
 
-def test_a_cronofy_request_of_one_keeps_its_id() -> None:
+def test_a_cronofy_request_with_one_recipient_has_a_visit_with_its_id() -> None:
     assert ["srq1"] == [each.visit_id for each in changes_of("cronofy", request(0, (ADA, True), COLLEAGUE))]
 
 
-def test_cronofy_parks_a_request_whose_customer_cannot_be_told() -> None:
+def test_cronofy_parks_a_request_whose_customer_is_unknown() -> None:
     with pytest.raises(Untranslatable, match="none may choose"):
         changes_of("cronofy", request(0, (ADA, False), COLLEAGUE))
 
@@ -560,31 +579,33 @@ def invited(email: str, status: str) -> Any:
     return {"notification": {"type": "smart_invite"}, "smart_invite": invite}
 
 
-PICKED = {"event": {"event_id": "own-1", "start": {"time": ONE, "tzid": "Europe/London"}}, "user": {}}
+SLOT_CHOSEN = {"event": {"event_id": "own-1", "start": {"time": START, "tzid": "Europe/London"}}, "user": {}}
 
 
 @pytest.mark.parametrize(
-    ("answers", "expected"),
+    ("replies", "expected"),
     [
-        ([(ADA, "accepted")], [(ADA, ONE)]),
-        ([(ADA, "accepted"), (BOB, "accepted")], [(ADA, ONE)]),
-        ([(ADA, "accepted"), (BOB, "declined")], [(ADA, ONE)]),
+        ([(ADA, "accepted")], [(ADA, START)]),
+        ([(ADA, "accepted"), (BOB, "accepted")], [(ADA, START)]),
+        ([(ADA, "accepted"), (BOB, "declined")], [(ADA, START)]),
         ([(ADA, "declined"), (BOB, "accepted")], []),
         ([(ADA, "accepted"), (BOB, "accepted"), (ADA, "declined")], []),
-        ([(ADA, "declined"), (BOB, "declined"), (ADA.upper(), "accepted")], [(ADA, ONE)]),
+        ([(ADA, "declined"), (BOB, "declined"), (ADA.upper(), "accepted")], [(ADA, START)]),
     ],
 )
-def test_the_visit_of_a_cronofy_invite_stays_its_first_recipients(answers: list[Any], expected: Standing) -> None:
-    meant = [changes_of("cronofy", PICKED, ARRIVAL)]
-    for minute, answer in enumerate(answers, 1):
-        meant.append(changes_of("cronofy", invited(*answer), ARRIVAL + timedelta(minutes=minute)))
+def test_the_visit_of_a_cronofy_invite_belongs_to_its_first_recipient(
+    replies: list[Any], expected: ReviewRequests
+) -> None:
+    changes_by_body = [changes_of("cronofy", SLOT_CHOSEN, ARRIVAL)]
+    for minute, answer in enumerate(replies, 1):
+        changes_by_body.append(changes_of("cronofy", invited(*answer), ARRIVAL + timedelta(minutes=minute)))
 
-    for order in itertools.permutations(meant):
-        assert expected == standing("cronofy", itertools.chain(*order, order[0]))
+    for order in itertools.permutations(changes_by_body):
+        assert expected == review_requests("cronofy", itertools.chain(*order, order[0]))
 
 
 @pytest.mark.parametrize("name", ["recipients", "replies"])
-def test_cronofy_parks_an_invite_of_several_recipients(name: str) -> None:
+def test_cronofy_parks_an_invite_with_several_recipients(name: str) -> None:
     body = invited(ADA, "accepted")
     body["smart_invite"][name] = [{"email": ADA, "status": "accepted"}, {"email": BOB, "status": "declined"}]
 

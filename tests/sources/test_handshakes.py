@@ -9,28 +9,32 @@ from tests.support.specimens import BY_TOOL, TOOLS, Specimen, _name, each_tool, 
 
 SPECIMENS = [specimen for name in BY_TOOL for specimen in BY_TOOL[name]]
 
-each_handshake = pytest.mark.parametrize("specimen", [found for found in SPECIMENS if found.is_handshake], ids=_name)
+each_handshake = pytest.mark.parametrize(
+    "specimen", [specimen for specimen in SPECIMENS if specimen.is_handshake], ids=_name
+)
 
-each_answered = pytest.mark.parametrize("specimen", [found for found in SPECIMENS if found.is_answered], ids=_name)
+each_signed_handshake = pytest.mark.parametrize(
+    "specimen", [specimen for specimen in SPECIMENS if specimen.is_answered], ids=_name
+)
 
 
 @each_handshake
-def test_a_handshake_is_answered_and_only_while_it_is_unsigned(specimen: Specimen) -> None:
+def test_a_handshake_is_answered_only_without_a_signature(specimen: Specimen) -> None:
     unsigned, delivery = specimen.tool.definition.handshake, specimen.delivery
     assert unsigned is not None, "SOURCE has no `unsigned`, but a specimen expects a handshake"
 
-    answered = unsigned.answer(delivery)
+    reply = unsigned.answer(delivery)
 
-    assert answered is not None
-    assert specimen.expect.get("answer", "{}") == answered.body.decode()
+    assert reply is not None
+    assert specimen.expect.get("answer", "{}") == reply.body.decode()
     if delivery.method == "POST":
-        one = next(iter(specimen.tool.definition.signature.sign(delivery, specimen.context())))
-        signed = specimen.changed(headers=(*delivery.headers, (one.lower().encode(), b"not a signature")))
+        header = next(iter(specimen.tool.definition.signature.sign(delivery, specimen.context())))
+        signed = specimen.changed(headers=(*delivery.headers, (header.lower().encode(), b"not a signature")))
         assert unsigned.answer(signed) is None
 
 
 @each_handshake
-def test_what_is_echoed_to_whoever_asks_is_of_a_harmless_shape(specimen: Specimen) -> None:
+def test_an_unsigned_handshake_echoes_only_harmless_values(specimen: Specimen) -> None:
     unsigned, delivery = specimen.tool.definition.handshake, specimen.delivery
     assert unsigned
 
@@ -39,19 +43,19 @@ def test_what_is_echoed_to_whoever_asks_is_of_a_harmless_shape(specimen: Specime
         assert query == delivery.query or unsigned.answer(specimen.changed(query=query)) is None
 
 
-@each_answered
+@each_signed_handshake
 def test_a_signed_handshake_is_answered(specimen: Specimen) -> None:
     challenge = specimen.tool.definition.signed_handshake
     assert challenge is not None, "SOURCE has no `challenge`, but a specimen expects an answer"
 
-    answered = challenge.answer(specimen.event(), specimen.secret)
+    reply = challenge.answer(specimen.event(), specimen.secret)
 
-    assert answered is not None
-    assert specimen.expect["answer"] == answered.body.decode()
+    assert reply is not None
+    assert specimen.expect["answer"] == reply.body.decode()
 
 
 @each_tool
-def test_an_event_is_no_handshake(name: str) -> None:
+def test_an_event_is_not_a_handshake(name: str) -> None:
     challenge = TOOLS[name].definition.signed_handshake
 
     def is_answered(specimen: Specimen) -> bool:
@@ -61,7 +65,7 @@ def test_an_event_is_no_handshake(name: str) -> None:
 
 
 @each_tool
-def test_a_delivery_stripped_of_its_signature_is_no_handshake(name: str) -> None:
+def test_a_delivery_without_its_signature_is_not_a_handshake(name: str) -> None:
     unsigned = TOOLS[name].definition.handshake
     probes = {specimen.delivery.body for specimen in BY_TOOL[name] if specimen.is_handshake}
 
@@ -69,4 +73,6 @@ def test_a_delivery_stripped_of_its_signature_is_no_handshake(name: str) -> None
         stripped = replace(specimen.without(*specimen.signing_headers), token="")
         return unsigned is not None and unsigned.answer(stripped) is not None
 
-    assert {} == mismatches(False, [found for found in signed(name) if found.delivery.body not in probes], is_answered)
+    assert {} == mismatches(
+        False, [specimen for specimen in signed(name) if specimen.delivery.body not in probes], is_answered
+    )

@@ -30,45 +30,45 @@ ODD_NUMBERS = (0, -1, 2**64 - 1, -(2**63), 1e308, 0.1)
 ODD_SHAPES = ([], {}, [None], [{}], [1, "a"], {"x": {"x": 1}})
 
 
-#: What orjson can hand over: whole numbers of 64 bits, finite fractions, text without halves of characters.
+#: Values that orjson can return: 64-bit whole numbers, finite fractions, text without lone surrogates.
 ODD_VALUES = (None, True, False, *ODD_TEXTS, *ODD_NUMBERS, *ODD_SHAPES)
 
 
 ANY_JSON = st.recursive(
     st.sampled_from(ODD_VALUES),
-    lambda inside: st.lists(inside, max_size=3) | st.dictionaries(st.sampled_from(("id", "x", "")), inside, max_size=3),
+    lambda item: st.lists(item, max_size=3) | st.dictionaries(st.sampled_from(("id", "x", "")), item, max_size=3),
     max_leaves=5,
 )
 
 
-#: Whoever reads our complaints about a specimen must not learn whose it is.
+#: Personal data of the specimens, which error messages must not contain.
 PEOPLE = re.compile("ada|lovelace|example|5550|zo[eë]", re.IGNORECASE)
 
 
-def _places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+def _paths(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     yield path
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, inside in items:
-        yield from _places(inside, (*path, key))
+    for key, item in items:
+        yield from _paths(item, (*path, key))
 
 
-def _put(value: Any, path: tuple[Any, ...], other: Any) -> Any:
-    """A copy with another value at that place, if the place is still there; `...` takes it away."""
+def _with_value(value: Any, path: tuple[Any, ...], new_value: Any) -> Any:
+    """Return a copy with another value at this path, if the path exists; `...` removes the value."""
     if not path:
-        return None if other is ... else other
-    step, rest = path[0], path[1:]
+        return None if new_value is ... else new_value
+    step, remaining = path[0], path[1:]
     steps = value.keys() if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()
     if step not in steps:
         return value
     copied = value.copy()
-    if other is ... and not rest:
+    if new_value is ... and not remaining:
         del copied[step]
     else:
-        copied[step] = _put(value[step], rest, other)
+        copied[step] = _with_value(value[step], remaining, new_value)
     return copied
 
 
-def _at(value: Any, path: tuple[Any, ...]) -> Any:
+def _value_at(value: Any, path: tuple[Any, ...]) -> Any:
     for step in path:
         value = value[step]
     return value
@@ -78,79 +78,85 @@ FETCHED_AT = datetime(2026, 10, 1, tzinfo=UTC)
 
 
 @each_tool
-def test_one_strange_value_anywhere_is_understood_ignored_or_untranslatable(name: str) -> None:
-    """Every place of a body and of a record, in up to three kinds of events that have it, with every odd value."""
-    tool, looked = TOOLS[name], Counter[tuple[Any, ...]]()
+def test_an_event_with_one_odd_value_is_translated_ignored_or_untranslatable(name: str) -> None:
+    """Every path of a body and of a record, in up to three kinds of events, with every odd value."""
+    tool, checked = TOOLS[name], Counter[tuple[Any, ...]]()
     for specimen in events(name):
-        event, both = specimen.event(), _both(specimen)
+        event, parts = specimen.event(), _parts(specimen)
         odd_values = (..., *ODD_VALUES, *{change.visit_id for change in _changes(specimen)})
         kind = (
             tool.definition.event_name(event)
             if tool.definition.event_name
             else event.data.at(*tool.definition.event_name_path).value
         )
-        for place in _places(both):
-            if not place or looked[place, kind] or looked[place] == 3:
+        for path in _paths(parts):
+            if not path or checked[path, kind] or checked[path] == 3:
                 continue
-            looked.update([place, (place, kind)])
+            checked.update([path, (path, kind)])
             for odd in odd_values:
-                body, *fetched = (_put(part, place[1:], odd) if n == place[0] else part for n, part in enumerate(both))
-                _understand(tool, replace(event, data=Payload(body)), fetched)
+                body, *fetched = (
+                    _with_value(part, path[1:], odd) if n == path[0] else part for n, part in enumerate(parts)
+                )
+                _check_event(tool, replace(event, data=Payload(body)), fetched)
 
 
-def _both(specimen: Specimen) -> list[Any]:
-    """The body, the first record that it points at, and what is beside that."""
-    gets = specimen.record_requests()
-    event = specimen.with_record(gets[0]) if gets else specimen.event()
-    beside = {name: found.value for name, found in event.related.items()}
-    return [event.data.value, event.record.value if event.record else None, beside]
+def _parts(specimen: Specimen) -> list[Any]:
+    """Return the body, the first record, and the related records."""
+    requests = specimen.record_requests()
+    event = specimen.with_record(requests[0]) if requests else specimen.event()
+    related = {name: payload.value for name, payload in event.related.items()}
+    return [event.data.value, event.record.value if event.record else None, related]
 
 
-def _understand(tool: LoadedSource, event: Event, fetched: Sequence[Any]) -> None:
-    """As the door and the worker do it: a record is only there where the event points at one."""
-    said = [_complaint(_repeat_key, tool, event), _complaint(_tenant, tool, event)]
-    gets: list[RecordRequest] = []
+def _check_event(tool: LoadedSource, event: Event, fetched: Sequence[Any]) -> None:
+    """Process an event like intake and worker: a record exists only if the event requests it."""
+    messages = [_error_message(_repeat_key, tool, event), _error_message(_tenant, tool, event)]
+    requests: list[RecordRequest] = []
     if tool.fetch:
-        said.append(_complaint(lambda *_: gets.extend(tool.fetch(event)), tool, event))
-        _safe(gets)
-    if gets:
-        record, beside = fetched[0], fetched[1] if isinstance(fetched[1], dict) else {}
+        messages.append(_error_message(lambda *_: requests.extend(tool.fetch(event)), tool, event))
+        _safe(requests)
+    if requests:
+        record, related = fetched[0], fetched[1] if isinstance(fetched[1], dict) else {}
         if record:
-            said.append(_complaint(lambda *_: _safe(gets[0].follow_up(Payload(record)).values()), tool, event))
-        event = event.with_record(record, FETCHED_AT, beside, gets[0].path)
-    said.append(_complaint(_meaning, tool, event))
+            messages.append(
+                _error_message(lambda *_: _safe(requests[0].follow_up(Payload(record)).values()), tool, event)
+            )
+        event = event.with_record(record, FETCHED_AT, related, requests[0].path)
+    messages.append(_error_message(_check_translation, tool, event))
 
-    assert not any(len(sentence) > 200 or PEOPLE.search(sentence) for sentence in said), said
+    assert not any(len(sentence) > 200 or PEOPLE.search(sentence) for sentence in messages), messages
 
 
 @st.composite
-def strange_events(draw: Any, name: str) -> tuple[Event, Any]:
-    """An event of a specimen and its record, with anything at all in some places of them."""
+def odd_events(draw: Any, name: str) -> tuple[Event, Any]:
+    """Return an event of a specimen and its record, with odd values in some places."""
     specimen = draw(st.sampled_from(events(name)))
-    event, both = specimen.event(), _both(specimen)
-    places = [place for place in _places(both) if place]
-    values = [_at(both, place) for place in places]
+    event, parts = specimen.event(), _parts(specimen)
+    paths = [path for path in _paths(parts) if path]
+    values = [_value_at(parts, path) for path in paths]
     for _ in range(draw(st.integers(1, 4))):
-        both = _put(both, draw(st.sampled_from(places)), draw(ANY_JSON | st.sampled_from(values) | st.just(...)))
-    body, record, beside, *_ = [*both, None, None, None]
-    return replace(event, data=Payload(body)), (record, beside)
+        parts = _with_value(
+            parts, draw(st.sampled_from(paths)), draw(ANY_JSON | st.sampled_from(values) | st.just(...))
+        )
+    body, record, related, *_ = [*parts, None, None, None]
+    return replace(event, data=Payload(body)), (record, related)
 
 
 @each_tool
-def test_whatever_a_body_holds_it_is_understood_ignored_or_untranslatable(name: str) -> None:
+def test_an_event_with_odd_values_is_translated_ignored_or_untranslatable(name: str) -> None:
     @settings(max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
-    @given(strange_events(name))
-    def holds(strange: tuple[Event, Any]) -> None:
-        before = copy.deepcopy(strange)
+    @given(odd_events(name))
+    def check(odd_event: tuple[Event, Any]) -> None:
+        before = copy.deepcopy(odd_event)
 
-        _understand(TOOLS[name], *strange)
+        _check_event(TOOLS[name], *odd_event)
 
-        assert before == strange
+        assert before == odd_event
 
-    holds()
+    check()
 
 
-def _complaint(read: Callable[[LoadedSource, Event], Any], tool: LoadedSource, event: Event) -> str:
+def _error_message(read: Callable[[LoadedSource, Event], Any], tool: LoadedSource, event: Event) -> str:
     try:
         read(tool, event)
     except Untranslatable as error:
@@ -163,29 +169,31 @@ def _tenant(tool: LoadedSource, event: Event) -> None:
         assert isinstance(tool.definition.tenant_of(event), str | None)
 
 
-def _safe(gets: Iterable[RecordRequest]) -> None:
-    """A body never chooses what else is asked for."""
-    for get in gets:
-        assert re.fullmatch(r"[A-Za-z][A-Za-z0-9_.-]*(/[A-Za-z0-9_.~=+-]+)*", get.path), (
+def _safe(requests: Iterable[RecordRequest]) -> None:
+    """Check the requests: a body must not choose another path or parameter."""
+    for request in requests:
+        assert re.fullmatch(r"[A-Za-z][A-Za-z0-9_.-]*(/[A-Za-z0-9_.~=+-]+)*", request.path), (
             "an id in a path was not checked"
         )
-        assert ".." not in get.path
-        assert all(isinstance(value, str) for value in [*get.variables.values(), *get.params.values()])
-        assert not any("evil" in value or len(value) > 300 for value in get.params.values()), "an id was not checked"
+        assert ".." not in request.path
+        assert all(isinstance(value, str) for value in [*request.variables.values(), *request.params.values()])
+        assert not any("evil" in value or len(value) > 300 for value in request.params.values()), (
+            "an id was not checked"
+        )
 
 
-def _meaning(tool: LoadedSource, event: Event) -> None:
-    said = tool.translate(event)
+def _check_translation(tool: LoadedSource, event: Event) -> None:
+    translated = tool.translate(event)
 
-    if isinstance(said, Ignored):
-        assert isinstance(said.reason, str)
-        assert said.reason
+    if isinstance(translated, Ignored):
+        assert isinstance(translated.reason, str)
+        assert translated.reason
         return
-    assert said
-    for change in said:
+    assert translated
+    for change in translated:
         assert change.visit_id == change.visit_id.strip()
         assert bool(change.visit_id) != bool(change.external_id_override), (
-            "a change names one visit, by `visit_id` or by `named`"
+            "a change names one visit, by `visit_id` or by `external_id_override`"
         )
         assert change.external_id_override is None or is_external_id(change.external_id_override)
         assert re.fullmatch(r"[a-z][A-Za-z0-9._-]{0,119}", change.external_id(tool.name))

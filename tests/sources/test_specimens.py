@@ -1,4 +1,4 @@
-"""Every specimen becomes the changes that it states."""
+"""Tests that every specimen becomes its expected changes."""
 
 import copy
 import re
@@ -13,11 +13,11 @@ from app.webhooks.payload import Payload
 from app.webhooks.source import Ignored
 from tests.support.specimens import BY_TOOL, TOOLS, Specimen, _changes, _name, each_tool, events, mismatches, signed
 
-each_event = pytest.mark.parametrize("specimen", [found for name in TOOLS for found in events(name)], ids=_name)
+each_event = pytest.mark.parametrize("specimen", [specimen for name in TOOLS for specimen in events(name)], ids=_name)
 
 
-def as_told(change: VisitChange) -> dict[str, Any]:
-    """A change in the words of the specimens."""
+def as_recorded(change: VisitChange) -> dict[str, Any]:
+    """Return a change in the format of the specimens."""
     contact = change.contact.to_dict() if change.contact else {}
     return {
         "action": change.action,
@@ -41,51 +41,51 @@ def test_the_hook_takes_the_content_type(name: str) -> None:
 
 
 @each_tool
-def test_a_delivery_is_believed(name: str) -> None:
+def test_a_specimen_is_verified(name: str) -> None:
     assert {} == mismatches(0, signed(name), lambda specimen: specimen.verify())
 
 
 @each_tool
-def test_an_event_points_at_its_records(name: str) -> None:
-    def is_as_told(specimen: Specimen) -> bool:
-        return specimen.recorded.get("requests", []) == [get.key for get in specimen.record_requests()]
+def test_an_event_requests_its_records(name: str) -> None:
+    def matches(specimen: Specimen) -> bool:
+        return specimen.recorded.get("requests", []) == [request.key for request in specimen.record_requests()]
 
-    assert {} == mismatches(True, events(name), is_as_told)
+    assert {} == mismatches(True, events(name), matches)
 
 
 @each_tool
-def test_every_record_of_a_specimen_is_asked_for(name: str) -> None:
-    def is_as_told(specimen: Specimen) -> bool:
-        asked, records = set(), specimen.recorded.get("records", {})
-        for get in specimen.record_requests():
-            record = records[get.key]
-            others = get.follow_up(Payload(record, "record")) if record is not None else {}
-            asked |= {get.key, *(other.key for other in others.values())}
-        return asked == records.keys()
+def test_every_record_of_a_specimen_is_requested(name: str) -> None:
+    def matches(specimen: Specimen) -> bool:
+        requested, records = set(), specimen.recorded.get("records", {})
+        for request in specimen.record_requests():
+            record = records[request.key]
+            follow_ups = request.follow_up(Payload(record, "record")) if record is not None else {}
+            requested |= {request.key, *(follow_up.key for follow_up in follow_ups.values())}
+        return requested == records.keys()
 
-    assert {} == mismatches(True, events(name), is_as_told)
+    assert {} == mismatches(True, events(name), matches)
 
 
 @each_event
-def test_an_event_becomes_what_it_means(specimen: Specimen) -> None:
-    said = specimen.translate()
+def test_an_event_becomes_its_expected_changes(specimen: Specimen) -> None:
+    translated = specimen.translate()
 
-    if isinstance(said, Ignored):
-        assert specimen.expect == {"ignored": said.reason}
+    if isinstance(translated, Ignored):
+        assert specimen.expect == {"ignored": translated.reason}
         return
-    for expected, change in zip(specimen.expect, said, strict=True):
-        actual = as_told(change)
+    for expected, change in zip(specimen.expect, translated, strict=True):
+        actual = as_recorded(change)
         if "version" not in expected:  # a specimen need not count microseconds
             del actual["version"]
         assert expected == actual
 
 
 @each_tool
-def test_to_translate_twice_says_the_same_and_leaves_the_event_as_it_was(name: str) -> None:
+def test_a_second_translation_is_equal_and_the_event_is_unchanged(name: str) -> None:
     for specimen in events(name):
         event = specimen.event()
-        for get in specimen.record_requests():
-            event = specimen.with_record(get, event)
+        for request in specimen.record_requests():
+            event = specimen.with_record(request, event)
         before = copy.deepcopy(event)
 
         first, second = specimen.tool.translate(event), specimen.tool.translate(event)
@@ -95,19 +95,19 @@ def test_to_translate_twice_says_the_same_and_leaves_the_event_as_it_was(name: s
 
 
 @each_tool
-def test_a_visit_gets_a_name_that_the_api_takes(name: str) -> None:
+def test_an_external_id_is_valid_in_the_api(name: str) -> None:
     names = {change.external_id(name) for specimen in events(name) for change in _changes(specimen)}
 
-    assert names, "no specimen makes a change"
-    assert [] == [taken for taken in names if not re.fullmatch(r"[a-z][A-Za-z0-9._-]{0,119}", taken)]
+    assert names, "no specimen has a change"
+    assert [] == [external_id for external_id in names if not re.fullmatch(r"[a-z][A-Za-z0-9._-]{0,119}", external_id)]
 
 
 @each_tool
-def test_a_change_survives_the_ledger(name: str) -> None:
+def test_a_change_can_be_encoded_and_decoded(name: str) -> None:
     for change in (change for specimen in events(name) for change in _changes(specimen)):
         contact = change.contact.to_dict() if change.contact else {}
 
-        read = RecordedChange.decode("delivery", encode_change(change))
+        decoded = RecordedChange.decode("delivery", encode_change(change))
 
-        assert (change.action, change.version) == (read.action, read.version)
-        assert (change.facts(), contact) == (read.facts, read.contact)
+        assert (change.action, change.version) == (decoded.action, decoded.version)
+        assert (change.facts(), contact) == (decoded.facts, decoded.contact)

@@ -13,7 +13,7 @@ from tests.support.changes import ELEVEN, NINE, TEN, collected, desired_of, paid
 # -- completion, no-show, opt-out --
 
 
-def test_a_campaign_starts_at_the_completion_and_else_at_the_appointment() -> None:
+def test_a_campaign_starts_at_the_completion_or_the_appointment() -> None:
     booked, completed = recorded("create", 1, time_scheduled=NINE), recorded("update", 2, time_completed=TEN)
     taken_back = recorded("update", 3, time_completed=None)
 
@@ -23,14 +23,14 @@ def test_a_campaign_starts_at_the_completion_and_else_at_the_appointment() -> No
     assert "2026-03-14T10:00:00Z" == desired_of(completed).fields["event_date"]
 
 
-def test_without_any_time_there_is_no_date_and_no_visit_to_make() -> None:
+def test_a_visit_without_a_time_has_no_date_and_is_not_created() -> None:
     visit = desired_of(recorded("create", 1, time_scheduled=None, amount_collected=Decimal(1)))
 
     assert not visit.has_date
     assert not visit.fields.get("event_date")
 
 
-def test_a_no_show_is_a_cancel_and_taking_the_mark_back_an_uncancel() -> None:
+def test_a_no_show_is_a_cancel_and_its_removal_restores_the_visit() -> None:
     booked, missed = (
         recorded("create", 1, time_scheduled=NINE, date_cancelled=None),
         recorded("update", 2, no_show=ELEVEN),
@@ -43,7 +43,7 @@ def test_a_no_show_is_a_cancel_and_taking_the_mark_back_an_uncancel() -> None:
     assert not desired_of(booked, missed, came_late).is_cancelled
 
 
-def test_a_cancelled_visit_stays_so_when_its_no_show_is_taken_back() -> None:
+def test_a_cancelled_visit_stays_cancelled_when_its_no_show_is_removed() -> None:
     visit = desired_of(recorded("cancel", 1, date_cancelled=TEN, no_show=ELEVEN), recorded("update", 2, no_show=None))
 
     assert "2026-03-14T10:00:00Z" == visit.fields["date_cancelled"]
@@ -80,7 +80,7 @@ def test_a_visit_that_lost_its_times_is_cancelled_for_a_customer_who_opted_out(o
     assert {"time_completed": None, "event_date": None, "date_cancelled": at} == desired_of(completed, reopened).fields
 
 
-def test_a_customer_who_opted_out_gets_no_visit_while_its_time_is_unknown_either() -> None:
+def test_a_customer_who_opted_out_gets_no_visit_without_a_time() -> None:
     visit = desired_of(recorded("create", 1, time_scheduled=None, opted_out=True))
 
     assert visit.is_cancelled
@@ -89,14 +89,14 @@ def test_a_customer_who_opted_out_gets_no_visit_while_its_time_is_unknown_either
 # -- payments that are told one by one --
 
 
-def test_a_visit_collected_the_sum_of_its_payments_each_as_it_was_told_last() -> None:
+def test_the_amount_of_a_visit_is_the_sum_of_the_newest_payments() -> None:
     assert "145.00" == collected(paid(1, "p1", "100"), paid(2, "p2", "45"))
     assert "100.00" == collected(paid(1, "p1", "100"), paid(1, "p1", "100"))
     assert "65.00" == collected(paid(1, "p1", "100"), paid(3, "p1", "20"), paid(2, "p2", "45"))
     assert collected(paid(1, "p1", "100"), paid(2, "p1", None)) is None
 
 
-def test_beside_a_total_the_payments_count_where_they_are_more() -> None:
+def test_the_payments_count_if_they_exceed_the_total() -> None:
     """The total may have them in it, or not know of them."""
     total = recorded("create", 5, amount_collected=Decimal(120))
     nothing = recorded("create", 5, amount_collected=None)
@@ -134,5 +134,5 @@ def test_a_change_may_name_the_visit_of_another_source() -> None:
         ("", False),
     ],
 )
-def test_what_could_be_the_name_of_a_visit(text: str, is_one: bool) -> None:
+def test_an_external_id_has_a_format(text: str, is_one: bool) -> None:
     assert is_one == is_external_id(text)

@@ -33,9 +33,7 @@ AT_NINE, AT_TEN = "2026-03-14T09:00:00Z", "2026-03-14T10:00:00Z"
         (True, "?", "?"), (False, "?", "245.00"), (False, "?", AT_NINE), (False, AT_NINE, "245.00"),
     ],
 )  # fmt: skip
-def test_moments_and_money_are_the_same_however_they_are_written(
-    expected: bool, stands: Any, value: str | None
-) -> None:
+def test_equal_times_and_amounts_may_have_other_formats(expected: bool, stands: Any, value: str | None) -> None:
     assert expected is values_equal(stands, value)
 
 
@@ -62,13 +60,13 @@ def test_moments_and_money_are_the_same_however_they_are_written(
         ({"date_cancelled": AT_TEN}, {"event_date": AT_NINE}, {"date_cancelled": AT_TEN, "event_date": AT_NINE}),
     ],
 )
-def test_only_what_differs_is_sent_and_a_new_time_with_its_date(
+def test_only_changed_fields_are_sent_and_a_new_time_with_its_date(
     sent: dict[str, str | None], current: dict[str, str], fields: dict[str, str | None]
 ) -> None:
     assert sent == changed_fields(current, DesiredVisit(fields, Contact()))
 
 
-def test_payments_are_counted_by_their_names() -> None:
+def test_payments_are_counted_by_their_ids() -> None:
     assert 0 == count_payments(merge_changes([recorded("create", 1, amount_collected=Decimal(5))]))
     assert 2 == count_payments(merge_changes([paid(1, "p1", "1"), paid(2, "p2", None), paid(3, "p1", "2")]))
 
@@ -78,7 +76,7 @@ def test_a_payment_of_less_than_one_unit_is_collected() -> None:
     assert collected(paid(1, "p1", "0")) is None
 
 
-def test_a_change_is_of_the_first_id_of_its_visit_unless_it_is_said_to_be_of_another() -> None:
+def test_a_decoded_change_has_alias_depth_zero_by_default() -> None:
     stored = encode_change(VisitChange(action="create", visit_id="A-1", version=1, time_scheduled=NINE))
 
     assert (0, 2) == (
@@ -87,7 +85,7 @@ def test_a_change_is_of_the_first_id_of_its_visit_unless_it_is_said_to_be_of_ano
     )
 
 
-def test_an_opt_out_is_told_apart_from_a_cancel() -> None:
+def test_an_opt_out_differs_from_a_cancel() -> None:
     booked, out = recorded("create", 1, time_scheduled=NINE), recorded("update", 2, opted_out=True)
 
     assert (True, True) == (desired_of(booked, out).opted_out, desired_of(booked, out).is_cancelled)

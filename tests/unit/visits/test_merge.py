@@ -16,7 +16,7 @@ from tests.support.changes import ELEVEN, NINE, TEN, desired_of, recorded
 # -- what the rules mean to a visit --
 
 
-def test_a_cancel_stands_when_the_booking_arrives_after_it() -> None:
+def test_a_cancel_counts_when_the_booking_arrives_after_it() -> None:
     visit = desired_of(
         recorded("cancel", 2, date_cancelled=TEN),
         recorded("create", 1, time_scheduled=NINE, date_cancelled=None, no_show=None),
@@ -26,7 +26,7 @@ def test_a_cancel_stands_when_the_booking_arrives_after_it() -> None:
     assert visit.is_cancelled
 
 
-def test_a_later_booking_takes_a_cancel_back() -> None:
+def test_a_later_booking_undoes_a_cancel() -> None:
     visit = desired_of(
         recorded("create", 1, time_scheduled=NINE, date_cancelled=None),
         recorded("cancel", 2, date_cancelled=TEN),
@@ -38,7 +38,7 @@ def test_a_later_booking_takes_a_cancel_back() -> None:
     assert not visit.is_cancelled
 
 
-def test_an_update_that_does_not_speak_of_it_leaves_a_cancel_alone() -> None:
+def test_an_update_without_the_field_does_not_undo_a_cancel() -> None:
     visit = desired_of(recorded("cancel", 2, date_cancelled=TEN), recorded("update", 3, amount_collected=Decimal(5)))
 
     assert visit.is_cancelled
@@ -47,7 +47,7 @@ def test_an_update_that_does_not_speak_of_it_leaves_a_cancel_alone() -> None:
 @pytest.mark.parametrize(
     ("stronger", "weaker"), [("cancel", "update"), ("cancel", "create"), ("update", "create")], ids=str
 )
-def test_of_changes_that_the_tool_dates_alike_the_later_in_life_wins(stronger: str, weaker: str) -> None:
+def test_the_action_with_the_greater_rank_wins_at_the_same_time(stronger: str, weaker: str) -> None:
     visit = desired_of(recorded(stronger, 5, time_scheduled=NINE), recorded(weaker, 5, time_scheduled=TEN))
 
     assert "2026-03-14T09:00:00Z" == visit.fields["time_scheduled"]
@@ -61,7 +61,7 @@ def test_a_cancel_wins_over_a_booking_of_the_same_second() -> None:
     assert "2026-03-14T09:00:00Z" == visit.fields["date_cancelled"]
 
 
-def test_of_two_values_with_nothing_else_between_them_the_same_one_always_wins() -> None:
+def test_the_same_of_two_values_always_wins_a_tie() -> None:
     one, other = (
         recorded("update", 5, origin="d1", time_scheduled=NINE),
         recorded("update", 5, origin="d2", time_scheduled=TEN),
@@ -78,7 +78,7 @@ def test_a_negative_version_is_older_than_the_first() -> None:
     assert "2026-03-14T10:00:00Z" == visit.fields["time_scheduled"]
 
 
-def test_fields_of_different_changes_stand_side_by_side() -> None:
+def test_fields_of_different_changes_are_combined() -> None:
     visit = desired_of(
         recorded("create", 1, time_scheduled=NINE),
         recorded("update", 3, amount_collected=Decimal("245")),
@@ -93,7 +93,7 @@ def test_fields_of_different_changes_stand_side_by_side() -> None:
     } == visit.fields
 
 
-def test_what_nobody_spoke_of_is_left_alone_and_what_was_cleared_is_empty() -> None:
+def test_an_unmentioned_field_is_absent_and_a_cleared_field_is_none() -> None:
     visit = desired_of(recorded("create", 1, time_scheduled=NINE), recorded("update", 2, amount_collected=None))
 
     assert {
@@ -103,13 +103,13 @@ def test_what_nobody_spoke_of_is_left_alone_and_what_was_cleared_is_empty() -> N
     } == visit.fields
 
 
-def test_a_change_that_speaks_of_no_time_leaves_the_date_of_the_campaign_alone() -> None:
+def test_a_change_without_a_time_does_not_change_the_date_of_the_campaign() -> None:
     visit = desired_of(recorded("update", 1, amount_collected=Decimal(1)), recorded("cancel", 2, date_cancelled=TEN))
 
     assert {"amount_collected": "1.00", "date_cancelled": "2026-03-14T10:00:00Z"} == visit.fields
 
 
-def test_after_a_reschedule_the_new_id_decides_whatever_the_clocks_say() -> None:
+def test_the_new_id_decides_after_a_reschedule_regardless_of_times() -> None:
     visit = desired_of(
         recorded("cancel", 9, date_cancelled=TEN, time_scheduled=NINE),
         recorded("create", 1, time_scheduled=ELEVEN, date_cancelled=None, alias_depth=1),
@@ -119,7 +119,7 @@ def test_after_a_reschedule_the_new_id_decides_whatever_the_clocks_say() -> None
     assert not visit.is_cancelled
 
 
-def test_of_what_the_new_id_does_not_say_the_old_one_is_believed() -> None:
+def test_the_old_id_decides_fields_that_the_new_id_does_not_have() -> None:
     visit = desired_of(
         recorded("create", 5, time_scheduled=NINE, amount_collected=Decimal("30")),
         recorded("update", 6, time_scheduled=TEN, alias_depth=1),
@@ -130,7 +130,7 @@ def test_of_what_the_new_id_does_not_say_the_old_one_is_believed() -> None:
     assert "30.00" == visit.fields["amount_collected"]
 
 
-def test_of_one_version_the_record_that_was_fetched_last_counts() -> None:
+def test_the_record_that_was_fetched_last_decides_within_a_version() -> None:
     first = recorded("create", 0, observed_at_us=100, contact=Contact(email="zoe@example.com"), opted_out=True)
     corrected = recorded(
         "create", 0, origin="again", observed_at_us=200, contact=Contact(email="ada@example.com"), opted_out=False
@@ -142,7 +142,7 @@ def test_of_one_version_the_record_that_was_fetched_last_counts() -> None:
     assert not visit.is_cancelled
 
 
-def test_a_greater_version_counts_whenever_it_was_fetched() -> None:
+def test_a_greater_version_decides_regardless_of_its_fetch() -> None:
     swapped = recorded("update", 1, observed_at_us=100, contact=Contact(email="zoe@example.com"))
     late = recorded("create", 0, observed_at_us=200, contact=Contact(email="ada@example.com"))
 
@@ -152,7 +152,7 @@ def test_a_greater_version_counts_whenever_it_was_fetched() -> None:
 # -- what is seen and not told --
 
 
-def test_of_several_sightings_in_a_row_the_first_counts() -> None:
+def test_the_first_of_several_consecutive_observations_counts() -> None:
     seen = [
         recorded("cancel", 3, date_cancelled=ELEVEN, times_are_observed=True),
         recorded("update", 2, date_cancelled=TEN, times_are_observed=True),
@@ -162,7 +162,7 @@ def test_of_several_sightings_in_a_row_the_first_counts() -> None:
     assert "2026-03-14T10:00:00Z" == desired_of(*seen).fields["date_cancelled"]
 
 
-def test_what_is_seen_again_after_it_was_over_counts_from_then() -> None:
+def test_an_observation_after_an_empty_one_counts_from_its_own_time() -> None:
     seen = [
         recorded("cancel", 1, date_cancelled=NINE, no_show=NINE, times_are_observed=True),
         recorded("update", 2, date_cancelled=None, no_show=None, times_are_observed=True),
@@ -174,7 +174,7 @@ def test_what_is_seen_again_after_it_was_over_counts_from_then() -> None:
     assert desired_of(*seen[:2]).fields["date_cancelled"] is None
 
 
-def test_a_completion_that_is_seen_again_was_when_it_was_seen_first_since_it_was_open() -> None:
+def test_a_completion_that_is_observed_again_counts_from_the_first_observation_since_it_was_open() -> None:
     seen = [
         recorded("update", 1, time_completed=NINE, times_are_observed=True),
         recorded("update", 2, time_completed=None, times_are_observed=True),
@@ -185,7 +185,7 @@ def test_a_completion_that_is_seen_again_was_when_it_was_seen_first_since_it_was
     assert "2026-03-14T10:00:00Z" == desired_of(*seen).fields["time_completed"]
 
 
-def test_of_several_times_that_were_told_the_last_counts() -> None:
+def test_the_last_of_several_times_from_the_tool_counts() -> None:
     told = [recorded("cancel", 1, date_cancelled=TEN), recorded("cancel", 2, date_cancelled=ELEVEN)]
 
     assert "2026-03-14T11:00:00Z" == desired_of(*told).fields["date_cancelled"]
@@ -194,7 +194,7 @@ def test_of_several_times_that_were_told_the_last_counts() -> None:
 # -- which deliveries still count --
 
 
-def test_a_change_that_decides_nothing_any_more_is_superseded() -> None:
+def test_a_change_that_decides_no_field_is_superseded() -> None:
     facts = merge_changes(
         [
             recorded("create", 1, origin="booked", time_scheduled=NINE),

@@ -95,7 +95,7 @@ def test_the_join_is_associative(
 
 @EXAMPLES
 @given(SETS)
-def test_the_join_is_idempotent_and_nothing_is_its_neutral(changes: list[RecordedChange]) -> None:
+def test_the_join_is_idempotent_with_a_neutral_element(changes: list[RecordedChange]) -> None:
     facts = merge_changes(changes)
 
     assert facts == join_facts(facts, facts)
@@ -104,7 +104,7 @@ def test_the_join_is_idempotent_and_nothing_is_its_neutral(changes: list[Recorde
 
 @EXAMPLES
 @given(SETS, st.data())
-def test_every_order_with_any_repeats_makes_the_same_visit(changes: list[RecordedChange], data: st.DataObject) -> None:
+def test_every_order_with_repeats_gives_the_same_visit(changes: list[RecordedChange], data: st.DataObject) -> None:
     repeats = data.draw(st.lists(st.sampled_from(changes), max_size=6)) if changes else []
     arrived = data.draw(st.permutations(changes + repeats))
 
@@ -115,7 +115,7 @@ def test_every_order_with_any_repeats_makes_the_same_visit(changes: list[Recorde
 
 @EXAMPLES
 @given(SETS, st.integers(0, 6))
-def test_two_workers_that_saw_different_halves_agree_once_they_meet(changes: list[RecordedChange], half: int) -> None:
+def test_the_join_of_overlapping_parts_is_the_merge_of_all(changes: list[RecordedChange], half: int) -> None:
     overlapping = changes[max(0, half - 1) :]
 
     assert merge_changes(changes) == join_facts(merge_changes(changes[:half]), merge_changes(overlapping))
@@ -123,9 +123,7 @@ def test_two_workers_that_saw_different_halves_agree_once_they_meet(changes: lis
 
 @EXAMPLES
 @given(SETS, CHANGES)
-def test_an_older_change_decides_nothing_that_a_newer_one_spoke_of(
-    changes: list[RecordedChange], late: RecordedChange
-) -> None:
+def test_an_older_change_decides_no_field_of_a_newer_one(changes: list[RecordedChange], late: RecordedChange) -> None:
     older = RecordedChange("late", late.action, -1, late.facts, late.contact, 0)
     before = merge_changes(changes)
 
@@ -136,7 +134,7 @@ def test_an_older_change_decides_nothing_that_a_newer_one_spoke_of(
 
 @EXAMPLES
 @given(SETS)
-def test_a_fact_remembers_which_change_said_it(changes: list[RecordedChange]) -> None:
+def test_a_fact_has_the_origin_of_its_change(changes: list[RecordedChange]) -> None:
     facts = merge_changes(changes)
     origins = {change.origin for change in changes if change.facts or change.contact}
 
@@ -146,7 +144,7 @@ def test_a_fact_remembers_which_change_said_it(changes: list[RecordedChange]) ->
 
 @EXAMPLES
 @given(SETS)
-def test_one_pass_over_the_changes_is_the_join_of_all(changes: list[RecordedChange]) -> None:
+def test_the_merge_is_the_join_of_all_changes(changes: list[RecordedChange]) -> None:
     joined: Facts = {}
     for change in changes:
         joined = join_facts(joined, merge_changes([change]))
@@ -185,7 +183,7 @@ def kept_of(changes: Sequence[RecordedChange]) -> list[RecordedChange]:
 
 @EXAMPLES
 @given(SETS | SIGHTINGS, SETS | SIGHTINGS)
-def test_whatever_lands_later_what_is_needed_stands_for_all(
+def test_the_required_changes_replace_all_with_any_later_change(
     changes: list[RecordedChange], later: list[RecordedChange]
 ) -> None:
     changes, later = numbered(changes), numbered(later, "late")
@@ -195,7 +193,7 @@ def test_whatever_lands_later_what_is_needed_stands_for_all(
 
 @EXAMPLES
 @given(SETS | SIGHTINGS, SETS | SIGHTINGS, st.integers(1, 3))
-def test_what_is_needed_stands_for_all_also_behind_an_id_that_turns_out_to_come_before(
+def test_the_required_changes_replace_all_with_another_alias_depth(
     changes: list[RecordedChange], first: list[RecordedChange], by: int
 ) -> None:
     changes = numbered(changes)
@@ -208,7 +206,7 @@ def test_what_is_needed_stands_for_all_also_behind_an_id_that_turns_out_to_come_
 
 @EXAMPLES
 @given(st.lists(SIGHTINGS, max_size=4))
-def test_to_forget_again_and_again_forgets_nothing_that_is_needed(parts: list[list[RecordedChange]]) -> None:
+def test_repeated_thinning_drops_no_required_change(parts: list[list[RecordedChange]]) -> None:
     everything, held = list[RecordedChange](), list[RecordedChange]()
     for at, part in enumerate(parts):
         everything += numbered(part, f"part{at}-")
@@ -219,7 +217,7 @@ def test_to_forget_again_and_again_forgets_nothing_that_is_needed(parts: list[li
 
 @EXAMPLES
 @given(SIGHTINGS, SIGHTINGS)
-def test_of_very_many_sightings_in_a_row_a_late_change_may_move_the_time_and_nothing_else(
+def test_a_late_change_among_very_many_observations_moves_only_the_time(
     changes: list[RecordedChange], later: list[RecordedChange]
 ) -> None:
     changes, later = numbered(changes), numbered(later, "late")
@@ -235,7 +233,7 @@ def test_of_very_many_sightings_in_a_row_a_late_change_may_move_the_time_and_not
         assert (whole and whole.value) == (short and short.value)
 
 
-def test_of_eight_thousand_sightings_few_are_needed_and_the_first_of_them_counts() -> None:
+def test_few_of_eight_thousand_observations_are_required_and_the_first_counts() -> None:
     def sighting(second: int, done: bool = True) -> RecordedChange:
         seen_at = format_time(NINE + timedelta(seconds=second)) if done else None
         return RecordedChange(
@@ -254,7 +252,7 @@ def test_of_eight_thousand_sightings_few_are_needed_and_the_first_of_them_counts
     )
 
 
-def test_sightings_that_are_alike_are_kept_once() -> None:
+def test_equal_observations_are_stored_once() -> None:
     changes = [
         RecordedChange(f"d{at}", "update", 1, {"no_show": "2026-03-14T09:00:00Z"}, {}, times_are_observed=True)
         for at in range(9)
@@ -264,7 +262,7 @@ def test_sightings_that_are_alike_are_kept_once() -> None:
 
 
 @pytest.mark.parametrize("kind", ["sightings", "payments", "addresses"])
-def test_twenty_thousand_changes_of_one_visit_are_folded(kind: str) -> None:
+def test_twenty_thousand_changes_of_one_visit_are_merged(kind: str) -> None:
     """In less than a second; joined pair by pair it took ten minutes, in which nothing else ran."""
 
     def change(at: int) -> RecordedChange:

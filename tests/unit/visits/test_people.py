@@ -29,7 +29,7 @@ from tests.support.changes import ELEVEN, NINE, TEN, desired_of, recorded
 ADA = Contact(email="ada@example.com", first_name="Ada", last_name="Lovelace", phone="+15550100001")
 
 
-def test_the_contact_is_put_together_from_all_that_was_said() -> None:
+def test_the_contact_is_combined_from_all_changes() -> None:
     visit = desired_of(
         recorded("create", 1, contact=Contact(email="ada@example.com", first_name="Ada")),
         recorded("update", 2, contact=Contact(email="ADA@example.com", last_name="Lovelace")),
@@ -39,7 +39,7 @@ def test_the_contact_is_put_together_from_all_that_was_said() -> None:
     assert visit.contact == ADA
 
 
-def test_a_name_without_an_address_goes_with_the_address_that_comes_later() -> None:
+def test_a_name_without_an_address_belongs_to_a_later_address() -> None:
     visit = desired_of(
         recorded("create", 1, contact=Contact(first_name="Ada", last_name="Lovelace")),
         recorded("update", 2, contact=Contact(email="ada@example.com")),
@@ -48,7 +48,7 @@ def test_a_name_without_an_address_goes_with_the_address_that_comes_later() -> N
     assert visit.contact == Contact(email="ada@example.com", first_name="Ada", last_name="Lovelace")
 
 
-def test_names_go_with_their_address_when_another_customer_takes_a_visit_over() -> None:
+def test_names_are_dropped_with_their_address_when_the_customer_changes() -> None:
     visit = desired_of(
         recorded("create", 1, contact=ADA),
         recorded("update", 2, contact=Contact(email="zoe@example.com", first_name="Zoë")),
@@ -57,7 +57,7 @@ def test_names_go_with_their_address_when_another_customer_takes_a_visit_over() 
     assert visit.contact == Contact(email="zoe@example.com", first_name="Zoë")
 
 
-def test_names_come_back_with_their_address() -> None:
+def test_names_return_with_their_address() -> None:
     zoe = Contact(email="zoe@example.com", first_name="Zoë", phone="+15550100002")
 
     visit = desired_of(
@@ -75,7 +75,7 @@ def test_addresses_that_differ_in_capitals_are_one_customer() -> None:
     assert visit.contact == Contact(email="ada@example.com", first_name="Ada")
 
 
-def test_a_contact_that_an_operator_named_stays_when_an_address_comes() -> None:
+def test_a_contact_named_by_an_operator_stays_when_an_address_arrives() -> None:
     visit = desired_of(
         recorded("update", 1, contact=Contact(id="cont_1")),
         recorded("update", 2, contact=Contact(email="ada@example.com")),
@@ -84,7 +84,7 @@ def test_a_contact_that_an_operator_named_stays_when_an_address_comes() -> None:
     assert "cont_1" == visit.contact.id
 
 
-def test_an_id_goes_with_its_address_when_another_customer_takes_a_visit_over() -> None:
+def test_an_id_is_dropped_with_its_address_when_the_customer_changes() -> None:
     visit = desired_of(
         recorded("create", 1, contact=Contact(id="cont_ada", email="ada@example.com")),
         recorded("update", 2, contact=Contact(email="zoe@example.com")),
@@ -102,7 +102,7 @@ def test_a_null_in_a_standard_body_clears_the_contact_id() -> None:
     assert desired_of(first, second).contact.id is None
 
 
-def test_a_null_clears_an_id_that_came_without_an_address_and_one_beside_the_same_address() -> None:
+def test_a_null_clears_an_id_without_an_address_or_with_the_same_address() -> None:
     named = _standard("2026-03-14T09:00:00Z", id="cont_ada")
     both = _standard("2026-03-14T10:00:00Z", id="cont_zoe", email="ada@example.com", phone="+15550100001")
     cleared = _standard("2026-03-14T11:00:00Z", id=None, email="ada@example.com", phone=None)
@@ -112,7 +112,7 @@ def test_a_null_clears_an_id_that_came_without_an_address_and_one_beside_the_sam
     assert "cont_zoe" == desired_of(named, both).contact.id
 
 
-def test_an_address_that_is_cleared_is_nobodys() -> None:
+def test_a_contact_with_a_cleared_address_is_empty() -> None:
     visit = desired_of(
         _standard("2026-03-14T09:00:00Z", email="ada@example.com"), _standard("2026-03-14T10:00:00Z", email=None)
     )
@@ -131,8 +131,8 @@ def _standard(stamp: str, **contact: str | None) -> RecordedChange:
 
 
 @pytest.mark.parametrize("label", ["doorbell.hook", "doorbell.token", "doorbell.fingerprint"])
-def test_the_digest_of_an_address_is_no_part_of_another_key(label: str) -> None:
-    """An address is a stranger's word, and other keys are HMACs of a label under the same key."""
+def test_the_digest_of_an_address_differs_from_other_digests_with_the_key(label: str) -> None:
+    """Anyone can choose an address, and other digests are HMACs of a label with the same key."""
     digest = Contact(email=label).cache_key(b"key")
 
     assert hmac.digest(b"key", label.encode(), "sha256").hex()[:32] != digest
@@ -141,7 +141,7 @@ def test_the_digest_of_an_address_is_no_part_of_another_key(label: str) -> None:
 # -- one visit per person --
 
 
-def test_each_attendee_of_a_booking_has_a_visit_id_of_their_own() -> None:
+def test_each_attendee_of_a_booking_has_another_visit_id() -> None:
     ada, bob = (attendee_visit_id("uid-1", email) for email in ("ada@example.com", "bob@example.com"))
     assert ada != bob
     assert attendee_visit_id("uid-1", " Ada@Example.com") == ada
@@ -153,7 +153,7 @@ def test_the_visit_id_of_an_attendee_contains_no_address_and_links_no_two_bookin
     assert first.removeprefix("uid-1") != second.removeprefix("uid-2")
 
 
-def test_the_tools_own_id_of_an_attendee_is_used_as_it_is() -> None:
+def test_the_tools_id_of_an_attendee_is_used_unchanged() -> None:
     assert attendee_visit_id("uid-1", "seat-7") == "uid-1.seat-7"
 
 
@@ -164,7 +164,7 @@ def mark(order: int, email: str, missed: datetime | None) -> RecordedChange:
     return recorded("update", order, no_show=missed, contact=Contact(email=email), only_for_contact=True)
 
 
-def test_a_mark_of_the_customer_counts_whenever_it_arrives_and_one_of_a_guest_never_does() -> None:
+def test_a_no_show_of_the_customer_always_counts_and_one_of_a_guest_never_does() -> None:
     booked = recorded("create", 1, time_scheduled=NINE, contact=Contact(email="Ada@example.com"))
 
     assert "2026-03-14T10:00:00Z" == desired_of(booked, mark(2, "ADA@example.com", TEN)).fields["date_cancelled"]
@@ -173,7 +173,7 @@ def test_a_mark_of_the_customer_counts_whenever_it_arrives_and_one_of_a_guest_ne
     assert desired_of(booked, mark(2, "ada@example.com", TEN), mark(3, "guest@example.com", None)).is_cancelled
 
 
-def test_a_mark_of_one_person_and_a_mark_of_the_visit_are_one_story() -> None:
+def test_a_no_show_of_a_person_and_one_of_the_visit_are_joined() -> None:
     booked = recorded("create", 1, time_scheduled=NINE, contact=Contact(email="ada@example.com"))
     moved = recorded("update", 3, no_show=None)
 
@@ -181,7 +181,7 @@ def test_a_mark_of_one_person_and_a_mark_of_the_visit_are_one_story() -> None:
     assert desired_of(booked, moved, mark(4, "ada@example.com", TEN)).is_cancelled
 
 
-def test_a_mark_alone_is_no_visit_and_says_nothing_about_whose_it_is() -> None:
+def test_a_no_show_alone_creates_no_visit_and_names_no_contact() -> None:
     alone = desired_of(mark(2, "ada@example.com", TEN))
 
     assert (Contact(), {}, True) == (alone.contact, alone.fields, alone.is_empty)
@@ -190,7 +190,7 @@ def test_a_mark_alone_is_no_visit_and_says_nothing_about_whose_it_is() -> None:
     )
 
 
-def test_whoever_left_stays_away_when_the_booking_comes_back() -> None:
+def test_an_attendee_who_left_stays_cancelled_when_the_booking_is_restored() -> None:
     booked = recorded("create", 1, time_scheduled=NINE, date_cancelled=None)
     left, cancelled, back = (
         recorded("cancel", 2, date_left=TEN),
@@ -211,7 +211,7 @@ def shared(order: int, email: str, **fields: Any) -> RecordedChange:
     return recorded("create", order, contact=contact, first_contact_stays=True, **fields)
 
 
-def test_an_id_that_several_people_share_belongs_to_whom_it_named_first() -> None:
+def test_a_shared_id_belongs_to_the_person_that_was_named_first() -> None:
     ada = shared(1, "ada@example.com", time_scheduled=NINE)
     zoe = shared(2, "zoe@example.com", time_scheduled=TEN, date_cancelled=TEN)
 
@@ -225,7 +225,7 @@ def test_an_id_that_several_people_share_belongs_to_whom_it_named_first() -> Non
     )
 
 
-def test_the_people_of_an_id_are_counted_once_each_and_only_where_it_may_have_several() -> None:
+def test_the_people_of_a_shared_id_are_counted_once_each() -> None:
     ada, zoe = shared(1, "ada@example.com"), shared(2, "zoe@example.com")
     alone = recorded("create", 3, contact=Contact(email="ada@example.com"), time_scheduled=NINE)
 
@@ -235,7 +235,7 @@ def test_the_people_of_an_id_are_counted_once_each_and_only_where_it_may_have_se
     ]
 
 
-def test_whom_an_id_named_first_is_not_forgotten() -> None:
+def test_the_person_that_was_named_first_is_required() -> None:
     changes = [shared(order, f"{order}@example.com") for order in range(1, 6)]
 
     assert changes[0].origin in required_origins(changes)

@@ -23,10 +23,10 @@ def test_a_known_probe_is_answered(raw: bytes) -> None:
     [b"", b"{}", b'{"foo":"baz"}', b'{"foo":"bar","event":"x"}', b'{"foo":"bar"}{}', b'{"foo":"bar"' + b" " * 99 + b"}",
      b'{"event":"job.canceled"}', b"\xff"],
 )  # fmt: skip
-def test_any_other_body_without_a_signature_is_no_probe(raw: bytes) -> None:
+def test_another_body_without_a_signature_is_not_a_probe(raw: bytes) -> None:
     assert PROBE.answer(delivery(raw)) is None
 
 
-def test_a_probe_that_claims_to_be_signed_has_to_prove_it() -> None:
+def test_a_probe_with_a_signature_is_verified() -> None:
     for value in ("", "x", "sha256=00"):
         assert PROBE.answer(delivery(b'{"foo":"bar"}', ("Api-Signature", value))) is None

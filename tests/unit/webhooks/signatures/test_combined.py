@@ -26,7 +26,7 @@ def fields(**other: object) -> Delivery:
 
 
 @pytest.mark.parametrize("other", [{}, {"entity_id": 12345}, {"entity_data": {"email": "somebody@example.com"}}])
-def test_a_signature_over_fields_says_nothing_of_the_others(other: dict[str, object]) -> None:
+def test_a_signature_over_fields_does_not_cover_the_others(other: dict[str, object]) -> None:
     assert 0 == FIELDS.verify(fields(**other), FIELDS_CONTEXT)
     assert "fields" == FIELDS.coverage
 
@@ -44,12 +44,12 @@ def test_a_signature_over_fields_says_nothing_of_the_others(other: dict[str, obj
         ({"entity_id": ["12345"]}, "malformed"),
     ],
 )
-def test_a_changed_field_is_refused(other: dict[str, object], expected: str) -> None:
+def test_a_changed_field_is_rejected(other: dict[str, object], expected: str) -> None:
     assert expected == reason(FIELDS, fields(**other), FIELDS_CONTEXT)
 
 
 @pytest.mark.parametrize("raw", [b"", b"[]", b"1", b"{", b"\xff", b"null"])
-def test_a_body_that_is_no_object_has_no_fields_to_sign(raw: bytes) -> None:
+def test_a_body_that_is_not_an_object_has_no_signed_fields(raw: bytes) -> None:
     assert "malformed" == reason(FIELDS, delivery(raw), FIELDS_CONTEXT)
 
 

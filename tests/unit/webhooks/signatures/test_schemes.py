@@ -295,7 +295,7 @@ def test_what_signs_in_a_header_leaves_the_body_alone() -> None:
 # -- what stands in the address --
 
 
-def test_only_an_address_with_a_token_has_one() -> None:
+def test_only_a_scheme_with_an_address_token_has_one() -> None:
     context = VerificationContext([SECRET, "another"], NOW, keys=["key", "old key"])
     token = ADDRESS.path_token("hook", context)
 
@@ -335,7 +335,7 @@ def test_only_an_address_with_a_token_has_one() -> None:
         (FIELDS, [delivery(), delivery(b"")], []),
     ],
 )
-def test_a_scheme_applies_where_its_signature_is_right_or_wrong(
+def test_a_scheme_applies_to_a_valid_or_invalid_signature(
     scheme: Scheme, applying: list[Delivery], others: list[Delivery]
 ) -> None:
     assert [True] * len(applying) == [scheme.applies_to(given) for given in applying]
@@ -361,11 +361,13 @@ def test_a_scheme_applies_where_its_signature_is_right_or_wrong(
         (AllOf(BEARER, ADDRESSED), "body", True, False),
     ],
 )
-def test_what_a_signature_proves_and_needs(scheme: Scheme, covers: str, needs_url: bool, needs_key: bool) -> None:
+def test_a_scheme_has_a_coverage_and_requirements(
+    scheme: Scheme, covers: str, needs_url: bool, needs_key: bool
+) -> None:
     assert (covers, needs_url, needs_key) == (scheme.coverage, scheme.needs_url, scheme.needs_secret_key)
 
 
-def test_of_both_each_must_hold() -> None:
+def test_both_schemes_must_match() -> None:
     both = AllOf(BEARER, LISTED)
     signed = LISTED.sign(delivery(), CONTEXT)["Listed-Signature"]
     right, wrong = f"Bearer {SECRET}", "Bearer another-secret"
@@ -581,7 +583,7 @@ REFUSED: list[tuple[Reason, str, Scheme, Delivery, VerificationContext]] = [
 
 
 @pytest.mark.parametrize(("reason", "sentence", "scheme", "given", "context"), REFUSED, ids=[row[1] for row in REFUSED])
-def test_a_refusal_says_what_is_wrong(
+def test_a_signature_error_has_a_reason_and_a_message(
     reason: Reason, sentence: str, scheme: Scheme, given: Delivery, context: VerificationContext
 ) -> None:
     with pytest.raises(SignatureError) as refused:
@@ -593,11 +595,11 @@ def test_a_refusal_says_what_is_wrong(
 @pytest.mark.parametrize(
     "claims", [{"exp": NOW - 300}, {"iat": NOW + 300, "nbf": NOW + 300, "exp": NOW + 1.5}, {"nbf": 0}]
 )
-def test_a_token_as_far_from_our_clock_as_is_allowed_is_believed(claims: dict[str, float]) -> None:
+def test_a_token_within_the_tolerance_is_accepted(claims: dict[str, float]) -> None:
     assert 0 == HS256.verify(token_of(claims), JWT_CONTEXT)
 
 
-def test_the_token_of_an_example_is_believed_of_its_second_secret() -> None:
+def test_a_token_matches_the_second_secret() -> None:
     """A tool whose tokens have no `exp` (ServiceM8) says nothing of how long they count."""
     assert 1 == HS256.verify(delivery(JWT_TOKEN), VerificationContext([SECRET, JWT_SECRET], NOW))
 
@@ -610,7 +612,7 @@ def test_a_key_too_short_for_hs256_verifies_no_token() -> None:
 
 
 @pytest.mark.parametrize("secret", ["", "é", SECRET, ED25519_PUBLIC, SMALL_RSA_PUBLIC])
-def test_a_secret_that_is_no_rsa_key_is_passed_over(secret: str) -> None:
+def test_a_secret_that_is_not_an_rsa_key_is_skipped(secret: str) -> None:
     token = RS256.encode_body(orjson.dumps(JWT_CLAIMS), VerificationContext([RSA_PRIVATE], NOW))
 
     assert 1 == RS256.verify(delivery(token), VerificationContext([secret, RSA_PUBLIC], NOW))
@@ -668,7 +670,7 @@ TEXT_OF_ANOTHER_KIND = Hmac("Signature", key=lambda secret: text_key(secret) if 
         (AllOf(BEARER, HS256), "x" * 32, None),
     ],
 )
-def test_a_secret_that_can_never_match_is_refused_with_a_rule(scheme: Scheme, secret: str, rule: str | None) -> None:
+def test_an_unusable_secret_breaks_a_rule(scheme: Scheme, secret: str, rule: str | None) -> None:
     assert rule == scheme.secret_problem(secret)
 
 

@@ -38,7 +38,7 @@ def test_a_standard_secret_may_lack_its_prefix_and_its_padding(secret: str) -> N
      "whpk_dGVzdA==", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n", "\udcff"],
     ids=label,
 )  # fmt: skip
-def test_a_secret_that_can_never_match_is_told_with_a_rule_and_without_the_secret(secret: str) -> None:
+def test_the_problem_of_a_secret_is_a_rule_without_the_secret(secret: str) -> None:
     rule = STANDARD.secret_problem(secret)
 
     assert rule is not None
@@ -47,12 +47,12 @@ def test_a_secret_that_can_never_match_is_told_with_a_rule_and_without_the_secre
 
 
 @pytest.mark.parametrize("name", ["calendly", "calcom", "acuity", "square", "jobber", "housecallpro"])
-def test_where_a_secret_is_text_any_text_of_some_length_will_do(name: str) -> None:
+def test_a_text_secret_may_be_any_text_of_the_minimum_length(name: str) -> None:
     assert declared(name).secret_problem("Zoë's secret: 100 %") is None
     assert str(declared(name).secret_problem("x1")).startswith("must have ")
 
 
-def test_a_text_secret_that_is_no_unicode_is_told_by_a_rule_about_text() -> None:
+def test_a_text_secret_must_be_valid_unicode() -> None:
     """An environment of other bytes than UTF-8 reaches Python with such halves of characters in it."""
     rule = declared("calendly").secret_problem("caf\udce9")
 

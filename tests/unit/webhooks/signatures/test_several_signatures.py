@@ -92,17 +92,17 @@ def test_one_right_signature_among_others_is_enough(value: str) -> None:
         ("v1,83484cf52b04f8e4cf2531adfed9882ad4b2665137b8524425594d20e2c9d4e1", "mismatch"),
     ],
 )
-def test_a_strange_signature_is_refused_with_a_word_for_it(value: str | bytes, expected: str) -> None:
+def test_an_invalid_signature_is_rejected_with_a_reason(value: str | bytes, expected: str) -> None:
     assert expected == reason(STANDARD, resigned(value), SPEC_CONTEXT)
 
 
-def test_ten_thousand_wrong_signatures_are_refused() -> None:
+def test_ten_thousand_wrong_signatures_are_rejected() -> None:
     assert "mismatch" == reason(STANDARD, resigned(" ".join([WRONG_SIGNATURE] * 10_000)), SPEC_CONTEXT)
     assert "malformed" == reason(STANDARD, resigned(" ".join([ED25519_SIGNATURE] * 10_000)), SPEC_CONTEXT)
     assert "malformed" == reason(STANDARD, resigned(" " * 100_000 + "x"), SPEC_CONTEXT)
 
 
-def test_of_ten_thousand_signatures_no_more_than_a_few_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_a_few_of_ten_thousand_signatures_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     compared: list[object] = []
     monkeypatch.setattr("app.webhooks.signatures.hmac.hmac.compare_digest", lambda *pair: compared.append(pair))
 
@@ -110,7 +110,7 @@ def test_of_ten_thousand_signatures_no_more_than_a_few_are_compared(monkeypatch:
     assert 1 <= len(compared) <= 100
 
 
-def test_what_is_compared_is_bytes_and_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_signatures_are_compared_as_bytes_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
     compared: list[tuple[object, object]] = []
     monkeypatch.setattr("app.webhooks.signatures.hmac.hmac.compare_digest", lambda *pair: compared.append(pair) or True)
 
@@ -132,7 +132,7 @@ OTHER_SIGNATURE = "v1=0000000000000000000000000000000000000000000000000000000000
         f"t=1790000000,v0=abc,{LISTED_SIGNATURE},v2=x,",
     ],
 )
-def test_a_list_may_hold_more_than_we_know_in_any_order(value: str) -> None:
+def test_a_list_may_have_unknown_fields_in_any_order(value: str) -> None:
     assert 0 == LISTED.verify(delivery(BODY, ("Listed-Signature", value)), VerificationContext([SECRET], NOW))
 
 
@@ -158,12 +158,12 @@ def test_a_list_may_hold_more_than_we_know_in_any_order(value: str) -> None:
         (b"t=1790000000,v1=\xe9", "mismatch"),
     ],
 )
-def test_a_strange_list_is_refused_with_a_word_for_it(value: str | bytes, expected: str) -> None:
+def test_an_invalid_list_is_rejected_with_a_reason(value: str | bytes, expected: str) -> None:
     assert expected == reason(LISTED, delivery(BODY, ("Listed-Signature", value)), VerificationContext([SECRET], NOW))
 
 
 @pytest.mark.parametrize("spelt", ["{0}", "sha256={0}", "sha256={1}", "{1}"])
-def test_only_where_a_scheme_is_forgiving_other_spellings_of_a_digest_are_believed(spelt: str) -> None:
+def test_only_a_lenient_scheme_accepts_other_spellings_of_a_digest(spelt: str) -> None:
     digest = LISTED_SIGNATURE.removeprefix("v1=")
     spelling = spelt.format(digest, digest.upper())
     given = delivery(BODY, ("Apart-Timestamp", "1790000000"), ("Apart-Signature", spelling))
@@ -183,7 +183,7 @@ def test_the_svix_header_names_are_equivalent() -> None:
 
 @pytest.mark.parametrize("signature", ["svix", "webhook"])
 @pytest.mark.parametrize("lacking", ["id", "timestamp"])
-def test_what_one_family_lacks_is_not_taken_from_the_other(signature: str, lacking: str) -> None:
+def test_a_missing_header_is_not_taken_from_the_other_prefix(signature: str, lacking: str) -> None:
     other = "webhook" if signature == "svix" else "svix"
     complete = _text(standard(prefix=signature))
     mixed = [(name.replace(signature, other) if name.endswith(lacking) else name, value) for name, value in complete]
@@ -191,7 +191,7 @@ def test_what_one_family_lacks_is_not_taken_from_the_other(signature: str, lacki
     assert "missing" == reason(STANDARD, delivery(BODY, *mixed), VerificationContext([SPEC_SECRET], NOW))
 
 
-def test_a_wrong_signature_of_one_family_is_not_saved_by_the_other() -> None:
+def test_a_wrong_signature_is_not_replaced_by_the_other_prefix() -> None:
     right, wrong = _text(standard(prefix="webhook")), _text(standard(prefix="svix", secret="whsec_d3Jvbmc="))
 
     assert "mismatch" == reason(STANDARD, delivery(BODY, *right, *wrong), VerificationContext([SPEC_SECRET], NOW))
@@ -199,7 +199,7 @@ def test_a_wrong_signature_of_one_family_is_not_saved_by_the_other() -> None:
 
 @pytest.mark.parametrize("family", ["webhook", "svix"])
 @pytest.mark.parametrize("added", ["webhook-id", "svix-id"])
-def test_the_id_that_names_an_event_for_repeats_is_the_one_that_was_signed(family: str, added: str) -> None:
+def test_an_unsigned_id_must_equal_the_signed_id(family: str, added: str) -> None:
     """Else one recorded delivery is new as often as somebody likes, or takes the name of one that is still to come."""
     source = load_sources()["standard"].definition
     key_of, signed = source.repeat_key, standard(prefix=family)
@@ -217,7 +217,7 @@ def test_the_id_that_names_an_event_for_repeats_is_the_one_that_was_signed(famil
 
 
 @pytest.mark.parametrize("family", ["webhook", "svix"])
-def test_a_time_under_the_other_name_is_the_one_that_was_signed(family: str) -> None:
+def test_an_unsigned_time_must_equal_the_signed_time(family: str) -> None:
     """Sources read the time under either name: an unsigned one would order a change in the year 2100."""
     other = "webhook" if family == "svix" else "svix"
     signed = _text(standard(prefix=family))

@@ -32,20 +32,20 @@ def test_a_token_in_a_header_is_the_secret_itself(prefix: str) -> None:
         ("", "missing"),
     ],
 )
-def test_another_token_is_refused(given: str, expected: str) -> None:
+def test_another_token_is_rejected(given: str, expected: str) -> None:
     assert expected == reason(
         BEARER, delivery(BODY, ("Authorization", given)), VerificationContext(["token-for-tests"], 0)
     )
 
 
-def test_a_header_of_thousands_of_prefixes_is_refused_by_its_length() -> None:
+def test_a_header_of_thousands_of_prefixes_is_rejected_by_its_length() -> None:
     given = delivery(BODY, ("Authorization", "Bearer " * 9_000 + "token-for-tests"))
 
     with pytest.raises(SignatureError, match="more than 2048 bytes"):
         BEARER.verify(given, VerificationContext(["token-for-tests"], 0))
 
 
-def test_the_longest_secret_has_room_in_its_header() -> None:
+def test_the_longest_secret_fits_into_its_header() -> None:
     secret = "s" * 1_024
     given = delivery(BODY, ("Authorization", "Bearer " * 100 + secret))
 
@@ -54,11 +54,11 @@ def test_the_longest_secret_has_room_in_its_header() -> None:
 
 
 @pytest.mark.parametrize("secret", ["s" * 1_025, "é" * 513])
-def test_a_secret_that_no_header_has_room_for_is_refused_at_start(secret: str) -> None:
+def test_a_secret_that_does_not_fit_into_a_header_is_unusable(secret: str) -> None:
     assert "must have 1024 bytes at most" == BEARER.secret_problem(secret)
 
 
-def test_a_token_that_is_the_only_proof_must_not_be_short() -> None:
+def test_a_token_must_have_a_minimum_length() -> None:
     assert "must have 8 characters or more" == BEARER.secret_problem("1234567")
 
 
@@ -66,7 +66,7 @@ def addressed(token: str, hook: str = "hook") -> Delivery:
     return replace(delivery(BODY), token=token, hook=hook)
 
 
-def test_the_token_of_an_address_is_of_one_hook_one_secret_and_one_key() -> None:
+def test_the_token_of_an_address_depends_on_hook_secret_and_key() -> None:
     scheme, context = PathToken(), VerificationContext(["first", "second"], 0, keys=["new key", "old key"])
     tokens = {
         (hook, secret, key): scheme.path_token(hook, VerificationContext([secret], 0, keys=[key]))
@@ -83,6 +83,6 @@ def test_the_token_of_an_address_is_of_one_hook_one_secret_and_one_key() -> None
             assert "mismatch" == reason(scheme, addressed(token), context)
 
 
-def test_without_a_key_of_ours_no_address_is_believed() -> None:
+def test_no_address_is_accepted_without_a_secret_key() -> None:
     assert "mismatch" == reason(PathToken(), addressed("anything"), VerificationContext(["first"], 0))
     assert "missing" == reason(PathToken(), addressed(""), VerificationContext(["first"], 0, keys=["key"]))

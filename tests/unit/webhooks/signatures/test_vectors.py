@@ -116,7 +116,9 @@ SQUARE_HEADER = "x-square-hmacsha256-signature"
         ),
     ],
 )
-def test_what_a_vendor_published_is_believed(scheme: Scheme, context: VerificationContext, given: Delivery) -> None:
+def test_a_signature_published_by_a_vendor_is_valid(
+    scheme: Scheme, context: VerificationContext, given: Delivery
+) -> None:
     assert 0 == scheme.verify(given, context)
     assert "mismatch" == reason(scheme, delivery(given.body[:-1], *_text(given)), context)
 
@@ -188,7 +190,7 @@ ACUITY_BODY = b"action=scheduled&id=123456789&calendarID=1234567&appointmentType
     ],
     ids=["calendly", "calcom", "acuity", "square", "standard", "standard, another", "jobber", "zoom", "housecallpro"],
 )  # fmt: skip
-def test_what_follows_from_a_vendors_rule_is_believed(
+def test_a_signature_by_a_vendors_rule_is_valid(
     name: str, secret: str, now: float, url: str, raw: bytes, headers: dict[str, str]
 ) -> None:
     context = VerificationContext([secret], now, url)
@@ -199,7 +201,7 @@ def test_what_follows_from_a_vendors_rule_is_believed(
     assert headers.items() >= declared(name).sign(unsigned, context).items()
 
 
-def test_the_values_of_the_jobber_documentation_are_of_another_secret_and_refused() -> None:
+def test_the_signature_in_the_jobber_documentation_has_another_secret() -> None:
     raw = (
         b'{"data":{"webHookEvent":{"topic":"APP_CONNECT","appId":"id","accountId":"id","itemId":"id",'
         b'"occurredAt":"ISO8601DateTime"}}}'
@@ -209,14 +211,14 @@ def test_the_values_of_the_jobber_documentation_are_of_another_secret_and_refuse
     assert "mismatch" == reason(declared("jobber"), given, VerificationContext(["my app's OAuth client secret"], NOW))
 
 
-def test_what_calcom_sends_when_it_has_no_secret_is_refused() -> None:
+def test_a_calcom_delivery_without_a_secret_is_rejected() -> None:
     given = delivery(BODY, ("X-Cal-Signature-256", "no-secret-provided"))
 
     assert "mismatch" == reason(declared("calcom"), given, VerificationContext([SECRET], NOW))
 
 
 @pytest.mark.parametrize("url", ["https://hooks.example.com/in/square/", "http://hooks.example.com/in/square", ""])
-def test_another_spelling_of_the_signed_address_is_refused(url: str) -> None:
+def test_another_spelling_of_the_signed_address_is_rejected(url: str) -> None:
     given = delivery(BODY, (SQUARE_HEADER, "abuoY9h+QFLO8mWxL/6rbcsbt93D9+AyPROZY7Y05+g="))
 
     assert "mismatch" == reason(declared("square"), given, VerificationContext([SECRET], NOW, url))
@@ -232,7 +234,7 @@ def test_another_spelling_of_the_signed_address_is_refused(url: str) -> None:
         (b"", "abuoY9h+QFLO8mWxL/6rbcsbt93D9+AyPROZY7Y05+g="),
     ],
 )
-def test_what_stands_behind_the_signed_address_is_signed_as_it_arrived(query: bytes, signature: str) -> None:
+def test_the_query_of_a_signed_address_is_signed_unchanged(query: bytes, signature: str) -> None:
     given, context = (
         delivery(BODY, (SQUARE_HEADER, signature)),
         VerificationContext([SECRET], NOW, "https://hooks.example.com/in/square"),
@@ -362,7 +364,7 @@ SAVVYCAL = Hmac(header="x-savvycal-signature", lenient=True)
         ),
     ],
 )
-def test_what_other_tools_sign_is_believed_and_nothing_else(
+def test_signatures_of_other_libraries_are_valid_and_changes_are_not(
     scheme: Scheme, context: VerificationContext, raw: bytes, headers: dict[str, str]
 ) -> None:
     assert 0 == scheme.verify(delivery(raw, *headers.items()), context)
@@ -380,7 +382,7 @@ def test_what_other_tools_sign_is_believed_and_nothing_else(
     ],
 )
 @pytest.mark.parametrize("written", ["nan", "inf", "-1", "1e9", "2026-03-14T17:32:05", "٣", "9" * 30, ":", "é"])
-def test_a_time_that_is_none_is_refused_even_when_it_is_signed(
+def test_an_invalid_time_is_rejected_even_if_it_is_signed(
     scheme: Hmac, secret: str, headers: dict[str, str], written: str
 ) -> None:
     """Whoever has the secret may write nonsense; it must not become an error of ours, or pass."""
