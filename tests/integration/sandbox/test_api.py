@@ -40,7 +40,7 @@ SERVERS = {"httptools": ("httptools", "uvloop"), "h11": ("h11", "asyncio")}
 
 @contextlib.contextmanager
 def running(http: str = "httptools", loop: str = "uvloop", **sandbox: Any) -> Iterator[str]:
-    """The sandbox behind a real uvicorn; yields its address."""
+    """Start the sandbox with a real uvicorn; yield its URL."""
     with serving(create_sandbox(**sandbox), http, loop) as url:
         yield url
 
@@ -108,7 +108,7 @@ def without_stamps(visit: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in visit.items() if name not in ("created_at", "updated_at")}
 
 
-# Documented ---------------------------------------------------------------------------------------------------------
+# Documented
 
 
 @pytest.mark.parametrize("base", ["/api/v1", ""])
@@ -124,7 +124,7 @@ def test_every_request_of_the_reference_works(call: Caller, base: str) -> None:
     assert [200, 201, 200, 200, 204] == statuses
 
 
-def test_a_create_returns_what_the_reference_prints(call: Caller) -> None:
+def test_a_create_returns_the_response_in_the_reference(call: Caller) -> None:
     visit = call("POST /visits", CREATE).json()
 
     assert CREATED == without_stamps(visit)
@@ -136,7 +136,7 @@ def test_json_and_a_form_have_the_same_effect(call: Caller) -> None:
     assert CREATED == without_stamps(call("POST /visits", json=CREATE).json())
 
 
-def test_the_list_returns_what_the_reference_prints(call: Caller) -> None:
+def test_the_list_returns_the_response_in_the_reference(call: Caller) -> None:
     call("POST /visits", CREATE | {"amount_collected": "120", "event_date": "2025-02-17T10:30:00Z"})
 
     page = call("GET /visits").json()
@@ -146,7 +146,7 @@ def test_the_list_returns_what_the_reference_prints(call: Caller) -> None:
     assert {"page": 1, "limit": 25, "total": 1, "total_pages": 1} == page["pagination"]
 
 
-def test_an_update_changes_only_the_fields_that_it_names(call: Caller) -> None:
+def test_an_update_changes_only_the_sent_fields(call: Caller) -> None:
     call("POST /visits", CREATE)
 
     updated = call("PUT /visits/1", {"time_completed": "2025-02-17T11:00:00Z"}).json()
@@ -227,9 +227,9 @@ def test_values_are_normalized(call: Caller, field: str, sent: str, stored: str)
 def test_an_amount_may_be_a_json_number(call: Caller, written: str, stored: str) -> None:
     body = f'{{"contact_id": "{CONTACT}", "amount_collected": {written}}}'
 
-    answer = call("POST /visits", content=body, headers={"Content-Type": "application/json"})
+    response = call("POST /visits", content=body, headers={"Content-Type": "application/json"})
 
-    assert stored == answer.json()["amount_collected"]
+    assert stored == response.json()["amount_collected"]
 
 
 def test_a_contact_is_found_by_its_exact_address(call: Caller) -> None:
@@ -296,10 +296,10 @@ def test_an_invalid_request_is_rejected_in_json(
 ) -> None:
     call("POST /visits", CREATE)
 
-    answer = call(request_line, sent)
+    response = call(request_line, sent)
 
-    assert status == answer.status_code
-    assert about in answer.json()["detail"]
+    assert status == response.status_code
+    assert about in response.json()["detail"]
     assert CREATED == without_stamps(call.visit(1))
     assert 1 == call.total()
 
@@ -318,17 +318,17 @@ def test_an_invalid_request_is_rejected_in_json(
     ],
 )
 def test_an_unreadable_body_is_rejected_in_json(call: Caller, content_type: str, body: bytes) -> None:
-    answer = call("POST /visits", content=body, headers={"Content-Type": content_type})
+    response = call("POST /visits", content=body, headers={"Content-Type": content_type})
 
-    assert 422 == answer.status_code
-    assert answer.json()["detail"]
+    assert 422 == response.status_code
+    assert response.json()["detail"]
 
 
 def test_unknown_and_immutable_fields_are_ignored(call: Caller) -> None:
-    other = call("POST /contacts", {"email": "ada@example.com"}).json()["id"]
+    contact_id = call("POST /contacts", {"email": "ada@example.com"}).json()["id"]
     call("POST /visits", CREATE | {"colour": "red", "id": "7", "completed": "false"})
 
-    call("PUT /visits/1", {"contact_id": other, "external_id": "b", "colour": "red"})
+    call("PUT /visits/1", {"contact_id": contact_id, "external_id": "b", "colour": "red"})
 
     assert CREATED == without_stamps(call.visit(1))
 
@@ -340,10 +340,10 @@ def test_unknown_and_immutable_fields_are_ignored(call: Caller) -> None:
 def test_the_token_is_checked(secret_address: str, authorization: str | None, status: int) -> None:
     headers = {"Authorization": authorization} if authorization else {}
 
-    answer = httpx.get(f"{secret_address}/api/v1/visits", headers=headers)
+    response = httpx.get(f"{secret_address}/api/v1/visits", headers=headers)
 
-    assert status == answer.status_code
-    assert status == 200 or "Authorization" in answer.text or "token" in answer.text
+    assert status == response.status_code
+    assert status == 200 or "Authorization" in response.text or "token" in response.text
 
 
 @pytest.fixture(scope="module")
@@ -423,10 +423,10 @@ def test_the_event_date_may_follow_the_scheduled_time(
 
 def test_the_contact_of_a_visit_may_be_changeable(call: Caller) -> None:
     call.set_faults(contact_can_change=True)
-    other = call("POST /contacts", {"email": "ada@example.com"}).json()["id"]
+    contact_id = call("POST /contacts", {"email": "ada@example.com"}).json()["id"]
     call("POST /visits", CREATE)
 
-    assert other == call("PUT /visits/1", {"contact_id": other}).json()["contact_id"]
+    assert contact_id == call("PUT /visits/1", {"contact_id": contact_id}).json()["contact_id"]
     assert 422 == call("PUT /visits/1", {"contact_id": "cont_nobody"}).status_code
 
 
@@ -434,13 +434,13 @@ def test_the_contact_of_a_visit_may_be_changeable(call: Caller) -> None:
 def test_the_status_of_success_can_be_set(call: Caller, status: int) -> None:
     call.set_faults(created_status=status, deleted_status=status)
 
-    answers = [call("POST /visits", CREATE), call("POST /contacts", {"email": "a@b.c"}), call("DELETE /visits/1")]
+    responses = [call("POST /visits", CREATE), call("POST /contacts", {"email": "a@b.c"}), call("DELETE /visits/1")]
 
-    assert [status] * 3 == [answer.status_code for answer in answers]
-    assert (status == 204) == (answers[0].content == b"")
+    assert [status] * 3 == [response.status_code for response in responses]
+    assert (status == 204) == (responses[0].content == b"")
 
 
-# Faults -------------------------------------------------------------------------------------------------------------
+# Faults
 
 
 @pytest.mark.parametrize(
@@ -454,15 +454,13 @@ def test_the_status_of_success_can_be_set(call: Caller, status: int) -> None:
         ({"error_share": 1, "error_status": 502}, 502, "error"),
     ],
 )
-def test_a_failure_before_the_call_is_carried_out(
-    call: Caller, faults: dict[str, Any], status: int, fault: str
-) -> None:
+def test_a_failure_before_the_call_is_executed(call: Caller, faults: dict[str, Any], status: int, fault: str) -> None:
     call.set_faults(**faults)
 
-    answer = call("POST /visits", CREATE)
+    response = call("POST /visits", CREATE)
 
     call.clear_faults()
-    assert (status, fault) == (answer.status_code, answer.json()["error"])
+    assert (status, fault) == (response.status_code, response.json()["error"])
     assert (status, fault, False) == pick(call.journal()[0], "response", "fault", "committed")
     assert 0 == call.total()
 
@@ -518,7 +516,7 @@ def test_a_truncated_response_is_committed(any_server: Caller, caplog: pytest.Lo
     assert [] == complaints(caplog)
 
 
-def test_a_call_commits_and_hangs_until_the_caller_gives_up(
+def test_a_call_commits_and_hangs_until_the_caller_disconnects(
     any_server: Caller, caplog: pytest.LogCaptureFixture
 ) -> None:
     any_server.set_faults(commit_then_hang_share=1, hang_s=60)
@@ -547,12 +545,12 @@ def test_a_call_commits_and_hangs_until_the_connection_drops(any_server: Caller)
 def test_a_success_may_have_a_body_that_is_not_json(call: Caller) -> None:
     call.set_faults(wrong_json_share=1)
 
-    answer = call("POST /visits", CREATE)
+    response = call("POST /visits", CREATE)
 
     call.clear_faults()
-    assert 200 == answer.status_code
+    assert 200 == response.status_code
     with pytest.raises(ValueError, match="Expecting value"):
-        answer.json()
+        response.json()
     assert 1 == call.total()
 
 
@@ -560,15 +558,15 @@ def test_a_slow_call_succeeds(call: Caller) -> None:
     call.set_faults(slow_share=1, slow_s=0.1)
 
     started = time.monotonic()
-    answer = call("POST /visits", CREATE)
+    response = call("POST /visits", CREATE)
 
     assert time.monotonic() - started >= 0.1
-    assert 201 == answer.status_code
+    assert 201 == response.status_code
     assert "slow" == call.journal()[0]["fault"]
     assert call.journal()[0]["took_ms"] >= 99
 
 
-def test_a_slow_call_is_carried_out_after_its_caller_has_gone(call: Caller) -> None:
+def test_a_slow_call_is_executed_after_its_caller_has_disconnected(call: Caller) -> None:
     call.set_faults(slow_share=1, slow_s=1, times=1)
 
     with pytest.raises(httpx.ReadTimeout):
@@ -619,10 +617,10 @@ def test_a_server_without_access_to_the_connection_gets_an_exception() -> None:
             asyncio.run(call_with(**{fault: 1}))
 
 
-# Control ------------------------------------------------------------------------------------------------------------
+# Control
 
 
-def test_an_update_of_faults_keeps_the_others(call: Caller) -> None:
+def test_an_update_of_faults_changes_no_other_fault(call: Caller) -> None:
     call.set_faults(slow_s=2, only=["GET /visits/:id"])
     call.set_faults(hang_s=3)
 
@@ -632,12 +630,12 @@ def test_an_update_of_faults_keeps_the_others(call: Caller) -> None:
     assert (1, 30, []) == pick(call.http.delete("/_sandbox/faults").json(), "slow_s", "hang_s", "only")
 
 
-def test_an_unknown_fault_is_rejected_with_the_known_ones(call: Caller) -> None:
-    answer = call.set_faults(down=True, dwon=True)
+def test_an_unknown_fault_is_rejected_with_a_list_of_all_faults(call: Caller) -> None:
+    response = call.set_faults(down=True, dwon=True)
 
-    assert 422 == answer.status_code
-    assert "there is no fault dwon" == answer.json()["detail"]
-    assert set(call.http.get("/_sandbox/faults").json()) == set(answer.json()["known"])
+    assert 422 == response.status_code
+    assert "there is no fault dwon" == response.json()["detail"]
+    assert set(call.http.get("/_sandbox/faults").json()) == set(response.json()["known"])
     assert 200 == call("GET /visits").status_code
 
 
@@ -657,10 +655,10 @@ def test_an_unknown_fault_is_rejected_with_the_known_ones(call: Caller) -> None:
 def test_an_invalid_fault_is_rejected(call: Caller, faults: dict[str, Any], about: str) -> None:
     before = call.http.get("/_sandbox/faults").json()
 
-    answer = call.set_faults(**faults)
+    response = call.set_faults(**faults)
 
-    assert 422 == answer.status_code
-    assert about in answer.json()["detail"]
+    assert 422 == response.status_code
+    assert about in response.json()["detail"]
     assert before == call.http.get("/_sandbox/faults").json()
 
 

@@ -1,4 +1,4 @@
-"""How many API calls a visit costs, and what is logged of them."""
+"""The number of API calls for a visit, and what is logged about them."""
 
 import json
 from dataclasses import replace
@@ -12,37 +12,37 @@ from app.visits.change import Contact, VisitChange
 from tests.support.harness import TOKEN
 from tests.support.visit_worker import ADA, BOB, CREATE_CALLS, DOCUMENTED_CONTACT, World, at, booked, change
 
-AGAIN = ["GET /visits/:id", "POST /visits"]  # of a customer who is known
+CACHED_CONTACT_CALLS = ["GET /visits/:id", "POST /visits"]  # of a cached contact
 
 
-# -- What it costs --
+# Number of calls
 
 
-async def test_the_first_visit_of_a_new_customer_costs_two_calls_on_each_side(world: World) -> None:
+async def test_the_first_visit_of_a_new_contact_takes_four_calls(world: World) -> None:
     states = await world.apply(booked())
 
     assert (["done"], CREATE_CALLS) == (states, world.calls())
     assert {"time_scheduled": "2026-03-14T09:00:00Z", "event_date": "2026-03-14T09:00:00Z"} == world.visit()
 
 
-async def test_the_first_visit_of_a_known_customer_costs_a_look_and_a_create(world: World) -> None:
+async def test_the_first_visit_of_a_cached_contact_takes_two_calls(world: World) -> None:
     await world.apply(booked("1"))
     world.clear_calls()
 
     await world.apply(booked("2"))
 
-    assert AGAIN == world.calls()
+    assert CACHED_CONTACT_CALLS == world.calls()
 
 
-async def test_a_customer_named_by_review_rovers_id_is_not_looked_for(world: World) -> None:
+async def test_a_contact_id_is_used_without_a_lookup(world: World) -> None:
     await world.apply(booked(contact=Contact(id=DOCUMENTED_CONTACT)))
 
-    assert AGAIN == world.calls()
+    assert CACHED_CONTACT_CALLS == world.calls()
     assert [DOCUMENTED_CONTACT] == [visit["contact_id"] for visit in world.harness.visits()]
 
 
 @pytest.mark.parametrize(
-    ("said", "sent"),
+    ("fields", "sent"),
     [
         pytest.param({"amount_collected": Decimal("245")}, {"amount_collected": "245.00"}, id="paid"),
         pytest.param(
@@ -68,13 +68,13 @@ async def test_a_customer_named_by_review_rovers_id_is_not_looked_for(world: Wor
         ),
     ],
 )
-async def test_an_update_costs_one_call_with_what_is_new(
-    world: World, said: dict[str, Any], sent: dict[str, str]
+async def test_an_update_takes_one_call_with_the_changed_fields(
+    world: World, fields: dict[str, Any], sent: dict[str, str]
 ) -> None:
     await world.apply(booked())
     world.clear_calls()
 
-    await world.apply(change(version=2, **said))
+    await world.apply(change(version=2, **fields))
 
     assert (["PUT /visits/:id"], [sent]) == (world.calls(), world.transport.sent("PUT"))
 
@@ -91,7 +91,7 @@ async def test_an_update_costs_one_call_with_what_is_new(
         pytest.param(booked(version=9, contact=replace(ADA, phone="+1")), id="another-number"),
     ],
 )
-async def test_a_repeat_costs_nothing(world: World, again: VisitChange) -> None:
+async def test_a_repeated_change_takes_no_call(world: World, again: VisitChange) -> None:
     await world.apply(booked())
     world.clear_calls()
 
@@ -100,7 +100,7 @@ async def test_a_repeat_costs_nothing(world: World, again: VisitChange) -> None:
     assert (["done"], []) == (states, world.calls())
 
 
-async def test_many_changes_that_wait_for_one_visit_cost_one_call(world: World) -> None:
+async def test_many_waiting_changes_of_one_visit_take_one_call(world: World) -> None:
     await world.apply(booked())
     world.clear_calls()
     for order in range(2, 12):
@@ -121,7 +121,7 @@ async def test_one_delivery_may_change_many_visits(world: World) -> None:
     assert "5.00" == (world.visit("1") or {})["amount_collected"]
 
 
-async def test_a_visit_that_was_made_by_others_is_updated(world: World) -> None:
+async def test_a_visit_of_another_program_is_updated(world: World) -> None:
     visit = {"contact_id": DOCUMENTED_CONTACT, "external_id": "standard-1", "amount_collected": "7.00"}
     world.harness.http.post(
         f"{world.harness.env['VISITS_API_URL']}/visits", data=visit, headers={"authorization": "Bearer t"}
@@ -133,11 +133,11 @@ async def test_a_visit_that_was_made_by_others_is_updated(world: World) -> None:
     assert {
         "time_scheduled": "2026-03-14T09:00:00Z",
         "event_date": "2026-03-14T09:00:00Z",
-        "amount_collected": "7.00",  # nobody spoke of it
+        "amount_collected": "7.00",  # no change contains it
     } == world.visit()
 
 
-async def test_a_mark_of_a_person_alone_makes_no_visit_and_waits_for_nothing(world: World) -> None:
+async def test_a_change_with_only_a_person_creates_no_visit_and_does_not_wait(world: World) -> None:
     await world.apply(change(no_show=at(10), contact=ADA, only_for_contact=True))
     assert [] == world.harness.visits()
     assert ("done", []) == ((await world.load_task()).state, await world.ledger.task_ids("waiting"))
@@ -159,8 +159,8 @@ async def test_a_mark_of_a_person_alone_makes_no_visit_and_waits_for_nothing(wor
         pytest.param({"date_cancelled": None, "time_completed": ""}, id="nothing-spelt-out"),
     ],
 )
-async def test_what_stands_is_known_in_any_spelling(world: World, spelling: dict[str, Any]) -> None:
-    stands = {
+async def test_equal_values_in_another_format_take_no_call(world: World, spelling: dict[str, Any]) -> None:
+    visit = {
         "id": 7,
         "external_id": "standard-1",
         "contact_id": DOCUMENTED_CONTACT,
@@ -169,22 +169,22 @@ async def test_what_stands_is_known_in_any_spelling(world: World, spelling: dict
         "amount_collected": "245.00",
     }
     world.transport.after = lambda request: (
-        httpx.Response(200, json=stands | spelling) if request.method == "POST" else None
+        httpx.Response(200, json=visit | spelling) if request.method == "POST" else None
     )
-    said = {"contact": Contact(id=DOCUMENTED_CONTACT), "amount_collected": Decimal(245), "date_cancelled": None}
-    await world.apply(booked(**said))
+    fields = {"contact": Contact(id=DOCUMENTED_CONTACT), "amount_collected": Decimal(245), "date_cancelled": None}
+    await world.apply(booked(**fields))
     world.clear_calls()
 
-    await world.apply(booked(version=2, **said))
+    await world.apply(booked(version=2, **fields))
 
     assert [] == world.calls()
 
 
-# -- Logs --
+# Logs
 
 
 @pytest.mark.parametrize("status", [200, 204, 302, 400, 401, 404, 409, 422, 429, 500], ids=lambda status: f"{status}")
-async def test_nobodys_name_is_in_a_log(world: World, logged: list[Any], status: int) -> None:
+async def test_logs_contain_no_personal_data(world: World, logged: list[Any], status: int) -> None:
     quoted = "ada@example.com Ada Lovelace +15550100001"
     await world.apply(booked("0"))
     world.transport.before = lambda request: httpx.Response(
@@ -194,6 +194,6 @@ async def test_nobodys_name_is_in_a_log(world: World, logged: list[Any], status:
     await world.apply(booked("1"))
     await world.apply(change("0", version=2, amount_collected=Decimal(77), contact=replace(BOB, last_name="Babbage")))
 
-    told = json.dumps(logged, default=str)
+    output = json.dumps(logged, default=str)
     assert logged
-    assert [] == [word for word in ("ada@", "Lovelace", "5550100001", "bob@", "Babbage", TOKEN) if word in told]
+    assert [] == [word for word in ("ada@", "Lovelace", "5550100001", "bob@", "Babbage", TOKEN) if word in output]

@@ -14,7 +14,7 @@ from app.visits.change import Contact, VisitChange
 from tests.support.harness import SECRET, TOKEN
 from tests.support.visit_worker import ADA, CREATE_CALLS, World, at, booked, change, route_of
 
-# -- Trouble for everybody --
+# Outages
 
 
 @pytest.mark.parametrize(
@@ -25,7 +25,7 @@ from tests.support.visit_worker import ADA, CREATE_CALLS, World, at, booked, cha
         pytest.param({"retry_after_s": None}, (2, 60), id="without"),
     ],
 )
-async def test_after_a_429_nobody_calls_before_its_time(
+async def test_after_a_429_no_visit_calls_before_retry_after(
     world: World, switches: dict[str, Any], wait_s: tuple[int, int]
 ) -> None:
     for number in range(5):
@@ -44,7 +44,7 @@ async def test_after_a_429_nobody_calls_before_its_time(
     assert [0] * 5 == [(await world.load_task(str(number))).failed_attempts for number in range(5)]
 
 
-async def test_a_refused_token_holds_everybody_and_is_probed(world: World) -> None:
+async def test_a_rejected_token_holds_all_visits_and_is_probed(world: World) -> None:
     for number in range(5):
         await world.accept(booked(str(number)))
     world.harness.inject_faults(unauthorized=True)
@@ -66,7 +66,7 @@ async def test_a_refused_token_holds_everybody_and_is_probed(world: World) -> No
     assert ["done"] * 5 == back
 
 
-async def test_time_spent_with_a_refused_token_is_not_held_against_a_visit(world: World) -> None:
+async def test_time_with_a_rejected_token_does_not_count_as_failing(world: World) -> None:
     world.configure(RETRY_FOR_S="3600")
     world.harness.inject_faults(unauthorized=True)
     await world.apply(booked())
@@ -79,7 +79,7 @@ async def test_time_spent_with_a_refused_token_is_not_held_against_a_visit(world
     assert (["waiting"], 1) == (states, (await world.load_task()).failed_attempts)
 
 
-async def test_a_429_is_never_parked_for_its_age(world: World) -> None:
+async def test_a_429_never_parks_a_visit(world: World) -> None:
     world.configure(RETRY_FOR_S="3600")
     world.harness.inject_faults(rate_limited_share=1)
     await world.apply(booked())
@@ -89,7 +89,7 @@ async def test_a_429_is_never_parked_for_its_age(world: World) -> None:
         assert ["held"] == await world.run()
 
 
-async def test_when_the_api_is_down_one_probe_asks_and_the_others_wait(world: World) -> None:
+async def test_one_visit_probes_while_the_api_is_down(world: World) -> None:
     for number in range(10):
         await world.accept(booked(str(number), contact=replace(ADA, email=f"{number}@example.com")))
     world.harness.inject_faults(down=True)
@@ -114,13 +114,11 @@ async def test_when_the_api_is_down_one_probe_asks_and_the_others_wait(world: Wo
     "first",
     [
         pytest.param(booked("0", contact=None), id="waits-for-an-address"),
-        pytest.param(booked("0", contact=Contact(email="no address")), id="is-refused"),
+        pytest.param(booked("0", contact=Contact(email="no address")), id="is-rejected"),
         pytest.param(booked("0", opted_out=True), id="is-never-made"),
     ],
 )
-async def test_when_the_api_is_back_whatever_the_probe_meets_everybody_goes_on(
-    world: World, first: VisitChange
-) -> None:
+async def test_any_response_to_a_probe_closes_the_circuit(world: World, first: VisitChange) -> None:
     world.harness.inject_faults(down=True)
     for number in (7, 8, 9):
         await world.accept(booked(str(number)))
@@ -139,10 +137,10 @@ async def test_when_the_api_is_back_whatever_the_probe_meets_everybody_goes_on(
     assert 5 == sum(world.visit(str(number)) is not None for number in range(1, 6))
 
 
-@pytest.mark.parametrize(("poisoned", "half_minutes"), [(1, 0), (2, 0), (5, 10)], ids=["1", "2", "5"])
-async def test_poisoned_visits_hold_up_no_other_for_long(world: World, poisoned: int, half_minutes: int) -> None:
-    """The API answers 500 to some visits, for ever."""
-    ids = [f"p{number}" for number in range(poisoned)]
+@pytest.mark.parametrize(("count", "half_minutes"), [(1, 0), (2, 0), (5, 10)], ids=["1", "2", "5"])
+async def test_visits_that_always_fail_delay_others_only_briefly(world: World, count: int, half_minutes: int) -> None:
+    """The API responds with 500 to all calls for some visits."""
+    ids = [f"p{number}" for number in range(count)]
     paths = {f"/api/v1/visits/standard-{id}" for id in ids}
     world.transport.before = lambda request: httpx.Response(500) if request.url.path in paths else None
     for id in ids:
@@ -159,7 +157,7 @@ async def test_poisoned_visits_hold_up_no_other_for_long(world: World, poisoned:
     assert [f"standard-{number}" for number in range(7)] == [visit["external_id"] for visit in world.harness.visits()]
 
 
-async def test_after_the_time_for_tries_it_is_parked_with_its_reason_and_all_attempts(world: World) -> None:
+async def test_a_visit_is_parked_with_its_attempts_after_retry_for_s(world: World) -> None:
     world.configure(RETRY_FOR_S="7200")
     world.harness.inject_faults(error_share=1, error_status=502)
     states = await world.apply(booked())
@@ -175,7 +173,7 @@ async def test_after_the_time_for_tries_it_is_parked_with_its_reason_and_all_att
     assert [["GET /visits/:id", 502]] * 5 == [call for attempt in member.attempts for call in attempt.calls]
 
 
-async def test_a_replay_begins_the_time_for_tries_anew(world: World) -> None:
+async def test_a_replay_restarts_retry_for_s(world: World) -> None:
     world.configure(RETRY_FOR_S="3600")
     world.harness.inject_faults(down=True)
     await world.apply(booked())
@@ -188,7 +186,7 @@ async def test_a_replay_begins_the_time_for_tries_anew(world: World) -> None:
     assert ("parked", ["waiting"]) == (parked, await world.run())
 
 
-async def test_a_new_change_begins_the_time_for_tries_anew(world: World) -> None:
+async def test_a_new_change_restarts_retry_for_s(world: World) -> None:
     world.configure(RETRY_FOR_S="3600")
     world.harness.inject_faults(down=True)
     await world.apply(booked())
@@ -201,7 +199,7 @@ async def test_a_new_change_begins_the_time_for_tries_anew(world: World) -> None
     assert ("parked", ["waiting"]) == (parked, states)
 
 
-async def test_without_a_token_it_is_parked_and_nothing_is_called(world: World) -> None:
+async def test_a_visit_without_a_token_is_parked_without_a_call(world: World) -> None:
     await world.accept(booked())
     world.context = replace(
         world.context, settings=world.context.settings.model_copy(update={"visits_api_token": None})
@@ -211,7 +209,7 @@ async def test_without_a_token_it_is_parked_and_nothing_is_called(world: World) 
     assert ("token_missing", []) == ((await world.load_task()).reason, world.calls())
 
 
-async def test_a_rate_is_kept_by_all_together(world: World) -> None:
+async def test_all_visits_together_keep_the_rate(world: World) -> None:
     world.configure(VISITS_API_RATE="100")
     for number in range(10):
         await world.accept(booked(str(number), contact=replace(ADA, email=f"{number}@example.com")))
@@ -224,8 +222,10 @@ async def test_a_rate_is_kept_by_all_together(world: World) -> None:
     assert 10 == len(world.harness.visits())
 
 
-async def test_who_waits_in_a_long_line_keeps_no_customer_locked(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The line before the API is a tenth of a second long, and the second of the four calls does not fit in."""
+async def test_a_run_that_exceeds_the_rate_keeps_no_contact_locked(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The maximum wait is 0.1 s, so the second of the four calls is not made."""
     monkeypatch.setattr(jobs.apply_visit, "MAX_RATE_WAIT_S", 0.1)
     world.configure(VISITS_API_RATE="0.5")
     await world.apply(booked())
@@ -234,25 +234,25 @@ async def test_who_waits_in_a_long_line_keeps_no_customer_locked(world: World, m
     assert [] == await world.redis.command("KEYS", "bell:contact:*:lock")
 
 
-# -- Accounts --
+# Accounts
 
 
-async def test_every_account_has_its_own_token_customers_and_gate(world: World) -> None:
+async def test_every_account_has_its_own_token_contacts_and_circuit(world: World) -> None:
     hooks = {
         "HOOKS__OTHER__SECRETS": SECRET,
         "HOOKS__OTHER__SOURCE": "standard",
         "HOOKS__OTHER__VISITS_API_TOKEN": "other",
     }
     world.configure(**hooks)
-    (other,) = {*world.context.settings.tokens} - {"main"}
-    refused = f"Bearer {TOKEN}"
+    (other_account,) = {*world.context.settings.tokens} - {"main"}
+    rejected = f"Bearer {TOKEN}"
 
-    def refuse_main(request: httpx.Request) -> httpx.Response | None:
-        return httpx.Response(401) if request.headers["authorization"] == refused else None
+    def reject_main(request: httpx.Request) -> httpx.Response | None:
+        return httpx.Response(401) if request.headers["authorization"] == rejected else None
 
-    world.transport.before = refuse_main
+    world.transport.before = reject_main
     await world.accept(booked("1"))
-    await world.accept(booked("2"), account=other)
+    await world.accept(booked("2"), account=other_account)
     states = await world.run()
     first = [(route_of(request), request.headers["authorization"]) for request in world.transport.requests]
     world.transport.before = lambda request: None
@@ -261,7 +261,7 @@ async def test_every_account_has_its_own_token_customers_and_gate(world: World) 
     await world.run()
 
     assert ["done", "held"] == sorted(states)
-    assert [("GET /visits/:id", f"Bearer {TOKEN}")] == [call for call in first if call[1] == refused]
-    assert [(route, "Bearer other") for route in CREATE_CALLS] == [call for call in first if call[1] != refused]
-    assert "GET /contacts" in world.calls()  # What is known of one account's customers says nothing of another's.
+    assert [("GET /visits/:id", f"Bearer {TOKEN}")] == [call for call in first if call[1] == rejected]
+    assert [(route, "Bearer other") for route in CREATE_CALLS] == [call for call in first if call[1] != rejected]
+    assert "GET /contacts" in world.calls()  # the contact cache is separate for each account
     assert {f"Bearer {TOKEN}"} == {request.headers["authorization"] for request in world.transport.requests}

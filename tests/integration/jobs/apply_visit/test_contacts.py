@@ -13,10 +13,10 @@ import pytest
 from app.visits.change import Contact
 from tests.support.visit_worker import ADA, BOB, DOCUMENTED_CONTACT, World, at, booked, cancelled, change, route_of
 
-# -- Contacts --
+# Contacts
 
 
-async def test_a_new_customer_is_made_with_all_that_is_known(world: World) -> None:
+async def test_a_new_contact_is_created_with_all_fields(world: World) -> None:
     await world.apply(booked())
 
     (contact,) = world.contacts("ada@example.com")
@@ -24,7 +24,7 @@ async def test_a_new_customer_is_made_with_all_that_is_known(world: World) -> No
     assert [contact["id"]] == [visit["contact_id"] for visit in world.harness.visits()]
 
 
-async def test_a_customer_who_exists_is_found_and_left_alone(world: World) -> None:
+async def test_an_existing_contact_is_used_unchanged(world: World) -> None:
     await world.apply(booked(contact=replace(ADA, email="first.contact@example.com")))
 
     assert ["GET /visits/:id", "GET /contacts", "POST /visits"] == world.calls()
@@ -32,7 +32,7 @@ async def test_a_customer_who_exists_is_found_and_left_alone(world: World) -> No
     assert "first_name" not in world.contacts("first.contact@example.com")[0]
 
 
-async def test_of_several_customers_with_one_address_everybody_takes_the_same(world: World) -> None:
+async def test_every_run_uses_the_same_of_several_contacts_with_one_address(world: World) -> None:
     def both(request: httpx.Request) -> httpx.Response | None:
         older = {"id": DOCUMENTED_CONTACT, "created_at": "2025-01-01T00:00:00Z"}
         newer = {"id": "cont_AAAA", "created_at": "2025-01-02T00:00:00Z"}
@@ -45,7 +45,7 @@ async def test_of_several_customers_with_one_address_everybody_takes_the_same(wo
     assert [DOCUMENTED_CONTACT] * 2 == [visit["contact_id"] for visit in world.harness.visits()]
 
 
-async def test_a_customer_is_made_once_however_many_visits_need_him(world: World) -> None:
+async def test_a_contact_is_created_once_for_many_visits(world: World) -> None:
     world.harness.inject_faults(slow_share=1, slow_s=0.02)
     for number in range(8):
         await world.accept(booked(str(number)))
@@ -57,7 +57,7 @@ async def test_a_customer_is_made_once_however_many_visits_need_him(world: World
     assert 8 == len(world.harness.visits())
 
 
-async def test_a_customer_who_is_gone_is_looked_for_again_when_it_is_replayed(world: World) -> None:
+async def test_a_deleted_contact_is_looked_up_again_after_a_replay(world: World) -> None:
     await world.apply(booked("1"))
     world.harness.http.post(f"{world.harness.sandbox.url}/_sandbox/reset")
     await world.apply(booked("2"))
@@ -70,7 +70,7 @@ async def test_a_customer_who_is_gone_is_looked_for_again_when_it_is_replayed(wo
 
 
 @pytest.mark.parametrize("status", [200, 202, 204])
-async def test_a_customer_whose_making_is_answered_without_a_body_is_looked_up(world: World, status: int) -> None:
+async def test_a_contact_is_looked_up_after_a_create_response_without_a_body(world: World, status: int) -> None:
     world.transport.after = lambda request: httpx.Response(status) if route_of(request) == "POST /contacts" else None
 
     states = await world.apply(booked())
@@ -79,7 +79,7 @@ async def test_a_customer_whose_making_is_answered_without_a_body_is_looked_up(w
     assert 1 == len(world.contacts("ada@example.com"))
 
 
-async def test_a_customer_who_is_made_but_not_listed_yet_is_waited_for(world: World) -> None:
+async def test_a_run_waits_for_a_created_contact_that_is_not_listed_yet(world: World) -> None:
     lists = itertools.count()
 
     def lagging(request: httpx.Request) -> httpx.Response | None:
@@ -100,23 +100,23 @@ async def test_a_customer_who_is_made_but_not_listed_yet_is_waited_for(world: Wo
 
 
 @pytest.mark.parametrize("status", [409, 422])
-async def test_a_customer_made_by_somebody_else_meanwhile_is_taken(world: World, status: int) -> None:
-    def taken(request: httpx.Request) -> httpx.Response | None:
-        """Somebody was quicker."""
+async def test_a_contact_that_was_created_meanwhile_is_used(world: World, status: int) -> None:
+    def create_first(request: httpx.Request) -> httpx.Response | None:
+        """Create the contact before the run does."""
         if route_of(request) != "POST /contacts":
             return None
         url, headers = f"{world.harness.env['VISITS_API_URL']}/contacts", {"authorization": "Bearer t"}
         world.harness.http.post(url, data={"email": "ada@example.com"}, headers=headers)
         return httpx.Response(status)
 
-    world.transport.before = taken
+    world.transport.before = create_first
     states = await world.apply(booked())
 
     assert ["done"] == states
     assert [world.contacts("ada@example.com")[0]["id"]] == [visit["contact_id"] for visit in world.harness.visits()]
 
 
-async def test_an_address_that_the_api_does_not_take_is_parked_with_its_answer(world: World) -> None:
+async def test_a_rejected_address_is_parked_with_the_response(world: World) -> None:
     await world.apply(booked(contact=Contact(email="no address")))
 
     member = await world.load_task()
@@ -125,7 +125,7 @@ async def test_an_address_that_the_api_does_not_take_is_parked_with_its_answer(w
     assert "no address" not in member.reason
 
 
-async def test_another_customer_gets_a_new_visit_under_the_same_name(world: World) -> None:
+async def test_another_contact_gets_a_new_visit_with_the_same_id(world: World) -> None:
     await world.apply(booked(amount_collected=Decimal(3)))
     world.clear_calls()
 
@@ -140,14 +140,14 @@ async def test_another_customer_gets_a_new_visit_under_the_same_name(world: Worl
     } == world.visit()
 
 
-async def test_another_customer_does_not_inherit_the_name_of_the_first(world: World) -> None:
+async def test_another_contact_does_not_inherit_the_name_of_the_first(world: World) -> None:
     await world.apply(booked(), change(version=2, contact=Contact(email="bob@example.com")))
 
     (bob,) = world.contacts("bob@example.com")
     assert {"first_name", "last_name", "phone"}.isdisjoint(bob)
 
 
-async def test_another_address_of_the_same_customer_changes_nothing(world: World) -> None:
+async def test_another_address_of_the_same_contact_changes_nothing(world: World) -> None:
     await world.apply(booked(contact=Contact(id=DOCUMENTED_CONTACT)))
 
     await world.apply(change(version=2, contact=Contact(id=DOCUMENTED_CONTACT, email="ada@example.com")))
@@ -156,7 +156,7 @@ async def test_another_address_of_the_same_customer_changes_nothing(world: World
     assert {"DELETE /visits/:id", "POST /contacts"}.isdisjoint(world.calls())
 
 
-async def test_a_visit_that_was_off_when_its_customer_changed_is_his_when_it_is_booked_again(world: World) -> None:
+async def test_a_cancelled_visit_moves_to_its_new_contact_when_it_is_booked_again(world: World) -> None:
     await world.apply(booked())
     await world.apply(cancelled(version=2, contact=BOB))
 
@@ -166,9 +166,7 @@ async def test_a_visit_that_was_off_when_its_customer_changed_is_his_when_it_is_
 
 
 @pytest.mark.parametrize("at_once", [False, True], ids=["one-by-one", "at-once"])
-async def test_a_cancelled_visit_of_another_customer_is_the_same_however_many_changes_come_at_once(
-    world: World, at_once: bool
-) -> None:
+async def test_a_cancelled_visit_of_another_contact_does_not_depend_on_batching(world: World, at_once: bool) -> None:
     await world.apply(booked())
 
     if at_once:
@@ -183,9 +181,7 @@ async def test_a_cancelled_visit_of_another_customer_is_the_same_however_many_ch
 
 
 @pytest.mark.parametrize("at_once", [False, True], ids=["one-by-one", "at-once"])
-async def test_a_cancelled_visit_stays_where_the_api_cannot_clear_what_is_taken_back(
-    world: World, at_once: bool
-) -> None:
+async def test_a_cancelled_visit_stays_if_the_api_does_not_clear_fields(world: World, at_once: bool) -> None:
     world.harness.inject_faults(empty_clears=False)
     await world.apply(booked(amount_collected=Decimal(90)))
     back, off = change(version=2, amount_collected=None), cancelled(version=3)
@@ -198,7 +194,7 @@ async def test_a_cancelled_visit_stays_where_the_api_cannot_clear_what_is_taken_
     assert "amount_collected" not in visit
 
 
-async def test_a_visit_made_by_others_keeps_its_customer_where_the_api_cannot_clear(world: World) -> None:
+async def test_a_visit_of_another_program_keeps_its_contact_if_the_api_does_not_clear_fields(world: World) -> None:
     world.harness.inject_faults(empty_clears=False)
     visit = {"contact_id": DOCUMENTED_CONTACT, "external_id": "standard-1", "amount_collected": "7.00"}
     world.harness.http.post(
@@ -212,7 +208,7 @@ async def test_a_visit_made_by_others_keeps_its_customer_where_the_api_cannot_cl
     assert "amount_collected" not in made
 
 
-# -- What is missing --
+# Missing facts
 
 
 async def test_a_visit_without_an_address_waits_for_one(world: World) -> None:
@@ -226,13 +222,13 @@ async def test_a_visit_without_an_address_waits_for_one(world: World) -> None:
     assert 1 == len(world.harness.visits())
 
 
-async def test_a_name_without_an_address_is_no_customer(world: World) -> None:
+async def test_a_name_without_an_address_creates_no_contact(world: World) -> None:
     states = await world.apply(booked(contact=Contact(first_name="Ada", phone="+15550100001", email=" ")))
 
     assert (["waiting"], []) == (states, world.harness.visits())
 
 
-async def test_after_a_day_without_an_address_it_is_parked(world: World) -> None:
+async def test_a_visit_without_an_address_is_parked_after_a_day(world: World) -> None:
     await world.apply(booked(contact=None))
     await world.advance_time(86_000)
     await world.apply(change(version=2, amount_collected=Decimal(2)))
@@ -252,7 +248,7 @@ async def test_the_wait_for_an_address_is_a_setting(world: World) -> None:
     assert ["parked"] == await world.run()
 
 
-async def test_an_operator_names_the_customer(world: World) -> None:
+async def test_an_operator_chooses_the_contact(world: World) -> None:
     await world.apply(booked(contact=None))
     await world.advance_time(86_500)
     await world.run()
@@ -271,7 +267,7 @@ async def test_an_operator_names_the_customer(world: World) -> None:
     assert "2026-03-14T15:00:00Z" == (world.visit() or {})["event_date"]
 
 
-async def test_an_operators_word_alone_puts_it_to_work(world: World) -> None:
+async def test_the_contact_of_an_operator_requeues_the_visit(world: World) -> None:
     await world.apply(booked(contact=None))
 
     await world.ledger.assign_contact(
@@ -290,9 +286,7 @@ TROUBLE_BEFORE = {
 
 
 @pytest.mark.parametrize("switches", TROUBLE_BEFORE.values(), ids=TROUBLE_BEFORE)
-async def test_the_address_that_was_waited_for_is_used_at_once_also_after_trouble(
-    world: World, switches: dict[str, Any]
-) -> None:
+async def test_a_missing_address_is_used_at_once_also_after_errors(world: World, switches: dict[str, Any]) -> None:
     world.harness.inject_faults(**switches)
     await world.apply(booked(contact=None))
     world.harness.clear_faults()
@@ -306,17 +300,17 @@ async def test_the_address_that_was_waited_for_is_used_at_once_also_after_troubl
     assert 1 == len(world.harness.visits())
 
 
-# -- Opt-out --
+# Opt-out
 
 
-async def test_who_wants_no_request_gets_no_visit(world: World) -> None:
+async def test_an_opt_out_creates_no_visit(world: World) -> None:
     states = await world.apply(booked(opted_out=True))
 
     assert (["done"], []) == (states, world.harness.visits())
     assert [] == world.contacts("ada@example.com")
 
 
-async def test_who_opts_out_later_has_his_visit_cancelled_and_may_come_back(world: World) -> None:
+async def test_a_later_opt_out_cancels_the_visit_until_it_is_withdrawn(world: World) -> None:
     await world.apply(booked(opted_out=False))
     await world.apply(change(version=2, opted_out=True))
     off = (world.visit() or {}).get("date_cancelled")

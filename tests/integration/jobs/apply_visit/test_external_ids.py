@@ -1,4 +1,4 @@
-"""An external_id that is taken, and visits that were deleted."""
+"""An external_id that exists already, and visits that were deleted."""
 
 import itertools
 from decimal import Decimal
@@ -12,18 +12,18 @@ from tests.support.visit_worker import ADA, BOB, World, at, booked, cancelled, c
 @pytest.mark.parametrize(
     "policy", [pytest.param("conflict", id="409"), pytest.param("unprocessable", id="422"), "upsert"]
 )
-async def test_a_visit_that_a_look_did_not_show_is_not_doubled(world: World, policy: str) -> None:
+async def test_a_visit_that_a_lookup_missed_is_not_duplicated(world: World, policy: str) -> None:
     await world.apply(booked(contact=ADA))
     await world.redis.command("FLUSHDB")
     world.clear_calls()
-    looks = itertools.count()
+    lookups = itertools.count()
 
-    def lagging(request: httpx.Request) -> httpx.Response | None:
-        """The first look reads from a replica that has not heard of it yet."""
-        first = route_of(request) == "GET /visits/:id" and next(looks) == 0
-        return httpx.Response(404) if first else None
+    def lagging_replica(request: httpx.Request) -> httpx.Response | None:
+        """Respond with 404 to the first lookup, as a replica that does not have the visit yet."""
+        is_first = route_of(request) == "GET /visits/:id" and next(lookups) == 0
+        return httpx.Response(404) if is_first else None
 
-    world.transport.before = lagging
+    world.transport.before = lagging_replica
     world.harness.inject_faults(duplicate_external_id=policy)
     states = await world.apply(booked(version=2, hour=15))
 
@@ -32,7 +32,7 @@ async def test_a_visit_that_a_look_did_not_show_is_not_doubled(world: World, pol
 
 
 @pytest.mark.parametrize("policy", ["allow", "conflict", "unprocessable", "upsert"])
-async def test_no_policy_on_ids_that_are_taken_is_relied_on(world: World, policy: str) -> None:
+async def test_every_policy_for_duplicate_ids_is_supported(world: World, policy: str) -> None:
     world.harness.inject_faults(
         duplicate_external_id=policy, commit_then_hang_share=1, hang_s=0.01, only=["POST /visits"], times=1
     )
@@ -50,7 +50,7 @@ async def test_no_policy_on_ids_that_are_taken_is_relied_on(world: World, policy
 
 
 @pytest.mark.parametrize("status", [400, 409, 422, 302])
-async def test_a_refused_visit_is_parked_with_the_answer(world: World, status: int) -> None:
+async def test_a_rejected_visit_is_parked_with_the_response(world: World, status: int) -> None:
     quoted = f"no visit for ada@example.com {'x' * 600}"
     world.transport.before = lambda request: (
         httpx.Response(status, text=quoted) if route_of(request) == "POST /visits" else None
@@ -64,7 +64,7 @@ async def test_a_refused_visit_is_parked_with_the_answer(world: World, status: i
     assert ["POST /visits", status] in member.attempts[-1].calls
 
 
-async def test_a_parked_visit_is_tried_again_with_the_next_change(world: World) -> None:
+async def test_a_parked_visit_runs_again_with_the_next_change(world: World) -> None:
     world.transport.before = lambda request: httpx.Response(422) if route_of(request) == "POST /visits" else None
     await world.apply(booked())
     world.transport.before = lambda request: None
@@ -73,7 +73,7 @@ async def test_a_parked_visit_is_tried_again_with_the_next_change(world: World) 
     assert "1.00" == (world.visit() or {})["amount_collected"]
 
 
-async def test_a_visit_that_somebody_deleted_is_made_again_by_the_next_change(world: World) -> None:
+async def test_a_deleted_visit_is_recreated_by_the_next_change(world: World) -> None:
     await world.apply(booked())
     url = f"{world.harness.env['VISITS_API_URL']}/visits/standard-1"
     world.harness.http.delete(url, headers={"authorization": "Bearer t"}).raise_for_status()
@@ -89,7 +89,7 @@ async def test_a_visit_that_somebody_deleted_is_made_again_by_the_next_change(wo
     } == world.visit()
 
 
-async def test_a_visit_that_somebody_deleted_is_made_again_by_a_fresh_replay(world: World) -> None:
+async def test_a_deleted_visit_is_recreated_by_a_replay_with_recheck(world: World) -> None:
     await world.apply(booked())
     url = f"{world.harness.env['VISITS_API_URL']}/visits/standard-1"
     world.harness.http.delete(url, headers={"authorization": "Bearer t"}).raise_for_status()
@@ -100,14 +100,14 @@ async def test_a_visit_that_somebody_deleted_is_made_again_by_a_fresh_replay(wor
     assert {"time_scheduled": "2026-03-14T09:00:00Z", "event_date": "2026-03-14T09:00:00Z"} == world.visit()
 
 
-async def test_a_replay_of_what_stands_changes_nothing(world: World) -> None:
+async def test_a_replay_of_an_applied_visit_changes_nothing(world: World) -> None:
     await world.apply(booked(), change(version=2, time_scheduled=at(15), amount_collected=Decimal(5)))
-    stands = world.harness.visits()
+    before = world.harness.visits()
     world.clear_calls()
 
-    for fresh in (False, True, True):
-        await world.ledger.replay("visit:main/standard-1", recheck=fresh)
+    for recheck in (False, True, True):
+        await world.ledger.replay("visit:main/standard-1", recheck=recheck)
         await world.run()
 
-    assert stands == world.harness.visits()
+    assert before == world.harness.visits()
     assert ["GET /visits/:id"] * 2 == world.calls()

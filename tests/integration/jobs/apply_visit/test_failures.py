@@ -14,14 +14,14 @@ from jobs.apply_visit import run_visit
 from tests.support.harness import wait_until
 from tests.support.visit_worker import BOB, World, at, booked, cancel_at_step, cancelled, change
 
-# -- Calls that go wrong --
+# Failing calls
 
 
-SPOILT = {
+FAULTS = {
     "done-then-silence": {"commit_then_hang_share": 1},
     "done-then-reset": {"commit_then_hang_share": 1, "hang_s": 0.01},
     "reset": {"reset_share": 1},
-    "half-answer": {"truncated_share": 1},
+    "truncated-response": {"truncated_share": 1},
     "wrong-json": {"wrong_json_share": 1},
     "502": {"error_share": 1, "error_status": 502},
     "429": {"rate_limited_share": 1},
@@ -40,25 +40,23 @@ ENDPOINTS = [
 ]
 
 
-def spoilt(world: World) -> list[str]:
+def faulty_calls(world: World) -> list[str]:
     return [call["route"] for call in world.harness.journal() if call["fault"]]
 
 
-@pytest.mark.parametrize("switches", SPOILT.values(), ids=SPOILT)
+@pytest.mark.parametrize("switches", FAULTS.values(), ids=FAULTS)
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
-async def test_any_call_may_go_wrong_and_there_is_one_visit_and_one_customer(
-    world: World, endpoint: str, switches: dict[str, Any]
-) -> None:
-    """A story that makes every call: a booking, a payment, another customer."""
+async def test_one_failed_call_causes_no_duplicates(world: World, endpoint: str, switches: dict[str, Any]) -> None:
+    """Apply changes that make every call: a booking, a payment, another contact."""
     patience_s = 0.4 if "slow" in str(switches) or switches == {"commit_then_hang_share": 1} else 10
-    story = [booked(), change(version=2, amount_collected=Decimal(5)), change(version=3, contact=BOB)]
+    changes = [booked(), change(version=2, amount_collected=Decimal(5)), change(version=3, contact=BOB)]
     world.harness.inject_faults(**switches, only=[endpoint], times=1)
 
-    for each in story:
+    for visit_change in changes:
         world.configure(answer_s=patience_s)
-        await world.apply(each)
+        await world.apply(visit_change)
         if world.harness.http.get(f"{world.harness.sandbox.url}/_sandbox/faults").json()["times"] == 0:
-            wait_until(lambda: spoilt(world))  # What is slow is done before the next try, which comes 5 s later.
+            wait_until(lambda: faulty_calls(world))  # a slow call ends before the next attempt, which is 5 s later
         world.configure()
         for _ in range(4):
             if (await world.load_task()).state != "done":
@@ -66,7 +64,7 @@ async def test_any_call_may_go_wrong_and_there_is_one_visit_and_one_customer(
                 await world.run()
         assert "done" == (await world.load_task()).state
 
-    assert [endpoint] == spoilt(world)
+    assert [endpoint] == faulty_calls(world)
     assert [("standard-1", world.contacts("bob@example.com")[0]["id"])] == [
         (visit["external_id"], visit["contact_id"]) for visit in world.harness.visits()
     ]
@@ -91,7 +89,7 @@ async def test_any_call_may_go_wrong_and_there_is_one_visit_and_one_customer(
         ),
     ],
 )
-async def test_every_attempt_is_told_with_its_calls(
+async def test_every_attempt_is_stored_with_its_calls(
     world: World, switches: dict[str, Any], outcome: str, reason: str, call: list[Any]
 ) -> None:
     world.harness.inject_faults(**switches)
@@ -104,7 +102,7 @@ async def test_every_attempt_is_told_with_its_calls(
     assert member.retry_at_ms is not None
 
 
-async def test_a_call_without_an_answer_is_not_repeated_within_seconds(world: World) -> None:
+async def test_a_write_without_a_response_is_not_repeated_within_seconds(world: World) -> None:
     world.harness.inject_faults(truncated_share=1, only=["POST /visits"])
 
     await world.apply(booked())
@@ -123,10 +121,10 @@ async def test_a_call_without_an_answer_is_not_repeated_within_seconds(world: Wo
         pytest.param("DELETE /visits/:id", booked(version=2, hour=15, contact=BOB), id="DELETE /visits/:id"),
     ],
 )
-async def test_a_write_that_is_done_after_patience_ended_does_no_harm_also_on_a_short_schedule(
+async def test_a_write_that_completes_after_the_timeout_causes_no_duplicate(
     world: World, slow: str, then: VisitChange, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Scaled by 20: patience 0.5 s for 10 s, an API that takes 0.6 s for 12 s; RETRY_CAP_S=1 is 0.05 s."""
+    """Times are scaled by 20: a timeout of 0.5 s for 10 s, an API that takes 0.6 s for 12 s, RETRY_CAP_S=0.05 for 1 s."""
     world.configure(answer_s=0.5, RETRY_FIRST_S="0.05", RETRY_CAP_S="0.05")
     monkeypatch.setattr("jobs.retry.IN_FLIGHT_WAIT_S", 0.25)
     monkeypatch.setattr(jobs.contacts, "LOCK_TTL_MS", 1_500)
@@ -141,16 +139,14 @@ async def test_a_write_that_is_done_after_patience_ended_does_no_harm_also_on_a_
             await world.ledger.requeue_due()
             await world.run()
             await asyncio.sleep(0.005)
-    await asyncio.to_thread(wait_until, lambda: spoilt(world))
+    await asyncio.to_thread(wait_until, lambda: faulty_calls(world))
 
     assert {"time_scheduled": "2026-03-14T20:00:00Z", "event_date": "2026-03-14T20:00:00Z"} == world.visit()
     assert [1, 1] == [len(world.harness.visits()), len(world.contacts("ada@example.com"))]
 
 
-async def test_an_api_that_is_slow_but_answers_in_time_gets_its_visits(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Scaled by 10: every call takes 0.8 s of the 1 s (8 s of 10 s) that it may, a job has 2 s."""
+async def test_a_slow_api_gets_its_visits(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Times are scaled by 10: every call takes 0.8 s for 8 s, with a timeout of 1 s for 10 s; a job has 2 s for 20 s."""
     for name, value in (("jobs.apply_visit.RUN_TIMEOUT_S", 2), ("jobs.apply_visit.RESPONSE_TIMEOUT_S", 1)):
         monkeypatch.setattr(name, value)
     monkeypatch.setattr(jobs.contacts, "LOCK_WAIT_S", 0.1)
@@ -167,13 +163,13 @@ async def test_an_api_that_is_slow_but_answers_in_time_gets_its_visits(
     assert [1, 1] == [len(world.harness.visits()), len(world.contacts("ada@example.com"))]
 
 
-# -- Killed at any instruction --
+# Killed at any instruction
 
 
 STORIES = {
     "first": ([], [booked()]),
     "update": ([booked()], [change(version=2, amount_collected=Decimal(5))]),
-    "another-customer": ([booked()], [change(version=2, contact=BOB, amount_collected=Decimal(5))]),
+    "another-contact": ([booked()], [change(version=2, contact=BOB, amount_collected=Decimal(5))]),
     "not-cleared": ([booked(), cancelled(version=2)], [booked(version=3, date_cancelled=None)]),
     "renamed": ([booked("0", version=2), booked("1")], [change("0", version=3, previous_visit_id="1")]),
 }
@@ -181,7 +177,7 @@ STORIES = {
 
 @pytest.mark.parametrize("lets", [False, True], ids=["at-once", "when-it-is-done"])
 @pytest.mark.parametrize(("before", "then"), STORIES.values(), ids=STORIES)
-async def test_killed_wherever_it_waits_and_run_again_there_is_one_visit_and_one_customer(
+async def test_a_run_that_is_cancelled_at_any_await_leaves_no_duplicates(
     world: World, before: list[VisitChange], then: list[VisitChange], lets: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jobs.contacts, "LOCK_TTL_MS", 20)

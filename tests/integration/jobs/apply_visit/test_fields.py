@@ -8,7 +8,7 @@ import pytest
 from app.visits.change import UNSET, VisitChange
 from tests.support.visit_worker import BOB, World, at, booked, cancelled, change, route_of
 
-# -- event_date --
+# event_date
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,7 @@ from tests.support.visit_worker import BOB, World, at, booked, cancelled, change
 )
 @pytest.mark.parametrize("follows", [False, True], ids=["api-leaves-it", "api-moves-it"])
 @pytest.mark.parametrize("at_once", [False, True], ids=["step-by-step", "at-once"])
-async def test_a_campaign_starts_from_the_completion_else_from_the_appointment(
+async def test_event_date_is_the_completion_else_the_appointment(
     world: World, changes: list[VisitChange], event_date: str | None, follows: bool, at_once: bool
 ) -> None:
     world.harness.inject_faults(event_date_follows=follows)
@@ -56,11 +56,11 @@ async def test_a_visit_without_any_time_waits_for_one(world: World) -> None:
     assert 1 == len(world.harness.visits())
 
 
-# -- Clearing --
+# Cleared fields
 
 
 @pytest.mark.parametrize(
-    ("first", "then", "gone"),
+    ("first", "changes", "field"),
     [
         pytest.param(
             booked(version=1, date_cancelled=UNSET),
@@ -72,7 +72,7 @@ async def test_a_visit_without_any_time_waits_for_one(world: World) -> None:
             booked(),
             [change(version=2, no_show=at(10)), change(version=3, no_show=None)],
             "date_cancelled",
-            id="came-after-all",
+            id="no-show-withdrawn",
         ),
         pytest.param(
             booked(time_completed=at(11)),
@@ -93,22 +93,22 @@ async def test_a_visit_without_any_time_waits_for_one(world: World) -> None:
     [(True, ["PUT /visits/:id"]), (False, ["PUT /visits/:id", "DELETE /visits/:id", "POST /visits"])],
     ids=["api-clears", "api-keeps"],
 )
-async def test_what_is_taken_back_is_gone(
-    world: World, first: VisitChange, then: list[VisitChange], gone: str, clears: bool, last: list[str]
+async def test_a_withdrawn_value_is_cleared(
+    world: World, first: VisitChange, changes: list[VisitChange], field: str, clears: bool, last: list[str]
 ) -> None:
     world.harness.inject_faults(empty_clears=clears)
     await world.apply(first)
-    for each in then:
+    for visit_change in changes:
         world.clear_calls()
-        await world.apply(each)
+        await world.apply(visit_change)
 
     assert last == world.calls()
     assert {"time_scheduled": "2026-03-14T09:00:00Z", "event_date": "2026-03-14T09:00:00Z"} == world.visit()
-    assert gone not in (world.visit() or {})
+    assert field not in (world.visit() or {})
 
 
 @pytest.mark.parametrize(
-    "answer",
+    "response",
     [
         pytest.param(httpx.Response(204), id="204"),
         pytest.param(httpx.Response(200), id="empty"),
@@ -117,14 +117,14 @@ async def test_what_is_taken_back_is_gone(
     ],
 )
 @pytest.mark.parametrize("clears", [True, False], ids=["api-clears", "api-keeps"])
-async def test_what_is_taken_back_is_gone_whatever_an_update_answers(
-    world: World, answer: httpx.Response, clears: bool
+async def test_a_withdrawn_value_is_cleared_for_every_response_of_an_update(
+    world: World, response: httpx.Response, clears: bool
 ) -> None:
     world.harness.inject_faults(empty_clears=clears)
     await world.apply(booked(), cancelled(version=2))
     await world.apply(change(version=3, date_cancelled=None))
     await world.apply(cancelled(version=4))
-    world.transport.after = lambda request: answer if request.method == "PUT" else None
+    world.transport.after = lambda request: response if request.method == "PUT" else None
 
     await world.apply(change(version=5, date_cancelled=None))
 
@@ -132,15 +132,15 @@ async def test_what_is_taken_back_is_gone_whatever_an_update_answers(
 
 
 @pytest.mark.parametrize(
-    "answer",
+    "response",
     [
         pytest.param(httpx.Response(201), id="empty"),
         pytest.param(httpx.Response(204), id="204"),
         pytest.param(httpx.Response(200, json={"ok": True}), id="another-object"),
     ],
 )
-async def test_whatever_a_create_answers_there_is_one_visit(world: World, answer: httpx.Response) -> None:
-    world.transport.after = lambda request: answer if route_of(request) == "POST /visits" else None
+async def test_every_response_of_a_create_leaves_one_visit(world: World, response: httpx.Response) -> None:
+    world.transport.after = lambda request: response if route_of(request) == "POST /visits" else None
 
     await world.apply(booked())
     await world.apply(change(version=2, time_scheduled=at(15)))
@@ -150,7 +150,7 @@ async def test_whatever_a_create_answers_there_is_one_visit(world: World, answer
 
 
 @pytest.mark.parametrize("status", [200, 201, 202, 204])
-async def test_any_2xx_will_do(world: World, status: int) -> None:
+async def test_any_2xx_is_a_success(world: World, status: int) -> None:
     world.harness.inject_faults(created_status=status, deleted_status=status)
 
     states = [

@@ -18,13 +18,13 @@ from tests.support.visit_worker import ADA, BOB, World, at, booked, change, rout
 
 
 def overlaps(journal: Sequence[dict[str, Any]], external_id: str) -> list[tuple[Any, Any]]:
-    """Pairs of calls for one visit of which the second began before the first one ended."""
+    """Return pairs of calls for one visit of which the second began before the first one ended."""
     calls = [call for call in journal if external_id in (call["id"], call["external_id"])]
     spans = sorted((datetime.fromisoformat(call["at"]), call["took_ms"], call["number"]) for call in calls)
     return [
-        (one, other)
-        for one, other in itertools.pairwise(spans)
-        if other[0] < one[0] + timedelta(milliseconds=one[1] - 2)  # `at` is in whole milliseconds
+        (first, second)
+        for first, second in itertools.pairwise(spans)
+        if second[0] < first[0] + timedelta(milliseconds=first[1] - 2)  # `at` is in whole milliseconds
     ]
 
 

@@ -14,10 +14,10 @@ import jobs.contacts
 from app.visits.change import UNSET, VisitChange
 from tests.support.visit_worker import ADA, World, at, booked, cancel_at_step, cancelled, change, random_fields
 
-# -- Orders of arrival --
+# Orders of arrival
 
 
-async def test_a_cancel_before_the_booking_makes_nothing(world: World) -> None:
+async def test_a_cancellation_before_the_booking_creates_no_visit(world: World) -> None:
     await world.apply(cancelled(version=2, contact=ADA))
     await world.apply(booked(version=1))
 
@@ -25,14 +25,14 @@ async def test_a_cancel_before_the_booking_makes_nothing(world: World) -> None:
     assert "POST /visits" not in world.calls()
 
 
-async def test_a_booking_after_the_cancel_is_a_visit(world: World) -> None:
+async def test_a_booking_after_the_cancellation_creates_a_visit(world: World) -> None:
     await world.apply(cancelled(version=2))
     await world.apply(booked(version=3, date_cancelled=None))
 
     assert {"time_scheduled": "2026-03-14T09:00:00Z", "event_date": "2026-03-14T09:00:00Z"} == world.visit()
 
 
-async def test_a_move_before_the_booking_stands(world: World) -> None:
+async def test_a_reschedule_before_the_booking_decides_the_time(world: World) -> None:
     await world.apply(change(version=2, time_scheduled=at(15), contact=ADA))
     await world.apply(booked(version=1, hour=9))
 
@@ -65,8 +65,8 @@ async def test_a_payment_before_the_completion_leaves_both(world: World) -> None
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(4))), ids=lambda order: "".join(map(str, order)))
-async def test_every_order_of_arrival_ends_alike(world: World, order: tuple[int, ...]) -> None:
-    story = [
+async def test_every_order_of_arrival_ends_in_the_same_visit(world: World, order: tuple[int, ...]) -> None:
+    changes = [
         booked(version=1),
         change(version=2, time_scheduled=at(15)),
         cancelled(version=3),
@@ -74,7 +74,7 @@ async def test_every_order_of_arrival_ends_alike(world: World, order: tuple[int,
     ]
 
     for number in order:
-        await world.apply(story[number])
+        await world.apply(changes[number])
 
     assert {
         "time_scheduled": "2026-03-14T16:00:00Z",
@@ -84,75 +84,78 @@ async def test_every_order_of_arrival_ends_alike(world: World, order: tuple[int,
     assert 1 == len(world.harness.visits())
 
 
-@pytest.mark.parametrize("pair", [(0, 1), (1, 0)], ids=["one-way", "the-other"])
+@pytest.mark.parametrize("pair", [(0, 1), (1, 0)], ids=["forwards", "backwards"])
 @pytest.mark.parametrize("action", ["create", "update", "cancel"])
-async def test_two_changes_of_one_moment_end_alike_in_either_order(
+async def test_two_changes_of_one_time_end_in_the_same_visit_in_either_order(
     world: World, pair: tuple[int, int], action: str
 ) -> None:
-    story = [change(version=5, action=action, time_scheduled=at(hour), contact=ADA) for hour in (9, 15)]
+    changes = [change(version=5, action=action, time_scheduled=at(hour), contact=ADA) for hour in (9, 15)]
 
     for number in pair:
-        await world.apply(story[number])
+        await world.apply(changes[number])
 
     assert "2026-03-14T15:00:00Z" == (world.visit() or {})["time_scheduled"]  # the greater text
 
 
-# -- Histories --
+# Histories
 
 FIELDS = ("time_scheduled", "time_completed", "amount_collected", "date_cancelled", "no_show")
 
 RANKS = ("create", "update", "cancel")
 
 
-def history(dice: random.Random) -> list[VisitChange]:
-    """Changes of one visit, in the order in which they arrive: no two of one order and action."""
-    stamps = dice.sample([(order, action) for order in range(1, 7) for action in RANKS], dice.randint(2, 8))
-    return [change("1", order, action, **random_fields(dice, action)) for order, action in stamps]
+def history(rng: random.Random) -> list[VisitChange]:
+    """Generate changes of one visit in the order of arrival. No two have the same version and action."""
+    stamps = rng.sample([(version, action) for version in range(1, 7) for action in RANKS], rng.randint(2, 8))
+    return [change("1", version, action, **random_fields(rng, action)) for version, action in stamps]
 
 
 def model(changes: Sequence[VisitChange]) -> tuple[dict[str, str] | None, str | None, bool]:
-    """What should stand, for whom, and whether it is off: per field the last who spoke of it, later words of RANKS
-    last. None: nothing that a visit could be made of."""
+    """Return the expected fields, the e-mail address, and whether the visit is cancelled.
+
+    The last change of a field decides; of two with the same version, the later action in RANKS. The fields are None if no
+    visit can be created.
+    """
     last: dict[str, Any] = {}
     email = None
-    for each in sorted(changes, key=lambda each: (each.version, RANKS.index(each.action))):
-        last |= {name: getattr(each, name) for name in FIELDS if getattr(each, name) is not UNSET}
-        email = each.contact.email if each.contact else email
+    for visit_change in sorted(changes, key=lambda item: (item.version, RANKS.index(item.action))):
+        last |= {name: getattr(visit_change, name) for name in FIELDS if getattr(visit_change, name) is not UNSET}
+        email = visit_change.contact.email if visit_change.contact else email
     event_date = last.get("time_completed") or last.get("time_scheduled")
-    off = last.get("date_cancelled") or last.get("no_show")
-    stands = {
+    cancelled_at = last.get("date_cancelled") or last.get("no_show")
+    values = {
         "time_scheduled": last.get("time_scheduled"),
         "time_completed": last.get("time_completed"),
         "event_date": event_date,
-        "date_cancelled": off,
+        "date_cancelled": cancelled_at,
         "amount_collected": last.get("amount_collected"),
     }
-    shown = {
+    fields = {
         name: f"{value:%Y-%m-%dT%H:%M:%SZ}" if isinstance(value, datetime) else f"{value:.2f}"
-        for name, value in stands.items()
+        for name, value in values.items()
         if value is not None
     }
-    return (shown if event_date and email else None), email, bool(off)
+    return (fields if event_date and email else None), email, bool(cancelled_at)
 
 
 @pytest.mark.parametrize("seed", range(30))
-async def test_any_history_in_any_order_through_any_trouble_ends_in_what_was_said_last(
+async def test_random_histories_end_in_the_last_values_despite_faults(
     world: World, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jobs.contacts, "LOCK_TTL_MS", 20)
-    dice = random.Random(seed)
-    changes = history(dice)
-    arrivals = [*changes, *dice.choices(changes, k=2)]
-    dice.shuffle(arrivals)
-    clears = dice.random() < 0.5
+    rng = random.Random(seed)
+    changes = history(rng)
+    arrivals = [*changes, *rng.choices(changes, k=2)]
+    rng.shuffle(arrivals)
+    clears = rng.random() < 0.5
 
-    for each in arrivals:
-        await world.accept(each)
+    for arrival in arrivals:
+        await world.accept(arrival)
         world.harness.clear_faults()
-        if dice.random() < 0.5:
-            trouble = dice.choice([{}, {"reset_share": 0.3}, {"truncated_share": 0.3}, {"error_share": 0.3}])
-            world.harness.inject_faults(**trouble, empty_clears=clears, seed=seed)
-            await cancel_at_step(world, world.run(), dice.randint(1, 60), dice.random() < 0.5)
+        if rng.random() < 0.5:
+            faults = rng.choice([{}, {"reset_share": 0.3}, {"truncated_share": 0.3}, {"error_share": 0.3}])
+            world.harness.inject_faults(**faults, empty_clears=clears, seed=seed)
+            await cancel_at_step(world, world.run(), rng.randint(1, 60), rng.random() < 0.5)
             world.harness.journal()
             await world.advance_time(3_600)
     world.harness.clear_faults()
@@ -161,15 +164,15 @@ async def test_any_history_in_any_order_through_any_trouble_ends_in_what_was_sai
         await world.run()
         await world.advance_time(3_600)
 
-    stands, email, off = model(changes)
+    fields, email, is_cancelled = model(changes)
     visits = [(visit["external_id"], visit["contact_id"]) for visit in world.harness.visits()]
-    if stands is None or (off and not visits):
-        assert [] == visits or off or not email
+    if fields is None or (is_cancelled and not visits):
+        assert [] == visits or is_cancelled or not email
         return
     assert ["standard-1"] == [external_id for external_id, _ in visits]
-    if off:
-        assert stands["date_cancelled"] == (world.visit() or {})["date_cancelled"]
+    if is_cancelled:
+        assert fields["date_cancelled"] == (world.visit() or {})["date_cancelled"]
         return
-    assert stands == world.visit()
+    assert fields == world.visit()
     assert visits == [("standard-1", world.contacts(email or "")[0]["id"])]
     assert {len(world.contacts(address)) for address in ("ada@example.com", "bob@example.com")} <= {0, 1}

@@ -26,32 +26,32 @@ CANARIES = ("acuity-api-key", "square-token", "jobber-token", "ada@", "Lovelace"
     ],
     ids=lambda value: value if isinstance(value, str) else str(len(value)),
 )
-async def test_missing_credentials_are_named_and_once_set_the_event_lands(
+async def test_missing_credentials_park_the_event_until_they_are_set(
     world: ToolWorld, tool: str, missing: tuple[str, ...]
 ) -> None:
     delivery = SPECIMENS[tool]["deliveries"][0]
     world.tool.add_records(tool, delivery)
     world.configure(**dict.fromkeys((*missing, "HOOKS__JOBBER__CREDENTIALS__TOKEN"), ""))
-    answer = await world.receive(tool, delivery)
+    response = await world.receive(tool, delivery)
     await world.run()
-    event = await world.load_event(answer)
+    event = await world.load_event(response)
     world.configure()
 
-    await world.ledger.replay(f"event:{answer.json()['delivery']}")
+    await world.ledger.replay(f"event:{response.json()['delivery']}")
     await world.run()
 
     assert ("parked", f"credentials_missing: {', '.join(missing)}") == (event.state, event.reason)
     assert 1 == len(world.harness.visits())
 
 
-async def test_a_hook_that_is_no_longer_configured_is_said_so(world: ToolWorld) -> None:
-    answer = await world.receive("acuity", BOOKED)
+async def test_a_removed_hook_parks_the_event(world: ToolWorld) -> None:
+    response = await world.receive("acuity", BOOKED)
     world.default_env = {name: value for name, value in world.default_env.items() if "ACUITY" not in name}
     world.configure()
 
     await world.run()
 
-    event = await world.load_event(answer)
+    event = await world.load_event(response)
     assert ("parked", "hook_not_configured", []) == (event.state, event.reason, world.tool.requests)
 
 
@@ -65,7 +65,7 @@ async def test_credentials_do_not_follow_a_redirect(world: ToolWorld) -> None:
 
 
 @pytest.mark.parametrize("key", ["pässwort", "key with spaces", "a:b", "käy\u2713"])
-async def test_credentials_may_hold_any_character(world: ToolWorld, key: str) -> None:
+async def test_credentials_may_contain_any_character(world: ToolWorld, key: str) -> None:
     world.configure(HOOKS__ACUITY__CREDENTIALS__API_KEY=key)
     world.tool.add_records("acuity", BOOKED)
 
@@ -76,19 +76,19 @@ async def test_credentials_may_hold_any_character(world: ToolWorld, key: str) ->
     assert f"4711:{key}".encode() == sent
 
 
-async def test_neither_credentials_nor_names_are_in_a_log(world: ToolWorld, logged: list[Any]) -> None:
-    said = " ".join(CANARIES)
+async def test_logs_contain_neither_credentials_nor_names(world: ToolWorld, logged: list[Any]) -> None:
+    text = " ".join(CANARIES)
     for tool in TOOLS:
-        for trouble in (
+        for responders in (
             [],
-            [respond_with(401, said)],
-            [respond_with(422, said)],
-            [respond_with(200, said)],
-            [respond_with(500, said)],
+            [respond_with(401, text)],
+            [respond_with(422, text)],
+            [respond_with(200, text)],
+            [respond_with(500, text)],
         ):
             delivery = SPECIMENS[tool]["deliveries"][0]
             world.tool.add_records(tool, delivery)
-            world.tool.overrides = trouble
+            world.tool.overrides = responders
             await world.redis.command("FLUSHDB")
             await world.receive(tool, delivery)
             await world.run()
@@ -98,6 +98,6 @@ async def test_neither_credentials_nor_names_are_in_a_log(world: ToolWorld, logg
     await world.receive("acuity", BOOKED)
     await world.run()
 
-    told = json.dumps(logged, default=str)
+    output = json.dumps(logged, default=str)
     assert len(logged) > 10
-    assert [] == [canary for canary in CANARIES if canary in told]
+    assert [] == [canary for canary in CANARIES if canary in output]

@@ -5,10 +5,10 @@ import pytest
 from tests.support.tool_api import ACUITY, BOOKED, SPECIMENS, ToolWorld, accept_a_minute_ago, respond_with
 
 
-async def test_a_record_that_is_not_readable_yet_is_waited_for(world: ToolWorld) -> None:
-    answer = await world.receive("acuity", BOOKED)
+async def test_an_event_waits_for_a_record_that_is_not_readable_yet(world: ToolWorld) -> None:
+    response = await world.receive("acuity", BOOKED)
     await world.run()
-    early = await world.load_event(answer)
+    early = await world.load_event(response)
     world.tool.add_records("acuity", BOOKED)
     await world.advance_time(15)
     await world.run()
@@ -17,7 +17,7 @@ async def test_a_record_that_is_not_readable_yet_is_waited_for(world: ToolWorld)
     assert ["acuity-123456789"] == [visit["external_id"] for visit in world.harness.visits()]
 
 
-async def test_a_record_that_is_still_not_there_after_a_minute_is_gone(world: ToolWorld) -> None:
+async def test_a_record_that_is_missing_after_a_minute_counts_as_deleted(world: ToolWorld) -> None:
     delivery_id = await accept_a_minute_ago(world, "acuity", BOOKED)
 
     await world.run()
@@ -26,11 +26,11 @@ async def test_a_record_that_is_still_not_there_after_a_minute_is_gone(world: To
     assert ("done", "ignored: record_gone") == (event.state, event.attempts[-1].outcome)
 
 
-async def test_whose_visit_it_is_may_not_be_readable_yet_either(world: ToolWorld) -> None:
+async def test_an_event_waits_for_a_contact_that_is_not_readable_yet(world: ToolWorld) -> None:
     booked = SPECIMENS["square"]["deliveries"][0]
-    answer = await world.receive("square", booked)
+    response = await world.receive("square", booked)
     await world.run()
-    early = await world.load_event(answer)
+    early = await world.load_event(response)
     world.tool.add_records("square", booked)
     await world.advance_time(15)
     await world.run()
@@ -39,7 +39,7 @@ async def test_whose_visit_it_is_may_not_be_readable_yet_either(world: ToolWorld
     assert ["square-zkdemobooking1"] == [visit["external_id"] for visit in world.harness.visits()]
 
 
-async def test_a_visit_whose_customer_is_still_not_there_after_a_minute_waits_for_one(world: ToolWorld) -> None:
+async def test_a_visit_waits_for_a_contact_that_is_missing_after_a_minute(world: ToolWorld) -> None:
     await accept_a_minute_ago(world, "square", SPECIMENS["square"]["deliveries"][0])
 
     await world.run()
@@ -49,7 +49,7 @@ async def test_a_visit_whose_customer_is_still_not_there_after_a_minute_waits_fo
 
 
 @pytest.mark.parametrize("status", [404, 410])
-async def test_a_cancelled_appointment_that_is_gone_is_cancelled_all_the_same(world: ToolWorld, status: int) -> None:
+async def test_a_cancellation_of_a_deleted_appointment_is_applied(world: ToolWorld, status: int) -> None:
     world.tool.add_records("acuity", BOOKED)
     await world.receive("acuity", BOOKED)
     await world.run()

@@ -1,4 +1,4 @@
-"""Records are fetched once for many events, a few at a time; expiring tokens are renewed once for all workers."""
+"""Records are fetched once for several events and with a limit; expiring tokens are renewed once for all workers."""
 
 import asyncio
 import base64
@@ -31,30 +31,31 @@ OAUTH = {
 }
 
 
-async def ring(world: ToolWorld, second: int, item: str = ITEM) -> str:
-    """An event of its own about a visit. Returns the event's work."""
-    told = {**BOOKED["body"]["data"]["webHookEvent"], "itemId": item, "occurredAt": f"2026-03-10T15:20:{second:02d}Z"}
-    body = {"data": {"webHookEvent": told}}
+async def send_event(world: ToolWorld, second: int, item: str = ITEM) -> str:
+    """Send a new event about a visit. Return the id of its task."""
+    event = {**BOOKED["body"]["data"]["webHookEvent"], "itemId": item, "occurredAt": f"2026-03-10T15:20:{second:02d}Z"}
+    body = {"data": {"webHookEvent": event}}
     raw = json.dumps(body, separators=(",", ":")).encode()
     signature = base64.b64encode(hmac_sha256(SPECIMENS["jobber"]["secret"].encode(), raw)).decode()
     headers = {"Content-Type": "application/json", "X-Jobber-Hmac-SHA256": signature}
-    answer = await world.receive("jobber", {"body": body, "headers": headers})
-    assert 202 == answer.status_code, answer.text
-    return f"event:{answer.json()['delivery']}"
+    response = await world.receive("jobber", {"body": body, "headers": headers})
+    assert 202 == response.status_code, response.text
+    return f"event:{response.json()['delivery']}"
 
 
-def asked_for_records(world: ToolWorld) -> list[dict[str, str]]:
+def record_requests(world: ToolWorld) -> list[dict[str, str]]:
+    """Return the headers of the requests for records."""
     return [headers for _, path, headers, _ in world.tool.requests if path == "/jobber/graphql"]
 
 
-async def test_ten_events_of_one_record_cost_two_fetches(world: ToolWorld) -> None:
+async def test_ten_events_of_one_record_take_two_fetches(world: ToolWorld) -> None:
     world.tool.add_records("jobber", BOOKED)
     world.tool.response_gate.clear()
-    works = [await ring(world, 0)]
-    running = [asyncio.create_task(world.run_task(works[0]))]
+    tasks = [await send_event(world, 0)]
+    running = [asyncio.create_task(world.run_task(tasks[0]))]
     await world.wait_for_requests(1)
-    works += [await ring(world, second) for second in range(1, 10)]
-    running += [asyncio.create_task(world.run_task(work)) for work in works[1:]]
+    tasks += [await send_event(world, second) for second in range(1, 10)]
+    running += [asyncio.create_task(world.run_task(task)) for task in tasks[1:]]
     await asyncio.sleep(0.5)
     world.tool.response_gate.set()
 
@@ -62,58 +63,58 @@ async def test_ten_events_of_one_record_cost_two_fetches(world: ToolWorld) -> No
 
     assert ["translated"] * 10 == outcomes
     assert 2 == len(world.tool.requests)
-    assert {"done"} == {(await world.ledger.load_task(work)).state for work in works}
+    assert {"done"} == {(await world.ledger.load_task(task)).state for task in tasks}
 
 
-async def test_a_record_that_was_asked_for_before_an_event_rang_is_too_old_for_it(world: ToolWorld) -> None:
+async def test_a_record_that_was_fetched_before_the_event_arrived_is_fetched_again(world: ToolWorld) -> None:
     world.tool.add_records("jobber", BOOKED)
-    await ring(world, 1)
+    await send_event(world, 1)
     await world.run()
     moved = json.loads(json.dumps(world.tool.records[ITEM]))
     moved["data"]["visit"]["startAt"] = "2026-03-20T09:00:00Z"
     world.tool.records[ITEM] = moved
 
-    await ring(world, 2)
+    await send_event(world, 2)
     await world.run()
 
     assert ["2026-03-20T09:00:00Z"] == [visit["time_scheduled"] for visit in world.harness.visits()]
     assert 2 == len(world.tool.requests)
 
 
-def items(most: int) -> list[str]:
-    return [base64.b64encode(f"gid://Jobber/Visit/{number}".encode()).decode() for number in range(most)]
+def items(count: int) -> list[str]:
+    return [base64.b64encode(f"gid://Jobber/Visit/{number}".encode()).decode() for number in range(count)]
 
 
-@pytest.mark.parametrize(("slot_s", "asked"), [(3_600, MAX_CONCURRENT_FETCHES), (0.05, 2 * MAX_CONCURRENT_FETCHES)])
-async def test_a_tool_is_asked_by_a_few_at_a_time_but_for_calls_that_hang(
-    world: ToolWorld, monkeypatch: pytest.MonkeyPatch, slot_s: float, asked: int
+@pytest.mark.parametrize(("slot_s", "expected"), [(3_600, MAX_CONCURRENT_FETCHES), (0.05, 2 * MAX_CONCURRENT_FETCHES)])
+async def test_concurrent_fetches_are_limited_except_for_slow_ones(
+    world: ToolWorld, monkeypatch: pytest.MonkeyPatch, slot_s: float, expected: int
 ) -> None:
     monkeypatch.setattr(jobs.concurrency, "SLOT_TIMEOUT_S", slot_s)
     world.tool.response_gate.clear()
-    works = [await ring(world, number % 60, item) for number, item in enumerate(items(2 * MAX_CONCURRENT_FETCHES))]
-    running = [asyncio.create_task(world.run_task(work)) for work in works]
+    tasks = [
+        await send_event(world, number % 60, item) for number, item in enumerate(items(2 * MAX_CONCURRENT_FETCHES))
+    ]
+    running = [asyncio.create_task(world.run_task(task)) for task in tasks]
 
-    await world.wait_for_requests(asked)
+    await world.wait_for_requests(expected)
     await asyncio.sleep(0.2)
-    so_far = len(world.tool.requests)
+    concurrent = len(world.tool.requests)
     world.tool.response_gate.set()
     await asyncio.gather(*running)
 
-    assert (asked, 2 * MAX_CONCURRENT_FETCHES) == (so_far, len(world.tool.requests))
+    assert (expected, 2 * MAX_CONCURRENT_FETCHES) == (concurrent, len(world.tool.requests))
 
 
-async def test_a_tool_that_hangs_leaves_places_to_others_and_loses_nothing(
-    world: ToolWorld, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_a_slow_tool_leaves_capacity_to_other_hooks(world: ToolWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs.concurrency, "MAX_IN_FLIGHT", 8)
     world.tool.response_gate.clear()
-    works = [await ring(world, number, item) for number, item in enumerate(items(12))]
-    running = [asyncio.create_task(world.run_task(work)) for work in works]
+    tasks = [await send_event(world, number, item) for number, item in enumerate(items(12))]
+    running = [asyncio.create_task(world.run_task(task)) for task in tasks]
     await world.wait_for_requests(8)
     while len([task for task in running if task.done()]) < 4:
         await asyncio.wait([task for task in running if not task.done()], return_when=asyncio.FIRST_COMPLETED)
 
-    members = [await world.ledger.load_task(work) for work in works]
+    members = [await world.ledger.load_task(task) for task in tasks]
     reasons = [member.reason for member in members if member.state == "waiting"]
     world.tool.response_gate.set()
     await asyncio.gather(*running)
@@ -122,28 +123,28 @@ async def test_a_tool_that_hangs_leaves_places_to_others_and_loses_nothing(
     assert 8 == len(world.tool.requests)
 
 
-# -- tokens --
+# Tokens
 
 
-def gives(world: ToolWorld, *tokens: dict[str, Any] | int) -> list[dict[str, str]]:
-    """The token endpoint answers these, the last one for ever. Returns what it is sent."""
-    sent: list[dict[str, str]] = []
-    left = list(tokens)
+def set_token_responses(world: ToolWorld, *tokens: dict[str, Any] | int) -> list[dict[str, str]]:
+    """Let the token endpoint send these responses, and then the last one repeatedly. Return the forms that it receives."""
+    forms: list[dict[str, str]] = []
+    remaining = list(tokens)
     real = ToolApi.respond
 
-    def answer(request: Request, body: bytes) -> Response:
+    def respond(request: Request, body: bytes) -> Response:
         if request.url.path != "/oauth/token":
             return real(world.tool, request, body)
-        sent.append({name: value for name, [value] in parse_qs(body.decode()).items()})
-        given = left.pop(0) if len(left) > 1 else left[0]
-        return PlainTextResponse("no", given) if isinstance(given, int) else JSONResponse(given)
+        forms.append({name: value for name, [value] in parse_qs(body.decode()).items()})
+        token = remaining.pop(0) if len(remaining) > 1 else remaining[0]
+        return PlainTextResponse("no", token) if isinstance(token, int) else JSONResponse(token)
 
-    world.tool.respond = answer  # type: ignore[method-assign]
-    return sent
+    world.tool.respond = respond  # type: ignore[method-assign]
+    return forms
 
 
-def connect(world: ToolWorld, **other: str) -> None:
-    world.configure(**{**OAUTH, "HOOKS__JOBBER__TOKEN_URL": f"{world.url}/oauth/token", **other})
+def connect(world: ToolWorld, **settings: str) -> None:
+    world.configure(**{**OAUTH, "HOOKS__JOBBER__TOKEN_URL": f"{world.url}/oauth/token", **settings})
     world.tool.add_records("jobber", BOOKED)
 
 
@@ -151,13 +152,13 @@ FIRST = {"access_token": "access-one", "expires_in": 3600, "refresh_token": "ref
 SECOND = {"access_token": "access-two", "expires_in": 3600}
 
 
-async def test_a_token_is_got_once_for_all_who_need_one(world: ToolWorld) -> None:
+async def test_a_token_is_exchanged_once_for_all_runs(world: ToolWorld) -> None:
     connect(world)
-    sent = gives(world, FIRST)
+    forms = set_token_responses(world, FIRST)
     items = [base64.b64encode(f"gid://Jobber/Visit/{number}".encode()).decode() for number in range(6)]
 
-    works = [await ring(world, number, item) for number, item in enumerate(items)]
-    await asyncio.gather(*(world.run_task(work) for work in works))
+    tasks = [await send_event(world, number, item) for number, item in enumerate(items)]
+    await asyncio.gather(*(world.run_task(task) for task in tasks))
 
     assert [
         {
@@ -166,125 +167,123 @@ async def test_a_token_is_got_once_for_all_who_need_one(world: ToolWorld) -> Non
             "client_secret": "its-secret",
             "refresh_token": "refresh-one",
         }
-    ] == sent
-    assert ["Bearer access-one"] * 6 == [headers["authorization"] for headers in asked_for_records(world)]
+    ] == forms
+    assert ["Bearer access-one"] * 6 == [headers["authorization"] for headers in record_requests(world)]
 
 
-async def test_a_token_that_ended_early_is_got_anew_with_the_refresh_token_that_came_last(
+async def test_a_rejected_token_is_renewed_with_the_newest_refresh_token(
     world: ToolWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jobs.tokens, "MIN_REPLACEABLE_AGE_S", 0.0)
     connect(world)
-    sent = gives(world, FIRST, SECOND)
-    await ring(world, 1)
+    forms = set_token_responses(world, FIRST, SECOND)
+    await send_event(world, 1)
     await world.run()
-    refusals = [PlainTextResponse("expired", 401)]
+    rejections = [PlainTextResponse("expired", 401)]
     real = world.tool.respond
 
-    def once(request: Request, body: bytes) -> Response:
-        if request.url.path == "/jobber/graphql" and refusals:
-            return refusals.pop()
+    def reject_once(request: Request, body: bytes) -> Response:
+        if request.url.path == "/jobber/graphql" and rejections:
+            return rejections.pop()
         return real(request, body)
 
-    world.tool.respond = once  # type: ignore[method-assign]
-    work = await ring(world, 2)
-    outcome = await world.run_task(work)
+    world.tool.respond = reject_once  # type: ignore[method-assign]
+    task = await send_event(world, 2)
+    outcome = await world.run_task(task)
 
     assert "translated" == outcome
-    assert ["refresh-one", "refresh-two"] == [form["refresh_token"] for form in sent]
+    assert ["refresh-one", "refresh-two"] == [form["refresh_token"] for form in forms]
     assert ["access-one", "access-one", "access-two"] == [
-        headers["authorization"].removeprefix("Bearer ") for headers in asked_for_records(world)
+        headers["authorization"].removeprefix("Bearer ") for headers in record_requests(world)
     ]
 
 
-async def test_a_token_is_got_anew_before_it_ends(world: ToolWorld) -> None:
+async def test_a_token_is_renewed_before_it_expires(world: ToolWorld) -> None:
     connect(world)
-    sent = gives(world, {"access_token": "short", "expires_in": 0.5}, SECOND)
-    await ring(world, 1)
+    forms = set_token_responses(world, {"access_token": "short", "expires_in": 0.5}, SECOND)
+    await send_event(world, 1)
     await world.run()
     await asyncio.sleep(0.3)
-    await ring(world, 2)
+    await send_event(world, 2)
     await world.run()
 
-    assert 2 == len(sent)
-    assert ["Bearer short", "Bearer access-two"] == [headers["authorization"] for headers in asked_for_records(world)]
+    assert 2 == len(forms)
+    assert ["Bearer short", "Bearer access-two"] == [headers["authorization"] for headers in record_requests(world)]
 
 
-async def test_a_young_token_that_is_refused_is_not_got_anew_again_and_again(world: ToolWorld) -> None:
+async def test_a_rejected_new_token_is_not_renewed(world: ToolWorld) -> None:
     connect(world)
-    sent = gives(world, FIRST)
+    forms = set_token_responses(world, FIRST)
     real = world.tool.respond
 
-    def refuse(request: Request, body: bytes) -> Response:
+    def reject(request: Request, body: bytes) -> Response:
         return PlainTextResponse("no", 401) if request.url.path == "/jobber/graphql" else real(request, body)
 
-    world.tool.respond = refuse  # type: ignore[method-assign]
-    outcome = await world.run_task(await ring(world, 1))
+    world.tool.respond = reject  # type: ignore[method-assign]
+    outcome = await world.run_task(await send_event(world, 1))
 
-    assert ("credentials_rejected", 1) == (outcome, len(sent))
+    assert ("credentials_rejected", 1) == (outcome, len(forms))
 
 
-async def test_a_refused_refresh_token_waits_for_an_operator(world: ToolWorld) -> None:
+async def test_a_rejected_refresh_token_is_reported(world: ToolWorld) -> None:
     connect(world)
-    gives(world, 400)
+    set_token_responses(world, 400)
 
-    outcome = await world.run_task(await ring(world, 1))
+    outcome = await world.run_task(await send_event(world, 1))
 
-    assert ("credentials_rejected", []) == (outcome, asked_for_records(world))
+    assert ("credentials_rejected", []) == (outcome, record_requests(world))
 
 
-async def test_what_is_kept_of_tokens_can_be_read_under_our_key_only(
-    world: ToolWorld, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_stored_tokens_are_encrypted_with_secret_key(world: ToolWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs.tokens, "REFRESH_BEFORE_EXPIRY_S", 1e6)
     connect(world)
-    sent = gives(world, FIRST, SECOND)
-    await ring(world, 1)
+    forms = set_token_responses(world, FIRST, SECOND)
+    await send_event(world, 1)
     await world.run()
-    kept = await world.redis.command("GET", "bell:token:jobber")
+    stored = await world.redis.command("GET", "bell:token:jobber")
 
-    # A new key in front of the old one reads it; a key that never saw it does not, and begins anew.
+    # With the old key as second key the token is read; with another key alone it is not, and the exchange starts again.
     for second, key in enumerate(["another-key-of-ours a-key-of-ours-for-tests", "a-key-that-is-not-it"], 2):
         connect(world, SECRET_KEY=key)
-        await world.redis.command("SET", "bell:token:jobber", kept)
+        await world.redis.command("SET", "bell:token:jobber", stored)
         monkeypatch.setattr(jobs.tokens, "_usable_token", lambda *_: "")
-        await ring(world, second)
+        await send_event(world, second)
         await world.run()
 
-    assert not any(secret in kept for secret in (b"access-one", b"refresh-one", b"refresh-two"))
-    assert ["refresh-one", "refresh-two", "refresh-one"] == [form["refresh_token"] for form in sent]
+    assert not any(secret in stored for secret in (b"access-one", b"refresh-one", b"refresh-two"))
+    assert ["refresh-one", "refresh-two", "refresh-one"] == [form["refresh_token"] for form in forms]
 
 
-async def test_who_connects_the_account_anew_begins_with_the_new_refresh_token(world: ToolWorld) -> None:
+async def test_new_credentials_replace_the_stored_tokens(world: ToolWorld) -> None:
     connect(world)
-    sent = gives(world, FIRST)
-    await ring(world, 1)
+    forms = set_token_responses(world, FIRST)
+    await send_event(world, 1)
     await world.run()
 
     connect(world, HOOKS__JOBBER__CREDENTIALS__REFRESH_TOKEN="refresh-new")
-    await ring(world, 2)
+    await send_event(world, 2)
     await world.run()
 
-    assert ["refresh-one", "refresh-new"] == [form["refresh_token"] for form in sent]
+    assert ["refresh-one", "refresh-new"] == [form["refresh_token"] for form in forms]
 
 
-def test_a_template_takes_credentials_and_no_other_brace() -> None:
+def test_a_template_replaces_only_credentials() -> None:
     exchange = TokenExchange("https://tool.example.com", ("A",), json={"params": ["{A}", "{B}", 1], "m": "get"})
 
     assert {"params": ["a{A}", "{B}", 1], "m": "get"} == _render_template(exchange.json, {"A": "a{A}"})
 
 
 @pytest.mark.parametrize(
-    ("said", "expected"), [("30", 30.0), ("soon", None), ("", None), ("9" * 20, None), ("1", 1.0), ("1000000001", 0.0)]
+    ("value", "expected"), [("30", 30.0), ("soon", None), ("", None), ("9" * 20, None), ("1", 1.0), ("1000000001", 0.0)]
 )
-def test_a_tools_own_header_says_how_long_to_wait_or_until_when(said: str, expected: float | None) -> None:
-    answer = httpx.Response(429, headers={"X-Reset": said})
+def test_the_wait_is_read_from_the_header_of_the_tool(value: str, expected: float | None) -> None:
+    response = httpx.Response(429, headers={"X-Reset": value})
 
-    assert expected == _until_reset(RateLimited("GET x", 429), answer, "X-Reset").wait_s
+    assert expected == _until_reset(RateLimited("GET x", 429), response, "X-Reset").wait_s
 
 
 @pytest.mark.parametrize(
-    ("get", "expected"),
+    ("record_request", "expected"),
     [
         (RecordRequest("visits/1"), ("GET", "https://api.example.com/v1/visits/1", {})),
         (
@@ -301,13 +300,13 @@ def test_a_tools_own_header_says_how_long_to_wait_or_until_when(said: str, expec
         ),
     ],
 )
-def test_a_get_is_one_request_below_the_tools_api(
-    get: RecordRequest, expected: tuple[str, str, dict[str, Any]]
+def test_a_record_request_becomes_one_http_request(
+    record_request: RecordRequest, expected: tuple[str, str, dict[str, Any]]
 ) -> None:
-    assert expected == _request(get, "https://api.example.com/v1")
+    assert expected == _request(record_request, "https://api.example.com/v1")
 
 
-def test_credentials_are_shown_in_headers_and_params() -> None:
+def test_credentials_are_sent_in_headers_and_params() -> None:
     keys = ApiKeyAuth(headers={"X-Key": "API_KEY"}, params={"company": "COMPANY"})
 
     shown = keys.authenticate({"API_KEY": "k", "COMPANY": "c"}, 0, RecordRequest("visits/1"))
@@ -315,20 +314,20 @@ def test_credentials_are_shown_in_headers_and_params() -> None:
     assert (("API_KEY", "COMPANY"), {"X-Key": "k"}, {"company": "c"}) == (keys.names, shown.headers, shown.params)
 
 
-async def test_a_record_that_is_too_long_is_parked_and_says_so(world: ToolWorld) -> None:
+async def test_a_too_long_record_parks_the_event(world: ToolWorld) -> None:
     world.tool.overrides = [lambda _: PlainTextResponse(b"[" + b"1," * MAX_RESPONSE_BYTES + b"1]")]
 
-    outcome = await world.run_task(work := await ring(world, 1))
+    outcome = await world.run_task(task := await send_event(world, 1))
 
-    [attempt] = (await world.ledger.load_task(work)).attempts
+    [attempt] = (await world.ledger.load_task(task)).attempts
     assert "GET visit: client_error" == outcome
     assert "the answer is longer than 1,048,576 bytes" == attempt.response_text
 
 
-async def test_a_record_that_is_nested_too_deep_to_be_kept_counts_all_the_same(world: ToolWorld) -> None:
+async def test_a_record_that_cannot_be_cached_is_translated(world: ToolWorld) -> None:
     world.tool.add_records("jobber", BOOKED)
-    whole = json.dumps(world.tool.records[ITEM])
-    nested = whole.replace("{", '{"nested": ' + "[" * 300 + "]" * 300 + ",", 1)
+    record = json.dumps(world.tool.records[ITEM])
+    nested = record.replace("{", '{"nested": ' + "[" * 300 + "]" * 300 + ",", 1)
     world.tool.overrides = [lambda _: Response(nested, media_type="application/json")]
 
-    assert "translated" == await world.run_task(await ring(world, 1))
+    assert "translated" == await world.run_task(await send_event(world, 1))

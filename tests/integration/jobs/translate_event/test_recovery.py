@@ -17,14 +17,14 @@ async def test_a_defect_in_a_source_parks_the_event_and_quotes_nothing(world: To
     def defect(_: object) -> Any:
         raise ValueError("invalid literal: 'ada@example.com'")
 
-    answer = await world.receive("acuity", BOOKED)
+    response = await world.receive("acuity", BOOKED)
     world.tool.add_records("acuity", BOOKED)
     hook = world.context.settings.active_hooks["acuity"]
     world.context.settings.active_hooks["acuity"] = replace(hook, source=replace(hook.source, translate=defect))
 
     await world.run()
 
-    event = await world.load_event(answer)
+    event = await world.load_event(response)
     assert ("parked", "internal_error") == (event.state, event.reason)
     [bug] = [line for line in logged if line["event"] == "unhandled_exception"]
     assert bug["error"].startswith("ValueError at test_recovery.py:")
@@ -36,18 +36,18 @@ async def test_an_error_in_any_charset_is_a_server_error(world: ToolWorld, chars
     headers = {"content-type": f"text/plain; charset={charset}"}
     world.tool.overrides = [lambda _: Response(b"\xff\xfebroken", 500, headers=headers)]
 
-    answer = await world.receive("acuity", BOOKED)
+    response = await world.receive("acuity", BOOKED)
     await world.run()
 
-    event = await world.load_event(answer)
+    event = await world.load_event(response)
     assert ("waiting", "GET appointments: 500") == (event.state, event.reason)
 
 
 async def test_an_event_that_a_dead_worker_left_is_fetched_by_another(world: ToolWorld) -> None:
     world.tool.add_records("acuity", BOOKED)
     world.tool.response_gate.clear()
-    answer = await world.receive("acuity", BOOKED)
-    fetching = asyncio.create_task(world.run_task(f"event:{answer.json()['delivery']}"))
+    response = await world.receive("acuity", BOOKED)
+    fetching = asyncio.create_task(world.run_task(f"event:{response.json()['delivery']}"))
     await world.wait_for_requests(1)
     fetching.cancel()
     with contextlib.suppress(asyncio.CancelledError):
@@ -65,8 +65,8 @@ async def test_an_event_that_a_dead_worker_left_is_fetched_by_another(world: Too
 async def test_who_lost_the_lease_on_an_event_lands_nothing(world: ToolWorld) -> None:
     world.tool.add_records("acuity", BOOKED)
     world.tool.response_gate.clear()
-    answer = await world.receive("acuity", BOOKED)
-    fetching = asyncio.create_task(world.run_task(f"event:{answer.json()['delivery']}"))
+    response = await world.receive("acuity", BOOKED)
+    fetching = asyncio.create_task(world.run_task(f"event:{response.json()['delivery']}"))
     await world.wait_for_requests(1)
     await world.advance_time(60)
     world.tool.add_records("acuity", MOVED)
@@ -79,4 +79,4 @@ async def test_who_lost_the_lease_on_an_event_lands_nothing(world: ToolWorld) ->
     await world.run()
 
     assert ["2026-10-02T16:00:00Z"] == [visit["time_scheduled"] for visit in world.harness.visits()]
-    assert 1 == len((await world.load_event(answer)).attempts)
+    assert 1 == len((await world.load_event(response)).attempts)

@@ -10,15 +10,15 @@ from tests.support.tool_api import BOOKED, CANCELLED, MOVED, MOVED_AGAIN, SPECIM
 async def test_a_repeat_that_may_be_another_event_is_fetched_anew(world: ToolWorld) -> None:
     for delivery in (BOOKED, MOVED, MOVED_AGAIN):
         world.tool.add_records("acuity", delivery)
-        answer = await world.receive("acuity", delivery)
+        response = await world.receive("acuity", delivery)
         await world.run()
 
-    assert (200, True) == (answer.status_code, answer.json()["repeat"])
+    assert (200, True) == (response.status_code, response.json()["repeat"])
     assert ["2026-10-03T13:00:00Z"] == [visit["time_scheduled"] for visit in world.harness.visits()]
 
 
 async def test_a_repeat_that_rings_while_the_first_is_being_fetched_is_not_lost(world: ToolWorld) -> None:
-    """The first look saw the appointment before it moved again; the second ring is the only word of that."""
+    """The first fetch returned the appointment before its second change, which only the repeat announces."""
     world.tool.add_records("acuity", MOVED)
     world.tool.response_gate.clear()
     first = await world.receive("acuity", MOVED)
@@ -65,12 +65,12 @@ async def test_a_repeat_with_a_name_of_its_own_is_not_fetched_again(world: ToolW
 
 @pytest.mark.parametrize("backwards", [False, True], ids=["in-order", "the-last-first"])
 async def test_whatever_is_fetched_last_stands(world: ToolWorld, backwards: bool) -> None:
-    rung = [await world.receive("acuity", delivery) for delivery in (BOOKED, MOVED, CANCELLED)]
-    order = rung[::-1] if backwards else rung
+    responses = [await world.receive("acuity", delivery) for delivery in (BOOKED, MOVED, CANCELLED)]
+    order = responses[::-1] if backwards else responses
     world.tool.add_records("acuity", CANCELLED)
 
-    for answer in order:
-        await world.run_task(f"event:{answer.json()['delivery']}")
+    for response in order:
+        await world.run_task(f"event:{response.json()['delivery']}")
     await world.run()
 
     assert [] == world.harness.visits()  # It was off before anybody made it.

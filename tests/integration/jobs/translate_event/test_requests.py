@@ -17,18 +17,18 @@ POINTING = [
 
 
 @pytest.mark.parametrize(("tool", "delivery"), POINTING)
-async def test_every_specimen_has_its_record_fetched_and_lands(
+async def test_the_record_of_every_specimen_is_fetched_and_applied(
     world: ToolWorld, tool: str, delivery: dict[str, Any]
 ) -> None:
     world.tool.add_records(tool, delivery)
 
-    answer = await world.receive(tool, delivery)
-    await world.run_task(f"event:{answer.json()['delivery']}")
+    response = await world.receive(tool, delivery)
+    await world.run_task(f"event:{response.json()['delivery']}")
 
-    event = await world.load_event(answer)
+    event = await world.load_event(response)
     paths = [path.partition("/v/")[2] for _, path, _, _ in world.tool.requests]
     expected = [""] * len(delivery["records"]) if tool == "jobber" else delivery["requests"]
-    assert (202, expected) == (answer.status_code, paths)
+    assert (202, expected) == (response.status_code, paths)
     outcome, is_missing = event.attempts[-1].outcome, None in delivery.get("records", {}).values()
     if isinstance(delivery["expect"], list) and is_missing and delivery["expect"][0]["action"] != "cancel":
         assert ("waiting", "record_not_found_yet") == (event.state, event.reason)
@@ -39,7 +39,7 @@ async def test_every_specimen_has_its_record_fetched_and_lands(
         assert outcome != "translated"
 
 
-async def test_acuity_is_asked_with_its_user_and_key(world: ToolWorld) -> None:
+async def test_acuity_requests_have_user_and_key(world: ToolWorld) -> None:
     world.tool.add_records("acuity", BOOKED)
 
     await world.receive("acuity", BOOKED)
@@ -50,7 +50,7 @@ async def test_acuity_is_asked_with_its_user_and_key(world: ToolWorld) -> None:
     assert f"Basic {base64.b64encode(b'4711:acuity-api-key').decode()}" == headers["authorization"]
 
 
-async def test_square_is_asked_with_its_token_and_version(world: ToolWorld) -> None:
+async def test_square_requests_have_token_and_version(world: ToolWorld) -> None:
     delivery = SPECIMENS["square"]["deliveries"][0]
     world.tool.add_records("square", delivery)
 
@@ -62,7 +62,7 @@ async def test_square_is_asked_with_its_token_and_version(world: ToolWorld) -> N
     assert ("Bearer square-token", "2025-07-16") == (headers["authorization"], headers["square-version"])
 
 
-async def test_jobber_is_asked_by_graphql_with_its_token_and_version(world: ToolWorld) -> None:
+async def test_jobber_requests_use_graphql_with_token_and_version(world: ToolWorld) -> None:
     delivery = SPECIMENS["jobber"]["deliveries"][0]
     world.tool.add_records("jobber", delivery)
 
@@ -70,11 +70,11 @@ async def test_jobber_is_asked_by_graphql_with_its_token_and_version(world: Tool
     await world.run()
 
     ((method, path, headers, body),) = world.tool.requests
-    asked = json.loads(body)
+    body_fields = json.loads(body)
     assert ("POST", "/jobber/graphql", "application/json") == (method, path, headers["content-type"])
     assert ("Bearer jobber-token", "2026-04-16") == (headers["authorization"], headers["x-jobber-graphql-version"])
-    assert {"id": "Z2lkOi8vSm9iYmVyL1Zpc2l0LzIxNDk1MTMzOTU="} == asked["variables"]
-    assert "visit(id: $id)" in asked["query"]
+    assert {"id": "Z2lkOi8vSm9iYmVyL1Zpc2l0LzIxNDk1MTMzOTU="} == body_fields["variables"]
+    assert "visit(id: $id)" in body_fields["query"]
 
 
 @pytest.mark.parametrize(
@@ -101,13 +101,13 @@ async def test_jobber_is_asked_by_graphql_with_its_token_and_version(world: Tool
         ),
     ],
 )
-async def test_what_was_fetched_becomes_the_visit(
+async def test_a_fetched_record_becomes_the_visit(
     world: ToolWorld, tool: str, name: str, expected: dict[str, str]
 ) -> None:
     delivery = SPECIMENS[tool]["deliveries"][0]
     world.tool.add_records(tool, delivery)
 
-    answer = await world.receive(tool, delivery)
+    response = await world.receive(tool, delivery)
     await world.run()
 
     (visit,) = world.harness.visits()
@@ -115,12 +115,12 @@ async def test_what_was_fetched_becomes_the_visit(
     assert expected == {field: visit[field] for field in expected | dict.fromkeys(visit) if field in expected}
     (contact,) = world.contacts("ada@example.com")
     assert ("Ada", "Lovelace", contact["id"]) == (contact["first_name"], contact["last_name"], visit["contact_id"])
-    event = await world.load_event(answer)
+    event = await world.load_event(response)
     assert ("done", [f"visit:main/{name}"]) == (event.state, event.targets)
 
 
-async def test_nothing_is_fetched_for_an_event_that_means_nothing_to_us(world: ToolWorld) -> None:
-    answer = await world.receive("acuity", ACUITY["an order for a package"])
+async def test_no_record_is_fetched_for_an_irrelevant_event(world: ToolWorld) -> None:
+    response = await world.receive("acuity", ACUITY["an order for a package"])
     await world.run()
 
-    assert (200, []) == (answer.status_code, world.tool.requests)
+    assert (200, []) == (response.status_code, world.tool.requests)

@@ -1,4 +1,4 @@
-"""Refresh tokens that a tool accepts once: none is lost to slow answers, to Redis, or to a worker that ends in between."""
+"""Refresh tokens that a tool accepts once: none is lost to slow responses, failures of Redis, or the end of a worker."""
 
 import base64
 import json
@@ -22,136 +22,137 @@ import jobs.tokens
 import jobs.translate_event
 from app.demo import valkey
 from app.visits.client import MAX_RESPONSE_BYTES
-from tests.integration.jobs.translate_event.test_records import FIRST, SECOND, connect, gives
-from tests.integration.jobs.translate_event.test_records import ring as ring_jobber
+from tests.integration.jobs.translate_event.test_records import FIRST, SECOND, connect, send_event, set_token_responses
 from tests.support.harness import Harness, Server, hmac_sha256, serving, wait_until
 from tests.support.tool_api import SPECIMENS, ToolWorld
 
 BOOKED = SPECIMENS["jobber"]["deliveries"][0]
 
 
-# In one process -----------------------------------------------------------------------------------------------------
+# In one process
 
 
-async def test_an_exchange_outlives_the_job_that_began_it(world: ToolWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_exchange_outlives_its_job(world: ToolWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs.translate_event, "RUN_TIMEOUT_S", 0.3)
     connect(world)
-    sent = gives(world, FIRST)
+    forms = set_token_responses(world, FIRST)
     world.tool.response_gate.clear()
-    work = await ring_jobber(world, 1)
+    task = await send_event(world, 1)
 
-    outcome = await world.run_task(work)
+    outcome = await world.run_task(task)
     [exchange] = world.context.token_exchanges
     world.tool.response_gate.set()
     token = await exchange
 
     assert ("run: outcome_unknown", "access-one") == (outcome, token)
     await world.advance_time(60)
-    assert ["translated"] == [await world.run_task(work)]
-    assert ["refresh-one"] == [form["refresh_token"] for form in sent]
+    assert ["translated"] == [await world.run_task(task)]
+    assert ["refresh-one"] == [form["refresh_token"] for form in forms]
     assert set() == world.context.token_exchanges
 
 
-async def test_an_exchange_is_not_begun_when_its_lock_may_end_first(
+async def test_an_exchange_does_not_start_if_its_lock_might_end_first(
     world: ToolWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jobs.tokens, "LOCK_TTL_S", jobs.tokens.EXCHANGE_TIMEOUT_S)
     connect(world)
-    sent = gives(world, FIRST)
+    forms = set_token_responses(world, FIRST)
 
-    outcome = await world.run_task(await ring_jobber(world, 1))
+    outcome = await world.run_task(await send_event(world, 1))
 
-    assert ("lock_contention", []) == (outcome, sent)
+    assert ("lock_contention", []) == (outcome, forms)
 
 
-def answers_by_token(world: ToolWorld, answers: dict[str, Any]) -> list[str]:
-    """The token endpoint answers by the refresh token that it is shown. Returns what it is shown."""
-    shown: list[str] = []
+def set_responses_by_token(world: ToolWorld, responses: dict[str, Any]) -> list[str]:
+    """Let the token endpoint respond by refresh token. Return the refresh tokens that it receives."""
+    received: list[str] = []
     real = type(world.tool).respond
 
-    def answer(request: Request, body: bytes) -> Response:
+    def respond(request: Request, body: bytes) -> Response:
         if request.url.path != "/oauth/token":
             return real(world.tool, request, body)
         [refresh] = parse_qs(body.decode())["refresh_token"]
-        shown.append(refresh)
-        given = answers[refresh]
-        return given if isinstance(given, Response) else JSONResponse(given)
+        received.append(refresh)
+        response = responses[refresh]
+        return response if isinstance(response, Response) else JSONResponse(response)
 
-    world.tool.respond = answer  # type: ignore[method-assign]
-    return shown
+    world.tool.respond = respond  # type: ignore[method-assign]
+    return received
 
 
 async def first_exchange(world: ToolWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leaves refresh-two, with refresh-one before it, and an access token that is over."""
+    """Store refresh-two, with refresh-one as the previous token, and an expired access token."""
     connect(world)
-    gives(world, FIRST)
-    await ring_jobber(world, 1)
+    set_token_responses(world, FIRST)
+    await send_event(world, 1)
     await world.run()
     monkeypatch.setattr(jobs.tokens, "REFRESH_BEFORE_EXPIRY_S", 1e6)
-    monkeypatch.setattr(jobs.tokens, "_usable_token", lambda kept, refused: "")
+    monkeypatch.setattr(jobs.tokens, "_usable_token", lambda stored, rejected: "")
 
 
-async def test_should_the_newest_be_refused_the_one_before_is_tried_once(
-    world: ToolWorld, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_the_previous_refresh_token_is_tried_once(world: ToolWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     await first_exchange(world, monkeypatch)
-    refused = PlainTextResponse("no", 401)
-    shown = answers_by_token(world, {"refresh-two": refused, "refresh-one": refused})
+    rejected = PlainTextResponse("no", 401)
+    received = set_responses_by_token(world, {"refresh-two": rejected, "refresh-one": rejected})
 
-    outcomes = [await world.run_task(await ring_jobber(world, second)) for second in (2, 3)]
-    then = answers_by_token(world, {"refresh-two": SECOND})
-    outcomes.append(await world.run_task(await ring_jobber(world, 4)))
+    outcomes = [await world.run_task(await send_event(world, second)) for second in (2, 3)]
+    received_later = set_responses_by_token(world, {"refresh-two": SECOND})
+    outcomes.append(await world.run_task(await send_event(world, 4)))
 
     assert ["credentials_rejected", "credentials_rejected", "translated"] == outcomes
-    assert (["refresh-two", "refresh-one", "refresh-two"], ["refresh-two"]) == (shown, then)
+    assert (["refresh-two", "refresh-one", "refresh-two"], ["refresh-two"]) == (received, received_later)
 
 
-async def test_the_one_before_may_still_be_accepted(world: ToolWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    await first_exchange(world, monkeypatch)
-    invalid = JSONResponse({"error": "invalid_grant"}, 400)
-    shown = answers_by_token(world, {"refresh-two": invalid, "refresh-one": {**SECOND, "refresh_token": "refresh-3"}})
-
-    assert "translated" == await world.run_task(await ring_jobber(world, 2))
-
-    then = answers_by_token(world, {"refresh-3": SECOND})
-    assert "translated" == await world.run_task(await ring_jobber(world, 3))
-    assert (["refresh-two", "refresh-one"], ["refresh-3"]) == (shown, then)
-
-
-async def test_where_the_app_itself_is_refused_no_older_token_is_shown(
+async def test_the_previous_refresh_token_may_still_be_accepted(
     world: ToolWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await first_exchange(world, monkeypatch)
-    shown = answers_by_token(world, {"refresh-two": JSONResponse({"error": "invalid_client"}, 401)})
+    invalid = JSONResponse({"error": "invalid_grant"}, 400)
+    received = set_responses_by_token(
+        world, {"refresh-two": invalid, "refresh-one": {**SECOND, "refresh_token": "refresh-3"}}
+    )
 
-    work = await ring_jobber(world, 2)
-    outcome = await world.run_task(work)
+    assert "translated" == await world.run_task(await send_event(world, 2))
 
-    member = await world.ledger.load_task(work)
-    said = "the token endpoint rejects these credentials: invalid_client"
-    assert ("credentials_rejected", ["refresh-two"], said) == (outcome, shown, member.attempts[-1].response_text)
+    received_later = set_responses_by_token(world, {"refresh-3": SECOND})
+    assert "translated" == await world.run_task(await send_event(world, 3))
+    assert (["refresh-two", "refresh-one"], ["refresh-3"]) == (received, received_later)
 
 
-async def test_a_token_endpoint_that_answers_without_end_is_unanswered(world: ToolWorld) -> None:
+async def test_the_previous_refresh_token_is_not_sent_after_invalid_client(
+    world: ToolWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await first_exchange(world, monkeypatch)
+    received = set_responses_by_token(world, {"refresh-two": JSONResponse({"error": "invalid_client"}, 401)})
+
+    task = await send_event(world, 2)
+    outcome = await world.run_task(task)
+
+    member = await world.ledger.load_task(task)
+    text = "the token endpoint rejects these credentials: invalid_client"
+    assert ("credentials_rejected", ["refresh-two"], text) == (outcome, received, member.attempts[-1].response_text)
+
+
+async def test_a_too_long_token_response_has_an_unknown_outcome(world: ToolWorld) -> None:
     connect(world)
-    gives(world, {"access_token": "x" * MAX_RESPONSE_BYTES})
+    set_token_responses(world, {"access_token": "x" * MAX_RESPONSE_BYTES})
 
-    assert "POST token: outcome_unknown" == await world.run_task(await ring_jobber(world, 1))
+    assert "POST token: outcome_unknown" == await world.run_task(await send_event(world, 1))
 
 
-# With a worker of its own -------------------------------------------------------------------------------------------
+# With real workers
 
 
 class StrictTool:
-    """Jobber's API, whose refresh tokens count once: what was exchanged is refused, unless `grace`.
+    """Jobber's API, which accepts a refresh token once, or with `has_grace_period` also the previous token.
 
-    exchanged: the refresh tokens that came. Its answers come no sooner than `open`.
+    exchanged: the refresh tokens that it received. It responds only after `response_gate` is set.
     """
 
     def __init__(self) -> None:
         self.exchanged: list[str] = []
-        self.answered, self.newest, self.grace = 0, 1, False
-        self.open = threading.Event()
+        self.response_count, self.newest, self.has_grace_period = 0, 1, False
+        self.response_gate = threading.Event()
 
     async def serve(self, request: Request) -> Response:
         body = await request.body()
@@ -163,10 +164,10 @@ class StrictTool:
         is_newest, is_last = refresh == f"refresh-{self.newest}", refresh == f"refresh-{self.newest - 1}"
         if is_newest:
             self.newest += 1
-        await run_in_threadpool(self.open.wait, 60)
-        self.answered += 1
-        if not (is_newest or (is_last and self.grace)):
-            return PlainTextResponse("refused", 401)
+        await run_in_threadpool(self.response_gate.wait, 60)
+        self.response_count += 1
+        if not (is_newest or (is_last and self.has_grace_period)):
+            return PlainTextResponse("rejected", 401)
         return JSONResponse(
             {
                 "access_token": f"access-{self.newest}",
@@ -177,7 +178,7 @@ class StrictTool:
 
 
 class Service:
-    """A Redis that can be restarted, a door, and workers."""
+    """A Redis that can be restarted, a web process, and workers."""
 
     def __init__(self, harness: Harness, tool: StrictTool, port: int, folder: Path) -> None:
         self.harness, self.tool, self._port, self._folder = harness, tool, port, folder
@@ -187,29 +188,29 @@ class Service:
     def start_redis(self) -> None:
         self.redis = valkey.start(self._port, self._folder, appendfsync="always")
 
-    def ring(self) -> str:
+    def send_event(self) -> str:
         raw = json.dumps(BOOKED["body"]).encode()
         signature = base64.b64encode(hmac_sha256(SPECIMENS["jobber"]["secret"].encode(), raw)).decode()
         headers = {"content-type": "application/json", "x-jobber-hmac-sha256": signature}
         return str(self.harness.post(raw, headers, "jobber").raise_for_status().json()["delivery"])
 
-    def is_asked(self) -> None:
+    def wait_for_exchange(self) -> None:
         wait_until(lambda: self.tool.exchanged)
 
-    def answer(self) -> None:
-        """The tool's answer leaves, and has arrived by then."""
-        self.tool.open.set()
-        wait_until(lambda: self.tool.answered)
+    def respond(self) -> None:
+        """Let the tool respond, and wait until the response has arrived."""
+        self.tool.response_gate.set()
+        wait_until(lambda: self.tool.response_count)
         time.sleep(0.2)
 
-    def forget_the_dead(self) -> None:
-        """What a worker held that was killed ends now and not in half a minute."""
-        for work in self.harness.redis_command("ZRANGE", "bell:running", 0, -1):
-            self.harness.redis_command("ZADD", "bell:running", 1, work)
+    def end_leases(self) -> None:
+        """End the leases and locks of a killed worker at once."""
+        for task in self.harness.redis_command("ZRANGE", "bell:running", 0, -1):
+            self.harness.redis_command("ZADD", "bell:running", 1, task)
         for lock in self.harness.redis_command("KEYS", "bell:*:lock"):
             self.harness.redis_command("DEL", lock)
 
-    def is_made(self) -> None:
+    def wait_for_visit(self) -> None:
         wait_until(lambda: len(self.harness.visits()) == 1, 60)
 
 
@@ -232,41 +233,41 @@ def service(sandbox: Server, tmp_path: Path) -> Iterator[Service]:
         service = Service(harness, tool, port, tmp_path)
         stack.callback(lambda: valkey.stop(service.redis))
         stack.enter_context(harness)
-        stack.callback(tool.open.set)
+        stack.callback(tool.response_gate.set)
         yield service
 
 
-def killed_before_it_could_read_the_answer(service: Service) -> str:
-    """A worker dies after the tool replaced its refresh token. The event."""
+def kill_before_response(service: Service) -> str:
+    """Kill a worker after the tool has replaced its refresh token. Return the delivery."""
     worker = service.harness.start_worker()
-    delivery = service.ring()
-    service.is_asked()
+    delivery = service.send_event()
+    service.wait_for_exchange()
     worker.process.send_signal(signal.SIGSTOP)
-    service.answer()
+    service.respond()
     worker.kill()
-    service.forget_the_dead()
+    service.end_leases()
     service.harness.start_worker()
     return delivery
 
 
-def test_a_worker_that_is_killed_with_the_answer_unread_costs_nothing_where_the_tool_has_a_grace_period(
+def test_a_lost_token_response_is_repaired_if_the_tool_has_a_grace_period(
     service: Service,
 ) -> None:
-    service.tool.grace = True
+    service.tool.has_grace_period = True
 
-    killed_before_it_could_read_the_answer(service)
+    kill_before_response(service)
 
-    service.is_made()
+    service.wait_for_visit()
     assert (["refresh-1", "refresh-1"], 2) == (service.tool.exchanged, service.tool.newest)
 
 
-def test_where_the_tool_has_none_the_event_waits_and_says_what_happened(service: Service) -> None:
-    delivery = killed_before_it_could_read_the_answer(service)
+def test_a_lost_token_response_is_reported_if_the_tool_has_no_grace_period(service: Service) -> None:
+    delivery = kill_before_response(service)
 
     def attempts() -> list[dict[str, Any]]:
-        kept = service.harness.redis_command("HGETALL", f"bell:event:{delivery}")
-        stored = dict(zip(kept[::2], kept[1::2], strict=True))
-        return [json.loads(value) for name, value in stored.items() if name.startswith(b"attempt:")]
+        flat = service.harness.redis_command("HGETALL", f"bell:event:{delivery}")
+        fields = dict(zip(flat[::2], flat[1::2], strict=True))
+        return [json.loads(value) for name, value in fields.items() if name.startswith(b"attempt:")]
 
     [attempt] = wait_until(attempts)
     assert b"credentials_rejected" == service.harness.redis_command("HGET", f"bell:event:{delivery}", "reason")
@@ -275,29 +276,29 @@ def test_where_the_tool_has_none_the_event_waits_and_says_what_happened(service:
     assert ["refresh-1", "refresh-1"] == service.tool.exchanged
 
 
-def test_while_redis_is_away_the_answer_is_kept_in_the_process_until_it_can_be_written(service: Service) -> None:
+def test_a_new_token_is_stored_when_redis_is_back(service: Service) -> None:
     service.harness.start_worker()
-    service.ring()
-    service.is_asked()
+    service.send_event()
+    service.wait_for_exchange()
     valkey.stop(service.redis)
-    service.answer()
+    service.respond()
     time.sleep(1)
     service.start_redis()
 
-    service.is_made()
+    service.wait_for_visit()
     assert (["refresh-1"], 2) == (service.tool.exchanged, service.tool.newest)
 
 
-def test_a_worker_that_is_told_to_end_writes_the_answer_before_it_goes(service: Service) -> None:
+def test_a_worker_stores_a_new_token_before_it_ends(service: Service) -> None:
     worker = service.harness.start_worker()
-    service.ring()
-    service.is_asked()
+    service.send_event()
+    service.wait_for_exchange()
     worker.process.send_signal(signal.SIGTERM)
     time.sleep(0.5)
-    service.tool.open.set()
+    service.tool.response_gate.set()
     worker.process.wait(40)
-    service.forget_the_dead()
+    service.end_leases()
     service.harness.start_worker()
 
-    service.is_made()
+    service.wait_for_visit()
     assert (["refresh-1"], 2) == (service.tool.exchanged, service.tool.newest)

@@ -23,11 +23,11 @@ from tests.support.tool_api import BOOKED, MOVED, SPECIMENS, Responder, ToolWorl
 APPOINTMENT = "appointments/123456789"
 
 
-# -- Trouble with the tool's API --
+# Errors of the tool's API
 
 
 @pytest.mark.parametrize(
-    ("trouble", "reason", "tries"),
+    ("responder", "reason", "tries"),
     [
         pytest.param(respond_with(500), "GET appointments: 500", 1, id="500"),
         pytest.param(respond_with(502, "<html>"), "GET appointments: 502", 1, id="502"),
@@ -41,14 +41,14 @@ APPOINTMENT = "appointments/123456789"
         pytest.param(respond_with(403), "credentials_rejected", 0, id="403"),
     ],
 )
-async def test_after_trouble_that_may_pass_the_event_waits_and_then_lands(
-    world: ToolWorld, trouble: Responder, reason: str, tries: int
+async def test_an_event_waits_during_a_temporary_error(
+    world: ToolWorld, responder: Responder, reason: str, tries: int
 ) -> None:
     world.tool.add_records("acuity", BOOKED)
-    world.tool.overrides = [trouble]
-    answer = await world.receive("acuity", BOOKED)
+    world.tool.overrides = [responder]
+    response = await world.receive("acuity", BOOKED)
     await world.run()
-    event = await world.load_event(answer)
+    event = await world.load_event(response)
     world.tool.overrides = []
     await world.advance_time(3_600)
     await world.run()
@@ -58,7 +58,7 @@ async def test_after_trouble_that_may_pass_the_event_waits_and_then_lands(
 
 
 @pytest.mark.parametrize(
-    ("trouble", "reason"),
+    ("responder", "reason"),
     [
         pytest.param(respond_with(400, "bad"), "GET appointments: 400", id="400"),
         pytest.param(respond_with(422, "bad"), "GET appointments: 422", id="422"),
@@ -72,20 +72,20 @@ async def test_after_trouble_that_may_pass_the_event_waits_and_then_lands(
         ),
     ],
 )
-async def test_what_will_not_get_better_is_parked_with_its_reason(
-    world: ToolWorld, trouble: Responder, reason: str
+async def test_a_permanent_error_parks_the_event_with_its_reason(
+    world: ToolWorld, responder: Responder, reason: str
 ) -> None:
-    world.tool.overrides = [trouble]
+    world.tool.overrides = [responder]
 
-    answer = await world.receive("acuity", BOOKED)
+    response = await world.receive("acuity", BOOKED)
     await world.run()
 
-    event = await world.load_event(answer)
+    event = await world.load_event(response)
     assert ("parked", reason) == (event.state, event.reason[: len(reason)])
     assert "ada@" not in event.reason
 
 
-async def test_what_one_record_leaves_open_keeps_none_of_the_others_back(world: ToolWorld) -> None:
+async def test_an_incomplete_record_does_not_delay_the_others(world: ToolWorld) -> None:
     for number in (1, 2, 3):
         world.tool.records[f"appointments/{number}"] = {"id": number}
 
@@ -103,10 +103,10 @@ async def test_what_one_record_leaves_open_keeps_none_of_the_others_back(world: 
     )
     world.context.settings.__dict__["active_hooks"] = {"acuity": replace(hook, source=tool)}
 
-    answer = await world.receive("acuity", BOOKED)
+    response = await world.receive("acuity", BOOKED)
     await world.run()
 
-    event = await world.load_event(answer)
+    event = await world.load_event(response)
     assert ("parked", "untranslatable: who comes") == (event.state, event.reason)
     assert [f"visit:main/acuity-{number}" for number in (1, 2, 3)] == sorted(event.targets)
 
@@ -114,14 +114,14 @@ async def test_what_one_record_leaves_open_keeps_none_of_the_others_back(world: 
 TOO_LONG = "a" * 200_000 + "@example.com"
 
 
-async def test_an_address_that_is_too_long_is_left_to_an_operator_and_the_rest_is_known(world: ToolWorld) -> None:
+async def test_a_too_long_address_parks_the_event_and_applies_the_other_fields(world: ToolWorld) -> None:
     record = next(iter(BOOKED["records"].values()))
     world.tool.records[APPOINTMENT] = {**record, "email": TOO_LONG, "firstName": "A" * 201, "phone": "1" * 51}
 
-    answer = await world.receive("acuity", BOOKED)
+    response = await world.receive("acuity", BOOKED)
     await world.run()
 
-    event, visit = await world.load_event(answer), await world.ledger.load_task("visit:main/acuity-123456789")
+    event, visit = await world.load_event(response), await world.ledger.load_task("visit:main/acuity-123456789")
     assert "parked" == event.state
     assert event.reason.startswith("untranslatable: the contact's e-mail address or id is too long")
     assert ("waiting", "contact_unknown") == (visit.state, visit.reason)
@@ -129,20 +129,20 @@ async def test_an_address_that_is_too_long_is_left_to_an_operator_and_the_rest_i
 
 
 @pytest.mark.parametrize("detail", ["email", "id"])
-async def test_so_it_is_where_the_event_itself_names_it(world: ToolWorld, detail: str) -> None:
+async def test_a_too_long_address_in_the_event_parks_it_too(world: ToolWorld, detail: str) -> None:
     contact = {"email": "ada@example.com", detail: TOO_LONG}
     raw = standard_body("visit.created", "1", time_scheduled="2026-03-14T16:00:00Z", contact=contact)
 
-    answer = await world.receive("standard", {"body": raw.decode(), "headers": sign_standard(raw)})
+    response = await world.receive("standard", {"body": raw.decode(), "headers": sign_standard(raw)})
     await world.run()
 
-    event = await world.load_event(answer)
-    assert (202, "parked") == (answer.status_code, event.state)
+    event = await world.load_event(response)
+    assert (202, "parked") == (response.status_code, event.state)
     assert "is too long" in event.reason
     assert [] == world.harness.visits()
 
 
-async def test_of_long_names_the_beginning_is_kept(world: ToolWorld) -> None:
+async def test_long_names_are_truncated(world: ToolWorld) -> None:
     contact = {"email": "ada@example.com", "first_name": "A" * 201, "last_name": "L" * 200, "phone": "1" * 51}
     raw = standard_body("visit.created", "1", time_scheduled="2026-03-14T16:00:00Z", contact=contact)
 
@@ -153,62 +153,63 @@ async def test_of_long_names_the_beginning_is_kept(world: ToolWorld) -> None:
     assert ("A" * 200, "L" * 200, "1" * 50) == (made["first_name"], made["last_name"], made["phone"])
 
 
-async def test_a_tools_retry_after_is_kept(world: ToolWorld) -> None:
+async def test_the_retry_after_of_a_tool_is_used(world: ToolWorld) -> None:
     world.tool.overrides = [lambda _: PlainTextResponse("", 429, {"Retry-After": "70"})]
 
-    answer = await world.receive("acuity", BOOKED)
+    response = await world.receive("acuity", BOOKED)
     await world.run()
 
-    due = (await world.load_event(answer)).retry_at_ms
+    due = (await world.load_event(response)).retry_at_ms
     assert due is not None
     assert 69 < due / 1000 - time.time() < 72
 
 
-async def test_while_a_tool_limits_the_rate_nothing_else_of_that_hook_is_asked_for(world: ToolWorld) -> None:
+async def test_a_rate_limit_pauses_all_fetches_of_the_hook(world: ToolWorld) -> None:
     world.tool.add_records("square", (square := SPECIMENS["square"]["deliveries"][0]))
     world.tool.add_records("acuity", BOOKED)
     world.tool.records["appointments/5"] = {**world.tool.records[APPOINTMENT], "id": 5}
     world.tool.overrides = [lambda _: PlainTextResponse("", 429, {"Retry-After": "70"})]
-    works = [
-        f"event:{(await world.receive('acuity', one)).json()['delivery']}" for one in (BOOKED, replace_id(BOOKED, 5))
+    tasks = [
+        f"event:{(await world.receive('acuity', delivery)).json()['delivery']}"
+        for delivery in (BOOKED, replace_id(BOOKED, 5))
     ]
 
-    outcomes = [await world.run_task(work) for work in works]
-    asked, world.tool.overrides = len(world.tool.requests), []
-    other = await world.run_task(f"event:{(await world.receive('square', square)).json()['delivery']}")
+    outcomes = [await world.run_task(task) for task in tasks]
+    request_count, world.tool.overrides = len(world.tool.requests), []
+    square_outcome = await world.run_task(f"event:{(await world.receive('square', square)).json()['delivery']}")
 
-    assert (["GET appointments: 429"] * 2, 1, "translated") == (outcomes, asked, other)
-    paused = await world.ledger.load_task(works[1])
+    assert (["GET appointments: 429"] * 2, 1, "translated") == (outcomes, request_count, square_outcome)
+    paused = await world.ledger.load_task(tasks[1])
     assert paused.retry_at_ms is not None
     assert 69 < paused.retry_at_ms / 1000 - time.time() < 77
     assert ([], 0) == (paused.attempts[-1].calls, paused.failed_attempts)
     await world.advance_time(80)
-    assert ["translated", "translated"] == [await world.run_task(work) for work in works]
+    assert ["translated", "translated"] == [await world.run_task(task) for task in tasks]
 
 
-async def test_a_tool_that_does_not_answer_is_tried_again(world: ToolWorld) -> None:
+async def test_a_timeout_of_a_tool_is_retried(world: ToolWorld) -> None:
     world.configure(answer_s=0.1)
     world.tool.response_gate.clear()
 
-    answer = await world.receive("acuity", BOOKED)
+    response = await world.receive("acuity", BOOKED)
     await world.run()
     world.tool.response_gate.set()
 
-    event = await world.load_event(answer)
+    event = await world.load_event(response)
     assert ("waiting", "GET appointments: outcome_unknown", 1) == (event.state, event.reason, event.failed_attempts)
 
 
-async def test_a_tool_that_cannot_be_reached_is_tried_again(world: ToolWorld) -> None:
+async def test_an_unreachable_tool_is_retried(world: ToolWorld) -> None:
     world.configure(HOOKS__ACUITY__API_URL=f"http://127.0.0.1:{free_port()}/")
 
-    answer = await world.receive("acuity", BOOKED)
+    response = await world.receive("acuity", BOOKED)
     await world.run()
 
-    event = await world.load_event(answer)
+    event = await world.load_event(response)
     assert ("waiting", "GET appointments: connection_failed", 1) == (event.state, event.reason, event.failed_attempts)
 
 
-async def test_a_tool_that_is_down_holds_up_no_other_tool(world: ToolWorld) -> None:
+async def test_a_tool_that_is_down_does_not_delay_other_tools(world: ToolWorld) -> None:
     square = SPECIMENS["square"]["deliveries"][0]
     world.tool.add_records("square", square)
     world.configure(HOOKS__ACUITY__API_URL=f"http://127.0.0.1:{free_port()}/")
@@ -224,54 +225,53 @@ async def test_a_tool_that_is_down_holds_up_no_other_tool(world: ToolWorld) -> N
 
 
 def replace_id(delivery: Mapping[str, Any], number: int) -> dict[str, Any]:
-    """The same for another appointment, signed anew."""
-
+    """Return the delivery for another appointment, with a new signature."""
     body = delivery["body"].replace("123456789", str(number))
     signature = base64.b64encode(hmac_sha256(SPECIMENS["acuity"]["secret"].encode(), body.encode())).decode()
     return {**delivery, "body": body, "headers": {**delivery["headers"], "X-Acuity-Signature": signature}}
 
 
 @pytest.mark.parametrize(
-    ("trouble", "reason"),
+    ("responder", "reason"),
     [
         pytest.param(respond_with(500), "GET appointments: 500", id="500"),
         pytest.param(respond_with(401), "credentials_rejected", id="401"),
     ],
 )
-async def test_after_the_time_for_tries_the_event_is_parked(world: ToolWorld, trouble: Responder, reason: str) -> None:
+async def test_an_event_is_parked_after_retry_for_s(world: ToolWorld, responder: Responder, reason: str) -> None:
     world.configure(RETRY_FOR_S="3600")
-    world.tool.overrides = [trouble]
-    answer = await world.receive("acuity", BOOKED)
+    world.tool.overrides = [responder]
+    response = await world.receive("acuity", BOOKED)
     await world.run()
     await world.advance_time(4_000)
     await world.run()
 
-    event = await world.load_event(answer)
+    event = await world.load_event(response)
     assert ("parked", reason, 2) == (event.state, event.reason, len(event.attempts))
 
 
 async def test_a_parked_event_is_replayed(world: ToolWorld) -> None:
     world.tool.add_records("acuity", BOOKED)
     world.tool.overrides = [respond_with(422)]
-    answer = await world.receive("acuity", BOOKED)
+    response = await world.receive("acuity", BOOKED)
     await world.run()
     world.tool.overrides = []
 
-    await world.ledger.replay(f"event:{answer.json()['delivery']}")
+    await world.ledger.replay(f"event:{response.json()['delivery']}")
     await world.run()
 
     assert ["acuity-123456789"] == [visit["external_id"] for visit in world.harness.visits()]
 
 
-async def test_what_work_came_to_is_counted_each_time_it_comes_to_an_end(world: ToolWorld) -> None:
+async def test_every_end_of_a_task_is_counted(world: ToolWorld) -> None:
     world.tool.add_records("acuity", BOOKED)
     world.tool.overrides = [respond_with(503), respond_with(422)]
-    answer = await world.receive("acuity", BOOKED)
+    response = await world.receive("acuity", BOOKED)
     await world.run()
     await world.advance_time(3_600)
     await world.run()
     world.tool.overrides = []
-    await world.ledger.replay(f"event:{answer.json()['delivery']}")
+    await world.ledger.replay(f"event:{response.json()['delivery']}")
     await world.run()
     delivery_id = await accept_a_minute_ago(world, "acuity", MOVED)
     world.tool.overrides = [respond_with(404)]
@@ -285,17 +285,17 @@ async def test_what_work_came_to_is_counted_each_time_it_comes_to_an_end(world: 
     assert {"|event|parked": 1, "|event|translated": 1, "|event|ignored": 1, "|visit|created": 1} == ends
 
 
-async def test_a_parked_event_is_put_back_to_work_by_the_tools_retry(world: ToolWorld) -> None:
+async def test_a_repeat_of_a_parked_event_requeues_it(world: ToolWorld) -> None:
     world.tool.add_records("acuity", BOOKED)
     world.tool.overrides = [respond_with(422)]
     await world.receive("acuity", BOOKED)
     await world.run()
     world.tool.overrides = []
 
-    answer = await world.receive("acuity", BOOKED)
+    response = await world.receive("acuity", BOOKED)
     await world.run()
 
-    assert (200, True) == (answer.status_code, answer.json()["repeat"])
+    assert (200, True) == (response.status_code, response.json()["repeat"])
     assert ["acuity-123456789"] == [visit["external_id"] for visit in world.harness.visits()]
 
 
@@ -313,7 +313,7 @@ def with_code_beside_the_message(code: str) -> Responder:
 
 
 @pytest.mark.parametrize(
-    ("trouble", "state", "reason"),
+    ("responder", "state", "reason"),
     [
         pytest.param(graphql("THROTTLED"), "waiting", "GET visit: 200", id="throttled"),
         pytest.param(graphql("UNAUTHENTICATED"), "waiting", "credentials_rejected", id="unauthenticated"),
@@ -336,13 +336,15 @@ def with_code_beside_the_message(code: str) -> Responder:
         ),
     ],
 )
-async def test_an_error_inside_a_200_is_an_error(world: ToolWorld, trouble: Responder, state: str, reason: str) -> None:
+async def test_an_error_inside_a_200_is_an_error(
+    world: ToolWorld, responder: Responder, state: str, reason: str
+) -> None:
     delivery = SPECIMENS["jobber"]["deliveries"][0]
-    world.tool.overrides = [trouble]
+    world.tool.overrides = [responder]
 
-    answer = await world.receive("jobber", delivery)
+    response = await world.receive("jobber", delivery)
     await world.run()
 
-    event = await world.load_event(answer)
+    event = await world.load_event(response)
     assert (state, reason) == (event.state, event.reason[: len(reason)])
     assert "ada@" not in event.reason
