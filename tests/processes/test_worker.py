@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 
@@ -36,7 +36,6 @@ from tests.support.harness import (
 )
 from tests.support.ledger_client import CANARY_CONTACT, LedgerClient, all_visits, booked
 
-T = TypeVar("T")
 CANARIES = (
     *CANARY_CONTACT.values(),
     "15550142424",
