@@ -198,9 +198,9 @@ def test_two_ids_never_become_one(visit_ids: Sequence[str]) -> None:
 
 
 def test_an_id_that_looks_like_a_digest_of_another_id_differs_from_it() -> None:
-    other = external_id("standard", "a b").removeprefix("standard-")
+    lookalike = external_id("standard", "a b").removeprefix("standard-")
 
-    assert external_id("standard", "a b") != external_id("standard", other)
+    assert external_id("standard", "a b") != external_id("standard", lookalike)
 
 
 @EXAMPLES

@@ -86,7 +86,7 @@ def test_a_customer_who_opted_out_gets_no_visit_without_a_time() -> None:
     assert visit.is_cancelled
 
 
-# -- payments that are told one by one --
+# -- payments that are reported one by one --
 
 
 def test_the_amount_of_a_visit_is_the_sum_of_the_newest_payments() -> None:
@@ -97,7 +97,7 @@ def test_the_amount_of_a_visit_is_the_sum_of_the_newest_payments() -> None:
 
 
 def test_the_payments_count_if_they_exceed_the_total() -> None:
-    """The total may have them in it, or not know of them."""
+    """The total may or may not include the payments."""
     total = recorded("create", 5, amount_collected=Decimal(120))
     nothing = recorded("create", 5, amount_collected=None)
 

@@ -1,4 +1,4 @@
-"""The difference that is sent to the API."""
+"""Tests of the fields that are sent to the API."""
 
 from decimal import Decimal
 from typing import Any
@@ -24,7 +24,7 @@ AT_NINE, AT_TEN = "2026-03-14T09:00:00Z", "2026-03-14T10:00:00Z"
 
 
 @pytest.mark.parametrize(
-    ("expected", "stands", "value"),
+    ("expected", "remote", "value"),
     [
         (True, None, None), (True, "", None), (True, None, ""), (False, AT_NINE, None), (False, None, AT_NINE),
         (True, AT_NINE, AT_NINE), (True, "2026-03-14T10:00:00+01:00", AT_NINE), (False, AT_TEN, AT_NINE),
@@ -33,8 +33,8 @@ AT_NINE, AT_TEN = "2026-03-14T09:00:00Z", "2026-03-14T10:00:00Z"
         (True, "?", "?"), (False, "?", "245.00"), (False, "?", AT_NINE), (False, AT_NINE, "245.00"),
     ],
 )  # fmt: skip
-def test_equal_times_and_amounts_may_have_other_formats(expected: bool, stands: Any, value: str | None) -> None:
-    assert expected is values_equal(stands, value)
+def test_equal_times_and_amounts_may_have_other_formats(expected: bool, remote: Any, value: str | None) -> None:
+    assert expected is values_equal(remote, value)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What the merge means for a visit."""
+"""Tests of the merge by the visits that it gives."""
 
 from decimal import Decimal
 
@@ -13,7 +13,7 @@ from app.visits.merge import (
 )
 from tests.support.changes import ELEVEN, NINE, TEN, desired_of, recorded
 
-# -- what the rules mean to a visit --
+# -- order and ties --
 
 
 def test_a_cancel_counts_when_the_booking_arrives_after_it() -> None:
@@ -62,14 +62,14 @@ def test_a_cancel_wins_over_a_booking_of_the_same_second() -> None:
 
 
 def test_the_same_of_two_values_always_wins_a_tie() -> None:
-    one, other = (
+    nine, ten = (
         recorded("update", 5, origin="d1", time_scheduled=NINE),
         recorded("update", 5, origin="d2", time_scheduled=TEN),
     )
     nothing = recorded("update", 5, origin="d3", time_scheduled=None)
 
-    assert desired_of(one, other) == desired_of(other, one, nothing) == desired_of(nothing, other, one)
-    assert desired_of(one, nothing).fields["time_scheduled"] is not None
+    assert desired_of(nine, ten) == desired_of(ten, nine, nothing) == desired_of(nothing, ten, nine)
+    assert desired_of(nine, nothing).fields["time_scheduled"] is not None
 
 
 def test_a_negative_version_is_older_than_the_first() -> None:
@@ -149,49 +149,49 @@ def test_a_greater_version_decides_regardless_of_its_fetch() -> None:
     assert "zoe@example.com" == desired_of(swapped, late).contact.email
 
 
-# -- what is seen and not told --
+# -- observed times --
 
 
 def test_the_first_of_several_consecutive_observations_counts() -> None:
-    seen = [
+    observations = [
         recorded("cancel", 3, date_cancelled=ELEVEN, times_are_observed=True),
         recorded("update", 2, date_cancelled=TEN, times_are_observed=True),
         recorded("create", 1, date_cancelled=None, times_are_observed=True),
     ]
 
-    assert "2026-03-14T10:00:00Z" == desired_of(*seen).fields["date_cancelled"]
+    assert "2026-03-14T10:00:00Z" == desired_of(*observations).fields["date_cancelled"]
 
 
 def test_an_observation_after_an_empty_one_counts_from_its_own_time() -> None:
-    seen = [
+    observations = [
         recorded("cancel", 1, date_cancelled=NINE, no_show=NINE, times_are_observed=True),
         recorded("update", 2, date_cancelled=None, no_show=None, times_are_observed=True),
         recorded("cancel", 3, date_cancelled=TEN, times_are_observed=True),
         recorded("cancel", 4, date_cancelled=ELEVEN, times_are_observed=True),
     ]
 
-    assert "2026-03-14T10:00:00Z" == desired_of(*seen).fields["date_cancelled"]
-    assert desired_of(*seen[:2]).fields["date_cancelled"] is None
+    assert "2026-03-14T10:00:00Z" == desired_of(*observations).fields["date_cancelled"]
+    assert desired_of(*observations[:2]).fields["date_cancelled"] is None
 
 
 def test_a_completion_that_is_observed_again_counts_from_the_first_observation_since_it_was_open() -> None:
-    seen = [
+    observations = [
         recorded("update", 1, time_completed=NINE, times_are_observed=True),
         recorded("update", 2, time_completed=None, times_are_observed=True),
         recorded("update", 3, time_completed=TEN, times_are_observed=True),
         recorded("update", 4, time_completed=ELEVEN, times_are_observed=True),
     ]
 
-    assert "2026-03-14T10:00:00Z" == desired_of(*seen).fields["time_completed"]
+    assert "2026-03-14T10:00:00Z" == desired_of(*observations).fields["time_completed"]
 
 
 def test_the_last_of_several_times_from_the_tool_counts() -> None:
-    told = [recorded("cancel", 1, date_cancelled=TEN), recorded("cancel", 2, date_cancelled=ELEVEN)]
+    changes = [recorded("cancel", 1, date_cancelled=TEN), recorded("cancel", 2, date_cancelled=ELEVEN)]
 
-    assert "2026-03-14T11:00:00Z" == desired_of(*told).fields["date_cancelled"]
+    assert "2026-03-14T11:00:00Z" == desired_of(*changes).fields["date_cancelled"]
 
 
-# -- which deliveries still count --
+# -- superseded changes --
 
 
 def test_a_change_that_decides_no_field_is_superseded() -> None:

@@ -1,4 +1,4 @@
-"""The merge is a join: commutative, associative, idempotent; and what may be forgotten of its input."""
+"""Tests that the merge is a join (commutative, associative, idempotent), and of the changes that may be dropped."""
 
 import signal
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ from app.visits.merge import (
 )
 from tests.support.changes import EXAMPLES, NINE, desired_of
 
-# -- the join, as mathematics has it --
+# -- the laws of a join --
 
 ADDRESSES = ("ada@example.com", "zoe@example.com")
 
@@ -59,7 +59,7 @@ CONTACTS = st.fixed_dictionaries(
 )
 
 
-#: Few clocks and few origins, so that ties are common.
+#: Few versions and few origins, so that ties are common.
 CHANGES = st.builds(
     RecordedChange,
     origin=st.sampled_from(("d1", "d2", "d3")),
@@ -79,16 +79,18 @@ SETS = st.lists(CHANGES, max_size=6)
 
 @EXAMPLES
 @given(SETS, SETS)
-def test_the_join_is_commutative(one: list[RecordedChange], other: list[RecordedChange]) -> None:
-    assert join_facts(merge_changes(one), merge_changes(other)) == join_facts(merge_changes(other), merge_changes(one))
+def test_the_join_is_commutative(first: list[RecordedChange], second: list[RecordedChange]) -> None:
+    assert join_facts(merge_changes(first), merge_changes(second)) == join_facts(
+        merge_changes(second), merge_changes(first)
+    )
 
 
 @EXAMPLES
 @given(SETS, SETS, SETS)
 def test_the_join_is_associative(
-    one: list[RecordedChange], other: list[RecordedChange], third: list[RecordedChange]
+    first: list[RecordedChange], second: list[RecordedChange], third: list[RecordedChange]
 ) -> None:
-    a, b, c = merge_changes(one), merge_changes(other), merge_changes(third)
+    a, b, c = merge_changes(first), merge_changes(second), merge_changes(third)
 
     assert join_facts(join_facts(a, b), c) == join_facts(a, join_facts(b, c))
 
@@ -152,11 +154,11 @@ def test_the_merge_is_the_join_of_all_changes(changes: list[RecordedChange]) -> 
     assert joined == merge_changes(changes)
 
 
-# -- what a visit may forget --
+# -- required changes --
 
 
-#: Values of one field over a few moments: late, repeated, and dated alike.
-SIGHTINGS = st.lists(
+#: Values of one field with few versions: late, repeated, and with the same version.
+OBSERVATIONS = st.lists(
     st.builds(
         RecordedChange,
         origin=st.sampled_from(("d1", "d2", "d3", "d4")),
@@ -172,82 +174,84 @@ SIGHTINGS = st.lists(
 
 
 def numbered(changes: Sequence[RecordedChange], prefix: str = "n") -> list[RecordedChange]:
-    """Each with an origin of its own, as in the ledger."""
+    """Give each change another origin, as in the ledger."""
     return [replace(change, origin=f"{prefix}{at:02}") for at, change in enumerate(changes)]
 
 
-def kept_of(changes: Sequence[RecordedChange]) -> list[RecordedChange]:
+def required_changes(changes: Sequence[RecordedChange]) -> list[RecordedChange]:
     origins = required_origins(changes)
     return [change for change in changes if change.origin in origins]
 
 
 @EXAMPLES
-@given(SETS | SIGHTINGS, SETS | SIGHTINGS)
+@given(SETS | OBSERVATIONS, SETS | OBSERVATIONS)
 def test_the_required_changes_replace_all_with_any_later_change(
     changes: list[RecordedChange], later: list[RecordedChange]
 ) -> None:
     changes, later = numbered(changes), numbered(later, "late")
 
-    assert merge_changes([*changes, *later]) == merge_changes([*kept_of(changes), *later])
+    assert merge_changes([*changes, *later]) == merge_changes([*required_changes(changes), *later])
 
 
 @EXAMPLES
-@given(SETS | SIGHTINGS, SETS | SIGHTINGS, st.integers(1, 3))
+@given(SETS | OBSERVATIONS, SETS | OBSERVATIONS, st.integers(1, 3))
 def test_the_required_changes_replace_all_with_another_alias_depth(
     changes: list[RecordedChange], first: list[RecordedChange], by: int
 ) -> None:
     changes = numbered(changes)
     moved = {change.origin: replace(change, alias_depth=change.alias_depth + by) for change in changes}
 
-    whole = merge_changes([*numbered(first, "first"), *moved.values()])
+    full = merge_changes([*numbered(first, "first"), *moved.values()])
 
-    assert whole == merge_changes([*numbered(first, "first"), *(moved[change.origin] for change in kept_of(changes))])
+    assert full == merge_changes(
+        [*numbered(first, "first"), *(moved[change.origin] for change in required_changes(changes))]
+    )
 
 
 @EXAMPLES
-@given(st.lists(SIGHTINGS, max_size=4))
+@given(st.lists(OBSERVATIONS, max_size=4))
 def test_repeated_thinning_drops_no_required_change(parts: list[list[RecordedChange]]) -> None:
-    everything, held = list[RecordedChange](), list[RecordedChange]()
+    all_changes, retained = list[RecordedChange](), list[RecordedChange]()
     for at, part in enumerate(parts):
-        everything += numbered(part, f"part{at}-")
-        held = kept_of([*held, *numbered(part, f"part{at}-")])
+        all_changes += numbered(part, f"part{at}-")
+        retained = required_changes([*retained, *numbered(part, f"part{at}-")])
 
-    assert merge_changes(everything) == merge_changes(held)
+    assert merge_changes(all_changes) == merge_changes(retained)
 
 
 @EXAMPLES
-@given(SIGHTINGS, SIGHTINGS)
+@given(OBSERVATIONS, OBSERVATIONS)
 def test_a_late_change_among_very_many_observations_moves_only_the_time(
     changes: list[RecordedChange], later: list[RecordedChange]
 ) -> None:
     changes, later = numbered(changes), numbered(later, "late")
     with patch.object(merge, "MAX_OBSERVATIONS", 2):
-        kept = kept_of(changes)
+        required = required_changes(changes)
 
-    whole, short = (merge_changes([*some, *later]).get("date_cancelled") for some in (changes, kept))
+    full, thinned = (merge_changes([*some, *later]).get("date_cancelled") for some in (changes, required))
 
-    assert (whole and (whole.stamp, whole.origin)) == (short and (short.stamp, short.origin))
-    assert bool(whole and whole.value) == bool(short and short.value)
-    newest = sorted({change.stamp(value) for change in kept if (value := change.facts["date_cancelled"])})[-2:]
+    assert (full and (full.stamp, full.origin)) == (thinned and (thinned.stamp, thinned.origin))
+    assert bool(full and full.value) == bool(thinned and thinned.value)
+    newest = sorted({change.stamp(value) for change in required if (value := change.facts["date_cancelled"])})[-2:]
     if all(change.facts["date_cancelled"] or [change.stamp(None)] > newest[:1] for change in later):
-        assert (whole and whole.value) == (short and short.value)
+        assert (full and full.value) == (thinned and thinned.value)
 
 
 def test_few_of_eight_thousand_observations_are_required_and_the_first_counts() -> None:
-    def sighting(second: int, done: bool = True) -> RecordedChange:
-        seen_at = format_time(NINE + timedelta(seconds=second)) if done else None
+    def observation(second: int, done: bool = True) -> RecordedChange:
+        observed_at = format_time(NINE + timedelta(seconds=second)) if done else None
         return RecordedChange(
-            f"d{second:05}", "update", second, {"time_completed": seen_at}, {}, times_are_observed=True
+            f"d{second:05}", "update", second, {"time_completed": observed_at}, {}, times_are_observed=True
         )
 
-    changes = [sighting(0, done=False), *(sighting(second) for second in range(1, 8_000))]
+    changes = [observation(0, done=False), *(observation(second) for second in range(1, 8_000))]
 
-    kept = kept_of(changes)
+    required = required_changes(changes)
 
-    assert merge.MAX_OBSERVATIONS + 2 == len(kept)
+    assert merge.MAX_OBSERVATIONS + 2 == len(required)
     assert (
         "2026-03-14T09:00:01Z"
-        == desired_of(*kept).fields["time_completed"]
+        == desired_of(*required).fields["time_completed"]
         == desired_of(*changes).fields["time_completed"]
     )
 
@@ -261,14 +265,14 @@ def test_equal_observations_are_stored_once() -> None:
     assert {"d8"} == required_origins(changes)
 
 
-@pytest.mark.parametrize("kind", ["sightings", "payments", "addresses"])
+@pytest.mark.parametrize("kind", ["observations", "payments", "addresses"])
 def test_twenty_thousand_changes_of_one_visit_are_merged(kind: str) -> None:
-    """In less than a second; joined pair by pair it took ten minutes, in which nothing else ran."""
+    """The merge takes less than a second. Joining pair by pair took ten minutes, and blocked the process."""
 
     def change(at: int) -> RecordedChange:
-        seen_at = format_time(NINE + timedelta(seconds=at))
-        if kind == "sightings":
-            return RecordedChange(f"d{at}", "update", at, {"time_completed": seen_at}, {}, times_are_observed=True)
+        observed_at = format_time(NINE + timedelta(seconds=at))
+        if kind == "observations":
+            return RecordedChange(f"d{at}", "update", at, {"time_completed": observed_at}, {}, times_are_observed=True)
         if kind == "payments":
             return RecordedChange(f"d{at}", "update", at, {f"amount_collected of p{at}": "1.00"}, {})
         return RecordedChange(
@@ -277,11 +281,11 @@ def test_twenty_thousand_changes_of_one_visit_are_merged(kind: str) -> None:
 
     changes = [change(at) for at in range(20_000)]
 
-    signal.alarm(60)  # its handler ends the test: far more than the fold takes on a busy machine
-    want = desired_visit(merge_changes(changes))
+    signal.alarm(60)  # ends the test; the merge is much faster, even on a busy machine
+    visit = desired_visit(merge_changes(changes))
     signal.alarm(0)
 
-    said = {"sightings": want.fields.get("time_completed"), "payments": want.fields.get("amount_collected")}
-    expected = {"sightings": "2026-03-14T09:00:00Z", "payments": "20000.00", "addresses": None}
-    assert expected[kind] == said.get(kind)
-    assert want.contact.email == ("19999@example.com" if kind == "addresses" else None)
+    actual = {"observations": visit.fields.get("time_completed"), "payments": visit.fields.get("amount_collected")}
+    expected = {"observations": "2026-03-14T09:00:00Z", "payments": "20000.00", "addresses": None}
+    assert expected[kind] == actual.get(kind)
+    assert visit.contact.email == ("19999@example.com" if kind == "addresses" else None)

@@ -1,4 +1,4 @@
-"""Whose visit it is: contacts, attendees, and facts about one person."""
+"""Tests of contacts, attendees, and facts about one person."""
 
 import hmac
 from datetime import datetime
@@ -24,7 +24,7 @@ from app.webhooks.registry import load_sources
 from app.webhooks.source import Ignored
 from tests.support.changes import ELEVEN, NINE, TEN, desired_of, recorded
 
-# -- whose visit it is --
+# -- the contact of a visit --
 
 ADA = Contact(email="ada@example.com", first_name="Ada", last_name="Lovelace", phone="+15550100001")
 
@@ -192,15 +192,15 @@ def test_a_no_show_alone_creates_no_visit_and_names_no_contact() -> None:
 
 def test_an_attendee_who_left_stays_cancelled_when_the_booking_is_restored() -> None:
     booked = recorded("create", 1, time_scheduled=NINE, date_cancelled=None)
-    left, cancelled, back = (
+    departed, cancelled, back = (
         recorded("cancel", 2, date_left=TEN),
         recorded("cancel", 3, date_cancelled=TEN),
         recorded("update", 4, date_cancelled=None),
     )
 
-    assert desired_of(booked, left, cancelled, back).is_cancelled
+    assert desired_of(booked, departed, cancelled, back).is_cancelled
     assert not desired_of(booked, cancelled, back).is_cancelled
-    assert not desired_of(booked, left, cancelled, back, recorded("update", 5, date_left=None)).is_cancelled
+    assert not desired_of(booked, departed, cancelled, back, recorded("update", 5, date_left=None)).is_cancelled
 
 
 # -- one id for several people --
@@ -241,5 +241,7 @@ def test_the_person_that_was_named_first_is_required() -> None:
     assert changes[0].origin in required_origins(changes)
     assert (
         "1@example.com"
-        == desired_visit(merge_changes(one for one in changes if one.origin in required_origins(changes))).contact.email
+        == desired_visit(
+            merge_changes(change for change in changes if change.origin in required_origins(changes))
+        ).contact.email
     )

@@ -1,11 +1,11 @@
-"""Handshakes that are not signed."""
+"""Tests of unsigned handshakes."""
 
 import pytest
 
 from app.webhooks.handshakes import FixedBody
 from tests.support.signatures import delivery
 
-# -- the handshake that is not signed --
+# -- unsigned handshakes --
 
 PROBE = FixedBody(b'{"foo":"bar"}', absent_header="Api-Signature")
 

@@ -1,4 +1,4 @@
-"""Reading what is not believed yet: bytes become JSON or a refusal, a value what was expected or Untranslatable."""
+"""Tests of parsing bodies and reading values: the result, UnreadableBody or Untranslatable."""
 
 import gzip
 import json
@@ -43,8 +43,8 @@ EXAMPLES = settings(max_examples=150, deadline=None, derandomize=True, database=
 NEW_YORK = ZoneInfo("America/New_York")
 
 
-def told(value: Any, read: str, *arguments: Any) -> str:
-    """Why a value cannot be read."""
+def error_message(value: Any, read: str, *arguments: Any) -> str:
+    """Return the message of the error when the value is read."""
     [item] = Payload({"a": [{"b": value}]}).at("a")
 
     with pytest.raises(Untranslatable) as untranslatable:
@@ -133,7 +133,7 @@ EMAIL = "ada@example.com"
     ],
 )
 def test_an_error_names_the_place_and_the_type_and_never_the_value(sentence: str, value: Any, read: str) -> None:
-    assert f"a[0].b: {sentence}" == told(value, read)
+    assert f"a[0].b: {sentence}" == error_message(value, read)
 
 
 def test_an_error_names_the_whole_body_or_the_embedded_text() -> None:
@@ -164,17 +164,17 @@ def test_text_is_stripped_and_a_number_counts_as_text(expected: str | None, valu
 
 @pytest.mark.parametrize("value", [True, False, 1.0, 1e300, [], {}, ["x"]])
 def test_a_value_that_is_not_text_is_untranslatable(value: Any) -> None:
-    assert "expected text" in told(value, "text")
+    assert "expected text" in error_message(value, "text")
 
 
 @pytest.mark.parametrize("value", [None, "", "   "])
 def test_required_text_is_not_blank(value: Any) -> None:
-    assert "expected text" in told(value, "required_text")
+    assert "expected text" in error_message(value, "required_text")
 
 
 @pytest.mark.parametrize("value", [0, 1, "true", "", [], {}, 0.0])
 def test_a_boolean_is_only_true_or_false(value: Any) -> None:
-    assert "expected true or false" in told(value, "boolean")
+    assert "expected true or false" in error_message(value, "boolean")
 
 
 def test_a_missing_boolean_is_none() -> None:
@@ -183,7 +183,7 @@ def test_a_missing_boolean_is_none() -> None:
 
 @pytest.mark.parametrize("value", [True, False, 1.0, "1", "", [], {}])
 def test_a_whole_number_is_not_a_fraction_a_text_or_a_boolean(value: Any) -> None:
-    assert "expected a whole number" in told(value, "integer")
+    assert "expected a whole number" in error_message(value, "integer")
 
 
 def test_a_required_integer_may_be_zero() -> None:
@@ -255,8 +255,8 @@ def test_a_time_is_truncated_to_microseconds(microseconds: int, fraction: str) -
     [
         ("2026-07-01T13:00:00Z", "2026-07-01T09:00:00"),
         ("2026-12-01T14:00:00Z", "2026-12-01T09:00:00"),
-        ("2026-03-08T07:30:00Z", "2026-03-08T02:30:00"),  # left out in spring: as if the clock had not moved
-        ("2026-11-01T05:30:00Z", "2026-11-01T01:30:00"),  # twice in autumn: the first
+        ("2026-03-08T07:30:00Z", "2026-03-08T02:30:00"),  # does not exist in spring: read as one hour later
+        ("2026-11-01T05:30:00Z", "2026-11-01T01:30:00"),  # ambiguous in autumn: the earlier one
         ("2026-07-01T09:00:00Z", "2026-07-01T09:00:00Z"),
         ("2026-07-01T08:00:00Z", "2026-07-01T09:00:00+01:00"),
     ],
@@ -266,8 +266,8 @@ def test_a_time_without_an_offset_is_local_to_the_zone_of_the_hook(expected: str
 
 
 def test_a_time_without_an_offset_is_untranslatable_without_a_zone() -> None:
-    assert "expected a time with an offset" in told("2026-07-01T09:00:00", "time")
-    assert "expected a time with an offset" in told("2026-07-01", "time")
+    assert "expected a time with an offset" in error_message("2026-07-01T09:00:00", "time")
+    assert "expected a time with an offset" in error_message("2026-07-01", "time")
 
 
 @pytest.mark.parametrize(
@@ -283,25 +283,25 @@ def test_a_time_without_an_offset_is_untranslatable_without_a_zone() -> None:
     ids=label,
 )  # fmt: skip
 def test_a_value_that_is_not_a_time_is_untranslatable(written: str) -> None:
-    assert "expected a time" in told(written, "time")
-    assert "expected a time" in told(written, "time", NEW_YORK)
+    assert "expected a time" in error_message(written, "time")
+    assert "expected a time" in error_message(written, "time", NEW_YORK)
 
 
 @pytest.mark.parametrize("written", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
 def test_a_time_outside_the_calendar_in_utc_is_untranslatable(written: str) -> None:
-    assert "expected a time that a calendar has" in told(written, "time")
+    assert "expected a time that a calendar has" in error_message(written, "time")
 
 
 @pytest.mark.parametrize("number", [0, 1_790_000_000, 1_712_122_500_000, 20_260_314, 2_026])
 def test_a_number_is_not_an_iso_8601_time(number: int) -> None:
     """1712122500000 is April 2024 in milliseconds; as basic ISO 8601 it would be Christmas of 1712."""
-    assert "expected" in told(number, "time")
-    assert "expected" in told(number, "time", NEW_YORK)
+    assert "expected" in error_message(number, "time")
+    assert "expected" in error_message(number, "time", NEW_YORK)
 
 
 @pytest.mark.parametrize("value", [True, 1.5, [], {}])
 def test_a_value_that_is_not_text_is_not_a_time(value: Any) -> None:
-    assert "expected" in told(value, "time")
+    assert "expected" in error_message(value, "time")
 
 
 @pytest.mark.parametrize(
@@ -319,7 +319,7 @@ def test_seconds_since_1970_are_a_time(expected: str, seconds: int) -> None:
     "value", [2**63, -(2**63), 2**64 - 1, 1_790_000_000_000_000, 1.5, "1790000000", True, math.inf]
 )
 def test_invalid_seconds_are_untranslatable(value: Any) -> None:
-    assert "expected" in told(value, "unix_seconds")
+    assert "expected" in error_message(value, "unix_seconds")
 
 
 # -- money --
@@ -356,8 +356,8 @@ def test_a_missing_amount_is_none(value: Any) -> None:
     ids=label,
 )  # fmt: skip
 def test_an_impossible_amount_is_untranslatable(value: Any) -> None:
-    assert "expected an amount" in told(value, "amount")
-    assert "expected an amount" in told(value, "amount", 1)
+    assert "expected an amount" in error_message(value, "amount")
+    assert "expected an amount" in error_message(value, "amount", 1)
 
 
 def test_a_million_digits_and_nested_lists_are_not_amounts() -> None:
@@ -365,18 +365,18 @@ def test_a_million_digits_and_nested_lists_are_not_amounts() -> None:
     for _ in range(10_000):
         nested = [nested]
 
-    assert "a[0].b: expected an amount, found str of length 1000001" == told("9" * 1_000_001, "amount")
-    assert "a[0].b: expected an amount, found list of length 1" == told(nested, "amount")
+    assert "a[0].b: expected an amount, found str of length 1000001" == error_message("9" * 1_000_001, "amount")
+    assert "a[0].b: expected an amount, found list of length 1" == error_message(nested, "amount")
 
 
-# -- whatever a value is --
+# -- any value --
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text(max_size=20),
     lambda inside: st.lists(inside, max_size=2) | st.dictionaries(st.text(max_size=3), inside, max_size=2),
     max_leaves=4,
 )
-#: Nearly times and nearly amounts.
+#: Texts that look like times and amounts.
 NEARLY = st.text(st.sampled_from("0123456789-+:.TZWeE, _nai"), max_size=32)
 READS = (
     "text",
@@ -499,7 +499,7 @@ def test_another_content_type_is_rejected(content_type: str, form: BodyFormat) -
 
 
 def test_a_lone_surrogate_does_not_make_a_body_unreadable() -> None:
-    # What JavaScript makes of an emoji that it cuts in two.
+    # JavaScript truncates an emoji like this.
     raw = b'{"name":"Zo\\ud83d","whole":"\\ud83d\\ude00"}'
 
     data = parse_body(Delivery("h", "s", (), raw, datetime(2026, 3, 14, tzinfo=UTC)), "json")
@@ -571,22 +571,20 @@ def test_the_format_of_any_body_is_detected() -> None:
     assert [1] == parse_body(delivery(b"[1]"), "any").value
 
 
-# -- what a request says of its body --
+# -- headers and encodings of a request --
 
 
 def test_a_header_is_read_in_any_case_and_a_parameter_only_with_a_question_mark() -> None:
     lines = ((b"one", b"1"), (b"two", b"a"), (b"two", b"\xe9"))
-    given = Delivery(
-        "hook", "source", lines, b"", datetime(2026, 9, 21, tzinfo=UTC), query=b"ne=x&empty=&two&e=%e9&e=2"
-    )
+    sent = Delivery("hook", "source", lines, b"", datetime(2026, 9, 21, tzinfo=UTC), query=b"ne=x&empty=&two&e=%e9&e=2")
 
-    assert ("1", "a", None) == (given.header("One"), given.header("TWO"), given.header("three"))
-    assert ([b"1"], [b"a", b"\xe9"], []) == tuple(map(given.header_values, ("ONE", "two", "three")))
-    assert (b"1", None, None) == tuple(map(given.single_header, ("ONE", "two", "three")))
-    assert given.header("one") == "1"
-    assert (None, None) == (given.header("empty"), given.header("xne"))
-    assert ("x", "", "", "é", None) == tuple(map(given.header, ("?ne", "?empty", "?two", "?e", "?one")))
-    assert replace(given, query=b"").header("?ne") is None
+    assert ("1", "a", None) == (sent.header("One"), sent.header("TWO"), sent.header("three"))
+    assert ([b"1"], [b"a", b"\xe9"], []) == tuple(map(sent.header_values, ("ONE", "two", "three")))
+    assert (b"1", None, None) == tuple(map(sent.single_header, ("ONE", "two", "three")))
+    assert sent.header("one") == "1"
+    assert (None, None) == (sent.header("empty"), sent.header("xne"))
+    assert ("x", "", "", "é", None) == tuple(map(sent.header, ("?ne", "?empty", "?two", "?e", "?one")))
+    assert replace(sent, query=b"").header("?ne") is None
 
 
 @pytest.mark.parametrize(
@@ -605,9 +603,9 @@ def test_a_header_is_read_in_any_case_and_a_parameter_only_with_a_question_mark(
     ],
 )
 def test_the_content_encoding_is_normalized(encoding: str, lines: list[bytes]) -> None:
-    given = replace(delivery(b""), headers=tuple((b"content-encoding", line) for line in lines))
+    sent = replace(delivery(b""), headers=tuple((b"content-encoding", line) for line in lines))
 
-    assert encoding == content_encoding(given)
+    assert encoding == content_encoding(sent)
 
 
 def test_a_compressed_body_is_not_decompressed_beyond_the_limit() -> None:
@@ -699,15 +697,15 @@ def test_an_event_contains_its_fetched_record() -> None:
     event = Event("source", Payload({}), datetime(2026, 9, 21, tzinfo=UTC), {"h": "1"})
 
     fetched = event.with_record({"id": True}, at, {"customer": {"id": True}, "gone": None}, "records/1")
-    gone = event.with_record(None, at)
+    without_record = event.with_record(None, at)
 
     assert (
         replace(event, record=Payload({"id": True}), fetched_at=at, record_path="records/1", related=fetched.related)
         == fetched
     )
     assert {"customer": Payload({"id": True}), "gone": Payload(None)} == fetched.related
-    assert replace(event, fetched_at=at) == gone
-    for place, found in (("record", fetched.record), ("customer", fetched.related["customer"])):
-        assert found is not None
+    assert replace(event, fetched_at=at) == without_record
+    for place, error in (("record", fetched.record), ("customer", fetched.related["customer"])):
+        assert error is not None
         with pytest.raises(Untranslatable, match=rf"^{place}\.id: expected text, found bool$"):
-            found.at("id").text()
+            error.at("id").text()

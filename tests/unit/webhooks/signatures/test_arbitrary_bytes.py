@@ -8,16 +8,16 @@ from app.webhooks.registry import load_sources, load_specimens
 from app.webhooks.signatures.scheme import SignatureError, VerificationContext
 from tests.support.signatures import BODY, NOW, SCHEMES, apart, delivery, listed, reason, standard
 
-GOOD = [listed(b"1790000000"), apart(b"1790000000"), standard(), standard(prefix="svix")]
+VALID = [listed(b"1790000000"), apart(b"1790000000"), standard(), standard(prefix="svix")]
 
 
 HEADER_NAMES = sorted(
-    {name.decode() for given in GOOD for name, _ in given.headers}
+    {name.decode() for sent in VALID for name, _ in sent.headers}
     | {
         name.lower()
         for tool in load_sources()
-        for given in load_specimens(tool)["deliveries"]
-        for name in given["headers"]
+        for sent in load_specimens(tool)["deliveries"]
+        for name in sent["headers"]
     }
 )
 
@@ -30,32 +30,32 @@ VALUES = st.binary(max_size=40) | st.lists(PIECES | st.binary(max_size=3), max_s
 @given(st.lists(st.tuples(st.sampled_from(HEADER_NAMES), VALUES), max_size=6), st.binary(max_size=20))
 @example([], b"")
 def test_any_bytes_in_a_header_are_rejected_with_a_signature_error(lines: list[tuple[str, bytes]], raw: bytes) -> None:
-    given = delivery(raw, *lines)
+    sent = delivery(raw, *lines)
 
     for scheme, secret in SCHEMES:
-        assert reason(scheme, given, VerificationContext([secret, secret], NOW)) in {"missing", "malformed", "mismatch"}
+        assert reason(scheme, sent, VerificationContext([secret, secret], NOW)) in {"missing", "malformed", "mismatch"}
 
 
 @settings(max_examples=300, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
-@given(st.sampled_from(GOOD), st.data())
-def test_an_altered_header_is_rejected(given_before: Delivery, data: st.DataObject) -> None:
-    lines = list(given_before.headers)
-    which = data.draw(st.integers(0, len(lines) - 1))
-    name, value = lines[which]
+@given(st.sampled_from(VALID), st.data())
+def test_an_altered_header_is_rejected(valid: Delivery, data: st.DataObject) -> None:
+    lines = list(valid.headers)
+    position = data.draw(st.integers(0, len(lines) - 1))
+    name, value = lines[position]
     start = data.draw(st.integers(0, len(value)))
     end = data.draw(st.integers(start, len(value)))
-    lines[which] = (name, value[:start] + data.draw(VALUES) + value[end:])
-    given = Delivery("hook", "source", tuple(lines), BODY, given_before.received_at)
+    lines[position] = (name, value[:start] + data.draw(VALUES) + value[end:])
+    sent = Delivery("hook", "source", tuple(lines), BODY, valid.received_at)
 
     for scheme, secret in SCHEMES[:3]:
         try:
-            scheme.verify(given, VerificationContext([secret], NOW))
-        except SignatureError as refused:
-            assert refused.reason in {"missing", "malformed", "mismatch"}  # noqa: PT017
+            scheme.verify(sent, VerificationContext([secret], NOW))
+        except SignatureError as error:
+            assert error.reason in {"missing", "malformed", "mismatch"}  # noqa: PT017
         else:
-            assert value in lines[which][1] or _means_the_same(value, lines[which][1])
+            assert value in lines[position][1] or _is_equivalent(value, lines[position][1])
 
 
-def _means_the_same(value: bytes, other: bytes) -> bool:
-    """A list may hold more than one signature, and a forgiving scheme takes capitals."""
-    return value.lower().split(b",")[-1].split(b"=")[-1] in other.lower()
+def _is_equivalent(value: bytes, changed: bytes) -> bool:
+    """Return whether the signature is still there: a list may have several, and a lenient scheme accepts capitals."""
+    return value.lower().split(b",")[-1].split(b"=")[-1] in changed.lower()

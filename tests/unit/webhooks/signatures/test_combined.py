@@ -11,7 +11,7 @@ from app.webhooks.signatures.scheme import VerificationContext
 from app.webhooks.signatures.token import PathToken
 from tests.support.signatures import delivery, reason
 
-# -- HMAC over fields: https://support.gingrapp.com, its rule; the digest was worked out beside us --
+# -- HMAC over fields: https://support.gingrapp.com, its rule; the digest was computed separately --
 
 FIELDS = FieldsHmac("signature", (("webhook_type",), ("entity_id",), ("entity_type",)))
 
@@ -20,19 +20,19 @@ FIELDS_CONTEXT = VerificationContext(["gingr-signature-key-for-tests"], 0)
 OF_FIELDS = "86701964b4e6490b2f29a3caebf1d810ecbcd17caecf863f7522b9b363c84b2d"
 
 
-def fields(**other: object) -> Delivery:
+def fields(**changes: object) -> Delivery:
     body = {"webhook_type": "check_out", "entity_id": "12345", "entity_type": "reservation", "signature": OF_FIELDS}
-    return delivery(orjson.dumps(body | other))
+    return delivery(orjson.dumps(body | changes))
 
 
-@pytest.mark.parametrize("other", [{}, {"entity_id": 12345}, {"entity_data": {"email": "somebody@example.com"}}])
-def test_a_signature_over_fields_does_not_cover_the_others(other: dict[str, object]) -> None:
-    assert 0 == FIELDS.verify(fields(**other), FIELDS_CONTEXT)
+@pytest.mark.parametrize("changes", [{}, {"entity_id": 12345}, {"entity_data": {"email": "somebody@example.com"}}])
+def test_a_signature_over_fields_does_not_cover_the_others(changes: dict[str, object]) -> None:
+    assert 0 == FIELDS.verify(fields(**changes), FIELDS_CONTEXT)
     assert "fields" == FIELDS.coverage
 
 
 @pytest.mark.parametrize(
-    ("other", "expected"),
+    ("changes", "expected"),
     [
         ({"entity_id": "12346"}, "mismatch"),
         ({"signature": OF_FIELDS.upper()}, "mismatch"),
@@ -44,8 +44,8 @@ def test_a_signature_over_fields_does_not_cover_the_others(other: dict[str, obje
         ({"entity_id": ["12345"]}, "malformed"),
     ],
 )
-def test_a_changed_field_is_rejected(other: dict[str, object], expected: str) -> None:
-    assert expected == reason(FIELDS, fields(**other), FIELDS_CONTEXT)
+def test_a_changed_field_is_rejected(changes: dict[str, object], expected: str) -> None:
+    assert expected == reason(FIELDS, fields(**changes), FIELDS_CONTEXT)
 
 
 @pytest.mark.parametrize("raw", [b"", b"[]", b"1", b"{", b"\xff", b"null"])

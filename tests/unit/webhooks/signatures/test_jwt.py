@@ -16,14 +16,14 @@ from app.webhooks.signatures.scheme import VerificationContext
 from tests.support.harness import hmac_sha256
 from tests.support.signatures import NOW, declared, delivery, reason
 
-needs_openssl = pytest.mark.skipif(not shutil.which("openssl"), reason="there is no openssl here to make them with")
+needs_openssl = pytest.mark.skipif(not shutil.which("openssl"), reason="openssl is not installed")
 
 
 # -- public keys and JSON Web Tokens --
 
 
-#: Made for these tests by openssl.
-_BY_RSA = next(one for one in load_specimens("gohighlevel")["deliveries"] if "signing_key" in one)
+#: Keys and signatures that openssl made for these tests.
+_BY_RSA = next(recorded for recorded in load_specimens("gohighlevel")["deliveries"] if "signing_key" in recorded)
 
 RSA_PRIVATE, RSA_PUBLIC = _BY_RSA["signing_key"], _BY_RSA["secret"]
 
@@ -68,7 +68,7 @@ def test_a_token_that_names_another_algorithm_is_refused_also_where_ours_signed_
 
 
 def test_a_token_signed_with_the_public_key_as_a_secret_is_refused() -> None:
-    """The classic: the verifier reads HS256 in the token and takes the public key, which everybody has, for its secret."""
+    """The known attack: a verifier that trusts HS256 in the token would use the public key as its secret."""
     message = url64(b'{"alg":"HS256","typ":"JWT"}') + b"." + url64(orjson.dumps(CLAIMS))
     keys = [RSA_PUBLIC.encode(), base64.b64decode(RSA_PUBLIC), b""]
 

@@ -1,4 +1,4 @@
-"""Signature schemes beyond `verify`: what each one signs, when it applies, what it proves, the sentence of each refusal."""
+"""Tests of signature schemes beyond `verify`: signing, when they apply, their coverage, and their error messages."""
 
 import base64
 from dataclasses import replace
@@ -69,7 +69,9 @@ ED25519_SIGNATURE = bytes.fromhex(
 )
 ED25519 = PublicKey("X-Key-Signature", "ed25519")
 #: Signed by openssl.
-BY_RSA: dict[str, Any] = next(one for one in load_specimens("gohighlevel")["deliveries"] if "signing_key" in one)
+BY_RSA: dict[str, Any] = next(
+    recorded for recorded in load_specimens("gohighlevel")["deliveries"] if "signing_key" in recorded
+)
 RSA_PRIVATE, RSA_PUBLIC = BY_RSA["signing_key"], BY_RSA["secret"]
 RSA_BODY, RSA_SIGNATURE = orjson.dumps(BY_RSA["body"]), BY_RSA["headers"]["X-WH-Signature"]
 RSA = PublicKey("X-WH-Signature", "rsa-sha256")
@@ -111,7 +113,7 @@ def base64_of(raw: bytes) -> str:
     return base64.b64encode(raw).decode()
 
 
-# -- what a tool would send --
+# -- signing --
 
 SALT = "blvd-webhook-v1:efa1a1fd-80b2-41c8-8b13-850f36f9a303"
 STANDARD_SECRET = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
@@ -119,7 +121,7 @@ STANDARD_DIGEST = f"v1,{base64_of(digest(b'msg_1.1790000000.' + BODY, '012345678
 
 
 @pytest.mark.parametrize(
-    ("scheme", "context", "given", "headers"),
+    ("scheme", "context", "sent", "headers"),
     [
         pytest.param(PLAIN, CONTEXT, delivery(), {"Plain-Signature": f"sha256={base64_of(digest(BODY))}"}, id="plain"),
         pytest.param(
@@ -231,9 +233,9 @@ STANDARD_DIGEST = f"v1,{base64_of(digest(b'msg_1.1790000000.' + BODY, '012345678
     ],
 )
 def test_a_scheme_signs_as_its_tool_does(
-    scheme: Scheme, context: VerificationContext, given: Delivery, headers: dict[str, str]
+    scheme: Scheme, context: VerificationContext, sent: Delivery, headers: dict[str, str]
 ) -> None:
-    assert headers == scheme.sign(given, context)
+    assert headers == scheme.sign(sent, context)
 
 
 def test_without_a_salt_only_the_time_is_written() -> None:
@@ -242,7 +244,7 @@ def test_without_a_salt_only_the_time_is_written() -> None:
     assert ":1790000000" == signed["x-blvd-hmac-salt"]
 
 
-# -- what stands in the body --
+# -- signatures in the body --
 
 
 def test_a_signature_over_fields_is_written_into_the_body() -> None:
@@ -292,7 +294,7 @@ def test_what_signs_in_a_header_leaves_the_body_alone() -> None:
         assert scheme.encode_body(BODY, CONTEXT) == BODY
 
 
-# -- what stands in the address --
+# -- tokens in the address --
 
 
 def test_only_a_scheme_with_an_address_token_has_one() -> None:
@@ -312,11 +314,11 @@ def test_only_a_scheme_with_an_address_token_has_one() -> None:
         assert scheme.path_token("hook", context) == ""
 
 
-# -- whether it applies, and what it proves --
+# -- when a scheme applies, and its coverage --
 
 
 @pytest.mark.parametrize(
-    ("scheme", "applying", "others"),
+    ("scheme", "applying", "not_applying"),
     [
         (PLAIN, [delivery(Plain_Signature="wrong")], [delivery(), delivery(Plain_Signature=" ")]),
         (
@@ -336,10 +338,10 @@ def test_only_a_scheme_with_an_address_token_has_one() -> None:
     ],
 )
 def test_a_scheme_applies_to_a_valid_or_invalid_signature(
-    scheme: Scheme, applying: list[Delivery], others: list[Delivery]
+    scheme: Scheme, applying: list[Delivery], not_applying: list[Delivery]
 ) -> None:
-    assert [True] * len(applying) == [scheme.applies_to(given) for given in applying]
-    assert [False] * len(others) == [scheme.applies_to(given) for given in others]
+    assert [True] * len(applying) == [scheme.applies_to(sent) for sent in applying]
+    assert [False] * len(not_applying) == [scheme.applies_to(sent) for sent in not_applying]
 
 
 @pytest.mark.parametrize(
@@ -380,11 +382,11 @@ def test_both_schemes_must_match() -> None:
         both.verify(delivery(authorization=right, Listed_Signature=signed[:-1]), CONTEXT)
 
 
-# -- the sentences that people act on --
+# -- error messages --
 
 
 def stale(scheme: Hmac, now: float, **context: Any) -> tuple[Scheme, Delivery, VerificationContext]:
-    """Signed at NOW."""
+    """Return a delivery that was signed at NOW."""
     return scheme, delivery(**scheme.sign(delivery(), CONTEXT)), VerificationContext([SECRET], now, **context)
 
 
@@ -582,12 +584,12 @@ REFUSED: list[tuple[Reason, str, Scheme, Delivery, VerificationContext]] = [
 ]
 
 
-@pytest.mark.parametrize(("reason", "sentence", "scheme", "given", "context"), REFUSED, ids=[row[1] for row in REFUSED])
+@pytest.mark.parametrize(("reason", "sentence", "scheme", "sent", "context"), REFUSED, ids=[row[1] for row in REFUSED])
 def test_a_signature_error_has_a_reason_and_a_message(
-    reason: Reason, sentence: str, scheme: Scheme, given: Delivery, context: VerificationContext
+    reason: Reason, sentence: str, scheme: Scheme, sent: Delivery, context: VerificationContext
 ) -> None:
     with pytest.raises(SignatureError) as refused:
-        scheme.verify(given, context)
+        scheme.verify(sent, context)
 
     assert (reason, sentence) == (refused.value.reason, str(refused.value))
 
@@ -600,7 +602,7 @@ def test_a_token_within_the_tolerance_is_accepted(claims: dict[str, float]) -> N
 
 
 def test_a_token_matches_the_second_secret() -> None:
-    """A tool whose tokens have no `exp` (ServiceM8) says nothing of how long they count."""
+    """Some tools (ServiceM8) send tokens without `exp`, which do not expire."""
     assert 1 == HS256.verify(delivery(JWT_TOKEN), VerificationContext([SECRET, JWT_SECRET], NOW))
 
 

@@ -1,4 +1,4 @@
-"""Secrets: their spelling, length and encoding."""
+"""Tests of the encoding and length of secrets."""
 
 import pytest
 
@@ -17,7 +17,7 @@ from tests.support.signatures import LISTED, NOW, SPEC_SECRET, STANDARD, declare
         "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=",
         "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY",
         "MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY",
-        "whsec_c2l4dGVlbiBieXRlcyBvaw==",  # 16 bytes have two signs of padding
+        "whsec_c2l4dGVlbiBieXRlcyBvaw==",  # 16 bytes have two padding characters
         "whsec_c2l4dGVlbiBieXRlcyBvaw=",
         "whsec_c2l4dGVlbiBieXRlcyBvaw",
     ],
@@ -53,7 +53,7 @@ def test_a_text_secret_may_be_any_text_of_the_minimum_length(name: str) -> None:
 
 
 def test_a_text_secret_must_be_valid_unicode() -> None:
-    """An environment of other bytes than UTF-8 reaches Python with such halves of characters in it."""
+    """Python decodes an environment that is not UTF-8 into lone surrogates."""
     rule = declared("calendly").secret_problem("caf\udce9")
 
     assert rule is not None

@@ -1,4 +1,4 @@
-"""Several signatures in one header, and the two header families of Standard Webhooks."""
+"""Tests of several signatures in one header, and of the two header prefixes of Standard Webhooks."""
 
 import pytest
 
@@ -28,7 +28,7 @@ from tests.support.signatures import (
 
 
 def resigned(value: str | bytes) -> Delivery:
-    """The published delivery with another signature header."""
+    """Return the published delivery with another signature header."""
     return delivery(
         SPEC_BODY,
         ("webhook-id", SPEC_ID),
@@ -166,15 +166,15 @@ def test_an_invalid_list_is_rejected_with_a_reason(value: str | bytes, expected:
 def test_only_a_lenient_scheme_accepts_other_spellings_of_a_digest(spelt: str) -> None:
     digest = LISTED_SIGNATURE.removeprefix("v1=")
     spelling = spelt.format(digest, digest.upper())
-    given = delivery(BODY, ("Apart-Timestamp", "1790000000"), ("Apart-Signature", spelling))
+    sent = delivery(BODY, ("Apart-Timestamp", "1790000000"), ("Apart-Signature", spelling))
     strict = Hmac(header="Apart-Signature", timestamp_header="Apart-Timestamp", signs="{t}.{body}")
 
-    assert 0 == APART.verify(given, VerificationContext([SECRET], NOW))
+    assert 0 == APART.verify(sent, VerificationContext([SECRET], NOW))
     if spelling != digest:
-        assert "mismatch" == reason(strict, given, VerificationContext([SECRET], NOW))
+        assert "mismatch" == reason(strict, sent, VerificationContext([SECRET], NOW))
 
 
-# -- the two families of Standard Webhooks --
+# -- the two header prefixes of Standard Webhooks --
 
 
 def test_the_svix_header_names_are_equivalent() -> None:
@@ -184,9 +184,9 @@ def test_the_svix_header_names_are_equivalent() -> None:
 @pytest.mark.parametrize("signature", ["svix", "webhook"])
 @pytest.mark.parametrize("lacking", ["id", "timestamp"])
 def test_a_missing_header_is_not_taken_from_the_other_prefix(signature: str, lacking: str) -> None:
-    other = "webhook" if signature == "svix" else "svix"
+    unsigned = "webhook" if signature == "svix" else "svix"
     complete = _text(standard(prefix=signature))
-    mixed = [(name.replace(signature, other) if name.endswith(lacking) else name, value) for name, value in complete]
+    mixed = [(name.replace(signature, unsigned) if name.endswith(lacking) else name, value) for name, value in complete]
 
     assert "missing" == reason(STANDARD, delivery(BODY, *mixed), VerificationContext([SPEC_SECRET], NOW))
 
@@ -197,42 +197,42 @@ def test_a_wrong_signature_is_not_replaced_by_the_other_prefix() -> None:
     assert "mismatch" == reason(STANDARD, delivery(BODY, *right, *wrong), VerificationContext([SPEC_SECRET], NOW))
 
 
-@pytest.mark.parametrize("family", ["webhook", "svix"])
+@pytest.mark.parametrize("prefix", ["webhook", "svix"])
 @pytest.mark.parametrize("added", ["webhook-id", "svix-id"])
-def test_an_unsigned_id_must_equal_the_signed_id(family: str, added: str) -> None:
-    """Else one recorded delivery is new as often as somebody likes, or takes the name of one that is still to come."""
+def test_an_unsigned_id_must_equal_the_signed_id(prefix: str, added: str) -> None:
+    """Otherwise anyone could repeat a recorded delivery as new, or use the id of a future event."""
     source = load_sources()["standard"].definition
-    key_of, signed = source.repeat_key, standard(prefix=family)
+    key_of, signed = source.repeat_key, standard(prefix=prefix)
     assert key_of is not None
-    if added.startswith(family):
+    if added.startswith(prefix):
         return
 
-    given = delivery(BODY, (added, "msg_2"), *_text(signed))
+    sent = delivery(BODY, (added, "msg_2"), *_text(signed))
 
     try:
-        source.signature.verify(given, VerificationContext([SPEC_SECRET], NOW))
+        source.signature.verify(sent, VerificationContext([SPEC_SECRET], NOW))
     except SignatureError:
         return
-    assert "msg_1" == key_of(_event(given))
+    assert "msg_1" == key_of(_event(sent))
 
 
-@pytest.mark.parametrize("family", ["webhook", "svix"])
-def test_an_unsigned_time_must_equal_the_signed_time(family: str) -> None:
-    """Sources read the time under either name: an unsigned one would order a change in the year 2100."""
-    other = "webhook" if family == "svix" else "svix"
-    signed = _text(standard(prefix=family))
+@pytest.mark.parametrize("prefix", ["webhook", "svix"])
+def test_an_unsigned_time_must_equal_the_signed_time(prefix: str) -> None:
+    """Sources read the time under both prefixes: an unsigned one could date a change to the year 2100."""
+    unsigned = "webhook" if prefix == "svix" else "svix"
+    signed = _text(standard(prefix=prefix))
 
     assert 0 == STANDARD.verify(
-        delivery(BODY, (f"{other}-timestamp", str(NOW)), *signed), VerificationContext([SPEC_SECRET], NOW)
+        delivery(BODY, (f"{unsigned}-timestamp", str(NOW)), *signed), VerificationContext([SPEC_SECRET], NOW)
     )
-    forged = delivery(BODY, (f"{other}-timestamp", "4102444800"), *signed)
+    forged = delivery(BODY, (f"{unsigned}-timestamp", "4102444800"), *signed)
     assert "malformed" == reason(STANDARD, forged, VerificationContext([SPEC_SECRET], NOW))
 
 
-def _event(given: Delivery) -> Event:
+def _event(sent: Delivery) -> Event:
     headers = {
         name: value
         for name in load_sources()["standard"].definition.stored_headers
-        if (value := given.header(name)) is not None
+        if (value := sent.header(name)) is not None
     }
-    return Event("standard", parse_body(given, "json"), given.received_at, headers)
+    return Event("standard", parse_body(sent, "json"), sent.received_at, headers)

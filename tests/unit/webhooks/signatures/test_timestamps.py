@@ -19,7 +19,7 @@ from tests.support.signatures import (
     standard,
 )
 
-# -- really signed, and still not to be believed: the time --
+# -- signed times that are rejected --
 
 
 NO_SECONDS = [
@@ -68,8 +68,8 @@ def test_an_empty_header_for_the_time_counts_as_missing() -> None:
     signature = hmac_sha256(SECRET.encode(), b"." + BODY).hex()
 
     for lines in ([], [("Apart-Timestamp", "")], [("Apart-Timestamp", " ")]):
-        given = delivery(BODY, ("Apart-Signature", signature), *lines)
-        assert "missing" == reason(APART, given, VerificationContext([SECRET], NOW))
+        sent = delivery(BODY, ("Apart-Signature", signature), *lines)
+        assert "missing" == reason(APART, sent, VerificationContext([SECRET], NOW))
 
 
 @pytest.mark.parametrize("second", [b"t=1790000000", b"t=1", b" t=1790000000"], ids=label)

@@ -16,13 +16,13 @@ BEARER = HeaderToken("Authorization", prefix="Bearer ")
 
 @pytest.mark.parametrize("prefix", ["Bearer ", "bearer ", "BEARER ", "Bearer Bearer ", "Bearer bearer "])
 def test_a_token_in_a_header_is_the_secret_itself(prefix: str) -> None:
-    given = delivery(BODY, ("Authorization", f"{prefix}token-for-tests"))
+    sent = delivery(BODY, ("Authorization", f"{prefix}token-for-tests"))
 
-    assert 1 == BEARER.verify(given, VerificationContext(["another-one", "token-for-tests"], 0))
+    assert 1 == BEARER.verify(sent, VerificationContext(["another-one", "token-for-tests"], 0))
 
 
 @pytest.mark.parametrize(
-    ("given", "expected"),
+    ("sent", "expected"),
     [
         ("token-for-tests", "malformed"),
         ("Bearer token-for-test", "mismatch"),
@@ -32,25 +32,25 @@ def test_a_token_in_a_header_is_the_secret_itself(prefix: str) -> None:
         ("", "missing"),
     ],
 )
-def test_another_token_is_rejected(given: str, expected: str) -> None:
+def test_another_token_is_rejected(sent: str, expected: str) -> None:
     assert expected == reason(
-        BEARER, delivery(BODY, ("Authorization", given)), VerificationContext(["token-for-tests"], 0)
+        BEARER, delivery(BODY, ("Authorization", sent)), VerificationContext(["token-for-tests"], 0)
     )
 
 
 def test_a_header_of_thousands_of_prefixes_is_rejected_by_its_length() -> None:
-    given = delivery(BODY, ("Authorization", "Bearer " * 9_000 + "token-for-tests"))
+    sent = delivery(BODY, ("Authorization", "Bearer " * 9_000 + "token-for-tests"))
 
     with pytest.raises(SignatureError, match="more than 2048 bytes"):
-        BEARER.verify(given, VerificationContext(["token-for-tests"], 0))
+        BEARER.verify(sent, VerificationContext(["token-for-tests"], 0))
 
 
 def test_the_longest_secret_fits_into_its_header() -> None:
     secret = "s" * 1_024
-    given = delivery(BODY, ("Authorization", "Bearer " * 100 + secret))
+    sent = delivery(BODY, ("Authorization", "Bearer " * 100 + secret))
 
     assert BEARER.secret_problem(secret) is None
-    assert 0 == BEARER.verify(given, VerificationContext([secret], 0))
+    assert 0 == BEARER.verify(sent, VerificationContext([secret], 0))
 
 
 @pytest.mark.parametrize("secret", ["s" * 1_025, "é" * 513])

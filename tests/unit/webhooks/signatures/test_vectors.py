@@ -1,4 +1,4 @@
-"""Vectors that vendors publish, and vectors computed from their rules by other means."""
+"""Test vectors that vendors publish, and vectors computed from their rules by other programs."""
 
 import base64
 from dataclasses import replace
@@ -32,7 +32,7 @@ from tests.support.signatures import (
     reason,
 )
 
-# -- published: key, body and signature are all the vendor's --
+# -- published vectors: key, body and signature are the vendor's --
 
 
 PUBLISHED_SQUARE = (
@@ -80,7 +80,7 @@ SQUARE_HEADER = "x-square-hmacsha256-signature"
 
 
 @pytest.mark.parametrize(
-    ("scheme", "context", "given"),
+    ("scheme", "context", "sent"),
     [
         pytest.param(
             STANDARD,
@@ -117,13 +117,13 @@ SQUARE_HEADER = "x-square-hmacsha256-signature"
     ],
 )
 def test_a_signature_published_by_a_vendor_is_valid(
-    scheme: Scheme, context: VerificationContext, given: Delivery
+    scheme: Scheme, context: VerificationContext, sent: Delivery
 ) -> None:
-    assert 0 == scheme.verify(given, context)
-    assert "mismatch" == reason(scheme, delivery(given.body[:-1], *_text(given)), context)
+    assert 0 == scheme.verify(sent, context)
+    assert "mismatch" == reason(scheme, delivery(sent.body[:-1], *_text(sent)), context)
 
 
-# -- worked out beside us from each vendor's rule (the facts files, Python's hmac): no proof that the vendor does so --
+# -- computed separately from each vendor's rule, with Python's hmac: no proof that the vendor follows it --
 
 
 JOBBER_BODY = (
@@ -206,22 +206,22 @@ def test_the_signature_in_the_jobber_documentation_has_another_secret() -> None:
         b'{"data":{"webHookEvent":{"topic":"APP_CONNECT","appId":"id","accountId":"id","itemId":"id",'
         b'"occurredAt":"ISO8601DateTime"}}}'
     )
-    given = delivery(raw, ("X-Jobber-Hmac-SHA256", "ks1dre6TCHsMO2GVWnDYmx3ZrxubXGbCNZ5gPiXvP9E="))
+    sent = delivery(raw, ("X-Jobber-Hmac-SHA256", "ks1dre6TCHsMO2GVWnDYmx3ZrxubXGbCNZ5gPiXvP9E="))
 
-    assert "mismatch" == reason(declared("jobber"), given, VerificationContext(["my app's OAuth client secret"], NOW))
+    assert "mismatch" == reason(declared("jobber"), sent, VerificationContext(["my app's OAuth client secret"], NOW))
 
 
 def test_a_calcom_delivery_without_a_secret_is_rejected() -> None:
-    given = delivery(BODY, ("X-Cal-Signature-256", "no-secret-provided"))
+    sent = delivery(BODY, ("X-Cal-Signature-256", "no-secret-provided"))
 
-    assert "mismatch" == reason(declared("calcom"), given, VerificationContext([SECRET], NOW))
+    assert "mismatch" == reason(declared("calcom"), sent, VerificationContext([SECRET], NOW))
 
 
 @pytest.mark.parametrize("url", ["https://hooks.example.com/in/square/", "http://hooks.example.com/in/square", ""])
 def test_another_spelling_of_the_signed_address_is_rejected(url: str) -> None:
-    given = delivery(BODY, (SQUARE_HEADER, "abuoY9h+QFLO8mWxL/6rbcsbt93D9+AyPROZY7Y05+g="))
+    sent = delivery(BODY, (SQUARE_HEADER, "abuoY9h+QFLO8mWxL/6rbcsbt93D9+AyPROZY7Y05+g="))
 
-    assert "mismatch" == reason(declared("square"), given, VerificationContext([SECRET], NOW, url))
+    assert "mismatch" == reason(declared("square"), sent, VerificationContext([SECRET], NOW, url))
 
 
 @pytest.mark.parametrize(
@@ -235,18 +235,18 @@ def test_another_spelling_of_the_signed_address_is_rejected(url: str) -> None:
     ],
 )
 def test_the_query_of_a_signed_address_is_signed_unchanged(query: bytes, signature: str) -> None:
-    given, context = (
+    sent, context = (
         delivery(BODY, (SQUARE_HEADER, signature)),
         VerificationContext([SECRET], NOW, "https://hooks.example.com/in/square"),
     )
 
-    assert 0 == declared("square").verify(replace(given, query=query), context)
-    assert {SQUARE_HEADER: signature} == declared("square").sign(replace(given, query=query), context)
+    assert 0 == declared("square").verify(replace(sent, query=query), context)
+    assert {SQUARE_HEADER: signature} == declared("square").sign(replace(sent, query=query), context)
     for another in (b"from=a+b&again", b"again", query + b"&"):
-        assert "mismatch" == reason(declared("square"), replace(given, query=another), context)
+        assert "mismatch" == reason(declared("square"), replace(sent, query=another), context)
 
 
-# -- what tools sign otherwise: vectors from the vendors' documentation or worked out from it, beside us --
+# -- other schemes: vectors from the vendors' documentation, or computed separately from it --
 
 
 BODY_M = (
@@ -385,11 +385,11 @@ def test_signatures_of_other_libraries_are_valid_and_changes_are_not(
 def test_an_invalid_time_is_rejected_even_if_it_is_signed(
     scheme: Hmac, secret: str, headers: dict[str, str], written: str
 ) -> None:
-    """Whoever has the secret may write nonsense; it must not become an error of ours, or pass."""
+    """A sender with the secret may sign an invalid time: it must be rejected with a SignatureError."""
     context = VerificationContext([secret], NOW, "https://hooks.example.com")
-    given = delivery(BODY, *((name, value.format(written)) for name, value in headers.items()))
-    raw_time = given.header_values(scheme.timestamp_header or "")[0]
-    message = scheme._message(given, context.url, raw_time)
+    sent = delivery(BODY, *((name, value.format(written)) for name, value in headers.items()))
+    raw_time = sent.header_values(scheme.timestamp_header or "")[0]
+    message = scheme._message(sent, context.url, raw_time)
     digest = hmac_sha256(scheme.key(secret), message)
     signature = digest.hex() if scheme.encoding == "hex" else base64.b64encode(digest).decode()
     signed = delivery(BODY, (scheme.timestamp_header or "", raw_time), (scheme.header, signature))
