@@ -20,7 +20,7 @@ from app.intake.endpoint import WebhookEndpoint
 from app.intake.http_protocol import ON_SHUTDOWN, raise_file_limit
 from app.intake.tracing import trace_requests
 from app.ledger.ledger import Ledger
-from app.ledger.redis import Redis, RedisAddress, RedisUnavailable
+from app.ledger.redis import Redis, RedisAddress, RedisUnavailable, ServerUnusable
 from app.settings.environment import SettingsError, read_environment
 from app.settings.model import Settings
 from app.telemetry import logs, metrics, tracing
@@ -98,8 +98,23 @@ class Doorbell(Starlette):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"].startswith("/hooks/"):
             await self._webhooks(scope, receive, send)
+        elif scope["type"] == "lifespan" and (problem := await self._server_problem()):
+            await receive()
+            await send({"type": "lifespan.startup.failed", "message": f"doorbell web cannot start:\n{problem}"})
         else:
             await super().__call__(scope, receive, send)
+
+    async def _server_problem(self) -> str:
+        """Return why this Redis cannot be used. An unreachable one is no problem: it may be reachable later."""
+        services: Services = self.state.services
+        try:
+            async with asyncio.timeout(READY_TIMEOUT_S):
+                await services.ledger.redis.command("PING")
+        except ServerUnusable as error:
+            return str(error)
+        except (RedisUnavailable, TimeoutError):
+            pass
+        return ""
 
 
 def create_app(settings: Settings) -> Starlette:

@@ -8,7 +8,7 @@ from typing import IO, Any
 import click
 from arq.version import VERSION
 
-from app.ledger.redis import CertificateError, Redis, RedisAddress, RedisUnavailable
+from app.ledger.redis import CertificateError, Redis, RedisAddress, RedisUnavailable, ServerUnusable
 from app.settings.environment import SettingsError, read_environment
 from app.settings.model import Settings
 
@@ -67,7 +67,7 @@ async def wait_for_redis(settings: Settings) -> None:
                 await redis.command("PING")
                 return
             except RedisUnavailable as error:
-                if isinstance(error, CertificateError) or time.monotonic() > until:
+                if isinstance(error, (CertificateError, ServerUnusable)) or time.monotonic() > until:
                     raise NoRedis(error) from error
             await asyncio.sleep(0.5)
     finally:

@@ -54,6 +54,7 @@ async def on_startup(ctx: dict[Any, Any]) -> None:
     tracing.configure("worker")
     redis = Redis(RedisAddress.from_url(settings.redis_url, settings.redis_tls_verify))
     ledger = Ledger(redis, settings.retention_days, settings.body_keys)
+    await ledger.record_schema()
     ctx["context"] = Context(settings, ledger, http_client(MAX_IN_FLIGHT))
     ctx["maintenance"] = asyncio.create_task(run_maintenance(ctx["context"]))
 

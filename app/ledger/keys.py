@@ -45,6 +45,8 @@ ACTIVITY = "bell:activity"
 OPERATION = "bell:operation:"
 OPEN_OPERATIONS = "bell:operations:open"
 CLEANUP = "bell:cleanup"
+#: The version of the keys and their contents. A process that knows only an older one does not start.
+SCHEMA, SCHEMA_VERSION = "bell:schema", 1
 SESSION, SESSIONS = "bell:session:", "bell:sessions"
 #: The log-in attempts of all unknown clients; + colon and digest: of one client.
 LOGIN_ATTEMPTS = "bell:login-attempts"
@@ -119,6 +121,7 @@ KEY_KINDS = (
     KeyKind("bell:circuits", "permanent", "the accounts whose circuit was ever open", _ALWAYS),
     KeyKind("bell:rate:*", "expires", "the next free slot for a call of an account", _SHORT),
     KeyKind("bell:last-done", "permanent", "when a task was last done", _ALWAYS),
+    KeyKind("bell:schema", "permanent", "the version of the keys and their contents", _ALWAYS),
     KeyKind("bell:cleanup", "expires", "when expired members are removed next", "1 hour"),
     KeyKind("bell:worker:*", "expires", "the heartbeat of a worker", "30 seconds"),
     KeyKind("bell:workers", "members", "the live workers", "30 seconds"),

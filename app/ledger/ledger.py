@@ -293,6 +293,10 @@ class Ledger:
         """Works on a full Redis too."""
         await self.redis.commands(("SET", key, value, "PX", ttl_ms))
 
+    async def record_schema(self) -> None:
+        """Let older versions recognize that this version has written to the database. Works on a full Redis too."""
+        await self.redis.commands(("SET", keys.SCHEMA, keys.SCHEMA_VERSION))
+
     async def heartbeat(self, key: str, value: bytes, ttl_ms: int) -> None:
         """Works on a full Redis too."""
         await self.redis.script(scripts.heartbeat(worker=key, report=value, ttl_ms=ttl_ms))

@@ -5,10 +5,11 @@ address. This module has the queue of pending replies, the timeouts, and reconne
 """
 
 import asyncio
+import re
 import ssl
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, cast
@@ -16,7 +17,7 @@ from typing import Any, Literal, cast
 import hiredis
 from redis.asyncio.connection import parse_url
 
-from app.ledger import scripts
+from app.ledger import keys, scripts
 from app.ledger.scripts import Call
 
 #: Error replies about the state of the server. All others are defects of the command.
@@ -31,6 +32,8 @@ _RETRYABLE_ERRORS = (
     "CLUSTERDOWN",
     "TRYAGAIN",
 )
+#: `#!lua flags=…` in scripts, and multi-part AOF. Every Valkey reports a redis_version of 7.2 or newer.
+MIN_SERVER_VERSION = (7, 0)
 _MAX_PENDING = 10_000
 _RECONNECT_INTERVAL_S = 0.1
 #: A restarted server may have lost its newest writes, and with them leases that are still in use. During this time no lease
@@ -55,6 +58,10 @@ class RedisReadOnly(RedisUnavailable):
 
 class CertificateError(RedisUnavailable):
     """The certificate of the server cannot be verified. Retrying does not help."""
+
+
+class ServerUnusable(RedisUnavailable):
+    """The server is too old, or a newer Doorbell has written to this database. Retrying does not help."""
 
 
 #: By the first word of an error reply. Other retryable errors are RedisUnavailable.
@@ -236,6 +243,10 @@ class _Connection(asyncio.Protocol):
             self._transport.abort()
 
 
+def _parse_info(reply: bytes) -> dict[str, str]:
+    return dict(line.split(":", 1) for line in reply.decode().splitlines() if ":" in line)
+
+
 def _encode(command: tuple[Any, ...]) -> bytes:
     packed: bytes = hiredis.pack_command(command)
     return packed
@@ -250,7 +261,7 @@ class Redis:
         self._connection: _Connection | None = None
         self._connecting: asyncio.Task[_Connection] | None = None
         self._failed_at = float("-inf")
-        self._run_id = b""
+        self._run_id = ""
         self._clock_offset_s: float | None = None
         self.held_leases: dict[str, HeldLease] = {}
 
@@ -260,6 +271,9 @@ class Redis:
         Raises RedisUnavailable; hiredis.ReplyError for a wrong command.
         """
         return await self._send(await self._connected(), *command)
+
+    async def info(self, section: str = "default") -> dict[str, str]:
+        return _parse_info(await self.command("INFO", section))
 
     async def _send(self, connection: _Connection, *command: Any) -> Any:
         try:
@@ -392,7 +406,12 @@ class Redis:
                 connection = await self._open_connection(loop)
                 for command in self.address.handshake_commands():
                     await connection.send(command)
-                await self._restore_leases(connection)
+                info, schema = await asyncio.gather(
+                    connection.send(("INFO", "server")), connection.send(("GET", keys.SCHEMA))
+                )
+                server = _parse_info(info)
+                self._check_server(server, int(schema or 0))
+                await self._restore_leases(connection, server)
         except BaseException as error:
             if connection:
                 connection.abort()
@@ -400,14 +419,25 @@ class Redis:
         self._connection = connection
         return connection
 
-    async def _restore_leases(self, connection: _Connection) -> None:
+    def _check_server(self, server: Mapping[str, str], schema: int) -> None:
+        """Raise ServerUnusable. schema: what the database contains, 0 if it is unknown."""
+        version = server.get("redis_version", "")
+        if version and tuple(map(int, re.findall(r"\d+", version)[:2])) < MIN_SERVER_VERSION:
+            raise ServerUnusable(
+                f"Redis at {self.address} is version {version}; Doorbell needs Redis 7.0 or newer, or any Valkey"
+            )
+        if schema > keys.SCHEMA_VERSION:
+            raise ServerUnusable(
+                f"Redis at {self.address} contains data of a newer Doorbell (schema {schema}, this version reads "
+                f"{keys.SCHEMA_VERSION}): deploy the newer version, or use another database"
+            )
+
+    async def _restore_leases(self, connection: _Connection, server: Mapping[str, str]) -> None:
         """Start the grace period if the server restarted or is another one, and restore the leases of this process on it."""
-        lines = (await connection.send(("INFO", "server"))).split()
-        info = dict(line.split(b":", 1) for line in lines if b":" in line)
-        run_id, now = info.get(b"run_id", b""), time.monotonic()
-        is_same_server = self._run_id in (b"", run_id)
+        run_id, now = server.get("run_id", ""), time.monotonic()
+        is_same_server = self._run_id in ("", run_id)
         # Redis reports a negative uptime if its clock went back since its start.
-        uptime_s = max(0, int(info.get(b"uptime_in_seconds", 0)))
+        uptime_s = max(0, int(server.get("uptime_in_seconds", 0)))
         connection.usable_at = now + RESTART_GRACE_S - (uptime_s if is_same_server else 0)
         self._run_id = run_id
         for lease in self._current_leases():

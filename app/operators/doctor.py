@@ -15,7 +15,7 @@ import httpx
 from app.ledger import keys
 from app.ledger.bodies import Bodies
 from app.ledger.ledger import known_accounts
-from app.ledger.redis import Redis, RedisAddress, RedisUnavailable
+from app.ledger.redis import Redis, RedisAddress, RedisUnavailable, ServerUnusable
 from app.settings.environment import RECOMMENDED_KEY_CHARS, SettingsError, read_environment
 from app.settings.model import Settings
 from app.telemetry.health import STALE_AFTER_S, WORKER_ALIVE_S, Backlog, load_backlog
@@ -71,6 +71,8 @@ async def _examine(settings: Settings, is_release: bool) -> AsyncIterator[Check]
             yield check
         if not is_release:
             yield await _worker(redis)
+    except ServerUnusable as error:
+        yield Check("redis", "fail", str(error))
     except RedisUnavailable as error:
         yield Check("redis", "down", str(error), "Check REDIS_URL and REDIS_TLS_VERIFY; until then deliveries get 503.")
     finally:
@@ -181,7 +183,7 @@ def _weak_signature(name: str, source: Source) -> Check:
 
 async def _redis(redis: Redis, settings: Settings) -> AsyncIterator[Check]:
     started = time.monotonic()
-    info = _info(await redis.command("INFO"))
+    info = await redis.info()
     took_ms = (time.monotonic() - started) * 1000
     server = f"{'Valkey ' + info['valkey_version'] if 'valkey_version' in info else 'Redis ' + info['redis_version']}"
     tls = ("verified" if redis.address.verify else "certificate not verified") if redis.address.is_tls else "no TLS"
@@ -197,11 +199,6 @@ async def _redis(redis: Redis, settings: Settings) -> AsyncIterator[Check]:
     seconds, micros = await redis.command("TIME")
     drift_s = abs(time.time() - int(seconds) - int(micros) / 1e6)
     yield _clock("clock", drift_s, "the Redis server")
-
-
-def _info(raw: bytes) -> dict[str, str]:
-    lines = (line.partition(":") for line in raw.decode().splitlines() if ":" in line)
-    return {name: value for name, _, value in lines}
 
 
 async def _config(redis: Redis, name: str) -> str:

@@ -160,17 +160,16 @@ def _failures_need_operator(count: int, groups: Sequence[FailureGroup]) -> str:
 
 async def load_overview(ledger: Ledger, settings: Settings) -> Overview:
     redis, lists = ledger.redis, Lists(ledger, settings, Explain(ledger, settings))
-    states, groups, hours, workers, backlog, memory, last_deliveries, circuits = await asyncio.gather(
-        lists.count_by_state(),
-        lists.group_by_reason(),
-        counters.hourly_counts(redis, CHART_HOURS),
+    states, groups, hours = await asyncio.gather(
+        lists.count_by_state(), lists.group_by_reason(), counters.hourly_counts(redis, CHART_HOURS)
+    )
+    workers, backlog, memory, last_deliveries, circuits = await asyncio.gather(
         live_workers(redis),
         load_backlog(redis, settings.tokens or {"main": ""}),
-        redis.command("INFO", "memory"),
+        redis.info("memory"),
         last_delivery_times(redis, settings),
         open_circuits(redis, settings),
     )
-    info = dict(line.split(":", 1) for line in memory.decode().splitlines() if ":" in line)
     return Overview(
         states=states,
         backlog=backlog,
@@ -181,8 +180,8 @@ async def load_overview(ledger: Ledger, settings: Settings) -> Overview:
         ],
         hours=[_hour(at, counts) for at, counts in hours],
         groups=groups,
-        memory_bytes=int(info["used_memory"]),
-        memory_limit_bytes=int(info.get("maxmemory", 0)),
+        memory_bytes=int(memory["used_memory"]),
+        memory_limit_bytes=int(memory.get("maxmemory", 0)),
     )
 
 

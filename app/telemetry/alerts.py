@@ -120,8 +120,7 @@ class AlertMonitor:
             alerts.append((OLD_TASK.key, OLD_TASK.text()))
         if not await self._count_live_workers():
             alerts.append((NO_WORKER.key, NO_WORKER.text()))
-        lines = (await redis.command("INFO", "memory")).decode().splitlines()
-        memory = dict(line.split(":", 1) for line in lines if ":" in line)
+        memory = await redis.info("memory")
         used, limit = int(memory["used_memory"]), int(memory.get("maxmemory", 0))
         if limit and used > FULL_FRACTION * limit:
             alerts.append((REDIS_FULL.key, REDIS_FULL.text()))

@@ -93,7 +93,7 @@ def _revision() -> str:
 async def _live_gauges(redis: Redis, settings: Settings) -> dict[str, Values]:
     accounts = await known_accounts(redis, settings.tokens or {"main": ""})
     active_hooks = settings.active_hooks.values()
-    sizes, held, circuits, newest_deliveries, rejections, backlog, workers, info, clock = await asyncio.gather(
+    sizes, held, circuits, newest_deliveries, rejections, backlog, workers, server, clock = await asyncio.gather(
         _command_each(redis, COUNTED_STATES, "ZCARD", keys.TASK + "{}"),
         _command_each(redis, accounts, "ZCARD", keys.HELD + "{}"),
         _command_each(redis, accounts, "EXISTS", keys.CIRCUIT + "{}"),
@@ -103,11 +103,10 @@ async def _live_gauges(redis: Redis, settings: Settings) -> dict[str, Values]:
         redis.command("HGETALL", keys.REJECTIONS),
         load_backlog(redis, accounts),
         redis.command("ZREVRANGE", keys.WORKERS, 0, -1, "WITHSCORES"),
-        redis.command("INFO"),
+        redis.info(),
         redis.command("TIME"),
     )
     heartbeat_ages_s = [max(0.0, int(clock[0]) - float(beat) / 1000) for beat in workers[1::2]]
-    server = dict(line.split(":", 1) for line in info.decode().splitlines() if ":" in line)
     last_accepted: dict[tuple[str, ...], float] = {}
     for hook, newest in zip(active_hooks, newest_deliveries, strict=True):
         if newest:

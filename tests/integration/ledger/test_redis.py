@@ -249,9 +249,11 @@ async def test_a_late_reply_closes_its_connection_and_reaches_no_other_command(v
 
 
 async def greet(commands: "Commands", writer: asyncio.StreamWriter) -> None:
-    """Reply to the first command of a connection, which asks for the server's run id."""
+    """Reply to the first commands of a connection, which ask for the server's run id and the schema."""
     await commands.next()
     writer.write(b"$8\r\nrun_id:1\r\n")
+    await commands.next()
+    writer.write(b"$-1\r\n")
 
 
 async def test_the_deadline_applies_to_every_command() -> None:
