@@ -36,6 +36,9 @@ BOB = Contact(email="bob@example.com", first_name="Bob")
 
 CREATE_CALLS = ["GET /visits/:id", "GET /contacts", "POST /contacts", "POST /visits"]
 
+#: The sandbox accepts any token.
+API_HEADERS = {"authorization": "Bearer t"}
+
 
 def at(hour: int, day: int = 14) -> datetime:
     return datetime(2026, 3, day, hour, tzinfo=UTC)
@@ -200,6 +203,27 @@ async def open_world(redis: Redis, harness: Harness, **env: str) -> AsyncIterato
     yield world
     harness.clear_faults()
     await world.transport.aclose()
+
+
+def create_in_api(world: World, **fields: str) -> dict[str, Any]:
+    """Create a visit in the API without Doorbell."""
+    url = f"{world.harness.env['VISITS_API_URL']}/visits"
+    response = world.harness.http.post(url, data={"contact_id": DOCUMENTED_CONTACT, **fields}, headers=API_HEADERS)
+    return dict(response.raise_for_status().json())
+
+
+def external_ids(world: World) -> list[str]:
+    return sorted(visit["external_id"] for visit in world.harness.visits())
+
+
+async def park_visits(world: World, *visits: str) -> None:
+    """Store visits that the API rejects, so that they are parked."""
+    world.harness.inject_faults(duplicate_external_id="unprocessable")
+    for visit_id in visits:
+        await world.accept(booked(visit_id, contact=Contact(id="cont_nobody")))
+    await world.run()
+    world.harness.clear_faults()
+    assert len(visits) == len(await world.ledger.task_ids("parked"))
 
 
 class CancelAtStep:

@@ -8,8 +8,8 @@ import pytest
 from app.cli.options import build_filter
 from app.operators.discard import Discard
 from app.visits.change import Contact
-from tests.integration.operators.test_replay import park_visits, task_id_of
-from tests.support.visit_worker import World, booked, change
+from tests.support.ledger import visit_task
+from tests.support.visit_worker import World, booked, change, park_visits
 from tests.support.visit_worker import at as hour
 
 
@@ -44,7 +44,7 @@ async def test_a_discard_executes_its_plan(world: World) -> None:
     done = await execute(world, ids=(first, "nobody", third))
 
     assert [("nobody", "unknown"), (first, "discarded"), (third, "nothing_to_discard")] == done
-    assert [task_id_of("2")] == await world.ledger.task_ids("parked")
+    assert [visit_task("2")] == await world.ledger.task_ids("parked")
     assert [(first, "nothing_to_discard")] == await plan(world, ids=(first,))
 
 
@@ -78,14 +78,14 @@ async def test_changes_after_the_plan_are_not_discarded(world: World, conditions
         del changed["standard-3"]
     assert {"standard-1": ""} | changed == planned
     assert {"standard-1": "discarded"} | changed == done
-    assert [task_id_of("2"), task_id_of("3")] == sorted(await world.ledger.task_ids("parked"))
+    assert [visit_task("2"), visit_task("3")] == sorted(await world.ledger.task_ids("parked"))
     assert 2 == len((await world.load_task("2")).changes)
 
 
 async def test_changes_after_a_discard_can_be_discarded(world: World) -> None:
     world.harness.inject_faults(error_share=1)
     await world.accept(booked("1"), change("2", 2, previous_visit_id="1", time_scheduled=hour(12)))
-    await world.run_task(task_id_of("1"))
+    await world.run_task(visit_task("1"))
     await execute(world, ids=("standard-1",))
     await world.accept(change("2", 3, time_scheduled=hour(13)))
 
@@ -103,7 +103,7 @@ async def park_again(world: World, *visits: str) -> None:
 
 async def test_a_running_task_is_not_discarded(world: World) -> None:
     await world.accept(booked())
-    await world.ledger.lease(task_id_of("1"), "main")
+    await world.ledger.lease(visit_task("1"), "main")
 
     assert [("standard-1", "running")] == await plan(world, ids=("standard-1",))
     assert [("standard-1", "running")] == await execute(world, ids=("standard-1",))

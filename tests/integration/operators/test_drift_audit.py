@@ -11,9 +11,19 @@ import pytest
 import app.operators.drift_audit
 from app.operators.drift_audit import Difference, DriftAudit
 from app.visits.client import ServerError
-from tests.integration.operators.test_replay import TOKEN, create_in_api, external_ids, task_id_of
 from tests.support.harness import Harness, wait_until
-from tests.support.visit_worker import BOB, DOCUMENTED_CONTACT, World, booked, cancelled, change
+from tests.support.ledger import visit_task
+from tests.support.visit_worker import (
+    API_HEADERS,
+    BOB,
+    DOCUMENTED_CONTACT,
+    World,
+    booked,
+    cancelled,
+    change,
+    create_in_api,
+    external_ids,
+)
 from tests.support.visit_worker import at as hour
 
 
@@ -38,7 +48,7 @@ async def repair_and_audit(world: World) -> list[Difference]:
 def change_in_api(world: World, method: str, name: str | int, **fields: str) -> None:
     """Change the visit in the API without Doorbell."""
     url = f"{world.harness.env['VISITS_API_URL']}/visits/{name}"
-    world.harness.http.request(method, url, data=fields, headers=TOKEN).raise_for_status()
+    world.harness.http.request(method, url, data=fields, headers=API_HEADERS).raise_for_status()
 
 
 async def test_an_audit_without_differences_counts_matching_and_foreign_visits(world: World) -> None:
@@ -57,7 +67,7 @@ async def test_a_deleted_visit_is_missing_and_created_again(world: World) -> Non
     await world.apply(booked("1"), booked("2"))
     change_in_api(world, "DELETE", "standard-1")
 
-    assert [Difference("missing", "main", "standard-1", task_id_of("1"))] == await differences(world)
+    assert [Difference("missing", "main", "standard-1", visit_task("1"))] == await differences(world)
     assert [] == await repair_and_audit(world)
     assert ["standard-1", "standard-2"] == external_ids(world)
 
@@ -111,7 +121,7 @@ async def test_a_visit_with_the_id_of_an_alias_is_a_duplicate(world: World) -> N
     await world.apply(booked("1"), change("2", 2, previous_visit_id="1", time_scheduled=hour(12)))
     create_in_api(world, external_id="standard-2")
 
-    assert [Difference("duplicate", "main", "standard-2", task_id_of("1"))] == await differences(world)
+    assert [Difference("duplicate", "main", "standard-2", visit_task("1"))] == await differences(world)
     assert [] == await repair_and_audit(world)
     assert ["standard-1"] == external_ids(world)
 
@@ -281,7 +291,7 @@ def test_the_command_reports_and_repairs_differences(harness: Harness) -> None:
         harness.send("visit.created", f"A-{number}", contact=contact, time_scheduled="2026-03-14T16:00:00Z")
     wait_until(lambda: len(harness.visits()) == 3)
     wait_until(lambda: harness.doorbell("audit").returncode == 0)
-    harness.http.delete(f"{harness.env['VISITS_API_URL']}/visits/standard-A-1", headers=TOKEN).raise_for_status()
+    harness.http.delete(f"{harness.env['VISITS_API_URL']}/visits/standard-A-1", headers=API_HEADERS).raise_for_status()
 
     audited = harness.doorbell("audit", "--json")
     [row] = [json.loads(line) for line in audited.stdout.splitlines()]

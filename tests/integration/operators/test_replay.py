@@ -23,27 +23,21 @@ from app.webhooks.delivery import Delivery, Event
 from app.webhooks.payload import Untranslatable
 from app.webhooks.source import Ignored, PartlyTranslatable
 from tests.support.harness import standard_body
+from tests.support.ledger import visit_task
 from tests.support.tool_api import BOOKED, MOVED, ToolWorld
-from tests.support.visit_worker import ADA, BOB, DOCUMENTED_CONTACT, World, booked, change
+from tests.support.visit_worker import (
+    ADA,
+    API_HEADERS,
+    BOB,
+    DOCUMENTED_CONTACT,
+    World,
+    booked,
+    change,
+    create_in_api,
+    external_ids,
+    park_visits,
+)
 from tests.support.visit_worker import at as hour
-
-TOKEN = {"authorization": "Bearer t"}
-
-
-def task_id_of(visit_id: str) -> str:
-    return f"visit:main/standard-{visit_id}"
-
-
-def create_in_api(world: World, **fields: str) -> dict[str, Any]:
-    """Create a visit in the API without Doorbell."""
-    url = f"{world.harness.env['VISITS_API_URL']}/visits"
-    response = world.harness.http.post(url, data={"contact_id": DOCUMENTED_CONTACT, **fields}, headers=TOKEN)
-    return dict(response.raise_for_status().json())
-
-
-def external_ids(world: World) -> list[str]:
-    return sorted(visit["external_id"] for visit in world.harness.visits())
-
 
 # -- recheck --
 
@@ -52,11 +46,11 @@ async def test_a_contact_that_was_changed_in_the_api_is_kept(world: World) -> No
     await world.apply(booked())
     world.harness.inject_faults(contact_can_change=True)
     url = f"{world.harness.env['VISITS_API_URL']}/visits/standard-1"
-    world.harness.http.put(url, data={"contact_id": DOCUMENTED_CONTACT}, headers=TOKEN).raise_for_status()
+    world.harness.http.put(url, data={"contact_id": DOCUMENTED_CONTACT}, headers=API_HEADERS).raise_for_status()
     [by_hand] = world.harness.visits()
     world.clear_calls()
 
-    await world.ledger.replay(task_id_of("1"), recheck=True)
+    await world.ledger.replay(visit_task("1"), recheck=True)
     await world.run()
 
     assert [by_hand] == world.harness.visits()
@@ -65,7 +59,7 @@ async def test_a_contact_that_was_changed_in_the_api_is_kept(world: World) -> No
 
 async def test_a_new_customer_after_a_recheck_gets_a_new_visit(world: World) -> None:
     await world.apply(booked())
-    await world.ledger.replay(task_id_of("1"), recheck=True)
+    await world.ledger.replay(visit_task("1"), recheck=True)
     await world.run()
 
     await world.apply(change(version=5, contact=BOB))
@@ -78,7 +72,7 @@ async def test_a_recheck_by_a_later_id_deletes_the_duplicate(world: World) -> No
     await world.apply(booked("1"), change("2", 2, previous_visit_id="1", time_scheduled=hour(12)))
     create_in_api(world, external_id="standard-2", time_scheduled="2026-03-14T12:00:00Z")
 
-    await world.ledger.replay(task_id_of("2"), recheck=True)
+    await world.ledger.replay(visit_task("2"), recheck=True)
     await world.run()
 
     assert ["standard-1"] == external_ids(world)
@@ -92,7 +86,7 @@ async def test_a_recheck_keeps_the_visit_that_the_external_id_returns(world: Wor
 
     # Two of the duplicate_ids are wrong: one is the visit itself, one has a foreign external_id.
     await world.ledger.replay(
-        task_id_of("1"), recheck=True, duplicate_ids=[own["id"], second["id"], foreign["id"], 4711]
+        visit_task("1"), recheck=True, duplicate_ids=[own["id"], second["id"], foreign["id"], 4711]
     )
     await world.run()
 
@@ -138,7 +132,7 @@ async def test_a_waiting_visit_is_compacted_too(world: World) -> None:
 async def test_only_the_newest_discarded_changes_are_kept(world: World) -> None:
     for order in range(2, 40):
         await world.accept(change(version=order, time_scheduled=hour(order % 24)))
-    await world.ledger.discard(task_id_of("1"))
+    await world.ledger.discard(visit_task("1"))
     await world.apply(booked(version=1_000))
 
     assert 3 == len((await world.load_task()).discarded_changes)
@@ -167,7 +161,7 @@ async def test_compacted_values_do_not_return_after_a_link_or_a_recheck(world: W
 
     await world.apply(booked("1", version=1))
     await world.apply(change("2", 1, previous_visit_id="1", amount_collected=None))
-    await world.ledger.replay(task_id_of("2"), recheck=True)
+    await world.ledger.replay(visit_task("2"), recheck=True)
     await world.run()
 
     assert ["standard-1"] == external_ids(world)
@@ -329,7 +323,7 @@ async def test_a_retranslation_does_not_restore_discarded_changes(retranslator: 
     await retranslator.receive(booked())
     world.harness.inject_faults(error_share=1)
     second = await retranslator.receive(change(version=2, time_scheduled=hour(15)))
-    await world.ledger.discard(task_id_of("1"), second)
+    await world.ledger.discard(visit_task("1"), second)
     world.harness.clear_faults()
 
     await retranslator.retranslate(second, [change(version=2, time_scheduled=hour(16))])
@@ -373,16 +367,6 @@ async def execute(world: World, mode: Mode = "retry", contact: str = "", **condi
     replay = replay_of(world, mode, contact=contact)
     await replay.execute(build_filter(conditions), lambda step, state: done.append((step.id, state)))
     return done
-
-
-async def park_visits(world: World, *visits: str) -> None:
-    """Store visits that the API rejects, so that they are parked."""
-    world.harness.inject_faults(duplicate_external_id="unprocessable")
-    for visit_id in visits:
-        await world.accept(booked(visit_id, contact=Contact(id="cont_nobody")))
-    await world.run()
-    world.harness.clear_faults()
-    assert len(visits) == len(await world.ledger.task_ids("parked"))
 
 
 async def test_a_plan_has_the_calls_and_makes_none(world: World) -> None:
@@ -439,9 +423,9 @@ async def test_a_skipped_task_has_a_reason(retranslator: Retranslator) -> None:
 async def discard_waiting(world: World, visit_id: str) -> None:
     world.harness.inject_faults(error_share=1)
     await world.accept(booked(visit_id))
-    await world.run_task(task_id_of(visit_id))
+    await world.run_task(visit_task(visit_id))
     world.harness.clear_faults()
-    await world.ledger.discard(task_id_of(visit_id))
+    await world.ledger.discard(visit_task(visit_id))
 
 
 async def test_an_unknown_id_does_not_stop_the_others(world: World) -> None:
@@ -508,7 +492,7 @@ async def test_a_filter_applies_to_the_deliveries_of_a_visit_too(world: World) -
         {"hook": "standard"},
         {"since": datetime.now(UTC) - timedelta(hours=1)},
     ):
-        assert [task_id_of("2")] == await selected(visit="2", **conditions), conditions
+        assert [visit_task("2")] == await selected(visit="2", **conditions), conditions
     for conditions in ({"state": "waiting"}, {"hook": "calendly"}, {"reason": "401"}):
         assert [] == await selected(visit="2", **conditions), conditions
 
@@ -549,7 +533,7 @@ async def test_a_filter_matches_a_visit_by_any_alias(world: World) -> None:
 
     for name in ("1", "2"):
         [step] = await plan(world, visit=name, state="parked", reason="422")
-        assert (task_id_of("1"), "parked", "") == (step.task_id, step.state, step.skip_reason)
+        assert (visit_task("1"), "parked", "") == (step.task_id, step.state, step.skip_reason)
 
 
 async def visits_by_delivery(world: World) -> dict[str, str]:

@@ -4,12 +4,11 @@ import asyncio
 import base64
 import json
 from typing import Any
-from urllib.parse import parse_qs
 
 import httpx
 import pytest
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import PlainTextResponse, Response
 
 import jobs.concurrency
 import jobs.tokens
@@ -17,35 +16,17 @@ from app.visits.client import MAX_RESPONSE_BYTES, RateLimited
 from app.webhooks.fetching import ApiKeyAuth, RecordRequest, TokenExchange
 from jobs.records import MAX_CONCURRENT_FETCHES, _request, _until_reset
 from jobs.tokens import _render_template
-from tests.support.harness import hmac_sha256
-from tests.support.tool_api import SPECIMENS, ToolApi, ToolWorld
-
-BOOKED = SPECIMENS["jobber"]["deliveries"][0]
-ITEM = BOOKED["body"]["data"]["webHookEvent"]["itemId"]
-OAUTH = {
-    "HOOKS__JOBBER__CREDENTIALS__TOKEN": "",
-    "HOOKS__JOBBER__CREDENTIALS__CLIENT_ID": "the-client",
-    "HOOKS__JOBBER__CREDENTIALS__CLIENT_SECRET": "its-secret",
-    "HOOKS__JOBBER__CREDENTIALS__REFRESH_TOKEN": "refresh-one",
-    "SECRET_KEY": "a-key-of-ours-for-tests",
-}
-
-
-async def send_event(world: ToolWorld, second: int, item: str = ITEM) -> str:
-    """Send a new event about a visit. Return the id of its task."""
-    event = {**BOOKED["body"]["data"]["webHookEvent"], "itemId": item, "occurredAt": f"2026-03-10T15:20:{second:02d}Z"}
-    body = {"data": {"webHookEvent": event}}
-    raw = json.dumps(body, separators=(",", ":")).encode()
-    signature = base64.b64encode(hmac_sha256(SPECIMENS["jobber"]["secret"].encode(), raw)).decode()
-    headers = {"Content-Type": "application/json", "X-Jobber-Hmac-SHA256": signature}
-    response = await world.receive("jobber", {"body": body, "headers": headers})
-    assert 202 == response.status_code, response.text
-    return f"event:{response.json()['delivery']}"
-
-
-def record_requests(world: ToolWorld) -> list[dict[str, str]]:
-    """Return the headers of the requests for records."""
-    return [headers for _, path, headers, _ in world.tool.requests if path == "/jobber/graphql"]
+from tests.support.jobber import (
+    BOOKED,
+    FIRST_TOKEN,
+    ITEM,
+    SECOND_TOKEN,
+    connect,
+    record_requests,
+    send_event,
+    set_token_responses,
+)
+from tests.support.tool_api import ToolWorld
 
 
 async def test_ten_events_of_one_record_take_two_fetches(world: ToolWorld) -> None:
@@ -126,35 +107,9 @@ async def test_a_slow_tool_leaves_capacity_to_other_hooks(world: ToolWorld, monk
 # Tokens
 
 
-def set_token_responses(world: ToolWorld, *tokens: dict[str, Any] | int) -> list[dict[str, str]]:
-    """Let the token endpoint send these responses, and then the last one repeatedly. Return the forms that it receives."""
-    forms: list[dict[str, str]] = []
-    remaining = list(tokens)
-    real = ToolApi.respond
-
-    def respond(request: Request, body: bytes) -> Response:
-        if request.url.path != "/oauth/token":
-            return real(world.tool, request, body)
-        forms.append({name: value for name, [value] in parse_qs(body.decode()).items()})
-        token = remaining.pop(0) if len(remaining) > 1 else remaining[0]
-        return PlainTextResponse("no", token) if isinstance(token, int) else JSONResponse(token)
-
-    world.tool.respond = respond  # type: ignore[method-assign]
-    return forms
-
-
-def connect(world: ToolWorld, **settings: str) -> None:
-    world.configure(**{**OAUTH, "HOOKS__JOBBER__TOKEN_URL": f"{world.url}/oauth/token", **settings})
-    world.tool.add_records("jobber", BOOKED)
-
-
-FIRST = {"access_token": "access-one", "expires_in": 3600, "refresh_token": "refresh-two"}
-SECOND = {"access_token": "access-two", "expires_in": 3600}
-
-
 async def test_a_token_is_exchanged_once_for_all_runs(world: ToolWorld) -> None:
     connect(world)
-    forms = set_token_responses(world, FIRST)
+    forms = set_token_responses(world, FIRST_TOKEN)
     items = [base64.b64encode(f"gid://Jobber/Visit/{number}".encode()).decode() for number in range(6)]
 
     tasks = [await send_event(world, number, item) for number, item in enumerate(items)]
@@ -176,7 +131,7 @@ async def test_a_rejected_token_is_renewed_with_the_newest_refresh_token(
 ) -> None:
     monkeypatch.setattr(jobs.tokens, "MIN_REPLACEABLE_AGE_S", 0.0)
     connect(world)
-    forms = set_token_responses(world, FIRST, SECOND)
+    forms = set_token_responses(world, FIRST_TOKEN, SECOND_TOKEN)
     await send_event(world, 1)
     await world.run()
     rejections = [PlainTextResponse("expired", 401)]
@@ -200,7 +155,7 @@ async def test_a_rejected_token_is_renewed_with_the_newest_refresh_token(
 
 async def test_a_token_is_renewed_before_it_expires(world: ToolWorld) -> None:
     connect(world)
-    forms = set_token_responses(world, {"access_token": "short", "expires_in": 0.5}, SECOND)
+    forms = set_token_responses(world, {"access_token": "short", "expires_in": 0.5}, SECOND_TOKEN)
     await send_event(world, 1)
     await world.run()
     await asyncio.sleep(0.3)
@@ -213,7 +168,7 @@ async def test_a_token_is_renewed_before_it_expires(world: ToolWorld) -> None:
 
 async def test_a_rejected_new_token_is_not_renewed(world: ToolWorld) -> None:
     connect(world)
-    forms = set_token_responses(world, FIRST)
+    forms = set_token_responses(world, FIRST_TOKEN)
     real = world.tool.respond
 
     def reject(request: Request, body: bytes) -> Response:
@@ -237,7 +192,7 @@ async def test_a_rejected_refresh_token_is_reported(world: ToolWorld) -> None:
 async def test_stored_tokens_are_encrypted_with_secret_key(world: ToolWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs.tokens, "REFRESH_BEFORE_EXPIRY_S", 1e6)
     connect(world)
-    forms = set_token_responses(world, FIRST, SECOND)
+    forms = set_token_responses(world, FIRST_TOKEN, SECOND_TOKEN)
     await send_event(world, 1)
     await world.run()
     stored = await world.redis.command("GET", "bell:token:jobber")
@@ -256,7 +211,7 @@ async def test_stored_tokens_are_encrypted_with_secret_key(world: ToolWorld, mon
 
 async def test_new_credentials_replace_the_stored_tokens(world: ToolWorld) -> None:
     connect(world)
-    forms = set_token_responses(world, FIRST)
+    forms = set_token_responses(world, FIRST_TOKEN)
     await send_event(world, 1)
     await world.run()
 

@@ -22,12 +22,9 @@ import jobs.tokens
 import jobs.translate_event
 from app.demo import valkey
 from app.visits.client import MAX_RESPONSE_BYTES
-from tests.integration.jobs.translate_event.test_records import FIRST, SECOND, connect, send_event, set_token_responses
 from tests.support.harness import Harness, Server, hmac_sha256, serving, wait_until
+from tests.support.jobber import BOOKED, FIRST_TOKEN, SECOND_TOKEN, connect, send_event, set_token_responses
 from tests.support.tool_api import SPECIMENS, ToolWorld
-
-BOOKED = SPECIMENS["jobber"]["deliveries"][0]
-
 
 # In one process
 
@@ -35,7 +32,7 @@ BOOKED = SPECIMENS["jobber"]["deliveries"][0]
 async def test_an_exchange_outlives_its_job(world: ToolWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs.translate_event, "RUN_TIMEOUT_S", 0.3)
     connect(world)
-    forms = set_token_responses(world, FIRST)
+    forms = set_token_responses(world, FIRST_TOKEN)
     world.tool.response_gate.clear()
     task = await send_event(world, 1)
 
@@ -56,7 +53,7 @@ async def test_an_exchange_does_not_start_if_its_lock_might_end_first(
 ) -> None:
     monkeypatch.setattr(jobs.tokens, "LOCK_TTL_S", jobs.tokens.EXCHANGE_TIMEOUT_S)
     connect(world)
-    forms = set_token_responses(world, FIRST)
+    forms = set_token_responses(world, FIRST_TOKEN)
 
     outcome = await world.run_task(await send_event(world, 1))
 
@@ -83,7 +80,7 @@ def set_responses_by_token(world: ToolWorld, responses: dict[str, Any]) -> list[
 async def first_exchange(world: ToolWorld, monkeypatch: pytest.MonkeyPatch) -> None:
     """Store refresh-two, with refresh-one as the previous token, and an expired access token."""
     connect(world)
-    set_token_responses(world, FIRST)
+    set_token_responses(world, FIRST_TOKEN)
     await send_event(world, 1)
     await world.run()
     monkeypatch.setattr(jobs.tokens, "REFRESH_BEFORE_EXPIRY_S", 1e6)
@@ -96,7 +93,7 @@ async def test_the_previous_refresh_token_is_tried_once(world: ToolWorld, monkey
     received = set_responses_by_token(world, {"refresh-two": rejected, "refresh-one": rejected})
 
     outcomes = [await world.run_task(await send_event(world, second)) for second in (2, 3)]
-    received_later = set_responses_by_token(world, {"refresh-two": SECOND})
+    received_later = set_responses_by_token(world, {"refresh-two": SECOND_TOKEN})
     outcomes.append(await world.run_task(await send_event(world, 4)))
 
     assert ["credentials_rejected", "credentials_rejected", "translated"] == outcomes
@@ -109,12 +106,12 @@ async def test_the_previous_refresh_token_may_still_be_accepted(
     await first_exchange(world, monkeypatch)
     invalid = JSONResponse({"error": "invalid_grant"}, 400)
     received = set_responses_by_token(
-        world, {"refresh-two": invalid, "refresh-one": {**SECOND, "refresh_token": "refresh-3"}}
+        world, {"refresh-two": invalid, "refresh-one": {**SECOND_TOKEN, "refresh_token": "refresh-3"}}
     )
 
     assert "translated" == await world.run_task(await send_event(world, 2))
 
-    received_later = set_responses_by_token(world, {"refresh-3": SECOND})
+    received_later = set_responses_by_token(world, {"refresh-3": SECOND_TOKEN})
     assert "translated" == await world.run_task(await send_event(world, 3))
     assert (["refresh-two", "refresh-one"], ["refresh-3"]) == (received, received_later)
 
