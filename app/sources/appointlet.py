@@ -59,7 +59,7 @@ LEGACY = "a booking of a legacy account, whose webhooks are not supported"
 NOBODY_LISTED = "a meeting was cancelled, and the event does not list its attendees"
 NO_ATTENDEE_ID = "an attendee has neither an e-mail address nor an id"
 #: An activity this soon after the creation of its meeting is the booking that created it.
-MADE_WITHIN = timedelta(minutes=1)
+CREATED_WITHIN = timedelta(minutes=1)
 
 
 def translate(event: Event) -> list[VisitChange] | Ignored:
@@ -70,7 +70,7 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
     if kind in BOOKED | ENDED:
         return _meeting(event, kind, entity)
     if kind in LEFT_EVENTS or (kind in JOINED and _id(entity.at("meeting"))):
-        return [_attended(event, entity, kind in LEFT_EVENTS)]
+        return [_attendee_change(event, entity, kind in LEFT_EVENTS)]
     return Ignored(action)
 
 
@@ -86,12 +86,12 @@ def _meeting(event: Event, kind: str, meeting: Payload) -> list[VisitChange]:
     )
     by_key = {key: attendee for attendee in attendees if (key := _key(attendee))}
     is_alone = len(by_key) == len(attendees) == 1
-    is_made = kind == "meeting.scheduled" and is_alone and _is_made_by(happened_at, meeting)
+    creates_meeting = kind == "meeting.scheduled" and is_alone and _creates_meeting(happened_at, meeting)
     changes = [
         replace(
             base,
             visit_id=attendee_visit_id(meeting_id, key),
-            previous_visit_id=meeting_id if is_made else None,
+            previous_visit_id=meeting_id if creates_meeting else None,
             contact=_contact(attendee),
             date_left=None if is_alone and not is_off else UNSET,
         )
@@ -108,13 +108,13 @@ def _meeting(event: Event, kind: str, meeting: Payload) -> list[VisitChange]:
     return changes
 
 
-def _is_made_by(happened_at: datetime, meeting: Payload) -> bool:
+def _creates_meeting(happened_at: datetime, meeting: Payload) -> bool:
     """Return whether this booking created the meeting, rather than added an attendee to it."""
-    made_at = meeting.at("created_at").time()
-    return made_at is None or abs(happened_at - made_at) <= MADE_WITHIN
+    created_at = meeting.at("created_at").time()
+    return created_at is None or abs(happened_at - created_at) <= CREATED_WITHIN
 
 
-def _attended(event: Event, attendee: Payload, has_left: bool) -> VisitChange:
+def _attendee_change(event: Event, attendee: Payload, has_left: bool) -> VisitChange:
     meeting_id, key = _id(attendee.at("meeting")), _key(attendee)
     if not meeting_id:
         raise attendee.at("meeting").unexpected("the meeting that the attendee left")

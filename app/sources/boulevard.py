@@ -158,7 +158,7 @@ def _appointment(event: Event, kind: str) -> list[VisitChange] | Ignored:
             version=unix_microseconds(happened_at),
             contact=_contact(record.at("client") or node.at("client")),
             time_scheduled=start or UNSET,
-            time_completed=happened_at if status == "done" else UNSET if status == "stands" else otherwise,
+            time_completed=happened_at if status == "done" else UNSET if status == "not_cancelled" else otherwise,
             date_cancelled=ended_at if status == "off" else otherwise,
             no_show=ended_at if status == "missed" else otherwise,
             times_are_observed=True,
@@ -237,8 +237,8 @@ def _id(urn: Payload) -> str:
     return id
 
 
-def _status(kind: str, node: Payload) -> Literal["open", "stands", "done", "off", "missed"] | None:
-    """Return `stands` for an appointment that is open or done; None for an update without any status."""
+def _status(kind: str, node: Payload) -> Literal["open", "not_cancelled", "done", "off", "missed"] | None:
+    """Return `not_cancelled` if the appointment may be open or done; None for an update without any status."""
     state, is_cancelled = (node.at("state").text() or "").upper(), node.at("cancelled").boolean()
     if state and state not in OPEN | OFF | {"FINAL"}:
         raise node.at("state").unexpected("a state that appointments have")
@@ -249,7 +249,7 @@ def _status(kind: str, node: Payload) -> Literal["open", "stands", "done", "off"
         return "done"
     if state or kind != "APPOINTMENT_UPDATED":
         return "open"
-    return None if is_cancelled is None else "stands"
+    return None if is_cancelled is None else "not_cancelled"
 
 
 def _is_of_appointment(group: Payload) -> bool:

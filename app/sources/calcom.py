@@ -89,13 +89,13 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
     translated = _seats(event, event_type, booking) if _has_seats(booking) else _booking(event, event_type, booking)
     if isinstance(translated, Ignored):
         return translated
-    missing = _missing(event_type, booking)
-    if missing:
-        raise PartlyTranslatable(missing, translated)
+    missing_information = _missing_information(event_type, booking)
+    if missing_information:
+        raise PartlyTranslatable(missing_information, translated)
     return translated
 
 
-def _missing(event_type: str, booking: Payload) -> str | None:
+def _missing_information(event_type: str, booking: Payload) -> str | None:
     """Return what the event does not contain, so that an operator must act; None if it is complete."""
     # When a seat is taken, the booking's signs of a move may come from others.
     may_be_moved = event_type == "BOOKING_REQUESTED" or (event_type == "BOOKING_CREATED" and not _has_seats(booking))
@@ -104,7 +104,7 @@ def _missing(event_type: str, booking: Payload) -> str | None:
     if event_type == "BOOKING_CANCELLED" and _is_of_series(booking):
         return SERIES_CANCELLED
     needs_address = event_type == "BOOKING_NO_SHOW_UPDATED" or _has_seats(booking)
-    return NO_CONTACT if needs_address and _is_nameless(booking) else None
+    return NO_CONTACT if needs_address and _has_unidentified_attendee(booking) else None
 
 
 def _booking(event: Event, event_type: str, booking: Payload) -> list[VisitChange] | Ignored:
@@ -128,7 +128,7 @@ def _booking(event: Event, event_type: str, booking: Payload) -> list[VisitChang
             change = _base_change(event) if booking.at("status").text() == "PENDING" else _current_booking(event)
             return [replace(change, amount_collected=_paid(booking))]
         case "BOOKING_NO_SHOW_UPDATED":
-            return _marks(event, booking)
+            return _no_show_marks(event, booking)
         case "MEETING_ENDED":
             return _ended(booking)
     return Ignored(event_type)
@@ -140,7 +140,7 @@ def _base_change(event: Event) -> VisitChange:
         action="update",
         visit_id=booking.at("uid").required_text(),
         version=unix_microseconds(_happened_at(event)),
-        previous_visit_id=_continues(booking),
+        previous_visit_id=_previous_uid(booking),
     )
 
 
@@ -159,7 +159,7 @@ def _ended(booking: Payload) -> list[VisitChange]:
         action="update",
         visit_id=visit_id,
         version=unix_microseconds(booking.at("createdAt").time() or ended_at),
-        previous_visit_id=_continues(booking),
+        previous_visit_id=_previous_uid(booking),
         contact=_contact(booking),
         time_scheduled=booking.at("startTime").time() or UNSET,
         amount_collected=_collected(booking.at("payment")) if booking.at("paid").boolean() else UNSET,
@@ -181,10 +181,10 @@ def _happened_at(event: Event) -> datetime:
 # -- moves and series --
 
 
-def _continues(booking: Payload) -> str | None:
+def _previous_uid(booking: Payload) -> str | None:
     """Return the uid before the move; None if it is the same: with seats, a booking may be moved to itself."""
-    old = _old_uid(booking)
-    return None if old == booking.at("uid").text() else old
+    previous_uid = _old_uid(booking)
+    return None if previous_uid == booking.at("uid").text() else previous_uid
 
 
 def _old_uid(booking: Payload) -> str | None:
@@ -205,7 +205,7 @@ _OF_CALCOM = re.compile(r"([A-Za-z0-9-]+)@cal\.com", re.IGNORECASE)
 
 
 def _is_moved(booking: Payload) -> bool:
-    return bool(_continues(booking) or _response(booking, "rescheduleReason") or _was_moved_before(booking))
+    return bool(_previous_uid(booking) or _response(booking, "rescheduleReason") or _was_moved_before(booking))
 
 
 def _was_moved_before(booking: Payload) -> bool:
@@ -252,12 +252,12 @@ def _seats(event: Event, event_type: str, booking: Payload) -> list[VisitChange]
                 )
             ]
         case "BOOKING_REQUESTED" if _is_moved(booking):
-            seats, uids = _holders(booking), (booking.at("uid").text(), _continues(booking))
+            seats, uids = _holders(booking), (booking.at("uid").text(), _previous_uid(booking))
             return [change for seat in seats for uid in uids if uid for change in seat.end_visit(event, uid)]
         case "BOOKING_PAID":
             return _seat_paid(event, booking)
         case "BOOKING_NO_SHOW_UPDATED":
-            return _marks(event, booking, has_seats=True)
+            return _no_show_marks(event, booking, has_seats=True)
         case "MEETING_ENDED":
             return [change for seat in _holders(booking) for change in seat.ended()]
     return Ignored(event_type)
@@ -275,19 +275,19 @@ def _seats_created(event: Event, booking: Payload) -> Iterator[VisitChange]:
 
 
 def _moved(event: Event, booking: Payload) -> Iterator[VisitChange]:
-    old, seats = _continues(booking), _holders(booking)
+    previous_uid, seats = _previous_uid(booking), _holders(booking)
     mover = _lower(booking.at("rescheduledBy").text())
     moved_by_holder = mover in [seat.address for seat in seats]
     for seat in seats:
         change = seat.change(event)
-        if not old and _old_uid(booking):  # the host moved all seats at once, and the uid did not change
+        if not previous_uid and _old_uid(booking):  # the host moved all seats at once, and the uid did not change
             yield replace(change, time_completed=None, no_show=None)
         elif moved_by_holder and seat.address != mover:
             yield change
         else:
             yield replace(change, action="create", time_completed=None, date_cancelled=None, no_show=None)
-            if old:
-                yield from seat.end_visit(event, old)
+            if previous_uid:
+                yield from seat.end_visit(event, previous_uid)
 
 
 def _no_visit(event: Event, booking: Payload) -> VisitChange:
@@ -342,7 +342,7 @@ class Seat:
 
     def end_booking_visit(self, uid: str, at: datetime) -> list[VisitChange]:
         """Cancel the holder's visit of the whole booking, which exists if the booking had no seats when it was made."""
-        if self.address.endswith(MADE_UP):
+        if self.address.endswith(MADE_UP_DOMAIN):
             return []
         cancel = VisitChange(action="cancel", visit_id=uid, version=unix_microseconds(at), date_cancelled=at)
         return [replace(cancel, **_only_for(self.address))]
@@ -364,7 +364,7 @@ class Seat:
             no_show=ended_at if missed else UNSET,
             **_only_for(self.address),
         )
-        if not self._is_surely_held:
+        if not self._is_certainly_held:
             return [ended]
         booked = VisitChange(
             action="update",
@@ -376,7 +376,7 @@ class Seat:
         return [booked, ended, *self.end_booking_visit(self.booking.at("uid").required_text(), ended_at)]
 
     @property
-    def _is_surely_held(self) -> bool:
+    def _is_certainly_held(self) -> bool:
         event_type = self.booking.at("eventType")
         return bool(self.attendee.at("bookingSeat").value or (event_type.value and not event_type.at("team").value))
 
@@ -403,17 +403,17 @@ def _guests(booking: Payload) -> list[Payload]:
 def _address(attendee: Payload) -> str | None:
     email, phone = _lower(attendee.at("email").text()), attendee.at("phoneNumber").text() or ""
     digits = "".join(filter(str.isdecimal, phone))
-    return email if "@" in email else f"{digits}{MADE_UP}" if digits else None
+    return email if "@" in email else f"{digits}{MADE_UP_DOMAIN}" if digits else None
 
 
 #: Cal.com makes up `15550100001@sms.cal.com` for people with a phone number only (contructEmailFromPhoneNumber).
-MADE_UP = "@sms.cal.com"
+MADE_UP_DOMAIN = "@sms.cal.com"
 
 
 # -- no-shows --
 
 
-def _marks(event: Event, booking: Payload, has_seats: bool = False) -> list[VisitChange] | Ignored:
+def _no_show_marks(event: Event, booking: Payload, has_seats: bool = False) -> list[VisitChange] | Ignored:
     """Return a change for each attendee in the event: customer, guest, or holder of a seat whose mark changed."""
     uid, missed_at = booking.at("bookingUid").required_text(), _happened_at(event)
     changes = []
@@ -429,17 +429,17 @@ def _marks(event: Event, booking: Payload, has_seats: bool = False) -> list[Visi
             **_only_for(address),
         )
         changes += [mark] if has_seats else [replace(mark, visit_id=uid), mark]
-    if not changes and not _is_nameless(booking):
+    if not changes and not _has_unidentified_attendee(booking):
         return Ignored("BOOKING_NO_SHOW_UPDATED: no attendee")
     return changes
 
 
 def _only_for(address: str) -> dict[str, Any]:
     """Restrict a change to the visit of this address. A made-up address needs no restriction, and is in no contact."""
-    return {} if address.endswith(MADE_UP) else {"contact": Contact(email=address), "only_for_contact": True}
+    return {} if address.endswith(MADE_UP_DOMAIN) else {"contact": Contact(email=address), "only_for_contact": True}
 
 
-def _is_nameless(booking: Payload) -> bool:
+def _has_unidentified_attendee(booking: Payload) -> bool:
     return any(not _address(attendee) for attendee in _guests(booking))
 
 
@@ -508,7 +508,7 @@ def _person(attendee: Payload, email: str | None, phone: str | None) -> Contact:
     if not (first or last):
         first, last = [*(attendee.at("name").text() or "").rsplit(maxsplit=1), None, None][:2]
     return Contact(
-        email=None if _lower(email).endswith(MADE_UP) else email,
+        email=None if _lower(email).endswith(MADE_UP_DOMAIN) else email,
         first_name=first,
         last_name=last,
         phone=attendee.at("phoneNumber").text() or phone,

@@ -63,7 +63,7 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
             cancelled_at = payload.at("cancellation", "created_at").time() or _happened_at(event)
             return [replace(_update(event, payload), action="cancel", date_cancelled=cancelled_at)]
         case "invitee.canceled" if payload.at("new_invitee"):
-            return [_moved_away(event, payload)]
+            return [_reschedule_link(event, payload)]
         case "invitee.canceled":
             return Ignored("invitee.canceled: rescheduled")
         case "invitee_no_show.created":
@@ -87,11 +87,11 @@ def _update(event: Event, invitee: Payload) -> VisitChange:
 
 
 def _booked(event: Event, invitee: Payload) -> VisitChange:
-    old = invitee.at("old_invitee")
+    old_invitee = invitee.at("old_invitee")
     return replace(
         _update(event, invitee),
         action="create",
-        previous_visit_id=_invitee_id(old) if old else None,
+        previous_visit_id=_invitee_id(old_invitee) if old_invitee else None,
         time_scheduled=invitee.at("scheduled_event", "start_time").required_time(),
         amount_collected=_amount(invitee.at("payment")),
         date_cancelled=None,
@@ -99,7 +99,7 @@ def _booked(event: Event, invitee: Payload) -> VisitChange:
     )
 
 
-def _moved_away(event: Event, invitee: Payload) -> VisitChange:
+def _reschedule_link(event: Event, invitee: Payload) -> VisitChange:
     """Return the link of a reschedule: nothing is cancelled, the visit continues under the new invitee."""
     return VisitChange(
         action="update",
@@ -140,8 +140,8 @@ def _contact(invitee: Payload) -> Contact:
     return Contact(email=invitee.at("email").text(), first_name=first, last_name=last, phone=_phone(invitee))
 
 
-_ASKS_FOR_A_PHONE = re.compile(r"phone|mobile|\bcell\b|tel[eé]fon|m[oó]vil|handynummer|whatsapp", re.IGNORECASE)
-_LOOKS_LIKE_A_PHONE = re.compile(r"[+(]?[0-9][0-9 ()./-]{5,24}")
+_PHONE_QUESTION = re.compile(r"phone|mobile|\bcell\b|tel[eé]fon|m[oó]vil|handynummer|whatsapp", re.IGNORECASE)
+_PHONE_NUMBER = re.compile(r"[+(]?[0-9][0-9 ()./-]{5,24}")
 
 
 def _phone(invitee: Payload) -> str | None:
@@ -151,7 +151,7 @@ def _phone(invitee: Payload) -> str | None:
         return reminder
     for answer_item in invitee.at("questions_and_answers"):
         answer = answer_item.at("answer").text() or ""
-        if _ASKS_FOR_A_PHONE.search(answer_item.at("question").text() or "") and _LOOKS_LIKE_A_PHONE.fullmatch(answer):
+        if _PHONE_QUESTION.search(answer_item.at("question").text() or "") and _PHONE_NUMBER.fullmatch(answer):
             return answer
     location = invitee.at("scheduled_event", "location")
     return location.at("location").text() if location.at("type").text() == "outbound_call" else None

@@ -61,8 +61,8 @@ SOURCE = Source(
     ordered_by_arrival=True,
 )
 
-CHOSEN = {"scheduling_request_time_chosen", "scheduling_request_rescheduled"}
-CALLED_OFF = {f"scheduling_request_{word}" for word in ("cancelled", "canceled", "declined")}
+TIME_CHOSEN = {"scheduling_request_time_chosen", "scheduling_request_rescheduled"}
+CANCELLED = {f"scheduling_request_{word}" for word in ("cancelled", "canceled", "declined")}
 
 
 def translate(event: Event) -> list[VisitChange] | Ignored:
@@ -72,10 +72,10 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
     match kind.required_text():
         case "smart_invite":
             return [_invite_reply(event, event.data.at("smart_invite"))]
-        case name if name in CHOSEN:
+        case name if name in TIME_CHOSEN:
             return _chosen(event, event.data.at("scheduling_request"))
-        case name if name in CALLED_OFF:
-            return _called_off(event, event.data.at("scheduling_request"))
+        case name if name in CANCELLED:
+            return _cancelled(event, event.data.at("scheduling_request"))
         case name:
             return Ignored(name)
 
@@ -90,7 +90,7 @@ def _chosen(event: Event, request: Payload) -> list[VisitChange] | Ignored:
     return [replace(change, time_scheduled=start, date_cancelled=None) for change in _requested(event, request)]
 
 
-def _called_off(event: Event, request: Payload) -> list[VisitChange]:
+def _cancelled(event: Event, request: Payload) -> list[VisitChange]:
     """Return a cancel for each visit of the request; without a slot selector, for every recipient."""
     at, changes = _triggered_at(event), _requested(event, request)
     recipients = _recipients(request)
@@ -168,7 +168,7 @@ def _slot_chosen(event: Event) -> list[VisitChange] | Ignored:
 
 def _invite_reply(event: Event, invite: Payload) -> VisitChange:
     if len(list(invite.at("recipients"))) > 1 or len(list(invite.at("replies"))) > 1:
-        raise Untranslatable("an invite with several recipients: an invite's id stands for one visit")
+        raise Untranslatable("an invite with several recipients: an invite's id identifies one visit")
     recipient = invite.at("recipient") or invite.at("reply")
     status = recipient.at("status")
     if status.text() not in ("pending", "accepted", "tentative", "declined"):

@@ -124,7 +124,7 @@ def _contact_requests(meeting: Payload) -> dict[str, RecordRequest]:
 
 
 def people(event: Event) -> tuple[str, list[str]]:
-    current = _contacts(event.record) if event.record is not None and _is_there(event) else []
+    current = _contacts(event.record) if event.record is not None and _exists(event) else []
     return _visit_id(event), current if len(current) <= MAX_CONTACTS else []
 
 
@@ -132,7 +132,7 @@ def _visit_id(event: Event) -> str:
     return f"{_watched(event)[0].at('portalId').required_text()}-{event.record_path.rpartition('/')[2]}"
 
 
-def _is_there(event: Event) -> bool:
+def _exists(event: Event) -> bool:
     return event.record is not None and not event.record.at("archived").boolean()
 
 
@@ -145,17 +145,17 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
         raise Untranslatable("the meeting that this event points at was not fetched")
     id = event.record_path.rpartition("/")[2]
     items = [item for item in watched if _meeting_id(item).text() == id]
-    if event.record is None or not _is_there(event):
+    if event.record is None or not _exists(event):
         deletions = [item for item in items if item.at("subscriptionType").text() == "object.deletion"]
         if not deletions:
             return RECORD_GONE
         deleted_at = deletions[-1].at("occurredAt").required_unix_ms()
-        return [_off(event, contact, deleted_at) for contact in event.people or [""]]
+        return [_cancel(event, contact, deleted_at) for contact in event.people or [""]]
     current = _contacts(event.record)
     if len(current) > MAX_CONTACTS:
         raise Untranslatable(f"a meeting with more than {MAX_CONTACTS} contacts")
     meeting_change, contacts = _meeting(event, event.record, items), event.people or tuple(current)
-    removed = [_off(event, contact, event.fetched_at) for contact in contacts if contact not in current]
+    removed = [_cancel(event, contact, event.fetched_at) for contact in contacts if contact not in current]
     if not contacts:
         return [meeting_change]
     return [*(_of_contact(event, meeting_change, contact) for contact in current), *removed]
@@ -188,7 +188,7 @@ def _of_contact(event: Event, meeting_change: VisitChange, contact: str) -> Visi
     return replace(change, contact=_contact(person), opted_out=opted_out)
 
 
-def _off(event: Event, contact: str, at: datetime) -> VisitChange:
+def _cancel(event: Event, contact: str, at: datetime) -> VisitChange:
     """Cancel the visit of a deleted meeting, or of a removed contact. HubSpot does not send the time of the removal."""
     assert event.fetched_at
     order, visit_id = unix_microseconds(event.fetched_at), _visit_of(event, contact)

@@ -122,7 +122,7 @@ def fetch(event: Event) -> list[RecordRequest]:
     if name is None:
         return []
     item, is_new = message.at("itemId"), message.at("topic").text() == "VISIT_CREATE"
-    path, variables = f"{name}/{_safe(item)}", {"id": item.required_text()}
+    path, variables = f"{name}/{_url_safe_id(item)}", {"id": item.required_text()}
     if is_new:
         return [RecordRequest(path, CREATED, variables, follow_up=partial(_earlier_page, _since(event)))]
     return [RecordRequest(path, QUERIES[name], variables)]
@@ -138,7 +138,7 @@ def _earlier_page(since: datetime, response: Payload) -> dict[str, RecordRequest
     if starts_at and starts_at <= since:
         return {}
     variables = {"id": job.at("id").required_text(), "before": cursor.required_text()}
-    return {"earlier": RecordRequest(f"job/{_safe(job.at('id'))}", EARLIER, variables)}
+    return {"earlier": RecordRequest(f"job/{_url_safe_id(job.at('id'))}", EARLIER, variables)}
 
 
 def translate(event: Event) -> list[VisitChange] | Ignored:
@@ -155,10 +155,10 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
     if record is None:
         return RECORD_GONE
     if name == "visit":
-        visit = _visit(record, action, _safe(message.at("itemId")), order)
+        visit = _visit(record, action, _url_safe_id(message.at("itemId")), order)
         return [visit, *_later_visits(event, visit)] if action == "create" else [visit]
     visit_lists = [list(invoice.at("visits", "nodes")) for invoice in _invoices(record, name)]
-    visits = {_safe(visit.at("id")): (visit, len(visits) > 1) for visits in visit_lists for visit in visits}
+    visits = {_url_safe_id(visit.at("id")): (visit, len(visits) > 1) for visits in visit_lists for visit in visits}
     return [_visit(visit, action, id, order, is_shared) for id, (visit, is_shared) in visits.items()] or Ignored(topic)
 
 
@@ -174,7 +174,7 @@ def _message(data: Payload) -> Payload:
     return wrapper.at("webHookEvent")
 
 
-def _safe(item: Payload) -> str:
+def _url_safe_id(item: Payload) -> str:
     """Return the id in URL-safe base64, as part of an external_id."""
     if not _BASE64.fullmatch(item.required_text()):
         raise item.unexpected("base64")
@@ -187,7 +187,7 @@ _BASE64 = re.compile(r"[A-Za-z0-9+/_-]+={0,2}")
 def _destroyed(event: Event, message: Payload) -> VisitChange:
     return VisitChange(
         action="cancel",
-        visit_id=_safe(message.at("itemId")),
+        visit_id=_url_safe_id(message.at("itemId")),
         version=unix_microseconds(event.received_at),
         date_cancelled=message.at("occurredAt").time() or message.at("occuredAt").required_time(),
     )
@@ -212,7 +212,7 @@ def _later_visits(event: Event, first: VisitChange) -> list[VisitChange]:
         event.related.get("earlier"),
     )
     pages = [job, graphql_record(earlier, "job", SOURCE.title) or Payload(None)]
-    visits = {_safe(visit.at("id")): visit for page in pages for visit in page.at("visits", "nodes")}
+    visits = {_url_safe_id(visit.at("id")): visit for page in pages for visit in page.at("visits", "nodes")}
     return [
         replace(
             first,

@@ -106,13 +106,13 @@ def _contact(guest: Payload, info: Payload) -> Contact:
     return Contact(email=guest.at("email").text(), first_name=first, last_name=last, phone=phone)
 
 
-_ASKS_FOR_A_PHONE = re.compile(r"phone|mobile|\bcell\b", re.IGNORECASE)
-_LOOKS_LIKE_A_PHONE = re.compile(r"[+(]?[0-9][0-9 ()./-]{5,24}")
+_PHONE_FIELD = re.compile(r"phone|mobile|\bcell\b", re.IGNORECASE)
+_PHONE_NUMBER = re.compile(r"[+(]?[0-9][0-9 ()./-]{5,24}")
 
 
 def _phone(fields: Payload) -> str | None:
     """Find an answer on the booking form that looks like a phone number, in a field whose name asks for one."""
     for name, answer in fields.value.items() if isinstance(fields.value, dict) else ():
-        if isinstance(answer, str) and _ASKS_FOR_A_PHONE.search(name) and _LOOKS_LIKE_A_PHONE.fullmatch(answer.strip()):
+        if isinstance(answer, str) and _PHONE_FIELD.search(name) and _PHONE_NUMBER.fullmatch(answer.strip()):
             return answer.strip()
     return None

@@ -78,7 +78,7 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
     kind, payload = event.data.at("type").required_text(), event.data.at("payload")
     booking = payload.at("event") if isinstance(payload.at("event").value, dict) else payload
     if kind in ATTENDEE_EVENTS:
-        return _attended(event, kind, payload, booking)
+        return _attendee_changes(event, kind, payload, booking)
     if kind not in KINDS:
         return Ignored(kind)
     state = _state(kind, booking)
@@ -172,7 +172,7 @@ def _group(event: Event, kind: str, booking: Payload, base: VisitChange) -> list
     return changes
 
 
-def _attended(event: Event, kind: str, payload: Payload, booking: Payload) -> list[VisitChange] | Ignored:
+def _attendee_changes(event: Event, kind: str, payload: Payload, booking: Payload) -> list[VisitChange] | Ignored:
     """Translate an event about one attendee, which has the calendar event, or at least its id."""
     attendee = payload.at("attendee") if isinstance(payload.at("attendee").value, dict) else payload
     is_group, has_joined = booking.at("is_group_session").boolean(), kind == "event.attendee.added"

@@ -115,9 +115,9 @@ FOR_ALL = "a group event was cancelled, perhaps for all of its invitees, but the
 
 def _may_affect_all(booking: Payload) -> bool:
     """Return whether the event itself is cancelled, has several invitees, and no invitee is named as the canceler."""
-    scheduled, by = booking.at("scheduled_event"), booking.at("cancellation", "canceler_type").text()
+    scheduled, canceler = booking.at("scheduled_event"), booking.at("cancellation", "canceler_type").text()
     is_over = (scheduled.at("status").text() or "").lower() in ("cancelled", "canceled")
-    return is_over and (scheduled.at("invitee_counters", "total").integer() or 0) > 1 and by != "invitee"
+    return is_over and (scheduled.at("invitee_counters", "total").integer() or 0) > 1 and canceler != "invitee"
 
 
 def _other_ids(booking: Payload, cancelled: VisitChange) -> list[VisitChange]:
@@ -171,8 +171,8 @@ def _contact(booking: Payload) -> Contact:
     )
 
 
-_ASKS_FOR_A_PHONE = re.compile(r"phone|mobile|\bcell\b", re.IGNORECASE)
-_LOOKS_LIKE_A_PHONE = re.compile(r"[+(]?[0-9][0-9 ()./-]{5,24}")
+_PHONE_QUESTION = re.compile(r"phone|mobile|\bcell\b", re.IGNORECASE)
+_PHONE_NUMBER = re.compile(r"[+(]?[0-9][0-9 ()./-]{5,24}")
 
 
 def _phone(booking: Payload) -> str | None:
@@ -181,8 +181,6 @@ def _phone(booking: Payload) -> str | None:
         values = answer_item.at("answer")
         for answer in values if isinstance(values.value, list) else [values]:
             text = answer.text() or ""
-            if _ASKS_FOR_A_PHONE.search(answer_item.at("question").text() or "") and _LOOKS_LIKE_A_PHONE.fullmatch(
-                text
-            ):
+            if _PHONE_QUESTION.search(answer_item.at("question").text() or "") and _PHONE_NUMBER.fullmatch(text):
                 return text
     return None

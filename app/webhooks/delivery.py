@@ -181,7 +181,7 @@ def decompress(raw: bytes, max_bytes: int) -> bytes:
     try:
         body = member.decompress(raw, max_bytes + 1)
     except zlib.error:
-        raise UnreadableBody("the body is not what its content encoding says") from None
+        raise UnreadableBody("the body does not have its content encoding") from None
     if len(body) > max_bytes:
         raise BodyTooLarge
     if not member.eof:
