@@ -287,7 +287,7 @@ class VisitRun(TaskRun):
             return "unchanged"
         fields = {name: value or "" for name, value in changed.items()}
         response = await self._api.update_visit(primary.external_id, fields)
-        if response is None:  # somebody deleted it
+        if response is None:  # it was deleted in Review Rover
             self.remote[primary.task_id] = None
             return await self._create(primary, desired)
         if not response:

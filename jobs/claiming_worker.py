@@ -117,7 +117,7 @@ class ClaimingWorker(arq.worker.Worker):
         name, arguments, _, _, queued_ms = deserialize_job_raw(payload, deserializer=self.job_deserializer)
         counters.observe(TASK_WAIT_S, seconds_since(queued_ms), name)
         started = time.monotonic()
-        async with asyncio.timeout(self.job_timeout_s):  # no task of its own: Job observes when this coroutine runs
+        async with asyncio.timeout(self.job_timeout_s):  # not a separate task: Job observes when this coroutine runs
             await self.functions[name].coroutine(self.ctx, *arguments)
         counters.observe(RUN_DURATION_S, time.monotonic() - started, name)
 

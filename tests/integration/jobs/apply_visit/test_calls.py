@@ -12,7 +12,7 @@ from app.visits.change import Contact, VisitChange
 from tests.support.harness import TOKEN
 from tests.support.visit_worker import ADA, BOB, CREATE_CALLS, DOCUMENTED_CONTACT, World, at, booked, change
 
-CACHED_CONTACT_CALLS = ["GET /visits/:id", "POST /visits"]  # of a cached contact
+CACHED_CONTACT_CALLS = ["GET /visits/:id", "POST /visits"]
 
 
 # Number of calls
@@ -62,7 +62,7 @@ async def test_a_contact_id_is_used_without_a_lookup(world: World) -> None:
             {
                 "time_completed": "2026-03-14T11:00:00Z",
                 "event_date": "2026-03-14T11:00:00Z",
-                "amount_collected": "1.01",  # half a cent counts up
+                "amount_collected": "1.01",  # half a cent is rounded up
             },
             id="everything",
         ),

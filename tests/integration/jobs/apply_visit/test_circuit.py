@@ -50,7 +50,7 @@ async def test_a_rejected_token_holds_all_visits_and_is_probed(world: World) -> 
     world.harness.inject_faults(unauthorized=True)
     states = await world.run()
     probes = []
-    for _ in range(10):  # An hour and more, which is over RETRY_FOR_S here.
+    for _ in range(10):  # more than an hour, which exceeds RETRY_FOR_S
         await world.advance_time(400)
         probes.append(await world.run())
     tries = [(await world.load_task(str(number))).failed_attempts for number in range(5)]
@@ -218,7 +218,7 @@ async def test_all_visits_together_keep_the_rate(world: World) -> None:
     await asyncio.gather(*map(world.run_task, await world.ledger.task_ids("queued")))
 
     assert 40 == len(world.calls())
-    assert time.monotonic() - started > 0.38  # 39 gaps of 10 ms, less what a clock of whole ms may cut
+    assert time.monotonic() - started > 0.38  # 39 gaps of 10 ms, minus rounding to whole ms
     assert 10 == len(world.harness.visits())
 
 

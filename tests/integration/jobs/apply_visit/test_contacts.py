@@ -277,7 +277,7 @@ async def test_the_contact_of_an_operator_requeues_the_visit(world: World) -> No
     assert ["done"] == await world.run()
 
 
-TROUBLE_BEFORE = {
+EARLIER_FAULTS = {
     "down": {"down": True},
     "401": {"unauthorized": True},
     "429": {"rate_limited_share": 1},
@@ -285,9 +285,9 @@ TROUBLE_BEFORE = {
 }
 
 
-@pytest.mark.parametrize("switches", TROUBLE_BEFORE.values(), ids=TROUBLE_BEFORE)
-async def test_a_missing_address_is_used_at_once_also_after_errors(world: World, switches: dict[str, Any]) -> None:
-    world.harness.inject_faults(**switches)
+@pytest.mark.parametrize("faults", EARLIER_FAULTS.values(), ids=EARLIER_FAULTS)
+async def test_a_missing_address_is_used_at_once_also_after_errors(world: World, faults: dict[str, Any]) -> None:
+    world.harness.inject_faults(**faults)
     await world.apply(booked(contact=None))
     world.harness.clear_faults()
     await world.advance_time(60)

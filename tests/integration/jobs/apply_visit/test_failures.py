@@ -44,13 +44,13 @@ def faulty_calls(world: World) -> list[str]:
     return [call["route"] for call in world.harness.journal() if call["fault"]]
 
 
-@pytest.mark.parametrize("switches", FAULTS.values(), ids=FAULTS)
+@pytest.mark.parametrize("faults", FAULTS.values(), ids=FAULTS)
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
-async def test_one_failed_call_causes_no_duplicates(world: World, endpoint: str, switches: dict[str, Any]) -> None:
+async def test_one_failed_call_causes_no_duplicates(world: World, endpoint: str, faults: dict[str, Any]) -> None:
     """Apply changes that make every call: a booking, a payment, another contact."""
-    patience_s = 0.4 if "slow" in str(switches) or switches == {"commit_then_hang_share": 1} else 10
+    patience_s = 0.4 if "slow" in str(faults) or faults == {"commit_then_hang_share": 1} else 10
     changes = [booked(), change(version=2, amount_collected=Decimal(5)), change(version=3, contact=BOB)]
-    world.harness.inject_faults(**switches, only=[endpoint], times=1)
+    world.harness.inject_faults(**faults, only=[endpoint], times=1)
 
     for visit_change in changes:
         world.configure(answer_s=patience_s)
@@ -77,7 +77,7 @@ async def test_one_failed_call_causes_no_duplicates(world: World, endpoint: str,
 
 
 @pytest.mark.parametrize(
-    ("switches", "outcome", "reason", "call"),
+    ("faults", "outcome", "reason", "call"),
     [
         pytest.param({"down": True}, "http_5xx", "GET /visits/:id: 503", ["GET /visits/:id", 503], id="503"),
         pytest.param(
@@ -90,9 +90,9 @@ async def test_one_failed_call_causes_no_duplicates(world: World, endpoint: str,
     ],
 )
 async def test_every_attempt_is_stored_with_its_calls(
-    world: World, switches: dict[str, Any], outcome: str, reason: str, call: list[Any]
+    world: World, faults: dict[str, Any], outcome: str, reason: str, call: list[Any]
 ) -> None:
-    world.harness.inject_faults(**switches)
+    world.harness.inject_faults(**faults)
 
     states = await world.apply(booked())
 
@@ -193,7 +193,7 @@ async def test_a_run_that_is_cancelled_at_any_await_leaves_no_duplicates(
 
         was_cut = await cancel_at_step(world, run_visit(world.context, "main", f"standard-{root}"), k, lets)
         for _ in range(2):
-            world.harness.journal()  # What was on its way to the sandbox is done.
+            world.harness.journal()  # returns after the sandbox has executed the calls in progress
         for _ in range(3):
             await world.advance_time(3_600)
             await world.run()

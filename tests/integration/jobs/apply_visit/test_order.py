@@ -94,7 +94,7 @@ async def test_two_changes_of_one_time_end_in_the_same_visit_in_either_order(
     for number in pair:
         await world.apply(changes[number])
 
-    assert "2026-03-14T15:00:00Z" == (world.visit() or {})["time_scheduled"]  # the greater text
+    assert "2026-03-14T15:00:00Z" == (world.visit() or {})["time_scheduled"]  # the greater value decides
 
 
 # Histories

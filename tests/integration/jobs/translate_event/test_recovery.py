@@ -1,4 +1,4 @@
-"""Bugs in a source, and workers that die."""
+"""Defects in a source, and workers that die."""
 
 import asyncio
 import contextlib
@@ -43,7 +43,7 @@ async def test_an_error_in_any_charset_is_a_server_error(world: ToolWorld, chars
     assert ("waiting", "GET appointments: 500") == (event.state, event.reason)
 
 
-async def test_an_event_that_a_dead_worker_left_is_fetched_by_another(world: ToolWorld) -> None:
+async def test_the_event_of_a_dead_worker_is_fetched_by_another(world: ToolWorld) -> None:
     world.tool.add_records("acuity", BOOKED)
     world.tool.response_gate.clear()
     response = await world.receive("acuity", BOOKED)
@@ -54,15 +54,15 @@ async def test_an_event_that_a_dead_worker_left_is_fetched_by_another(world: Too
         await fetching
     world.tool.response_gate.set()
 
-    at_once = await world.run()
+    immediately = await world.run()
     await world.advance_time(60)
     await world.run()
 
-    assert [] == at_once
+    assert [] == immediately
     assert ["acuity-123456789"] == [visit["external_id"] for visit in world.harness.visits()]
 
 
-async def test_who_lost_the_lease_on_an_event_lands_nothing(world: ToolWorld) -> None:
+async def test_a_run_that_lost_its_lease_stores_no_changes(world: ToolWorld) -> None:
     world.tool.add_records("acuity", BOOKED)
     world.tool.response_gate.clear()
     response = await world.receive("acuity", BOOKED)

@@ -7,7 +7,7 @@ import pytest
 from tests.support.tool_api import BOOKED, CANCELLED, MOVED, MOVED_AGAIN, SPECIMENS, ToolWorld, respond_with
 
 
-async def test_a_repeat_that_may_be_another_event_is_fetched_anew(world: ToolWorld) -> None:
+async def test_a_repeat_that_may_be_another_event_is_fetched_again(world: ToolWorld) -> None:
     for delivery in (BOOKED, MOVED, MOVED_AGAIN):
         world.tool.add_records("acuity", delivery)
         response = await world.receive("acuity", delivery)
@@ -17,7 +17,7 @@ async def test_a_repeat_that_may_be_another_event_is_fetched_anew(world: ToolWor
     assert ["2026-10-03T13:00:00Z"] == [visit["time_scheduled"] for visit in world.harness.visits()]
 
 
-async def test_a_repeat_that_rings_while_the_first_is_being_fetched_is_not_lost(world: ToolWorld) -> None:
+async def test_a_repeat_during_the_fetch_is_fetched_again(world: ToolWorld) -> None:
     """The first fetch returned the appointment before its second change, which only the repeat announces."""
     world.tool.add_records("acuity", MOVED)
     world.tool.response_gate.clear()
@@ -35,7 +35,7 @@ async def test_a_repeat_that_rings_while_the_first_is_being_fetched_is_not_lost(
     assert ["2026-10-03T13:00:00Z"] == [visit["time_scheduled"] for visit in world.harness.visits()]
 
 
-async def test_a_repeat_that_rings_while_the_first_waits_costs_no_second_fetch(world: ToolWorld) -> None:
+async def test_a_repeat_of_a_waiting_event_causes_no_second_fetch(world: ToolWorld) -> None:
     world.tool.add_records("acuity", BOOKED)
     world.tool.overrides = [respond_with(503)]
     await world.receive("acuity", BOOKED)
@@ -51,20 +51,22 @@ async def test_a_repeat_that_rings_while_the_first_waits_costs_no_second_fetch(w
     assert 1 == len(world.harness.visits())
 
 
-async def test_a_repeat_with_a_name_of_its_own_is_not_fetched_again(world: ToolWorld) -> None:
+async def test_a_repeat_with_an_event_id_is_not_fetched_again(world: ToolWorld) -> None:
     delivery = SPECIMENS["square"]["deliveries"][0]
     world.tool.add_records("square", delivery)
     await world.receive("square", delivery)
     await world.run()
 
-    again = await world.receive("square", delivery)
+    repeat = await world.receive("square", delivery)
     await world.run()
 
-    assert (200, 1) == (again.status_code, len(world.tool.requests))
+    assert (200, 1) == (repeat.status_code, len(world.tool.requests))
 
 
-@pytest.mark.parametrize("backwards", [False, True], ids=["in-order", "the-last-first"])
-async def test_whatever_is_fetched_last_stands(world: ToolWorld, backwards: bool) -> None:
+@pytest.mark.parametrize("backwards", [False, True], ids=["in-order", "reversed"])
+async def test_a_record_that_is_cancelled_before_its_events_run_creates_no_visit(
+    world: ToolWorld, backwards: bool
+) -> None:
     responses = [await world.receive("acuity", delivery) for delivery in (BOOKED, MOVED, CANCELLED)]
     order = responses[::-1] if backwards else responses
     world.tool.add_records("acuity", CANCELLED)
@@ -73,4 +75,4 @@ async def test_whatever_is_fetched_last_stands(world: ToolWorld, backwards: bool
         await world.run_task(f"event:{response.json()['delivery']}")
     await world.run()
 
-    assert [] == world.harness.visits()  # It was off before anybody made it.
+    assert [] == world.harness.visits()

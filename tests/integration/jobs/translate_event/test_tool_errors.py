@@ -299,7 +299,7 @@ async def test_a_repeat_of_a_parked_event_requeues_it(world: ToolWorld) -> None:
     assert ["acuity-123456789"] == [visit["external_id"] for visit in world.harness.visits()]
 
 
-# -- GraphQL --
+# GraphQL
 
 
 def graphql(code: str | None, data: Any = None) -> Responder:
