@@ -148,7 +148,7 @@ def test_an_equal_body_in_other_bytes_is_rejected(name: str) -> None:
         return specimen.rejection(specimen.changed(body=altered.encode()))
 
     assert {} == mismatches(
-        "mismatch", [specimens for specimens in covered(name) if not specimens.is_proof_in_body], reason
+        "mismatch", [specimen for specimen in covered(name) if not specimen.is_proof_in_body], reason
     )
 
 
@@ -320,7 +320,7 @@ def test_a_forged_old_delivery_is_a_mismatch_and_not_stale(name: str) -> None:
         return specimen.rejection(specimen.changed(body=b"{}"), now=5e9)
 
     assert {} == mismatches(
-        "mismatch", [specimens for specimens in timed(name) if specimens.scheme.coverage == "body"], reason
+        "mismatch", [specimen for specimen in timed(name) if specimen.scheme.coverage == "body"], reason
     )
 
 
@@ -329,9 +329,7 @@ def test_a_delivery_without_a_signed_time_is_verified_at_any_time(name: str) -> 
     def slots(specimen: Specimen) -> list[int]:
         return [specimen.verify(now=0.0), specimen.verify(now=9e9), specimen.verify(now=9e9, tolerance_s=1.0)]
 
-    untimed = [
-        specimens for specimens in signed(name) if specimens.signed_at is None and not specimens.is_proof_in_body
-    ]
+    untimed = [specimen for specimen in signed(name) if specimen.signed_at is None and not specimen.is_proof_in_body]
     assert {} == mismatches([0, 0, 0], untimed, slots)
 
 
