@@ -39,7 +39,7 @@ def changes(event: Event) -> list[VisitChange]:
     return result
 
 
-# GoHighLevel --------------------------------------------------------------------------------------------------------
+# -- GoHighLevel --
 
 
 def appointment_of(contact: Mapping[str, Any]) -> Event:
@@ -85,7 +85,7 @@ def test_gohighlevel_undocumented_email_status_is_untranslatable() -> None:
         changes(appointment_of({"dnd": False, **email_status("snoozed")}))
 
 
-# Housecall Pro ------------------------------------------------------------------------------------------------------
+# -- Housecall Pro --
 
 SENT_AT = {"Api-Timestamp": "1773306061"}  # 2026-03-12T09:01:01Z
 BOOKED_AT = "2026-03-10T15:20:38Z"
@@ -164,7 +164,7 @@ def test_housecallpro_late_retry_without_a_time_does_not_undo_a_cancellation() -
     assert merged_visit(retried, cancelled).is_cancelled
 
 
-# Boulevard ----------------------------------------------------------------------------------------------------------
+# -- Boulevard --
 
 APPOINTMENT, ORDER = "urn:blvd:Appointment:c3253094", "urn:blvd:Order:77777777"
 REFUND = "urn:blvd:OrderRefund:88888888"
@@ -280,11 +280,11 @@ def test_boulevard_client_with_one_name_is_split_into_two(
     assert names == (change.contact.first_name, change.contact.last_name)
 
 
-# Jobber -------------------------------------------------------------------------------------------------------------
+# -- Jobber --
 
 CLIENT = {"firstName": "Ada", "lastName": "Lovelace", "emails": [{"address": "ada@example.com", "primary": True}]}
 FIRST = "Rmlyc3Q="
-BEFORE, AFTER = "2026-03-10T15:00:00Z", "2026-03-17T15:00:00Z"  # the event
+BEFORE, AFTER = "2026-03-10T15:00:00Z", "2026-03-17T15:00:00Z"  # the event occurred between the two
 
 
 def from_jobber(topic: str, item: str = FIRST) -> Event:
@@ -425,7 +425,7 @@ def test_jobber_client_who_receives_no_review_requests_has_opted_out(
     assert is_opted_out is change.opted_out
 
 
-# Stripe -------------------------------------------------------------------------------------------------------------
+# -- Stripe --
 
 OLDER, BASIL = "2024-06-20", "2025-03-31.basil"
 INVOICE = "in_1SVWoDDwzgQ85STg31e2DgXy"
@@ -491,7 +491,7 @@ def test_stripe_two_invoices_of_one_visit_are_added() -> None:
     assert "100.00" == merged_visit(*invoices).fields["amount_collected"]
 
 
-# NexHealth ----------------------------------------------------------------------------------------------------------
+# -- NexHealth --
 
 
 def from_nexhealth(envelope: Mapping[str, Any], headers: Mapping[str, str] | None = None, **more: Any) -> Event:
@@ -588,7 +588,7 @@ async def test_nexhealth_event_without_a_practice_is_parked_and_not_ignored(worl
     assert {"v20240412"} == {headers["nex-api-version"] for headers in world.api.request_headers}
 
 
-# Tekmetric ----------------------------------------------------------------------------------------------------------
+# -- Tekmetric --
 
 
 @pytest.mark.parametrize(
@@ -632,7 +632,7 @@ async def test_tekmetric_event_without_a_sentence_has_no_name(world: SourceWorld
     assert (202, "") == (response.status_code, meta.event_name)
 
 
-# ServiceM8 ----------------------------------------------------------------------------------------------------------
+# -- ServiceM8 --
 
 JOB = "de305d54-75b4-431b-adb2-eb6b9e546013"
 
