@@ -64,7 +64,7 @@ def actor() -> Actor:
     try:
         name = getpass.getuser()
     except (KeyError, OSError):  # a container's user may have none
-        name = "somebody"
+        name = "unknown user"
     return Actor(f"{name} (command line)", "operator")
 
 

@@ -243,7 +243,7 @@ class Settings(BaseModel):
 
     @property
     def has_console(self) -> bool:
-        """Whether anybody can log in; without that the console is closed."""
+        """Whether a form of login is configured; otherwise the console is closed."""
         return bool(self.console_password_hash or self.console_viewer_password_hash or self.console_proxy_header)
 
     @cached_property
