@@ -41,7 +41,7 @@ class NoRedis(CannotStart):
 
 
 def check_arq_version() -> None:
-    """Raises WrongArq."""
+    """Raise WrongArq."""
     if VERSION != ARQ_VERSION:
         raise WrongArq(
             f"arq {VERSION} is installed, and the worker extends internals of arq {ARQ_VERSION}. "
@@ -50,7 +50,7 @@ def check_arq_version() -> None:
 
 
 def read_settings() -> Settings:
-    """Raises WrongSettings with every wrong setting at once."""
+    """Raise WrongSettings with every wrong setting at once."""
     try:
         return read_environment(token_needed=True)
     except SettingsError as error:
@@ -58,7 +58,7 @@ def read_settings() -> Settings:
 
 
 async def wait_for_redis(settings: Settings) -> None:
-    """Raises NoRedis when Redis has not answered within REDIS_WAIT_S."""
+    """Raise NoRedis when Redis has not answered within REDIS_WAIT_S."""
     redis = Redis(RedisAddress.from_url(settings.redis_url, settings.redis_tls_verify))
     until = time.monotonic() + REDIS_WAIT_S
     try:

@@ -77,7 +77,7 @@ class Tokens:
     calls: list[list[object]]
 
     async def current(self, rejected: str = "") -> str:
-        """A token that is valid for a minute at least. rejected: the token that the tool has just rejected.
+        """Return a token that is valid for at least a minute. rejected: the token that the tool has just rejected.
 
         Raises VisitsApiError, LockContended, RedisUnavailable.
         """
@@ -118,7 +118,7 @@ class Tokens:
         return f"{keys.TOKEN}{self.hook.name}"
 
     async def _renew(self) -> str:
-        """Returns the access token after the new refresh token is stored."""
+        """Return the access token after the new refresh token is stored."""
         try:
             async with asyncio.timeout(EXCHANGE_TIMEOUT_S):
                 renewed = await self._exchange(await self._load())
@@ -128,8 +128,10 @@ class Tokens:
         return str(renewed["token"])
 
     async def _exchange(self, stored: Mapping[str, Any]) -> dict[str, Any]:
-        """Use the newest refresh token and, if the tool rejects it, the previous one: some tools accept that until the new
-        one is used, or for a while."""
+        """Use the newest refresh token and, if the tool rejects it, the previous one.
+
+        Some tools accept the previous one until the new one is used, or for a grace period.
+        """
         refresh = stored.get("refresh_token") or self.hook.settings.credentials.get("REFRESH_TOKEN")
         started_at = stored.get("exchange_started_at")
         if not refresh:
@@ -200,7 +202,7 @@ class Tokens:
                 await asyncio.sleep(STORE_RETRY_S)
 
     async def _load(self) -> dict[str, Any]:
-        """Empty without a token, if its key is not in SECRET_KEY any more, and after a change of the credentials."""
+        """Return the stored token. It is empty if its key was removed from SECRET_KEY, or if the credentials changed."""
         encrypted = await self.context.ledger.redis.command("GET", self._key)
         try:
             stored: dict[str, Any] = orjson.loads(self._keyring.decrypt(encrypted, self._key)) if encrypted else {}

@@ -83,7 +83,7 @@ class Sessions(AuthenticationBackend):
         return User(session["name"], session["role"], session_id) if is_current else None
 
     def session_id(self, conn: HTTPConnection) -> str | None:
-        """The id in the cookie, if the signature is ours and younger than SESSION_TTL_S."""
+        """Return the id in the cookie, or None if its signature is wrong or older than SESSION_TTL_S."""
         try:
             signed = cookie(conn, SESSION_COOKIE)
             return self._signer.unsign(signed, max_age=SESSION_TTL_S).decode() if self._signer else None
@@ -94,14 +94,18 @@ class Sessions(AuthenticationBackend):
         header, secret = self._settings.console_proxy_header, self._settings.console_proxy_secret
         if not header or not secret:
             return ""
-        given = conn.headers.getlist(PROXY_SECRET_HEADER)
+        secrets_sent = conn.headers.getlist(PROXY_SECRET_HEADER)
         names = conn.headers.getlist(header)
-        if len(given) != 1 or len(names) != 1 or not hmac.compare_digest(given[0].encode(), secret.encode()):
+        if (
+            len(secrets_sent) != 1
+            or len(names) != 1
+            or not hmac.compare_digest(secrets_sent[0].encode(), secret.encode())
+        ):
             return ""
         return names[0].strip()[:80]
 
     def _password_version(self, role: Role) -> str:
-        """A digest that changes with the password; empty where the role has none."""
+        """Return a digest that changes with the password, or an empty string if the role has no password."""
         password_hash = password_hash_of(self._settings, role)
         return hashlib.sha256(password_hash.encode()).hexdigest()[:32] if password_hash else ""
 
@@ -159,8 +163,8 @@ def cookie(conn: HTTPConnection, name: str) -> str:
         return ""
     for line in conn.headers.getlist("cookie"):
         for pair in line.split(";"):
-            found, is_pair, value = pair.partition("=")
-            if is_pair and found.strip() == name:
+            key, is_pair, value = pair.partition("=")
+            if is_pair and key.strip() == name:
                 return value.strip()
     return ""
 

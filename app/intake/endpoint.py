@@ -74,7 +74,7 @@ class WebhookEndpoint:
         rejections: Rejections,
         counters: Counters | None = None,
     ) -> None:
-        """ledgers: by the time that a sender waits for an answer (Source.sender_timeout_s)."""
+        """ledgers: one for each time that senders wait for an answer (Source.sender_timeout_s)."""
         self._hooks = settings.active_hooks
         self._max_body = settings.max_body
         self._contexts = {name: settings.verification_context(hook, 0) for name, hook in self._hooks.items()}
@@ -88,7 +88,7 @@ class WebhookEndpoint:
         await self._body_deadlines.run()
 
     def start_draining(self) -> None:
-        """The process is asked to end: shorten the deadlines of bodies."""
+        """Shorten the deadlines of bodies, because the process ends soon."""
         self._body_deadlines.start_draining()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -133,7 +133,7 @@ class WebhookEndpoint:
     async def _dispatch(
         self, scope: Scope, receive: Receive, hook: Hook | None, path_rest: str, request_log: RequestLog
     ) -> Response:
-        """path_rest: what follows the name of the hook, with its slash."""
+        """path_rest: the part of the path after the name of the hook, with its slash."""
         if hook is None or (path_rest and not hook.source.definition.signature.needs_secret_key):
             raise HttpRejection(404, "no_such_hook", "there is no hook of this name, or it has no secret")
         method, source = scope["method"], hook.source.definition
@@ -206,12 +206,14 @@ class WebhookEndpoint:
         except UnreadableBody as error:
             raise HttpRejection(400, "unreadable_body", str(error)) from None
         except BodyTooLarge:
-            detail = f"a body has {self._max_body} bytes at the most, decompressed"
+            detail = f"a decompressed body may have at most {self._max_body} bytes"
             raise HttpRejection(413, "too_large", detail) from None
 
     def _ignore_foreign_tenant(self, hook: Hook, event: Event, secret_index: int, request_log: RequestLog) -> Response:
-        """Count an event of another customer of the tool, and do not store it: where all customers share the tool's keys,
-        each of them could fill Redis."""
+        """Count an event of another customer of the tool without storing it.
+
+        Where all customers share the tool's keys, each of them could fill Redis.
+        """
         request_log.outcome, request_log.delivery = FOREIGN_TENANT, new_delivery_id()
         detail = f"the event is of {_describe_tenant(hook, event)}; TENANTS does not name it"
         self._rejections.record(hook.name, FOREIGN_TENANT, detail)
@@ -274,7 +276,7 @@ def _error(status: int, code: str, detail: str) -> Response:
 
 
 def _unavailable(hook: Hook, code: str, detail: str) -> HttpRejection:
-    """A rejection with the status that this tool retries."""
+    """Return a rejection with the status that this tool retries."""
     return HttpRejection(hook.source.definition.unavailable_status, code, detail, **RETRY_LATER_HEADERS)
 
 
@@ -285,13 +287,13 @@ def _describe_tenant(hook: Hook, event: Event) -> str:
 
 
 def _probe_delivery(hook: Hook, scope: Scope) -> Delivery:
-    """A GET request, for handshakes. It has no body and is not stored."""
+    """Return a GET request as a delivery, for handshakes. It has no body and is not stored."""
     headers, query = tuple(scope["headers"]), scope.get("query_string", b"")
     return Delivery(hook.name, hook.source.name, headers, b"", datetime.now(UTC), method="GET", query=query)
 
 
 def _event_name(event: Event, source: Source) -> str:
-    """The tool's name of the event, for display only."""
+    """Return the tool's name of the event. It is for display only."""
     try:
         name = source.event_name(event) if source.event_name else event.data.at(*source.event_name_path).value
     except Untranslatable:

@@ -1,5 +1,7 @@
-"""The body of one request and its response: through the server's BufferedRequest where it offers one, else through ASGI
-messages."""
+"""Reading the body of a request and sending its response.
+
+Both use the server's BufferedRequest if there is one, else ASGI messages.
+"""
 
 import asyncio
 from collections.abc import Mapping
@@ -15,7 +17,7 @@ MAX_DRAIN_BYTES, DRAIN_TIMEOUT_S = 16_777_216, 2.0
 
 
 async def receive_body(scope: Scope, receive: Receive, limit: int, deadlines: BodyDeadlines) -> bytes:
-    """Raises HttpRejection: 400, 408 or 413."""
+    """Raise HttpRejection: 400, 408 or 413."""
     request: BufferedRequest | None = scope.get("extensions", {}).get(BUFFERED_REQUEST)
     if request:
         body = request.take_body()

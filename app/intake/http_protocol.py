@@ -1,5 +1,6 @@
-"""uvicorn's httptools protocol with limits that uvicorn does not have (LimitedHttpProtocol), and with a fast path for
-requests that arrive in one piece (BufferedRequest). Use it with `uvicorn --http app.intake.http_protocol:HttpProtocol`.
+"""uvicorn's httptools protocol with more limits and a fast path: `uvicorn --http app.intake.http_protocol:HttpProtocol`.
+
+LimitedHttpProtocol has the limits. BufferedRequest is the fast path, for requests that arrive in one piece.
 
 Only this module depends on uvicorn's internals. The application sees a BufferedRequest as an ASGI extension, and works
 without it.
@@ -376,8 +377,9 @@ class BufferedRequest:
         return body
 
     def write_response(self, status: int, head: bytes, body: bytes) -> bool:
-        """Write the response at once. Return False, and write nothing, if the client does not read or has left: use the ASGI
-        `send`, which waits.
+        """Write the response at once, and return True.
+
+        Return False, and write nothing, if the client does not read or is disconnected: use the ASGI `send`, which waits.
 
         head: header lines, with the content-length. They are not validated, so none may contain unchecked text of a sender.
         """

@@ -1,4 +1,4 @@
-"""The body of a request: bounded in bytes, in time, and over all senders."""
+"""Reading a body, with limits on its size, its time, and all bodies together."""
 
 import asyncio
 import time
@@ -11,17 +11,16 @@ from starlette.types import Receive
 
 from app.intake import http_protocol
 
-#: A body that is not here by then never will be.
+#: Time for a complete body, from the end of the head.
 BODY_TIMEOUT_S = 10.0
-#: More senders than this at once in one process, or more bytes of unfinished bodies, and who has been sending longest
-#: makes room.
+#: Per process. Above one of these, the oldest unfinished body is cancelled.
 MAX_OPEN_BODIES, MAX_UNFINISHED_BYTES = 1_000, 67_108_864
-#: After SIGTERM, the time that an unfinished body still has.
+#: BODY_TIMEOUT_S after SIGTERM.
 SHUTDOWN_BODY_TIMEOUT_S = 4.0
 
 
 class HttpRejection(Exception):
-    """An answer that is not 2xx. code and detail are what the tool's operator gets to read."""
+    """An answer that is not 2xx. The operator of the tool reads code and detail."""
 
     def __init__(self, status: int, code: str, detail: str, **headers: str) -> None:
         super().__init__(detail)
@@ -31,8 +30,10 @@ class HttpRejection(Exception):
 async def read_body(
     receive: Receive, content_length: str, limit: int, on_chunk: Callable[[int], None] | None = None
 ) -> bytes:
-    """The body, never more than `most` bytes of it in memory. claimed: its content-length. grow: is told the size of every
-    part. Raises Refused."""
+    """Return the body. At most `limit` bytes are in memory.
+
+    on_chunk: called with the size of each part. Raises HttpRejection.
+    """
     content_length = content_length.strip() or "0"
     if (
         not (content_length.isascii() and content_length.isdecimal())
@@ -44,7 +45,7 @@ async def read_body(
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise HttpRejection(400, "unfinished", "the sender left before the body was complete")
+            raise HttpRejection(400, "unfinished", "the connection closed before the body was complete")
         part = message.get("body", b"")
         size += len(part)
         if size > limit:
@@ -56,13 +57,13 @@ async def read_body(
             return b"".join(parts)
 
 
-def body_too_large(most: int) -> HttpRejection:
-    return HttpRejection(413, "too_large", f"a body has {most} bytes at the most", connection="close")
+def body_too_large(limit: int) -> HttpRejection:
+    return HttpRejection(413, "too_large", f"a body may have at most {limit} bytes", connection="close")
 
 
 @dataclass(slots=True, eq=False)
 class OpenBody:
-    """A body that is on its way."""
+    """A body that is being received."""
 
     task: asyncio.Task[Any]
     started_at: float
@@ -70,22 +71,24 @@ class OpenBody:
 
 
 def _body_too_slow() -> HttpRejection:
-    return HttpRejection(408, "too_slow", "the body did not come in time", connection="close")
+    return HttpRejection(408, "too_slow", "the body did not arrive in time", connection="close")
 
 
 class BodyDeadlines:
-    """Cancels requests whose body takes longer than BODY_TIMEOUT_S. One periodic scan replaces a timer per request; when
-    MAX_OPEN_BODIES is reached, the oldest is cancelled, so that idle senders do not block others."""
+    """Cancels requests whose body takes longer than BODY_TIMEOUT_S, and the oldest ones above MAX_OPEN_BODIES.
+
+    One periodic scan replaces a timer per request.
+    """
 
     def __init__(self, max_unfinished_bytes: int | None = None) -> None:
         self._max_unfinished_bytes = max_unfinished_bytes or MAX_UNFINISHED_BYTES
-        self._open: dict[OpenBody, None] = {}  # the longest first
+        self._open: dict[OpenBody, None] = {}  # the oldest first
         self._cancelled: set[OpenBody] = set()
         self._unfinished_bytes = 0
         self._timeout_s = BODY_TIMEOUT_S
 
     async def read(self, receive: Receive, content_length: str, limit: int) -> bytes:
-        """Raises HttpRejection: 408 in the request that is cancelled."""
+        """Return the body. Raises HttpRejection: 408 in the request that is cancelled."""
         task = asyncio.current_task()
         assert task
         if len(self._open) >= min(MAX_OPEN_BODIES, http_protocol.MAX_CONNECTIONS // 2):
@@ -114,12 +117,12 @@ class BodyDeadlines:
     async def run(self) -> None:
         while True:
             await asyncio.sleep(self._timeout_s / 10)
-            least = time.monotonic() - self._timeout_s
-            for sending in [sending for sending in self._open if sending.started_at < least]:
-                self._cancel(sending)
+            deadline = time.monotonic() - self._timeout_s
+            for body in [body for body in self._open if body.started_at < deadline]:
+                self._cancel(body)
 
     def start_draining(self) -> None:
-        """The process is asked to go."""
+        """Shorten the deadline, because the process ends soon."""
         self._timeout_s = min(self._timeout_s, SHUTDOWN_BODY_TIMEOUT_S)
 
     def _cancel_oldest(self) -> None:

@@ -31,7 +31,9 @@ _PLAIN_REQUEST_ID = re.compile("[0-9a-fA-F-]{32,36}|d[0-9a-f]{21}")
 
 @dataclass(slots=True)
 class RequestLog:
-    """hook, source: empty for an unknown hook. event_name: the tool's name of the event, once it is translated.
+    """The fields of one request's log line.
+
+    hook, source: empty for an unknown hook. event_name: the tool's name of the event, once it is translated.
     secret_number: position of the secret that matched, from 1; 0 if none did.
     """
 
@@ -53,7 +55,7 @@ class RequestLog:
         return METRIC_OUTCOMES.get(self.reason, self.reason) or self.outcome
 
     def response_request_id(self) -> str:
-        """The X-Request-ID of the response: the sender's, or a new one for requests without."""
+        """Return the X-Request-ID of the response: the sender's, else the id of the delivery, else a new one."""
         self.request_id = self.request_id or self.delivery or new_delivery_id()
         return self.request_id
 

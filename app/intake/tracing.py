@@ -17,14 +17,14 @@ def trace_requests(app: ASGIApp) -> ASGIApp:
         traceparent = dict(scope["headers"]).get(b"traceparent", b"").decode("latin-1")
         with tracing.start_span(f"{scope['method']} /hooks/{{hook}}", "SERVER", traceparent) as span:
 
-            async def send_and_note_status(message: Message) -> None:
+            async def send_and_record_status(message: Message) -> None:
                 if message["type"] == "http.response.start":
                     span.set_attribute("http.response.status_code", message["status"])
                 await send(message)
 
             own = [(name.encode(), value.encode()) for name, value in tracing.trace_headers().items()]
-            others = [header for header in scope["headers"] if header[0] != b"traceparent"]
-            # No extensions of the server: a response must pass through `send_and_note_status`.
-            await app({**scope, "headers": [*others, *own], "extensions": {}}, receive, send_and_note_status)
+            headers = [header for header in scope["headers"] if header[0] != b"traceparent"]
+            # No extensions of the server: a response must pass through `send_and_record_status`.
+            await app({**scope, "headers": [*headers, *own], "extensions": {}}, receive, send_and_record_status)
 
     return traced

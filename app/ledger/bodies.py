@@ -1,5 +1,6 @@
-"""The stored form of a delivery's body: compressed, and encrypted if BODY_KEYS is set. Both forms can be read at any time,
-so keys can be added, changed and removed.
+"""The stored form of a delivery's body: compressed, and encrypted if BODY_KEYS is set.
+
+Both forms can be read at any time, so keys can be added, changed and removed.
 
     28 b5 2f fd …   zstd
     01 …            the above, encrypted (encryption.py)

@@ -99,21 +99,32 @@ class Ledger:
             refetch=int(refetch),
             changes=packed,
         )
-        first = await self.redis.script(call, durable=True)
-        if isinstance(first, list):
-            bound, info.task_ids = first[0].decode(), []
-            how: dict[str, Any] = {"dedup_id": dedup_id, "refetch": refetch, "dedup_ttl_s": dedup_ttl_s}
-            written = await self.accept(delivery, info, (), account, event_state="parked", reason=bound, **how)
-            return written._replace(limit_reached=bound)
-        return AcceptResult(id, False) if first == 1 else AcceptResult(first.decode(), True)
+        reply = await self.redis.script(call, durable=True)
+        if isinstance(reply, list):
+            limit, info.task_ids = reply[0].decode(), []
+            result = await self.accept(
+                delivery,
+                info,
+                (),
+                account,
+                dedup_id=dedup_id,
+                event_state="parked",
+                reason=limit,
+                refetch=refetch,
+                dedup_ttl_s=dedup_ttl_s,
+            )
+            return result._replace(limit_reached=limit)
+        return AcceptResult(id, False) if reply == 1 else AcceptResult(reply.decode(), True)
 
     # -- for the worker --
 
     async def lease(self, task_id: TaskId, account: str = "", is_rate_limited: bool = False) -> Lease | str:
-        """Lease the task, or return why not: `busy`, `held`, `parked` or `nothing`. is_rate_limited: the task is held while
-        others of this account wait for VISITS_API_RATE."""
+        """Lease the task, or return why not: `busy`, `held`, `parked` or `nothing`.
+
+        is_rate_limited: the task is held while others of this account wait for VISITS_API_RATE.
+        """
         token, started = new_token(), time.monotonic()
-        answer, *rest = await self.redis.script_after_grace(
+        reply, *details = await self.redis.script_after_grace(
             lambda expected_ms: scripts.lease(
                 expected_ms=expected_ms,
                 task=task_id,
@@ -123,18 +134,22 @@ class Ledger:
                 paced=int(is_rate_limited),
             )
         )
-        if answer != b"leased":
-            return str(answer.decode())
-        trace, members = rest
-        known_as = RequestContext(*(name.decode() for name in trace))
-        hold = Lease(token, started + LEASE_S, [_decode_task(*member) for member in members], known_as)
-        task_ids = [task.task_id for task in hold.tasks]
-        self.redis.held_leases[token] = HeldLease(
-            hold.until,
-            lambda left_ms: scripts.restore_lease(lease_ms=left_ms, token=token, tasks=task_ids),
-            lambda left_ms: scripts.renew_lease(lease_ms=left_ms, token=token, tasks=task_ids),
+        if reply != b"leased":
+            return str(reply.decode())
+        context, tasks = details
+        lease = Lease(
+            token,
+            started + LEASE_S,
+            [_decode_task(*task) for task in tasks],
+            RequestContext(*(field.decode() for field in context)),
         )
-        return hold
+        task_ids = [task.task_id for task in lease.tasks]
+        self.redis.held_leases[token] = HeldLease(
+            lease.until,
+            lambda remaining_ms: scripts.restore_lease(lease_ms=remaining_ms, token=token, tasks=task_ids),
+            lambda remaining_ms: scripts.renew_lease(lease_ms=remaining_ms, token=token, tasks=task_ids),
+        )
+        return lease
 
     async def complete(self, lease: Lease, outcome: Outcome, account: str = "") -> None:
         """End the lease and store the outcome of the run. Raises LeaseLost."""
@@ -163,8 +178,10 @@ class Ledger:
     async def add_people(
         self, account: str, external_id: str, fetched_at: datetime, people: Sequence[str]
     ) -> tuple[str, ...]:
-        """Add the people of a record that was requested at fetched_at. Return all people that records of this booking ever
-        listed, in the order of their first listing. Raises RecordOutdated."""
+        """Add the people of a record that was requested at fetched_at. Raises RecordOutdated.
+
+        Return all people that records of this booking ever listed, in the order of their first listing.
+        """
         call = scripts.add_people(
             booking=f"{account}/{external_id}",
             fetched_at=unix_microseconds(fetched_at),
@@ -191,7 +208,8 @@ class Ledger:
     ) -> None:
         """Store the changes of a translated event and end its lease: it is done, or parked if there is a reason.
 
-        Raises LeaseLost, VisitLimitReached; then nothing is stored."""
+        Raises LeaseLost, VisitLimitReached; then nothing is stored.
+        """
         call = scripts.record_changes(
             delivery=lease.primary.task_id.partition(":")[2],
             token=lease.token,
@@ -226,12 +244,14 @@ class Ledger:
     async def requeue_orphans(self, offset: int = 0, limit: int = 200) -> tuple[int, int]:
         """Requeue tasks whose job was lost. Return how many, and the next offset (-1 at the end)."""
         call = scripts.requeue_orphans(limit=limit, min_age_ms=int(ORPHAN_AFTER_S * 1000), offset=offset)
-        woken, after = await self.redis.script(call)
-        return woken, after
+        requeued, next_offset = await self.redis.script(call)
+        return requeued, next_offset
 
     async def release_circuit(self, account: str, limit: int = 200, calls_per_second: float | None = None) -> int:
-        """Requeue held tasks of the account: all that calls_per_second allows if the circuit is closed, one probe if it is
-        due. Return how many."""
+        """Requeue held tasks of the account. Return how many.
+
+        If the circuit is closed, these are all that calls_per_second allows; else one probe, if it is due.
+        """
         call = scripts.release_circuit(
             account=account,
             limit=limit,
@@ -263,30 +283,30 @@ class Ledger:
         await self.redis.script(scripts.release_lock(lock=name, token=token))
 
     async def server_time(self) -> datetime:
-        """The clock of the server, which all processes share."""
+        """Return the time by the server's clock, which all processes share."""
         seconds, micros = await self.redis.command("TIME")
         return datetime.fromtimestamp(int(seconds), UTC).replace(microsecond=int(micros))
 
     async def claim(
         self, free_slots: Mapping[Queue, int], lease_s: float, full_accounts: Sequence[str] = ()
     ) -> list[tuple[Queue, str, bytes]]:
-        """Claim jobs for the free slots of each queue, the longest due first. Return queue, job id and payload (empty if it
-        expired).
+        """Claim jobs for the free slots of each queue, the longest due first.
 
+        Return queue, job id and payload, which is empty if the job expired.
         full_accounts: `<queue>:<account>` without free slots; the jobs of others overtake theirs.
         """
-        rooms = [(queue, slots) for queue, slots in free_slots.items() if slots]
-        if not rooms:
+        capacity = [(queue, slots) for queue, slots in free_slots.items() if slots]
+        if not capacity:
             return []
         flat = await self.redis.script_after_grace(
             lambda expected_ms: scripts.claim(
-                expected_ms=expected_ms, lease_ms=int(lease_s * 1000), full=" ".join(full_accounts), rooms=rooms
+                expected_ms=expected_ms, lease_ms=int(lease_s * 1000), full=" ".join(full_accounts), rooms=capacity
             )
         )
         return [(flat[i].decode(), flat[i + 1].decode(), flat[i + 2]) for i in range(0, len(flat), 3)]
 
     async def ack(self, job_id: str, queue: Queue = "visits") -> None:
-        """Remove a job that has run. What is left to do is in the state of its task."""
+        """Remove a job that has run. The state of its task says what remains to be done."""
         await self.redis.script(scripts.acknowledge(job=job_id, queue=queue))
 
     async def set_with_ttl(self, key: str, value: str | bytes, ttl_ms: int) -> None:
@@ -320,8 +340,10 @@ class Ledger:
         return str(answer.decode())
 
     async def retranslate(self, delivery_id: str, queue: QueueOverride = "") -> str:
-        """Requeue the translation of a delivery. The new changes replace its earlier ones. Raises NotFound, also if its body
-        was erased."""
+        """Requeue the translation of a delivery. The new changes replace its earlier ones.
+
+        Raises NotFound, also if its body was erased.
+        """
         answer = b"moved"
         while answer == b"moved":
             head = await self._head(delivery_id)
@@ -342,8 +364,10 @@ class Ledger:
         return str(answer.decode())
 
     async def discard(self, task_id: TaskId, delivery_id: str = "", expected_changes: int | None = None) -> int:
-        """Discard the changes that were not applied, of one delivery or of all. Return how many (1 for an event), -1 if the
-        task is running, -2 if it has more changes than expected_changes."""
+        """Discard the changes that were not applied, of one delivery or of all.
+
+        Return how many (1 for an event), -1 if the task is running, -2 if it has more changes than expected_changes.
+        """
         call = scripts.discard(
             task=task_id,
             keep_ms=self._retention_ms,
@@ -353,13 +377,15 @@ class Ledger:
         return int(await self.redis.script(call))
 
     async def pause(self, account: str, is_paused: bool = True) -> bool:
-        """Shut the account's gate until it is resumed: what is to be sent is held, and nothing is counted as a try. Whether
-        that changed anything."""
+        """Pause or resume an account. Return whether this changed anything.
+
+        The tasks of a paused account are held, and no attempt is counted.
+        """
         call = scripts.pause_circuit(account=account, is_paused=int(is_paused))
         return bool(await self.redis.script(call))
 
     async def hook_names(self) -> list[str]:
-        """The hooks that ever received a delivery, configured or not."""
+        """Return the hooks that ever received a delivery, configured or not."""
         return sorted(hook.decode() for hook in await self.redis.command("SMEMBERS", keys.HOOKS))
 
     async def delete_circuit(self, account: str) -> None:
@@ -374,8 +400,9 @@ class Ledger:
     async def redact(
         self, task_id: TaskId, expected_changes: int | None, record: bytes, fields: Mapping[str, bytes]
     ) -> str:
-        """Replace fields that contain personal data. Return `ok`, `busy` if the task is running, or `moved` if it changed
-        since it was read.
+        """Replace fields that contain personal data.
+
+        Return `ok`, `busy` if the task is running, or `moved` if it changed since it was read.
 
         expected_changes: the change_count that was read; None if there was no task. record: the new delivery, for an event.
         """
@@ -393,35 +420,34 @@ class Ledger:
         await self.redis.script(scripts.mark_audited(task=task_id, mark=mark))
 
     async def load_delivery(self, delivery_id: str) -> tuple[DeliveryInfo, bytes]:
-        """A delivery as it was kept, and its body. Raises NotFound, BodyUnavailable."""
+        """Return a delivery and its body. Raises NotFound, BodyUnavailable."""
         record = await self.redis.command("GET", f"{keys.DELIVERY}{delivery_id}")
         if record is None:
             raise NotFound(delivery_id)
         return self.decode_delivery(delivery_id, record)
 
     def decode_delivery(self, delivery_id: str, record: bytes) -> tuple[DeliveryInfo, bytes]:
-        """Raises BodyUnavailable."""
+        """Raise BodyUnavailable."""
         head, _, body = record.partition(b"\n")
-        meta = DeliveryInfo.decode(head)
-        if meta.erased_at_ms:
-            raise BodyUnavailable(meta, "body_erased", f"its body was erased at {meta.erased_at}")
+        info = DeliveryInfo.decode(head)
+        if info.erased_at_ms:
+            raise BodyUnavailable(info, "body_erased", f"its body was erased at {info.erased_at}")
         try:
-            return meta, self._bodies.decode(body, delivery_id)
+            return info, self._bodies.decode(body, delivery_id)
         except BodyUndecryptable as error:
-            raise BodyUnavailable(meta, "body_key_unknown", str(error)) from None
+            raise BodyUnavailable(info, "body_key_unknown", str(error)) from None
 
     async def load_delivery_info(self, delivery_id: str) -> DeliveryInfo:
-        """A delivery without its body. Raises NotFound."""
+        """Return a delivery without its body. Raises NotFound."""
         return DeliveryInfo.decode(await self._head(delivery_id))
 
     async def _head(self, delivery_id: str) -> bytes:
-        head, newline, _ = (await self.redis.command("GETRANGE", f"{keys.DELIVERY}{delivery_id}", 0, 4_095)).partition(
-            b"\n"
-        )
-        if not newline:
-            head, newline, _ = (await self.redis.command("GET", f"{keys.DELIVERY}{delivery_id}") or b"").partition(
-                b"\n"
-            )
+        """Return the first line of a stored delivery. Raises NotFound."""
+        key = f"{keys.DELIVERY}{delivery_id}"
+        start = await self.redis.command("GETRANGE", key, 0, 4_095)
+        if b"\n" not in start:
+            start = await self.redis.command("GET", key) or b""
+        head, newline, _ = start.partition(b"\n")
         if not newline:
             raise NotFound(delivery_id)
         return bytes(head)
@@ -429,57 +455,58 @@ class Ledger:
     async def scan_by_time(
         self, name: str, since: float = float("-inf"), until: float = float("inf")
     ) -> AsyncIterator[str]:
-        """The members of a set sorted by time (ms), page by page, while members are added and removed."""
-        known: set[bytes] = set()  # with the last score that was read: several members may share it
+        """Yield the members of a set sorted by time (ms), page by page, while members are added and removed."""
+        seen_at_last_score: set[bytes] = set()  # several members may share a score
         while True:
-            most = 500 + len(known)
-            asked = ("ZRANGEBYSCORE", f"{keys.TASK}{name}", since, until, "WITHSCORES", "LIMIT", 0, most)
-            flat = await self.redis.command(*asked)
+            limit = 500 + len(seen_at_last_score)
+            command = ("ZRANGEBYSCORE", f"{keys.TASK}{name}", since, until, "WITHSCORES", "LIMIT", 0, limit)
+            flat = await self.redis.command(*command)
             page = list(zip(flat[::2], map(float, flat[1::2]), strict=True))
-            for found, _ in page:
-                if found not in known:
-                    yield found.decode()
-            if len(page) < most:
+            for member, _ in page:
+                if member not in seen_at_last_score:
+                    yield member.decode()
+            if len(page) < limit:
                 return
-            last = page[-1][1]
-            known = {found for found, at in page if at == last}
-            since = last
+            since = page[-1][1]
+            seen_at_last_score = {member for member, score in page if score == since}
 
     async def count_queued(self, task_ids: Sequence[str]) -> int:
-        """How many of these tasks are queued."""
+        """Return how many of these tasks are queued."""
         scores = await self.redis.command("ZMSCORE", keys.QUEUED, *task_ids) if task_ids else []
         return sum(score is not None for score in scores)
 
     async def newest_delivery_ids(self, hooks: Iterable[str], limit: int) -> list[str]:
-        """Over all these hooks, newest first."""
-        found = [await self.redis.command("ZREVRANGE", f"{keys.DELIVERIES}{hook}", 0, limit - 1) for hook in hooks]
-        return sorted((id.decode() for ids in found for id in ids), reverse=True)[:limit]
+        """Return the newest ids over all these hooks, newest first."""
+        pages = [await self.redis.command("ZREVRANGE", f"{keys.DELIVERIES}{hook}", 0, limit - 1) for hook in hooks]
+        return sorted((id.decode() for page in pages for id in page), reverse=True)[:limit]
 
     async def load_task(self, task_id: TaskId, alias_depth: int = 0) -> Task:
-        """Raises NotFound."""
+        """Raise NotFound."""
         hash = await self.redis.command("HGETALL", f"{keys.TASK}{task_id}")
         if not hash:
             raise NotFound(task_id)
         return _decode_task(task_id.encode(), alias_depth, hash)
 
     async def load_aliases(self, task_id: TaskId) -> list[Task]:
-        """The tasks of all ids of a visit, the primary first. Raises NotFound."""
+        """Return the tasks of all ids of a visit, the primary first. Raises NotFound."""
         await self.load_task(task_id)
         return [_decode_task(*member) for member in await self.redis.script(scripts.load_visit(task=task_id))]
 
     async def task_ids(self, state: TaskState, limit: int = 1_000) -> list[str]:
-        """The tasks in a state, oldest first."""
+        """Return the tasks in a state, oldest first."""
         names = await self.redis.command("ZRANGE", f"{keys.STATE}{state}", 0, limit - 1)
         return [name.decode() for name in names]
 
 
 async def known_accounts(redis: Redis, configured: Iterable[str]) -> list[str]:
-    """The configured accounts, and those that ever had held or parked tasks or an open circuit: an account may leave the
-    settings before its tasks are done. Raises RedisUnavailable."""
-    left, gates = await asyncio.gather(
+    """Return the configured accounts, and those that ever had held or parked tasks or an open circuit.
+
+    An account may be removed from the settings before its tasks are done. Raises RedisUnavailable.
+    """
+    with_tasks, with_circuits = await asyncio.gather(
         redis.command("SMEMBERS", keys.ACCOUNTS), redis.command("SMEMBERS", keys.CIRCUITS)
     )
-    return sorted({name.decode() for name in (*left, *gates)}.union(configured))
+    return sorted({name.decode() for name in (*with_tasks, *with_circuits)}.union(configured))
 
 
 async def add_counters(redis: Redis, key: str, counts: Mapping[str, int], ttl_s: int = 0) -> None:
@@ -488,7 +515,7 @@ async def add_counters(redis: Redis, key: str, counts: Mapping[str, int], ttl_s:
 
 
 async def take_turn(redis: Redis, lock: str, ttl_s: float) -> bool:
-    """True for one process in ttl_s: the lock is never released. Raises RedisUnavailable."""
+    """Return True to one process in ttl_s: the lock is never released. Raises RedisUnavailable."""
     call = scripts.acquire_lock(expected_ms="", lock=lock, token=new_delivery_id(), ttl_ms=int(ttl_s * 1000))
     return bool(await redis.script(call))
 
@@ -500,7 +527,7 @@ def _dedup_key(delivery: Delivery, dedup_id: str | None) -> str:
 
 
 def _pack_changes(source: str, account: str, changes: Sequence[VisitChange]) -> list[tuple[TaskId, bytes, str]]:
-    """Changes as the scripts take them: task, change, and the previous task of the same visit or ""."""
+    """Return task, change, and the previous task of the same visit or "", for each change."""
     packed = []
     for change in changes:
         task_id, previous = TaskId.visit(account, change.external_id(source)), ""
@@ -524,31 +551,32 @@ def time_until_visit_ms(lease: Lease, outcome: Outcome) -> int:
     return min(max(0, int(ahead.total_seconds() * 1000)), MAX_TIME_UNTIL_VISIT_MS)
 
 
-def _encode_remote(work: TaskId, api: dict[str, dict[str, Any] | None]) -> bytes:
-    if work not in api:
+def _encode_remote(task_id: TaskId, remote: dict[str, dict[str, Any] | None]) -> bytes:
+    if task_id not in remote:
         return b""
-    answer = api[work]
-    return b"-" if answer is None else orjson.dumps(answer)
+    visit = remote[task_id]
+    return b"-" if visit is None else orjson.dumps(visit)
 
 
-def _decode_task(work: bytes, generation: int, flat: list[bytes]) -> Task:
+def _decode_task(task_id: bytes, alias_depth: int, flat: list[bytes]) -> Task:
+    """flat: names and values of the fields of the hash."""
     stored = dict(zip(flat[::2], flat[1::2], strict=True))
 
-    def below(prefix: bytes) -> dict[str, bytes]:
+    def with_prefix(prefix: bytes) -> dict[str, bytes]:
         return {name[len(prefix) :].decode(): value for name, value in stored.items() if name.startswith(prefix)}
 
     def number(name: bytes) -> int | None:
         return int(float(stored[name])) if name in stored else None
 
-    attempts = sorted(below(b"attempt:").items(), key=lambda item: int(item[0]))
+    attempts = sorted(with_prefix(b"attempt:").items(), key=lambda item: int(item[0]))
     return Task(
-        task_id=TaskId(work.decode()),
-        alias_depth=generation,
+        task_id=TaskId(task_id.decode()),
+        alias_depth=alias_depth,
         change_count=number(b"changes") or 0,
         applied_count=number(b"applied") or 0,
         state=stored.get(b"state", b"done").decode(),  # type: ignore[arg-type]
-        changes=_decode_changes(below(b"change:")),
-        discarded_changes=_decode_changes(below(b"discarded:")),
+        changes=_decode_changes(with_prefix(b"change:")),
+        discarded_changes=_decode_changes(with_prefix(b"discarded:")),
         attempts_by_number={number: Attempt(**orjson.loads(attempt)) for number, attempt in attempts},
         remote=orjson.loads(stored[b"remote"]) if b"remote" in stored else None,
         was_attempted=b"attempted" in stored,

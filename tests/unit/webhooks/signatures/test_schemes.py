@@ -136,7 +136,7 @@ STANDARD_DIGEST = f"v1,{base64_of(digest(b'msg_1.1790000000.' + BODY, '012345678
             CONTEXT,
             delivery(Apart_Timestamp="1"),
             {"Apart-Timestamp": "1790000000", "Apart-Signature": digest(b"1790000000." + BODY).hex()},
-            id="apart, anew",
+            id="apart, again",
         ),
         pytest.param(
             HUBSPOT,
