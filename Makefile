@@ -1,6 +1,6 @@
 # Commands for development, CI and releases. `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test browser soak fuzz mutants check format bench pin clean
+.PHONY: help demo dev test browser soak fuzz mutants check format docs bench pin clean
 
 # The search runs in /, because version managers refuse versions other than that of .python-version.
 # It prefers a Python with the security fixes that `doorbell doctor` requires, and accepts any supported one.
@@ -58,6 +58,12 @@ check: .venv/dev   ## Check lint and types
 format: .venv/dev  ## Format the code, and fix what ruff can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: .venv/dev    ## Write the generated files: docs/redis.md, docs/cli.md, deploy/alerts.yaml, .env.example, and the alerts in docs/runbook.md
+	$(BIN)/python -m app.ledger.docs
+	$(BIN)/python -m app.cli.docs
+	$(BIN)/python -m app.telemetry.alert_rules
+	$(BIN)/python -c 'from app.settings.environment import env_example; print(env_example(), end="")' > .env.example
 
 bench: .venv/dev   ## Benchmarks of web, worker and memory, side by side with other implementations
 	$(BIN)/python -m tests.bench

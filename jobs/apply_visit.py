@@ -1,4 +1,4 @@
-"""Makes the Visits API show a visit as its changes say, with the fewest calls."""
+"""Updates the Visits API to match the merged changes of a visit, with the fewest calls."""
 
 import asyncio
 import time

@@ -174,8 +174,8 @@ async def run(kind: type[TaskRun], context: Context, task: TaskId, account: str 
 
     account: the account whose circuit and rate limit apply.
     """
-    is_rate_limited = bool(account) and context.settings.visits_api_rate is not None
-    lease = await context.ledger.lease(task, account, is_rate_limited)
+    is_paced = bool(account) and context.settings.visits_api_rate is not None
+    lease = await context.ledger.lease(task, account, is_paced)
     if isinstance(lease, str):
         return lease
     task_run = kind(context, lease)

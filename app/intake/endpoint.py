@@ -74,17 +74,17 @@ class WebhookEndpoint:
         rejections: Rejections,
         counters: Counters | None = None,
     ) -> None:
-        """ledgers: one for each time that senders wait for an answer (Source.sender_timeout_s)."""
+        """ledgers: one per sender timeout (Source.sender_timeout_s)."""
         self._hooks = settings.active_hooks
         self._max_body = settings.max_body
         self._contexts = {name: settings.verification_context(hook, 0) for name, hook in self._hooks.items()}
         self._ledgers, self._rejections, self._counters = ledgers, rejections, counters or Counters()
         self._in_flight, self._max_in_flight = 0, min(MAX_IN_FLIGHT, http_protocol.MAX_CONNECTIONS // 2)
         self._body_deadlines = BodyDeadlines()
-        self._log = log.bind()  # bound once: a new bind for every line costs a fifth of the line
+        self._log = log.bind()  # bound once: binding for every line takes a fifth of the time to log it
 
     async def run(self) -> None:
-        """Enforce the deadlines of bodies, for ever."""
+        """Enforce the deadlines of bodies, forever."""
         await self._body_deadlines.run()
 
     def start_draining(self) -> None:
@@ -212,10 +212,10 @@ class WebhookEndpoint:
     def _ignore_foreign_tenant(self, hook: Hook, event: Event, secret_index: int, request_log: RequestLog) -> Response:
         """Count an event of another customer of the tool without storing it.
 
-        Where all customers share the tool's keys, each of them could fill Redis.
+        If all customers of a tool share its keys, any of them could fill Redis.
         """
         request_log.outcome, request_log.delivery = FOREIGN_TENANT, new_delivery_id()
-        detail = f"the event is of {_describe_tenant(hook, event)}; TENANTS does not name it"
+        detail = f"the event is from {_describe_tenant(hook, event)}; TENANTS does not name it"
         self._rejections.record(hook.name, FOREIGN_TENANT, detail)
         received_at_ms = int(event.received_at.timestamp() * 1000)
         self._counters.record_delivery(hook.name, FOREIGN_TENANT, secret_index, received_at_ms, "", "")

@@ -1,13 +1,15 @@
-"""Generates docs/redis.md: `python -m app.ledger.docs > docs/redis.md`."""
+"""Writes docs/redis.md: `make docs`."""
 
 from collections.abc import Iterable
+from pathlib import Path
 
 from app.ledger.keys import KEY_KINDS
 from app.ledger.scripts import SCRIPTS, SOURCES, Script
 
+_PATH = Path(__file__).parents[2] / "docs" / "redis.md"
 _PAGE = """# Redis
 
-Generated from `app/ledger/keys.py` and the headers of `app/ledger/scripts/*.lua` by `python -m app.ledger.docs`.
+Generated from `app/ledger/keys.py` and the headers of `app/ledger/scripts/*.lua` by `make docs`.
 
 Doorbell needs Redis 7.0 or any Valkey, as one primary; in cluster mode, one shard with all slots. Writes that need memory
 run in scripts. A full server refuses only `accept`: accepted deliveries are still applied, and operators can act.
@@ -75,4 +77,4 @@ def _table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
 
 
 if __name__ == "__main__":
-    print(page(), end="")
+    _PATH.write_text(page(), encoding="utf-8")

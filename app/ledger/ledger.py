@@ -1,4 +1,4 @@
-"""Deliveries, changes and tasks in Redis. Every step is one script, and therefore atomic."""
+"""Deliveries, changes and tasks in Redis. Each change of a task's state is one script, and therefore atomic."""
 
 import asyncio
 import base64
@@ -40,7 +40,7 @@ from app.webhooks.delivery import Delivery
 
 #: How long the people of a booking are known. Bookings may be made long ahead.
 PEOPLE_TTL_MS = 2 * 366 * 86_400_000
-#: How long a delivery of the same event is recognised as a repeat.
+#: How long a delivery of the same event is recognized as a repeat.
 DEDUP_TTL_S = 8 * 86_400
 #: For sources whose changes are ordered by arrival: a delivery sent again later would count as the newest.
 LONG_DEDUP_TTL_S = 400 * 86_400
@@ -79,7 +79,7 @@ class Ledger:
         dedup_id: the tool's id of the event; None: a digest of the body. event_state: `queued` if a worker has to fetch and
         translate the event, `parked` with a reason if an operator has to act, "" if it is translated. refetch: a repeat
         may be another event with the same body, so its record is fetched again. dedup_ttl_s: how long
-        a repeat is recognised.
+        a repeat is recognized.
 
         If a visit accepts no more changes, the delivery is parked without its changes; an operator can retranslate it.
         """
@@ -118,10 +118,10 @@ class Ledger:
 
     # -- for the worker --
 
-    async def lease(self, task_id: TaskId, account: str = "", is_rate_limited: bool = False) -> Lease | str:
+    async def lease(self, task_id: TaskId, account: str = "", is_paced: bool = False) -> Lease | str:
         """Lease the task, or return why not: `busy`, `held`, `parked` or `nothing`.
 
-        is_rate_limited: the task is held while others of this account wait for VISITS_API_RATE.
+        is_paced: VISITS_API_RATE limits the account, so the task is held while others of the account wait for it.
         """
         token, started = new_token(), time.monotonic()
         reply, *details = await self.redis.script_after_grace(
@@ -131,7 +131,7 @@ class Ledger:
                 token=token,
                 lease_ms=LEASE_MS,
                 circuit=account,
-                paced=int(is_rate_limited),
+                paced=int(is_paced),
             )
         )
         if reply != b"leased":
@@ -247,12 +247,12 @@ class Ledger:
         requeued, next_offset = await self.redis.script(call)
         return requeued, next_offset
 
-    async def release_circuit(self, account: str, limit: int = 200, calls_per_second: float | None = None) -> int:
+    async def release_held(self, account: str, limit: int = 200, calls_per_second: float | None = None) -> int:
         """Requeue held tasks of the account. Return how many.
 
         If the circuit is closed, these are all that calls_per_second allows; else one probe, if it is due.
         """
-        call = scripts.release_circuit(
+        call = scripts.release_held(
             account=account,
             limit=limit,
             calls_per_s=calls_per_second or "",
@@ -262,7 +262,10 @@ class Ledger:
         return int(await self.redis.script(call))
 
     async def acquire_rate_slot(self, account: str, calls_per_second: float, max_wait_s: float) -> float:
-        """Reserve the next slot for a call. Return the seconds until it; negative, without a slot, if over max_wait_s."""
+        """Reserve the next slot for a call. Return the seconds until it.
+
+        If they exceed max_wait_s, nothing is reserved, and the result is negative.
+        """
         call = scripts.rate_slot(account=account, calls_per_s=calls_per_second, max_wait_ms=int(max_wait_s * 1000))
         return float(await self.redis.script(call)) / 1000
 
@@ -389,7 +392,7 @@ class Ledger:
         return sorted(hook.decode() for hook in await self.redis.command("SMEMBERS", keys.HOOKS))
 
     async def delete_circuit(self, account: str) -> None:
-        """Remove the circuit of an account without a token: its held tasks are released, and parked as `token_missing`."""
+        """Remove the circuit of an account without a token. Its held tasks are then parked as `token_missing`."""
         await self.redis.command("DEL", f"{keys.CIRCUIT}{account}")
 
     async def assign_contact(self, task_id: TaskId, change: VisitChange) -> None:
@@ -459,7 +462,7 @@ class Ledger:
         seen_at_last_score: set[bytes] = set()  # several members may share a score
         while True:
             limit = 500 + len(seen_at_last_score)
-            command = ("ZRANGEBYSCORE", f"{keys.TASK}{name}", since, until, "WITHSCORES", "LIMIT", 0, limit)
+            command = ("ZRANGEBYSCORE", f"{keys.STATE}{name}", since, until, "WITHSCORES", "LIMIT", 0, limit)
             flat = await self.redis.command(*command)
             page = list(zip(flat[::2], map(float, flat[1::2]), strict=True))
             for member, _ in page:
@@ -537,7 +540,7 @@ def _pack_changes(source: str, account: str, changes: Sequence[VisitChange]) -> 
     return packed
 
 
-#: Limits time_until_visit_ms: a wrong date must not keep a contact for ever.
+#: Limits time_until_visit_ms: a wrong date must not keep a contact forever.
 MAX_TIME_UNTIL_VISIT_MS = 2 * 366 * 86_400_000
 
 

@@ -253,7 +253,7 @@ async def _tasks(redis: Redis, settings: Settings) -> AsyncIterator[Check]:
     parked = await redis.command("ZCARD", keys.PARKED)
     if parked:
         yield Check(
-            "failures", "warn", f"{parked} need an operator", "See `doorbell failures`, then `doorbell replay`."
+            "failures", "warn", f"tasks need an operator: {parked}", "See `doorbell failures`, then `doorbell replay`."
         )
     backlog = await load_backlog(redis, settings.tokens)
     for check in _queue(backlog):

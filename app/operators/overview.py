@@ -108,7 +108,7 @@ class Overview:
             return "bad", f"Redis is {self.memory_share:.0%} full. When it is full, senders get 503 and retry."
         if self.backlog.is_stalled:
             stalled = humanize(self.backlog.no_progress_s)
-            return "bad", f"Tasks are due, and none has ended for {stalled}: restart the workers."
+            return "bad", f"Tasks are due, and no task has finished for {stalled}: restart the workers."
         return None
 
     def _warning(self) -> tuple[Level, str] | None:

@@ -171,7 +171,7 @@ def test_an_operation_on_more_than_25_tasks_needs_a_typed_confirmation(
     running.start_worker()
     for number in range(60):
         create_failure(running, f"B-{number}")
-    wait_until(lambda: "60" in running.doorbell("doctor").stdout.partition("need an operator")[0][-4:], 40)
+    wait_until(lambda: "tasks need an operator: 60" in running.doorbell("doctor").stdout, 40)
     console = open_console(OPERATOR)
 
     console.open("/console/failures")

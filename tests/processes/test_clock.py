@@ -156,7 +156,7 @@ async def test_the_rate_limit_delays_no_call_for_longer_after_a_jump_back(ledger
     assert 0 == await ledger.acquire_rate_slot("main", 10, max_wait_s=2)
     await redis.command("SET", "bell:rate:main", str(int(time.time() * 1000) + 3_570_000))
     await ledger.complete(await _start_new_visit(ledger, "A"), waiting())
-    assert 0 == await ledger.release_circuit("main", calls_per_second=10)
+    assert 0 == await ledger.release_held("main", calls_per_second=10)
 
 
 async def _start_new_visit(ledger: Ledger, visit: str) -> Lease:

@@ -165,7 +165,7 @@ class World:
                 ttl_ms = await self.redis.command("PTTL", key)
                 await self.redis.command("PEXPIRE", key, max(0, ttl_ms - ms))
         await self.ledger.requeue_due()
-        await self.ledger.release_circuit("main")
+        await self.ledger.release_held("main")
 
     async def load_task(self, visit_id: str = "1") -> Task:
         return await self.ledger.load_task(f"visit:main/standard-{visit_id}")

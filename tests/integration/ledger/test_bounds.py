@@ -16,7 +16,7 @@ from app.telemetry import metric_names, metrics
 from app.telemetry.health import load_backlog
 from app.visits.change import VisitChange
 from app.webhooks.delivery import Delivery
-from jobs.maintenance import _release_circuits
+from jobs.maintenance import _release_helds
 from tests.support.harness import Harness, standard_body, wait_until
 from tests.support.ledger import (
     accept,
@@ -411,7 +411,7 @@ async def test_an_invalid_task_id_does_not_stop_the_release_of_a_circuit(ledger:
     await redis.command("ZADD", "bell:held:main", -1, "nonsense")
     await redis.command("DEL", "bell:queue:visits")
 
-    assert 1 == await ledger.release_circuit("main")
+    assert 1 == await ledger.release_held("main")
     assert [visit_task("A")] == await jobs(redis)
 
 
@@ -479,7 +479,7 @@ async def test_held_tasks_of_a_removed_account_are_visible(world: World) -> None
 async def test_held_tasks_of_an_account_without_a_token_are_parked(world: World) -> None:
     await hold_task_in_east(world)
 
-    await _release_circuits(world.context)
+    await _release_helds(world.context)
     await world.run()
 
     task = await world.ledger.load_task(EAST_TASK)

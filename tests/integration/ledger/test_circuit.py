@@ -41,17 +41,17 @@ async def test_an_open_circuit_holds_tasks_until_one_probe_is_released(ledger: L
     for visit in "BC":
         await accept(ledger, change(visit))
     leases = [await ledger.lease(visit_task(visit), account="main") for visit in "BC"]
-    early = await ledger.release_circuit("main")
+    early = await ledger.release_held("main")
 
     await end_circuit_pause(redis)
-    first_release = await ledger.release_circuit("main")
-    second_release = await ledger.release_circuit("main")
+    first_release = await ledger.release_held("main")
+    second_release = await ledger.release_held("main")
 
     assert (["held", "held"], 0, 1, 0) == (leases, early, first_release, second_release)
     assert [visit_task("A")] == await ledger.task_ids("queued")
     probe = await start_run(ledger, "A", account="main")
     await ledger.complete(probe, done(circuit_signal=CircuitSignal(kind="ok")), account="main")
-    assert 2 == await ledger.release_circuit("main")
+    assert 2 == await ledger.release_held("main")
     assert {visit_task("B"), visit_task("C")} == set(await ledger.task_ids("queued"))
 
 
@@ -64,11 +64,11 @@ async def test_no_response_resumes_a_paused_account(ledger: Ledger, redis: Redis
     assert [True, False] == [await ledger.pause("main"), await ledger.pause("main")]
     await ledger.complete(running, done(circuit_signal=CircuitSignal(kind=kind)), account="main")
     assert ["held", "held"] == [await ledger.lease(visit_task(visit), account="main") for visit in "BC"]
-    assert 0 == await ledger.release_circuit("main")
+    assert 0 == await ledger.release_held("main")
     assert b"paused" == await redis.command("HGET", "bell:circuit:main", "kind")
 
     assert [True, False] == [await ledger.pause("main", False), await ledger.pause("main", False)]
-    assert 2 == await ledger.release_circuit("main")
+    assert 2 == await ledger.release_held("main")
     assert [0, 0] == [(await ledger.load_task(visit_task(visit))).failed_attempts for visit in "BC"]
 
 
@@ -84,13 +84,13 @@ async def test_a_failed_probe_opens_the_circuit_again(ledger: Ledger, redis: Red
     await accept(ledger, change("B"))
     assert "held" == await ledger.lease(visit_task("B"), account="main")
     await end_circuit_pause(redis)
-    assert 1 == await ledger.release_circuit("main")
+    assert 1 == await ledger.release_held("main")
 
     probe = await start_run(ledger, "A", account="main")
     again = Outcome(state="held", attempt=attempt(), circuit_signal=CircuitSignal(kind="unauthorized", pause_s=30))
     await ledger.complete(probe, again, account="main")
 
-    assert 0 == await ledger.release_circuit("main")
+    assert 0 == await ledger.release_held("main")
     assert {visit_task("A"), visit_task("B")} == set(await ledger.task_ids("held:main"))  # type: ignore[arg-type]
 
 
@@ -99,12 +99,12 @@ async def test_a_probe_that_dies_is_replaced(ledger: Ledger, redis: Redis) -> No
     await accept(ledger, change("B"))
     assert "held" == await ledger.lease(visit_task("B"), account="main")
     await end_circuit_pause(redis)
-    assert 1 == await ledger.release_circuit("main")
+    assert 1 == await ledger.release_held("main")
     await start_run(ledger, "A", account="main")  # the probe, which never completes
 
     await end_circuit_pause(redis)
 
-    assert 1 == await ledger.release_circuit("main")
+    assert 1 == await ledger.release_held("main")
     assert [visit_task("B")] == await ledger.task_ids("queued")
 
 
@@ -230,14 +230,14 @@ async def test_tasks_that_never_failed_are_probed_and_released_first(ledger: Led
         assert "held" == await ledger.lease(visit_task(visit), account="main")
     await redis.command("HSET", "bell:circuit:main", "kind", "down", "until", 1)
 
-    await ledger.release_circuit("main")
+    await ledger.release_held("main")
     [probe] = await ledger.task_ids("queued")
     await ledger.complete(
         await start_run(ledger, probe[-1], account="main"),
         done(circuit_signal=CircuitSignal(kind="ok")),
         account="main",
     )
-    await ledger.release_circuit("main")
+    await ledger.release_held("main")
 
     assert visit_task("C") == probe
     assert [visit_task("D"), visit_task("A"), visit_task("B")] == (await jobs(redis, "visits"))[-3:]
@@ -246,7 +246,7 @@ async def test_tasks_that_never_failed_are_probed_and_released_first(ledger: Led
 async def test_a_rate_limited_visit_is_not_overtaken_forever(ledger: Ledger, redis: Redis) -> None:
     """Visits of yesterday keep arriving, but have waited for less time than one of next month."""
     await accept(ledger, change("patient", time_scheduled=on_day(28)))
-    first = await ledger.lease(visit_task("patient"), "main", is_rate_limited=True)
+    first = await ledger.lease(visit_task("patient"), "main", is_paced=True)
     assert isinstance(first, Lease)
     await redis.command("HINCRBY", f"bell:{visit_task('patient')}", "pending_since", -60_000)
     await ledger.complete(first, Outcome(state="held", attempt=None, reason="rate_limited_locally"), account="main")
@@ -255,8 +255,8 @@ async def test_a_rate_limited_visit_is_not_overtaken_forever(ledger: Ledger, red
     for number in range(100):
         for suffix in "ab":
             await accept(ledger, change(f"past-{number}{suffix}", time_scheduled=on_day(1)))
-            await ledger.lease(visit_task(f"past-{number}{suffix}"), "main", is_rate_limited=True)
-        await ledger.release_circuit("main", limit=1, calls_per_second=1_000)
+            await ledger.lease(visit_task(f"past-{number}{suffix}"), "main", is_paced=True)
+        await ledger.release_held("main", limit=1, calls_per_second=1_000)
         released |= set(await ledger.task_ids("queued"))
         if visit_task("patient") in released:
             break
@@ -276,9 +276,9 @@ async def test_a_success_does_not_end_a_rate_limit_pause(ledger: Ledger, redis: 
     await hold(ledger, "A", CircuitSignal(kind="rate_limited", pause_s=30))
 
     await ledger.complete(running, done(circuit_signal=CircuitSignal(kind="ok")), account="main")
-    early = await ledger.release_circuit("main")
+    early = await ledger.release_held("main")
     await end_circuit_pause(redis)
-    late = await ledger.release_circuit("main")
+    late = await ledger.release_held("main")
 
     assert (0, 1) == (early, late)
     assert isinstance(await ledger.lease(visit_task("A"), account="main"), Lease)
@@ -299,9 +299,9 @@ async def test_held_visits_are_released_in_the_order_of_their_start(ledger: Ledg
         assert "held" == await ledger.lease(visit_task(visit), account="main")
     await redis.command("DEL", "bell:circuit:main")
 
-    released = [await ledger.release_circuit("main", limit=3)]
+    released = [await ledger.release_held("main", limit=3)]
     await asyncio.sleep(0.002)
-    released.append(await ledger.release_circuit("main", limit=3))
+    released.append(await ledger.release_held("main", limit=3))
 
     assert [3, 1] == released
     # A was held before its time was known. It may be a cancellation, so it is released first.
@@ -317,7 +317,7 @@ async def test_a_visit_that_always_fails_is_not_every_probe(ledger: Ledger, redi
     probes = []
     for _ in range(4):
         await end_circuit_pause(redis)
-        assert 1 == await ledger.release_circuit("main")
+        assert 1 == await ledger.release_held("main")
         [probe] = await ledger.task_ids("queued")
         probes.append(probe)
         lease = await ledger.lease(probe, account="main")
@@ -345,7 +345,7 @@ async def test_visits_of_one_tool_that_all_fail_are_not_every_probe(ledger: Ledg
 
     async def probe(number: int) -> str:
         await end_circuit_pause(redis)
-        assert 1 == await ledger.release_circuit("main")
+        assert 1 == await ledger.release_held("main")
         [probe] = await ledger.task_ids("queued")
         lease = await ledger.lease(probe, account="main")
         assert isinstance(lease, Lease)
@@ -375,7 +375,7 @@ async def test_a_visit_that_alone_fails_is_parked_after_ten_attempts(ledger: Led
             await end_circuit_pause(ledger.redis)
             await ledger.redis.command("HSET", "bell:circuit:main", "probe", visit_task("B"))  # B is the next probe
             await ledger.complete(await start_run(ledger, "B", account="main"), success, account="main")
-            await ledger.release_circuit("main")
+            await ledger.release_held("main")
 
     assert ("parked", "403") == (
         (await ledger.load_task(visit_task("A"))).state,
@@ -387,18 +387,18 @@ async def test_a_visit_that_alone_fails_is_parked_after_ten_attempts(ledger: Led
 async def test_with_a_rate_limit_later_tasks_wait_for_their_turn(ledger: Ledger, redis: Redis) -> None:
     for visit, day in (("A", 8), ("B", 6), ("C", 7)):
         await accept(ledger, change(visit, time_scheduled=on_day(day)))
-    first = await ledger.lease(visit_task("A"), "main", is_rate_limited=True)
+    first = await ledger.lease(visit_task("A"), "main", is_paced=True)
     assert isinstance(first, Lease)
     await ledger.complete(first, Outcome(state="held", attempt=None, reason="rate_limited_locally"), account="main")
 
-    later = [await ledger.lease(visit_task(visit), "main", is_rate_limited=True) for visit in "CB"]
+    later = [await ledger.lease(visit_task(visit), "main", is_paced=True) for visit in "CB"]
     unlimited = await ledger.lease(visit_task("C"), "main")
     await redis.command("SET", "bell:rate:main", str(int(time.time() * 1000) + 10_000))
-    while_slots_are_taken = await ledger.release_circuit("main", calls_per_second=4)
+    while_slots_are_taken = await ledger.release_held("main", calls_per_second=4)
     await redis.command("DEL", "bell:rate:main")
-    released = await ledger.release_circuit("main", calls_per_second=4)
+    released = await ledger.release_held("main", calls_per_second=4)
 
     assert (["held", "held"], "nothing", 0, 2) == (later, unlimited, while_slots_are_taken, released)
     assert [visit_task("B"), visit_task("C")] == await ledger.task_ids("queued")
-    assert isinstance(await ledger.lease(visit_task("B"), "main", is_rate_limited=True), Lease)
+    assert isinstance(await ledger.lease(visit_task("B"), "main", is_paced=True), Lease)
     assert [] == (await ledger.load_task(visit_task("A"))).attempts

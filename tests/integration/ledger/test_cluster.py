@@ -52,7 +52,7 @@ async def test_the_scripts_run_in_cluster_mode(cluster_url: str) -> None:
     claimed = await ledger.claim({"visits": 5, "events": 5, "replays": 5}, 35)
     await ledger.complete(await start_run(ledger, "A", "main"), done(), "main")
     await ledger.complete(await start_run(ledger, "C", "main"), down, "main")
-    released = await ledger.release_circuit("main")
+    released = await ledger.release_held("main")
     await ledger.complete(await start_run(ledger, "C", "main"), parked())
     await ledger.discard(visit_task("C"))
     lease = await ledger.lease(f"event:{event.delivery_id}")

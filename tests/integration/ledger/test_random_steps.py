@@ -148,7 +148,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule()
     def worker_releases_the_circuit(self) -> None:
-        self.run(self.ledger.release_circuit("main"))
+        self.run(self.ledger.release_held("main"))
 
     @rule(data=st.data())
     def redis_loses_a_job(self, data: st.DataObject) -> None:
@@ -212,7 +212,7 @@ class LedgerMachine(RuleBasedStateMachine):
             for state in ("running", "waiting"):
                 await backdate(self.redis, state)
             await self.ledger.requeue_due()
-            await self.ledger.release_circuit("main")
+            await self.ledger.release_held("main")
             await self.requeue_orphans()
             for task_id in await self.ledger.task_ids("parked"):
                 await self.ledger.replay(task_id)

@@ -289,7 +289,7 @@ def test_the_overview_shows_a_worse_problem_before_a_pause() -> None:
         backlog=Backlog({"queued": 600.0}, 600.0),
     )
 
-    assert ("bad", "Tasks are due, and none has ended for 10 min: restart the workers.") == view.status()
+    assert ("bad", "Tasks are due, and no task has finished for 10 min: restart the workers.") == view.status()
     view.backlog = Backlog({"queued": 0.0}, 0.0)
     assert ("warn", "Paused by an operator: 7 changes wait for the account main. Nothing is lost.") == view.status()
 

@@ -165,7 +165,9 @@ async def add_delivery(scene: Scene) -> None:
         pytest.param(
             queue_old_task, lambda scene: complete_run(scene.ledger, "A"), "has waited for more than 120", id="oldest"
         ),
-        pytest.param(park, lambda scene: scene.minutes_later(12), "Failures: 1 more than", id="parked"),
+        pytest.param(
+            park, lambda scene: scene.minutes_later(12), "New failures in the last ten minutes: 1", id="parked"
+        ),
         pytest.param(change_secret, lambda scene: add_deliveries(scene, 0), "3 requests had a wrong", id="signatures"),
         pytest.param(add_silence, add_delivery, "standard has been silent", id="silent"),
     ],
@@ -225,7 +227,7 @@ async def test_only_new_failures_cause_an_alert(redis: Redis, channel: Channel) 
     await scene.ledger.complete(await start_run(scene.ledger, "B"), parked())
 
     [message] = await scene.check()
-    assert "Failures: 1 more than ten minutes ago. In all: 2." in message
+    assert "New failures in the last ten minutes: 1. In all: 2." in message
 
 
 async def test_the_state_of_an_older_version_is_read(redis: Redis, channel: Channel) -> None:
@@ -236,7 +238,7 @@ async def test_the_state_of_an_older_version_is_read(redis: Redis, channel: Chan
 
     await park(scene)
 
-    assert "Failures: 1 more than" in (await scene.check())[0]
+    assert "New failures in the last ten minutes: 1" in (await scene.check())[0]
 
 
 async def test_a_rejected_message_is_sent_again(redis: Redis, channel: Channel) -> None:

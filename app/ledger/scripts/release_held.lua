@@ -1,5 +1,5 @@
 #!lua flags=allow-oom,allow-cross-slot-keys
---- release_circuit: Queue held tasks of an account: up to `limit` if its circuit is closed; one probe if it is open and a probe
+--- release_held: Queue held tasks of an account: up to `limit` if its circuit is closed; one probe if it is open and a probe
 --- is due. A probe whose worker died is replaced after lease_ms.
 --- calls_per_s: the rate limit of the account, or ''. With a limit, tasks are released only until the next free slot for a call
 --- is max_queue_ms away.
