@@ -95,6 +95,19 @@ def number(value: float) -> str:
     return f"{value:,.0f}"
 
 
+def due(value: Any) -> str:
+    """Format the time of the next attempt as `in 2 h`, or `now` once it has passed."""
+    text = ago(value)
+    return text if text.startswith("in ") else "now"
+
+
+def plain(value: Any) -> str:
+    """Format a value of a visit for people: `yes`, `no`, and `none` for an empty one."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "none" if value in (None, "") else str(value)
+
+
 def segment(text: str) -> str:
     """Quote the text as one segment of a URL's path."""
     return quote(text, safe="")
@@ -106,6 +119,8 @@ def _templates() -> Jinja2Templates:
     )
     filters: dict[str, Callable[[Any], str]] = {
         "ago": ago,
+        "due": due,
+        "plain": plain,
         "number": number,
         "segment": segment,
         "iso": iso,

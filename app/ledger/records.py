@@ -162,8 +162,9 @@ class Task:
     def account(self) -> str:
         return self.task_id.account
 
-    def recorded_changes(self) -> list[RecordedChange]:
-        return [RecordedChange.decode(origin, change.body, self.alias_depth) for origin, change in self.changes.items()]
+    def recorded_changes(self, *, discarded: bool = False) -> list[RecordedChange]:
+        changes = self.discarded_changes if discarded else self.changes
+        return [RecordedChange.decode(origin, change.body, self.alias_depth) for origin, change in changes.items()]
 
 
 @dataclass(frozen=True, slots=True)

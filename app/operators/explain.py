@@ -24,6 +24,9 @@ from app.webhooks.registry import load_sources
 
 SUMMARY_FIELDS = ("time_scheduled", "time_completed", "event_date", "amount_collected", "date_cancelled")
 
+#: The most important first, if a delivery has several changes to one visit.
+FINISHED_STATES = ("applied", "discarded", "superseded")
+
 #: Visits with more changes are merged in a thread, so that the event loop stays responsive.
 MAX_CHANGES_ON_LOOP = 200
 
@@ -154,7 +157,8 @@ class Explain:
             "event": event_name(meta),
             "state": state,
         }
-        return row | {"visits": [name for task_id in meta.task_ids for name in await self._external_ids(task_id)]}
+        names = [name for task_id in meta.task_ids for name in await self._external_ids(task_id)]
+        return row | {"visits": list(dict.fromkeys(names))}
 
     async def delivery(self, id: str) -> Row:
         """Return one delivery with its changes and attempts."""
@@ -274,7 +278,7 @@ class Explain:
         for task_id in task_ids:
             with suppress(NotFound):
                 rows += await (self._changes_of_event if task_id.is_event else _changes_of_visit)(id, task_id, visits)
-        return rows
+        return _one_row_per_visit(rows)
 
     async def _changes_of_event(self, id: str, task_id: TaskId, visits: VisitCache) -> list[Row]:
         event = await self._ledger.load_task(task_id)
@@ -298,6 +302,9 @@ class Explain:
             "aliases": [alias.external_id for alias in aliases[1:]],
             "facts": {name: self._fact(name, fact) for name, fact in sorted(_current_contact_facts(facts).items())},
             "changes": [self._change(change, alias) for alias in aliases for change in alias.recorded_changes()],
+            "discarded_changes": [
+                self._change(change, alias) for alias in aliases for change in alias.recorded_changes(discarded=True)
+            ],
             "remote": primary.remote,
             "attempts": [self.attempt(attempt) for alias in aliases for attempt in alias.attempts],
         }
@@ -306,7 +313,8 @@ class Explain:
         return {"value": self._redact(name, fact.value), "delivery": delivery_of(fact.origin)}
 
     def _redact(self, name: str, value: Any) -> Any:
-        personal = name.startswith("contact.") and name != "contact.id"
+        # An empty value is no secret: hidden, it would look like one that is there.
+        personal = name.startswith("contact.") and name != "contact.id" and value not in (None, "")
         return REDACTED if personal and name not in self._reveal else value
 
     def _change(self, change: RecordedChange, task: Task) -> Row:
@@ -357,6 +365,21 @@ async def _changes_of_visit(id: str, task_id: TaskId, visits: VisitCache) -> lis
     if not rows and alias.compacted_count:
         rows.append({"visit": primary.external_id, "state": "superseded"})
     return rows
+
+
+def _one_row_per_visit(rows: Iterable[Row]) -> list[Row]:
+    """Merge the rows of changes to the same visit, which may have several ids. The most important state remains."""
+    merged: dict[str, Row] = {}
+    for row in rows:
+        name = row.get("visit", "")
+        if name not in merged or _importance(row) > _importance(merged[name]):
+            merged[name] = row
+    return list(merged.values())
+
+
+def _importance(row: Row) -> int:
+    """Rank a state: unfinished, applied, discarded, superseded."""
+    return -FINISHED_STATES.index(row["state"]) if row["state"] in FINISHED_STATES else 1
 
 
 def _failure_fields(task: Task) -> Row:

@@ -58,8 +58,13 @@ def _prepare(visit: dict[str, Any]) -> None:
     for name, fact in visit["facts"].items():
         fact["hidden"] = fact["value"] == REDACTED
         fact["decided_by"] = "the only value" if counts[name] < 2 else f"the newest of {counts[name]}"
-    changes = sorted(visit["changes"], key=lambda change: int(change["version"]))
+    changes = sorted(visit["changes"], key=_version)
+    visit["discarded_changes"] = sorted(visit["discarded_changes"], key=_version)[-MAX_ROWS:]
     visit["more_facts"] = max(0, len(visit["facts"]) - MAX_ROWS)
     visit["more_changes"] = max(0, len(changes) - MAX_ROWS)
     visit["facts"] = dict(itertools.islice(visit["facts"].items(), MAX_ROWS))
     visit["changes"] = changes[-MAX_ROWS:]
+
+
+def _version(change: dict[str, Any]) -> int:
+    return int(change["version"])

@@ -194,6 +194,41 @@ async def test_pages_are_rendered_outside_the_event_loop(
     assert {False} == threads
 
 
+async def test_an_event_that_cannot_be_translated_waits_for_no_worker(app: Any) -> None:
+    raw = b'{"type":"visit.created","data":{}}'
+    operator = Browser(app)
+    delivered = await operator.http.post("/hooks/standard", content=raw, headers=sign_standard(raw))
+    await operator.log_in()
+
+    page = await operator.get(f"/console/deliveries/{delivered.json()['delivery']}")
+
+    assert "It was parked when it arrived, before a worker ran it." in page.text
+    assert "No worker has run this task yet." not in page.text
+
+
+async def test_an_accepted_delivery_waits_for_a_worker(app: Any, delivery: str) -> None:
+    operator = Browser(app)
+    await operator.log_in()
+
+    page = await operator.get(f"/console/deliveries/{delivery}")
+
+    assert "No worker has run this task yet." in page.text
+
+
+async def test_the_page_of_a_discarded_visit_shows_what_was_discarded(app: Any, delivery: str, redis: Redis) -> None:
+    operator = Browser(app)
+    await operator.log_in()
+    await app.state.services.ledger.discard("visit:main/standard-A-1042")
+
+    page = (await operator.get("/console/visits/standard-A-1042")).text
+
+    discarded = page.partition('id="discarded"')[2].partition("</section>")[0]
+    assert delivery in discarded
+    assert "contact.email" in discarded
+    assert "ada@example.com" not in page
+    assert page.count("<thead>") == 1  # no table without rows
+
+
 async def test_html_in_a_delivery_is_escaped(app: Any) -> None:
     markup = "<img src=x onerror=alert(1)>"
     raw = standard_body(

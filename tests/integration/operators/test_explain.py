@@ -10,10 +10,11 @@ from app.ledger.ledger import Ledger
 from app.ledger.records import Attempt, DeliveryInfo, Lease, Outcome
 from app.ledger.redis import Redis
 from app.operators.explain import ALL_FIELDS, Explain
-from app.operators.redaction import redact_text
+from app.operators.redaction import REDACTED, redact_text
 from app.settings.environment import read_environment
 from app.visits.change import Contact, VisitChange
 from app.webhooks.delivery import Delivery
+from tests.support.ledger import accept, change, done, visit_task
 
 
 @pytest.mark.parametrize(
@@ -103,3 +104,52 @@ async def test_a_delivery_has_the_attempts_after_it_arrived_despite_clock_skew(
     details = await Explain(ledger, settings).delivery(receipt.delivery_id)
 
     assert expected == len(details["attempts"])
+
+
+async def test_an_empty_value_is_not_hidden(redis: Redis) -> None:
+    ledger, settings = Ledger(redis, 30), read_environment({"REDIS_URL": "redis://127.0.0.1:1"})
+    contact = Contact(email="", first_name="", phone="+15550100001")
+    await accept(ledger, change("A", contact=contact))
+
+    [visit] = await Explain(ledger, settings).visit("standard-A")
+
+    shown = {name: fact["value"] for name, fact in visit["facts"].items()}
+    assert {"contact.email": "", "contact.first_name": "", "contact.phone": REDACTED} == shown
+    assert shown == visit["changes"][0]["fields"]
+
+
+async def test_a_delivery_has_each_of_its_visits_once(redis: Redis) -> None:
+    ledger, settings = Ledger(redis, 30), read_environment({"REDIS_URL": "redis://127.0.0.1:1"})
+    moved = [change("A"), change("B", "A", 2), change("B", "A", 3)]  # one visit with two ids
+    receipt = await accept(ledger, *moved, change("C"))
+    explain = Explain(ledger, settings)
+
+    summary, details = await explain.delivery_summary(receipt.delivery_id), await explain.delivery(receipt.delivery_id)
+
+    assert ["standard-A", "standard-B", "standard-C"] == sorted(summary["visits"])
+    assert ["standard-A", "standard-C"] == sorted(row["visit"] for row in details["changes"])
+
+
+async def test_an_applied_change_hides_a_superseded_one_of_the_same_delivery(redis: Redis) -> None:
+    ledger, settings = Ledger(redis, 30), read_environment({"REDIS_URL": "redis://127.0.0.1:1"})
+    older, newer = (change("A", version=n, time_scheduled=datetime(2026, 3, 14, n, tzinfo=UTC)) for n in (1, 2))
+    receipt = await accept(ledger, older, newer)
+    lease = await ledger.lease(visit_task("A"))
+    assert isinstance(lease, Lease)
+    await ledger.complete(lease, done())
+
+    details = await Explain(ledger, settings).delivery(receipt.delivery_id)
+
+    assert [{"visit": "standard-A", "state": "applied"}] == details["changes"]
+
+
+async def test_a_discarded_visit_shows_the_discarded_changes(redis: Redis) -> None:
+    ledger, settings = Ledger(redis, 30), read_environment({"REDIS_URL": "redis://127.0.0.1:1"})
+    receipt = await accept(ledger, change("A", contact=Contact(email="ada@example.com")))
+    await ledger.discard(visit_task("A"))
+
+    [visit] = await Explain(ledger, settings).visit("standard-A")
+
+    assert [] == visit["changes"]
+    [discarded] = visit["discarded_changes"]
+    assert (receipt.delivery_id, {"contact.email": REDACTED}) == (discarded["delivery"], discarded["fields"])
