@@ -68,7 +68,7 @@ def build_services(settings: Settings) -> Services:
         rejections=rejections,
         counters=counters,
         webhooks=WebhookEndpoint(settings, ledgers, rejections, counters),
-        console=Console(settings, console_ledger),
+        console=Console(settings, console_ledger, counters),
         alerts=AlertMonitor(ledger.redis, settings),
     )
 

@@ -13,11 +13,12 @@ from app.console.rendering import STATIC, VersionedFiles
 from app.console.routes import ROUTES
 from app.ledger.ledger import Ledger
 from app.settings.model import Settings
+from app.telemetry.counters import Counters
 
 
 class Console:
-    def __init__(self, settings: Settings, ledger: Ledger) -> None:
-        self.context = ConsoleContext(settings, ledger)
+    def __init__(self, settings: Settings, ledger: Ledger, counters: Counters) -> None:
+        self.context = ConsoleContext(settings, ledger, counters)
 
     def routes(self) -> list[BaseRoute]:
         """Return no routes without a password and without a trusted proxy.

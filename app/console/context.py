@@ -15,6 +15,7 @@ from app.operators.explain import Explain
 from app.operators.lists import Lists
 from app.operators.operations import Operations
 from app.settings.model import Settings
+from app.telemetry.counters import Counters
 from app.visits.client import http_client
 
 #: In bytes, of all forms that are being received.
@@ -22,8 +23,8 @@ MAX_OPEN_FORM_BYTES = 8_388_608
 
 
 class ConsoleContext:
-    def __init__(self, settings: Settings, ledger: Ledger) -> None:
-        self.settings, self.ledger, self.redis = settings, ledger, ledger.redis
+    def __init__(self, settings: Settings, ledger: Ledger, counters: Counters) -> None:
+        self.settings, self.ledger, self.redis, self.counters = settings, ledger, ledger.redis, counters
         self.sessions = Sessions(settings, ledger.redis)
         self.passwords = Passwords(settings, ledger.redis)
         self.form_tokens = FormTokens(settings)

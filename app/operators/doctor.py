@@ -110,8 +110,7 @@ def _hooks(settings: Settings) -> list[Check]:
     checks = []
     for name, hook in settings.hooks.items():
         prefix, source = f"HOOKS__{name.upper()}", settings.source_for(name)
-        needed = source.definition.missing_credentials(hook.credentials) if source.fetch else []
-        missing = [f"{prefix}__CREDENTIALS__{field}" for field in needed]
+        missing = settings.missing_credentials(name)
         if not hook.secrets:
             checks.append(
                 Check(f"hook {name}", "warn", "no secret: the hook does not exist", f"Set {prefix}__SECRETS.")

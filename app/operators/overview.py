@@ -34,13 +34,18 @@ ARRIVED_OUTCOMES, REJECTED_OUTCOMES, PARKED_OUTCOMES = ("accepted", "repeat", "i
 
 @dataclass(frozen=True, slots=True)
 class HookStats:
-    """One hook. last: time of the last delivery, in ms. accepted, rejected: requests of the last 24 hours."""
+    """One hook.
+
+    last: time of the last delivery, in ms. accepted, rejected: requests of the last 24 hours. missing: unset variables
+    without which its records cannot be fetched.
+    """
 
     name: str
     source: str
     last: float | None
     accepted: int
     rejected: int
+    missing: list[str] = field(default_factory=list)
 
     @property
     def rejected_share(self) -> float:
@@ -116,6 +121,9 @@ class Overview:
             circuit = self.circuits[0]
             waiting = _changes_wait(circuit.held)
             return "warn", f"Paused by an operator: {waiting} for the account {circuit.account}. Nothing is lost."
+        if hook := next((hook for hook in self.hooks if hook.missing), None):
+            settings = ", ".join(hook.missing)
+            return "warn", f"The hook {hook.name} cannot fetch its records: set {settings}, then replay its failures."
         if self.states["parked"]:
             return "warn", _failures_need_operator(self.states["parked"], self.groups)
         if self.backlog.oldest_s > STALE_AFTER_S:
@@ -176,7 +184,8 @@ async def load_overview(ledger: Ledger, settings: Settings) -> Overview:
         circuits=circuits,
         workers=workers,
         hooks=[
-            _hook(name, hook.source.name, last_deliveries[name], hours) for name, hook in settings.active_hooks.items()
+            _hook(name, hook.source.name, last_deliveries[name], hours, settings.missing_credentials(name))
+            for name, hook in settings.active_hooks.items()
         ],
         hours=[_hour(at, counts) for at, counts in hours],
         groups=groups,
@@ -186,10 +195,14 @@ async def load_overview(ledger: Ledger, settings: Settings) -> Overview:
 
 
 def _hook(
-    name: str, source: str, last: float | None, hours: Sequence[tuple[int, Counter[tuple[str, str]]]]
+    name: str,
+    source: str,
+    last: float | None,
+    hours: Sequence[tuple[int, Counter[tuple[str, str]]]],
+    missing: list[str],
 ) -> HookStats:
     arrived = sum(counts[name, outcome] for _, counts in hours for outcome in ARRIVED_OUTCOMES)
-    return HookStats(name, source, last, arrived, sum(counts[name, "rejected"] for _, counts in hours))
+    return HookStats(name, source, last, arrived, sum(counts[name, "rejected"] for _, counts in hours), missing)
 
 
 def _hour(hour: int, counts: Counter[tuple[str, str]]) -> HourStats:

@@ -262,6 +262,12 @@ class Settings(BaseModel):
         source = load_sources()[hook.source or name]
         return replace(source, definition=source.definition.with_auth(hook.auth))
 
+    def missing_credentials(self, name: str) -> list[str]:
+        """Return the unset variables without which the records of a hook cannot be fetched."""
+        source = self.source_for(name)
+        missing = source.definition.missing_credentials(self.hooks[name].credentials) if source.fetch else []
+        return [f"HOOKS__{name.upper()}__CREDENTIALS__{credential}" for credential in missing]
+
     def verification_context(self, hook: "Hook", now: float) -> VerificationContext:
         """Return the hook's settings that verify a delivery. now: seconds since 1970."""
         configured = hook.settings

@@ -159,6 +159,12 @@ class Source:
         )
 
     @property
+    def is_secret_user_chosen(self) -> bool:
+        """Whether people make up the secret themselves, instead of copying it from the tool."""
+        # A secret of a path token is only known here; senders with bearer tokens are programs of one's own.
+        return self.signature.is_secret_user_chosen or self.signature.needs_secret_key or self.bearer is not None
+
+    @property
     def credential_names(self) -> tuple[str, ...]:
         """All credentials that a hook of this source may have."""
         names = (
@@ -190,6 +196,11 @@ class LoadedSource:
     translate: Translate
     fetch: Fetch | None
     people: People | None = None
+
+    def setup_for(self, hook: str, url: str) -> str:
+        """Return the steps that connect a hook, with its variables and its URL."""
+        steps = self.definition.setup.strip().replace(f"HOOKS__{self.name.upper()}__", f"HOOKS__{hook.upper()}__")
+        return steps.replace("{url}", url)
 
 
 class InvalidSource(Exception):

@@ -43,7 +43,10 @@ def _card(console: ConsoleContext, name: str, source: LoadedSource, last_deliver
         "name": name,
         "title": source.definition.title,
         "verified_by": VERIFIED_BY[source.definition.evidence],
-        "hooks": [{"name": hook, "last": last_deliveries[hook]} for hook in _hooks_of(console, name)],
+        "hooks": [
+            {"name": hook, "last": last_deliveries[hook], "missing": console.settings.missing_credentials(hook)}
+            for hook in _hooks_of(console, name)
+        ],
     }
 
 
@@ -61,16 +64,21 @@ async def _page(request: Request, name: str, response: dict[str, Any] | None = N
         raise NotFound(name)
     hooks, addresses = _hooks_of(console, name), hook_addresses(request)
     token = f"/{HIDDEN_TOKEN}" if source.definition.signature.needs_secret_key else ""
-    address = addresses[hooks[0]] if hooks else f"{_base_url(request)}/hooks/{name}{token}"
+    default_address = f"{_base_url(request)}/hooks/{name}{token}"
+    card = _card(console, name, source, await last_delivery_times(console.redis, console.settings))
+    setup = {
+        hook: _CONTINUED_LINE.sub(" ", source.setup_for(hook, addresses.get(hook, default_address)))
+        for hook in hooks or [name]
+    }
     return await render(
         request,
         "source.html",
         source=source,
-        verified_by=VERIFIED_BY[source.definition.evidence],
-        hooks=[{"name": hook, "secrets": await _secrets(console, hook)} for hook in hooks],
+        verified_by=card["verified_by"],
+        hooks=[hook | {"secrets": await _secrets(console, hook["name"])} for hook in card["hooks"]],
         addresses=addresses,
         hidden_token=HIDDEN_TOKEN,
-        setup=_CONTINUED_LINE.sub(" ", source.definition.setup.strip()).replace("{url}", address),
+        setup=setup,
         specimens=[recorded["name"] for recorded in load_specimens(name)["deliveries"]],
         response=response,
     )
@@ -117,6 +125,8 @@ async def send_test_delivery(request: Request) -> Response:
     transport = httpx.ASGITransport(request.app)
     async with httpx.AsyncClient(transport=transport, base_url="http://doorbell") as http:
         response = await http.request(signed.method, signed.url(hook.path), content=signed.body, headers=signed.headers)
+    # The page shows when each secret last matched.
+    await console.counters.flush(console.redis)
     return await _page(request, source, _response_row(response))
 
 

@@ -1,0 +1,72 @@
+"""The pages of sources, and the state of their hooks on the overview."""
+
+from typing import Any
+
+import pytest
+
+from tests.support.console import Browser, Opened
+from tests.support.harness import CALENDLY_SECRET, TOKEN
+
+SQUARE = {"HOOKS__SQUARE__SECRETS": "signature-key-of-square", "PUBLIC_URL": "https://doorbell.example.com"}
+MISSING = "HOOKS__SQUARE__CREDENTIALS__TOKEN"
+
+
+async def test_a_hook_is_connected_after_its_first_delivery(app: Any, delivery: str) -> None:
+    operator = Browser(app)
+    await operator.log_in()
+
+    sources = (await operator.get("/console/sources")).text
+    standard, calendly = [(await operator.get(f"/console/sources/{name}")).text for name in ("standard", "calendly")]
+
+    assert (1, 1) == (sources.count("connected</span>"), sources.count("waiting for its first delivery"))
+    assert ("connected</span>" in standard, "waiting for its first delivery" in standard) == (True, False)
+    assert ("connected</span>" in calendly, "waiting for its first delivery" in calendly) == (False, True)
+
+
+async def test_a_hook_without_its_credentials_says_what_is_missing(opened: Opened, environ: dict[str, str]) -> None:
+    operator = Browser(await opened(environ | SQUARE))
+    await operator.log_in()
+
+    pages = [(await operator.get(f"/console{path}")).text for path in ("", "/sources", "/sources/square")]
+    overview = pages[0].partition('class="verdict')[2].partition("</h1>")[0]
+
+    assert [] == [page for page in pages if MISSING not in page]
+    assert "The hook square cannot fetch its records" in overview
+
+
+async def test_a_hook_with_its_credentials_lacks_nothing(opened: Opened, environ: dict[str, str]) -> None:
+    operator = Browser(await opened(environ | SQUARE | {MISSING: "token-of-square"}))
+    await operator.log_in()
+
+    pages = [(await operator.get(f"/console{path}")).text for path in ("", "/sources")]
+
+    assert [] == [page for page in pages if "cannot fetch" in page]
+
+
+async def test_the_steps_of_a_hook_have_its_own_url_and_variables(opened: Opened, environ: dict[str, str]) -> None:
+    east = {"SOURCE": "calendly", "SECRETS": CALENDLY_SECRET, "VISITS_API_TOKEN": f"{TOKEN}-east"}
+    operator = Browser(await opened(environ | {f"HOOKS__EAST__{name}": value for name, value in east.items()}))
+    await operator.log_in()
+
+    page = (await operator.get("/console/sources/calendly")).text
+
+    own, other = [
+        page.partition(f"Steps for the hook {hook}")[2].partition("</pre>")[0] for hook in ("calendly", "east")
+    ]
+    assert ("HOOKS__CALENDLY__SECRETS" in own, "/hooks/calendly" in own) == (True, True)
+    assert ("HOOKS__EAST__SECRETS" in other, "/hooks/east" in other) == (True, True)
+    assert [] == [name for name in ("EAST", "east") if name in own]
+    assert [] == [name for name in ("CALENDLY", "/hooks/calendly") if name in other]
+
+
+@pytest.mark.parametrize("name", ["calendly", "standard"])
+async def test_a_secret_has_matched_after_a_test_delivery(app: Any, name: str) -> None:
+    operator = Browser(app)
+    await operator.log_in()
+
+    before = (await operator.get(f"/console/sources/{name}")).text
+    after = (await operator.post(f"/console/sources/{name}/test-delivery", {"specimen": "1"})).text
+
+    assert "never" in before
+    assert "Doorbell answered 202" in after
+    assert "never" not in after
