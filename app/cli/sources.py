@@ -27,7 +27,7 @@ from app.settings.model import Settings
 from app.telemetry import counters
 from app.webhooks.registry import load_sources, load_specimens
 from app.webhooks.signatures.scheme import Scheme, fingerprint
-from app.webhooks.source import VERIFIED_BY, Source
+from app.webhooks.source import VERIFIED_BY, LoadedSource, Source
 
 
 @click.command(epilog=examples("sources", "sources calendly"))
@@ -36,7 +36,7 @@ from app.webhooks.source import VERIFIED_BY, Source
 def sources(name: str | None, as_json: bool) -> None:
     """List the supported tools, or show how to connect one.
 
-    NAME is a source from the list.
+    NAME is a source from the list, or a hook.
     """
     settings = load_settings_or_none()
     active_hooks = settings.active_hooks.values() if settings else ()
@@ -55,14 +55,15 @@ def sources(name: str | None, as_json: bool) -> None:
             for tool in load_sources().values()
         ]
         return print_rows(rows if as_json else [_without_evidence(row) for row in rows], as_json)
-    source = _find_source(name)
+    tool = _find_tool(name, settings)
+    source = tool.definition
     public_url = (settings and settings.public_url) or "https://YOUR-DOORBELL"
     click.echo(f"{source.title}  ({source.docs})")
     click.echo(f"Verified by {VERIFIED_BY[source.evidence]}.")
     url = f"{public_url}/hooks/{name}"
     if source.signature.needs_secret_key:
         url = f"the URL that `doorbell hook-url {name}` prints"
-    click.echo(source.setup.replace("{url}", url).rstrip())
+    click.echo(tool.setup_for(name, url))
     click.echo(f"\n{'; '.join(_terms_of(source))}.")
     return None
 
@@ -72,10 +73,13 @@ def _without_evidence(row: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in row.items() if name != "evidence"}
 
 
-def _find_source(name: str) -> Source:
-    if name not in load_sources():
+def _find_tool(name: str, settings: Settings | None = None) -> LoadedSource:
+    """Return the source of this name, or the source of this hook."""
+    hook = settings.active_hooks.get(name) if settings else None
+    tool = hook.source if hook else load_sources().get(name)
+    if tool is None:
         exit_with(NOTHING_MATCHED, f"there is no source {name}; the sources are {', '.join(load_sources())}")
-    return load_sources()[name].definition
+    return tool
 
 
 def _terms_of(source: Source) -> Iterable[str]:
@@ -141,17 +145,18 @@ def secrets(context: click.Context, as_json: bool) -> None:
 
 
 @secrets.command(epilog=examples("secrets generate standard"))
-@click.argument("source", shell_complete=complete_sources)
-def generate(source: str) -> None:
-    """Generate a secret for a tool that does not generate its own."""
-    secret = _generate_secret(_find_source(source).signature)
+@click.argument("name", shell_complete=complete_sources)
+def generate(name: str) -> None:
+    """Generate a secret for a tool that does not generate its own.
+
+    NAME is a source, or a hook.
+    """
+    source = _find_tool(name, load_settings_or_none()).definition
+    secret = _generate_secret(source.signature) if source.is_secret_user_chosen else None
     if secret is None:
-        exit_with(
-            CHECK_FAILED,
-            f"{load_sources()[source].definition.title} generates its secrets itself: see `doorbell sources {source}`",
-        )
+        exit_with(CHECK_FAILED, f"{source.title} generates its secrets itself: see `doorbell sources {name}`")
     click.echo(secret)
-    click.echo(f"set it as HOOKS__{source.upper()}__SECRETS and in the tool: see `doorbell sources {source}`", err=True)
+    click.echo(f"set it as HOOKS__{name.upper()}__SECRETS, then follow `doorbell sources {name}`", err=True)
 
 
 @secrets.command("fingerprint", epilog=examples("secrets fingerprint < secret.txt"))
@@ -161,7 +166,7 @@ def print_fingerprint() -> None:
 
 
 def _generate_secret(scheme: Scheme) -> str | None:
-    """Return None if the tool generates its secrets itself. Some schemes accept only base64."""
+    """Return None if nobody can make up a secret of this scheme. Some schemes accept only base64."""
     key = base64.b64encode(token_bytes(32)).decode()
     if scheme.secret_problem("a text, and not base64") is None:
         return token_urlsafe(32)
@@ -173,20 +178,20 @@ def _generate_secret(scheme: Scheme) -> str | None:
 @click.argument("specimen", required=False, shell_complete=complete_specimens)
 @click.option("--to", "url", help="The URL of Doorbell or of a hook [default: http://127.0.0.1:$PORT/hooks/SOURCE].")
 def ring(source: str, specimen: str | None, url: str | None) -> None:
-    """Send a specimen with a valid signature.
+    """Send a specimen with a valid signature of its hook.
 
     SPECIMEN is its number or a part of its name; without it, the command lists the specimens.
     """
-    from app.webhooks.specimens import UnknownSpecimen, send_specimen
+    from app.webhooks.specimens import UnknownSpecimen, hook_of, send_specimen
 
-    _find_source(source)
+    _find_tool(source)
     names = [delivery["name"] for delivery in load_specimens(source)["deliveries"]]
     if specimen is None:
         return print_rows([{"number": number, "specimen": name} for number, name in enumerate(names, 1)], False)
     url = (url or f"http://127.0.0.1:{os.environ.get('PORT', '8000')}").rstrip("/")
     if url.count("/") == 2:
         url += f"/hooks/{source}"
-    secrets = f"HOOKS__{source.upper()}__SECRETS"
+    secrets = f"HOOKS__{hook_of(url, source).upper()}__SECRETS"
     if not os.environ.get(secrets):
         click.echo(f"{secrets} is not set here: signed with the specimen's own secret", err=True)
     try:

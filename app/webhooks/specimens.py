@@ -101,14 +101,20 @@ def _with_token(address: str, token: str) -> str:
     return address if not token or address.endswith(f"/{token}") else f"{address}/{token}"
 
 
+def hook_of(url: str, source: str) -> str:
+    """Return the hook in the URL; without one, the hook that is named like its source."""
+    name = url.partition("/hooks/")[2].partition("/")[0].partition("?")[0]
+    return name or source
+
+
 def send_specimen(url: str, source: str, name_or_number: str, environ: Mapping[str, str]) -> httpx.Response:
-    """Send a specimen, signed with HOOKS__<SOURCE>__SECRETS or the specimen's secret. Raise UnknownSpecimen, OSError."""
-    public_url = environ.get("PUBLIC_URL", "").rstrip("/")
-    prefix = f"HOOKS__{source.upper()}"
+    """Send a specimen, signed with the secret of the hook in the URL, or with its own. Raise UnknownSpecimen, OSError."""
+    public_url, hook = environ.get("PUBLIC_URL", "").rstrip("/"), hook_of(url, source)
+    prefix = f"HOOKS__{hook.upper()}"
     names = (f"{prefix}__SECRETS", "SECRET_KEY", f"{prefix}__AUTH")
     secrets, keys, auth = (environ.get(name, "").split() for name in names)
-    address = f"{public_url}/hooks/{source}" if public_url else url
-    specimen = sign_specimen(source, name_or_number, source, secrets, keys, address, auth or ("signature",))
+    address = f"{public_url}/hooks/{hook}" if public_url else url
+    specimen = sign_specimen(source, name_or_number, hook, secrets, keys, address, auth or ("signature",))
     try:
         return httpx.request(
             specimen.method,

@@ -659,7 +659,31 @@ def test_a_generated_secret_is_accepted_in_the_settings(harness: Harness) -> Non
         assert secret != second
         assert 0 == harness.doorbell("secrets", **{f"HOOKS__{source.upper()}__SECRETS": secret}).returncode
         assert len(secret) > 40
-    assert 3 == harness.doorbell("secrets", "generate", "gohighlevel").returncode
+    for source in ("gohighlevel", "square"):  # the tool has a key pair; the tool shows its key
+        refused = harness.doorbell("secrets", "generate", source)
+        assert (3, "") == (refused.returncode, refused.stdout)
+        assert "generates its secrets itself" in refused.stderr
+
+
+EAST = {"HOOKS__EAST__SOURCE": "calendly", "HOOKS__EAST__SECRETS": "a-signing-key-of-the-hook-east"}
+
+
+def test_secrets_and_steps_of_a_hook_name_its_own_variables(harness: Harness) -> None:
+    generated = harness.doorbell("secrets", "generate", "east", **EAST)
+    steps = harness.doorbell("sources", "east", **EAST)
+
+    assert (0, 0) == (generated.returncode, steps.returncode)
+    assert "HOOKS__EAST__SECRETS" in generated.stderr
+    assert [True, True, False] == [
+        text in steps.stdout for text in ("HOOKS__EAST__SECRETS", "/hooks/east", "HOOKS__CALENDLY")
+    ]
+
+
+def test_ring_signs_for_the_hook_in_the_url(harness: Harness) -> None:
+    url = f"{harness.start_web(**EAST).url}/hooks/east"
+
+    assert 0 == harness.doorbell("ring", "calendly", "1", "--to", url, **EAST).returncode
+    assert 3 == harness.doorbell("ring", "calendly", "1", "--to", url).returncode  # without the secret of the hook
 
 
 def test_verify_explains_an_invalid_signature(harness: Harness, tmp_path: Path) -> None:
