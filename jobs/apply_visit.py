@@ -36,7 +36,7 @@ from jobs.runs import TaskRun, complete, run
 
 #: If VISITS_API_RATE requires a longer wait, the run ends and the task is held without a lease.
 MAX_RATE_WAIT_S = 2.0
-#: A visit with more than COMPACT_ABOVE changes is reduced to those that may still decide a field, and the newest.
+#: A visit with more than COMPACT_ABOVE changes keeps those that may still decide a field, and the newest.
 COMPACT_ABOVE, COMPACT_KEEP_NEWEST = 300, 50
 #: Payments are never compacted, so a visit with more of them needs an operator.
 MAX_PAYMENTS = 500
@@ -53,7 +53,7 @@ REMOTE_FIELDS = (
 
 
 class MissingFact(Exception):
-    """A required fact is missing, and a later change may bring it. The argument is the reason."""
+    """A required fact is missing, and a later change may contain it. The argument is the reason."""
 
 
 class VisitMustBeRecreated(Exception):
@@ -106,7 +106,7 @@ class VisitRun(TaskRun):
         if not self._api.token:
             raise NeedsOperator("token_missing", "no token is set for this account")
         try:
-            result = await self._reconcile()
+            result = await self._apply_changes()
         except MissingFact as missing:
             return self._wait_for_change(str(missing))
         return Outcome(
@@ -148,7 +148,7 @@ class VisitRun(TaskRun):
         settings = self.context.settings
         remaining_s = min(settings.contact_for_s, settings.retry_for_s) - seconds_since(self.task.pending_since_ms)
         if remaining_s <= 0:
-            raise NeedsOperator(reason, "no change brought it")
+            raise NeedsOperator(reason, "no later change had it")
         return Outcome(
             state="waiting",
             attempt=self.attempt(reason),
@@ -192,10 +192,10 @@ class VisitRun(TaskRun):
         with suppress(RedisUnavailable):
             await index(self.context.ledger.redis, self.task.task_id, self._contact, keys[0], ttl_ms)
 
-    # The algorithm
+    # -- the algorithm --
 
-    async def _reconcile(self) -> str:
-        """Return the result: a word of `docs/glossary.md`."""
+    async def _apply_changes(self) -> str:
+        """Return the result, one of those in `docs/glossary.md`."""
         primary, *aliases = self.lease.tasks
         facts = merge_changes(change for member in self.lease.tasks for change in member.recorded_changes())
         if count_payments(facts) > MAX_PAYMENTS:
@@ -233,7 +233,7 @@ class VisitRun(TaskRun):
         if remote is None:
             return None
         await self._delete_duplicates(primary, remote)
-        # Keep the contact for which Doorbell created the visit, so that a manual change of the contact stays.
+        # Keep the contact for which Doorbell created the visit, so that a manual change of the contact is not undone.
         return {**remote, CONTACT_KEY: (primary.remote or {}).get(CONTACT_KEY)}
 
     async def _delete_duplicates(self, primary: Task, remote: Record) -> None:
@@ -250,7 +250,7 @@ class VisitRun(TaskRun):
         self.remote[member.task_id] = None
 
     async def _create(self, primary: Task, desired: DesiredVisit, contact_id: str | None = None) -> str:
-        """Create the visit, unless none is wanted.
+        """Create the visit, unless none is needed.
 
         contact_id: set when recreating a deleted visit. A cancelled visit is recreated too, so that the result does not
         depend on batching; after an opt-out none is created.

@@ -45,13 +45,13 @@ class ClaimingWorker(arq.worker.Worker):
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         if not _is_loop_running():
             asyncio.set_event_loop(uvloop.new_event_loop())
-            # uvloop would lose a signal that comes after arq has added its handlers and before the loop runs.
+            # uvloop would lose a signal that arrives after arq has added its handlers and before the loop runs.
             signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         super().__init__(*arguments, **settings)
         self._job_ended = asyncio.Event()
 
     async def main(self) -> None:
-        """Raise NoRedis if Redis does not answer. The pool is created afterwards, and `close` accepts that there is none."""
+        """Raise NoRedis if Redis does not answer. The pool is created afterward; `close` also works without a pool."""
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         settings = self.ctx["settings"]
         await wait_for_redis(settings)
@@ -78,7 +78,7 @@ class ClaimingWorker(arq.worker.Worker):
             await self.heart_beat()
 
     async def _claim(self) -> bool:
-        """Start as many jobs as there is capacity for. True if the queue may contain more."""
+        """Start as many jobs as there is capacity for. Return True if the queue may contain more."""
         context: Context = self.ctx["context"]
         self._job_ended.clear()
         capacity, full_shares = context.running_jobs.capacity(), context.running_jobs.full_shares()

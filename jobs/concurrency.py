@@ -2,7 +2,7 @@
 
 A job is active while its coroutine runs and for IDLE_AFTER_S afterwards. An idle job only waits for an API, a tool or a
 lock, which costs a connection and some memory. Many idle jobs are allowed, but the jobs of one account or hook may not
-take more slots than they leave free.
+take more slots than remain free.
 """
 
 import asyncio
@@ -62,7 +62,7 @@ class RunningJobs:
         return MAX_IN_FLIGHT - len(self.jobs)
 
     def capacity(self) -> dict[Queue, int]:
-        """How many jobs may start, by queue."""
+        """Return how many jobs may start, by queue."""
         active_since = time.monotonic() - IDLE_AFTER_S
         active = Counter(job.queue for job in self.jobs if job.last_active > active_since)
         free, capacity = self.free, dict[Queue, int]()
@@ -77,7 +77,7 @@ class RunningJobs:
         return [share for share, count in counts.items() if self.is_full(count)]
 
     def is_full(self, count: int) -> bool:
-        """Whether a share with this many jobs leaves no more than as many slots to all other shares."""
+        """Whether `count` jobs of one share are at least as many as the free slots that remain for all others."""
         return count >= self.free
 
 

@@ -45,7 +45,7 @@ class Contacts:
         return await self._resolve_once(contact, api, cache)
 
     async def evict(self, contact: Contact) -> None:
-        """Remove the cached contact_id, because the API has no such contact any more."""
+        """Remove the cached contact_id, because the API no longer has this contact."""
         await self.ledger.redis.command("DEL", f"{keys.CONTACT}{self.account}:{self.cache_key(contact)}")
 
     async def _resolve_once(self, contact: Contact, api: VisitsClient, cache: str) -> str:

@@ -28,7 +28,7 @@ class Context:
     locks: KeyedLocks = field(default_factory=KeyedLocks)
     #: By hook: the number of runs that fetch records or wait to fetch them.
     fetches_by_hook: Counter[str] = field(default_factory=Counter)
-    #: By hook.
+    #: The slots for fetches of each hook.
     fetch_slots: dict[str, FetchSlots] = field(default_factory=dict)
     #: Running exchanges of refresh tokens; they may outlive their jobs.
     token_exchanges: set[asyncio.Task[str]] = field(default_factory=set)

@@ -31,7 +31,7 @@ async def run_maintenance(context: Context) -> None:
     """Run until cancelled. Every worker runs all steps; the first one to run a step leaves nothing to do for the others."""
     async with asyncio.TaskGroup() as group:
         group.create_task(_every(REQUEUE_EVERY_S, lambda: _requeue_due(context)))
-        group.create_task(_every(CIRCUITS_EVERY_S, lambda: _release_helds(context)))
+        group.create_task(_every(CIRCUITS_EVERY_S, lambda: _release_held_tasks(context)))
         group.create_task(_every(ORPHANS_EVERY_S, lambda: _requeue_orphans(context)))
         group.create_task(_every(TRIM_EVERY_S, lambda: _trim(context)))
         operations = Operations(context.ledger, context.settings)
@@ -58,7 +58,7 @@ async def _requeue_due(context: Context) -> None:
         pass
 
 
-async def _release_helds(context: Context) -> None:
+async def _release_held_tasks(context: Context) -> None:
     for account in await known_accounts(context.ledger.redis, context.settings.tokens):
         if account not in context.settings.tokens:
             await context.ledger.delete_circuit(account)

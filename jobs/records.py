@@ -39,13 +39,13 @@ from jobs.errors import NeedsOperator, TooManyFetches
 from jobs.retry import RATE_LIMIT_WAIT_S
 from jobs.tokens import Tokens
 
-#: Per hook and worker; fetches that take longer than SLOT_TIMEOUT_S are not counted.
+#: The limit per hook and worker. Fetches that take longer than SLOT_TIMEOUT_S are not counted.
 MAX_CONCURRENT_FETCHES = 32
 CACHE_TTL_MS = 30_000
 LOCK_TTL_S, LOCK_WAIT_S = 25.0, 8.0
 #: The longest pause of a hook after a 429: the limit may apply to one kind of record only.
 MAX_PAUSE_S = 300.0
-#: Spreads the events that waited for the end of a pause.
+#: The maximum random delay after a pause, which spreads the events that waited for its end.
 PAUSE_JITTER_S = 5.0
 
 

@@ -79,7 +79,7 @@ class TaskRun(ABC):
         self.timer = RunTimer()
         #: The calls of this run with their statuses, for the record of the attempt.
         self.calls: list[list[Any]] = []
-        #: What the Visits API last answered, by task.
+        #: The visit as the Visits API last returned it, by task.
         self.remote: dict[str, dict[str, Any] | None] = {}
 
     @property
@@ -93,7 +93,7 @@ class TaskRun(ABC):
 
     @abstractmethod
     async def execute(self) -> Outcome:
-        """Do the task. Raises the exceptions of RULES, VisitsApiError, LeaseLost."""
+        """Execute the task. Raises the exceptions of RULES, VisitsApiError, LeaseLost."""
 
     @abstractmethod
     def decide(self, error: VisitsApiError) -> Decision:

@@ -41,7 +41,7 @@ class NoRedis(CannotStart):
 
 
 def check_arq_version() -> None:
-    """Raise WrongArq."""
+    """Raise WrongArq if another version than ARQ_VERSION is installed."""
     if VERSION != ARQ_VERSION:
         raise WrongArq(
             f"arq {VERSION} is installed, and the worker extends internals of arq {ARQ_VERSION}. "
@@ -50,7 +50,7 @@ def check_arq_version() -> None:
 
 
 def read_settings() -> Settings:
-    """Raise WrongSettings with every wrong setting at once."""
+    """Return the settings. Raises WrongSettings with every invalid setting."""
     try:
         return read_environment(token_needed=True)
     except SettingsError as error:

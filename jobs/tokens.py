@@ -1,7 +1,7 @@
 """Access tokens of tools: renewed once for all workers, before they expire and after a 401, and stored encrypted in Redis.
 
-A refresh token is worth as much as the account at the tool, so it is encrypted with a key derived from SECRET_KEY. A stored
-token is valid only for the credentials in the settings that it came from: new credentials start from nothing.
+A refresh token gives full access to the account at the tool, so it is encrypted with a key derived from SECRET_KEY. A
+stored token belongs to the credentials in the settings: after they change, the stored token is ignored.
 
 Many tools accept a refresh token only once, so its replacement must not be lost. Therefore an exchange is a task of its own,
 which outlives its job; it starts only after Redis has accepted a write; and the new access token is used only after the new
@@ -43,7 +43,7 @@ from app.webhooks.fetching import TokenExchange
 from app.webhooks.payload import Payload
 from jobs.context import Context
 
-#: Before a token's expiry.
+#: A token is renewed this many seconds before it expires.
 REFRESH_BEFORE_EXPIRY_S = 60.0
 #: A rejected token that is younger than this is not renewed: another one would be rejected too.
 MIN_REPLACEABLE_AGE_S = 30.0
@@ -87,7 +87,7 @@ class Tokens:
             return await asyncio.shield(self._start_renewal(rejected))
 
     def _start_renewal(self, rejected: str) -> asyncio.Task[str]:
-        """As a task of its own, which neither the timeout nor the cancellation of the job interrupts."""
+        """Start the renewal in its own task, which neither the timeout nor the cancellation of the job interrupts."""
 
         async def read() -> str | None:
             return _usable_token(await self._load(), rejected) or None
@@ -162,20 +162,20 @@ class Tokens:
             body["json"] = _render_template(exchange.json, credentials)
         headers = {"accept": "application/json", **_render_template(exchange.headers, credentials)}
         url, requested_at = self.hook.settings.token_url or exchange.url, time.time()
-        answer = await send_request(self.context.http, "POST", url, CALL, self.calls, headers=headers, **body)
-        if answer.status_code in (400, 401, 403):
-            raise _token_error(answer, bool(refresh))
-        if not answer.is_success:
-            raise error_for(CALL, answer)
-        return self._parse_token(_parse_json(answer), refresh, requested_at)
+        response = await send_request(self.context.http, "POST", url, CALL, self.calls, headers=headers, **body)
+        if response.status_code in (400, 401, 403):
+            raise _token_error(response, bool(refresh))
+        if not response.is_success:
+            raise error_for(CALL, response)
+        return self._parse_token(_parse_json(response), refresh, requested_at)
 
-    def _parse_token(self, answer: Payload, refresh: str | None, requested_at: float) -> dict[str, Any]:
-        token, ttl_s = answer.at(*self.exchange.token_path).value, answer.at("expires_in").value
+    def _parse_token(self, payload: Payload, refresh: str | None, requested_at: float) -> dict[str, Any]:
+        token, ttl_s = payload.at(*self.exchange.token_path).value, payload.at("expires_in").value
         if not isinstance(token, str) or not token:
-            raise ServerError(CALL, 200, "the answer has no token")
+            raise ServerError(CALL, 200, "the response has no token")
         if isinstance(ttl_s, bool) or not isinstance(ttl_s, int | float):
             ttl_s = self.exchange.default_ttl_s
-        replacement = answer.at("refresh_token").value
+        replacement = payload.at("refresh_token").value
         newest = replacement if isinstance(replacement, str) and replacement else refresh
         return {
             "token": token,
@@ -191,7 +191,7 @@ class Tokens:
         await self.context.ledger.redis.commands(("SET", self._key, encrypted))
 
     async def _store_until_accepted(self, token: Mapping[str, Any]) -> None:
-        """Retry until Redis has this token or a newer one: the tool may accept no other one any more."""
+        """Retry until Redis has this token or a newer one: the tool may no longer accept any other token."""
         while True:
             try:
                 if (await self._load()).get("issued_at", 0) <= token["issued_at"]:
@@ -217,7 +217,7 @@ class Tokens:
 
     @property
     def _keyring(self) -> Keyring:
-        """SECRET_KEY; without it no refresh token exists, and the credentials serve as key."""
+        """The keys of SECRET_KEY; without it, no refresh token exists, and a digest of the credentials is the key."""
         return Keyring(self.context.settings.secret_key or (self._credentials_digest,), "doorbell.token")
 
 
@@ -253,20 +253,20 @@ def _lost_refresh_token(error: Unauthorized, started_at: int) -> Unauthorized:
     return Unauthorized(CALL, error.status, f"{error.response_text}; {explanation}")
 
 
-def _token_error(answer: httpx.Response, has_refresh: bool) -> Unauthorized:
-    """OAuth names the reason (RFC 6749, 5.2). A tool that names none may have rejected the refresh token."""
+def _token_error(response: httpx.Response, has_refresh: bool) -> Unauthorized:
+    """Return the error of a rejected exchange. Without an OAuth error (RFC 6749, 5.2), assume the refresh token."""
     try:
-        error = Payload(orjson.loads(answer.content)).at("error").value
+        error = Payload(orjson.loads(response.content)).at("error").value
     except ValueError:
         error = None
     summary = "the token endpoint rejects these credentials"
     if error in NON_GRANT_ERRORS:
-        return Unauthorized(CALL, answer.status_code, f"{summary}: {error}")
-    return (GrantRejected if has_refresh else Unauthorized)(CALL, answer.status_code, summary)
+        return Unauthorized(CALL, response.status_code, f"{summary}: {error}")
+    return (GrantRejected if has_refresh else Unauthorized)(CALL, response.status_code, summary)
 
 
-def _parse_json(answer: httpx.Response) -> Payload:
+def _parse_json(response: httpx.Response) -> Payload:
     try:
-        return Payload(orjson.loads(answer.content))
+        return Payload(orjson.loads(response.content))
     except ValueError:
-        raise ServerError(CALL, answer.status_code, "the answer is not JSON") from None
+        raise ServerError(CALL, response.status_code, "the response is not JSON") from None

@@ -1,4 +1,4 @@
-"""Fetches the records that an event points at, translates it, and stores its changes. Replayed events come here too."""
+"""Fetches the records that an event refers to, translates the event, and stores its changes. Also runs replays."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -52,15 +52,15 @@ class EventRun(TaskRun):
 
     async def execute(self) -> Outcome:
         meta, hook, event = await self._load_event()
-        meaning, parked = await self._translate(hook, event)
-        if isinstance(meaning, Ignored):
-            attempt, changes = self.attempt(f"ignored: {meaning.reason}"), list[VisitChange]()
+        translated, parked = await self._translate(hook, event)
+        if isinstance(translated, Ignored):
+            attempt, changes = self.attempt(f"ignored: {translated.reason}"), list[VisitChange]()
             # A retranslated event that is now ignored retracts its earlier changes, unless the record was deleted: then
             # nothing is known about the visit.
-            if meaning == RECORD_GONE or not self.task.replaces_changes:
+            if translated == RECORD_GONE or not self.task.replaces_changes:
                 return Outcome(state="done", attempt=attempt)
         else:
-            attempt, changes = self.attempt("translated"), meaning
+            attempt, changes = self.attempt("translated"), translated
         await self.context.ledger.record_changes(self.lease, meta.source, hook.account, changes, attempt, parked)
         self._is_complete = True
         return Outcome(state="parked" if parked else "done", attempt=attempt, reason=parked)
@@ -113,16 +113,16 @@ class EventRun(TaskRun):
             with_record = event.with_record(record.record, record.fetched_at, record.related, request.path)
             with_record = await self._with_people(hook, with_record, record)
             try:
-                meaning = hook.source.translate(with_record)
+                translated = hook.source.translate(with_record)
             except PartlyTranslatable as partly:
-                meaning, problem = partly.changes, str(partly)
+                translated, problem = partly.changes, str(partly)
             age_s = seconds_since(int(event.received_at.timestamp() * 1000))
-            if age_s < READ_LAG_S and _record_may_appear(meaning, record):
+            if age_s < READ_LAG_S and _record_may_appear(translated, record):
                 raise RecordNotReadable
-            if isinstance(meaning, Ignored):
-                ignored = meaning
+            if isinstance(translated, Ignored):
+                ignored = translated
             else:
-                changes += meaning
+                changes += translated
         if problem:
             raise PartlyTranslatable(problem, changes)
         return changes or ignored
@@ -137,8 +137,8 @@ class EventRun(TaskRun):
         return replace(event, people=all_people)
 
 
-def _record_may_appear(meaning: list[VisitChange] | Ignored, record: FetchedRecord) -> bool:
+def _record_may_appear(translated: list[VisitChange] | Ignored, record: FetchedRecord) -> bool:
     """Whether the record, or a record that it refers to, is missing and needed. A cancellation needs neither."""
-    if isinstance(meaning, Ignored):
-        return meaning == RECORD_GONE
-    return not record.is_complete and any(change.action != "cancel" for change in meaning)
+    if isinstance(translated, Ignored):
+        return translated == RECORD_GONE
+    return not record.is_complete and any(change.action != "cancel" for change in translated)

@@ -1,6 +1,6 @@
 """Starts the worker: `python -m jobs`, or `arq jobs.worker.WorkerSettings`.
 
-Overrides the defaults of arq that would lose or delay tasks.
+The settings override defaults of arq that would lose or delay tasks.
 """
 
 import asyncio
@@ -50,7 +50,7 @@ def __getattr__(name: str) -> dict[str, Any]:
 
 async def on_startup(ctx: dict[Any, Any]) -> None:
     settings: Settings = ctx["settings"]
-    logs.configure(settings)  # arq's command line has configured logging before
+    logs.configure(settings)  # arq's command line has already configured logging
     tracing.configure("worker")
     redis = Redis(RedisAddress.from_url(settings.redis_url, settings.redis_tls_verify))
     ledger = Ledger(redis, settings.retention_days, settings.body_keys)

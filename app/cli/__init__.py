@@ -102,7 +102,7 @@ def main() -> None:
 
 
 def summary(name: str, module: str) -> str:
-    """Return the first line of a command's docstring, without its full stop."""
+    """Return the first line of a command's docstring, without its period."""
     function = _functions(module)[name.replace("-", "_")]
     return (ast.get_docstring(function) or "").partition("\n")[0].removesuffix(".")
 

@@ -85,7 +85,7 @@ def _print_difference(difference: Difference, is_repaired: bool, as_json: bool) 
         click.echo(to_json(asdict(difference) | {"repaired": is_repaired}))
         return
     details = [
-        f"{name}: {ours or 'nothing'}, in the API {theirs or 'nothing'}"
+        f"{name}: expected {ours or 'nothing'}, the API has {theirs or 'nothing'}"
         for name, (ours, theirs) in difference.fields.items()
     ]
     remote_ids = [f"ids {' and '.join(map(str, difference.remote_ids))}"] if difference.remote_ids else []

@@ -30,7 +30,7 @@ def reference() -> str:
 
 
 def _table(root: click.Context, commands: dict[str, click.Command | None]) -> Iterator[str]:
-    yield "| command | does |"
+    yield "| command | purpose |"
     yield "| --- | --- |"
     for name, command in commands.items():
         assert command

@@ -34,7 +34,7 @@ def erase(person: str, dry_run: bool, yes: bool, as_json: bool) -> None:
     """Erase the personal data of one person from Redis.
 
     PERSON is an e-mail address, or a phone number that was stored with one; - reads it from standard input. Ids, times,
-    amounts and a hash of the address stay, so that later events still match the same visits.
+    amounts and a digest of the address are kept, so that later events still match the same visits.
     """
     person = (sys.stdin.readline() if person == "-" else person).strip()
     if not (search_index.normalize_email(person) or search_index.normalize_phone(person)):
@@ -68,7 +68,7 @@ def _erase(person: str, planned: ErasureReport, as_json: bool) -> None:
     if as_json:
         _print_report(erased, as_json)
     click.echo(f"erased: contacts of {len(erased.visits)} visits, {len(erased.deliveries)} bodies", err=True)
-    click.echo("\n- ".join(("Also erase in other places:", *NOT_COVERED)), err=True)
+    click.echo("\n- ".join(("Doorbell cannot erase these; erase them yourself:", *NOT_COVERED)), err=True)
     if erased.busy:
         exit_with(
             PARTLY_FAILED, f"running tasks were not erased, run the command again: {' '.join(sorted(erased.busy))}"
@@ -89,7 +89,7 @@ def _confirm(yes: bool) -> None:
         return
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         exit_with(USAGE, "nothing was erased: confirm with --yes")
-    click.confirm("Erase it? This cannot be undone", abort=True, err=True)
+    click.confirm("Erase this data? This cannot be undone", abort=True, err=True)
 
 
 def _join(*parts: str) -> str:

@@ -85,9 +85,9 @@ def visits(format: Format, reveal: bool, yes: bool, **options: str | datetime | 
 
     async def rows(ledger: Ledger, settings: Settings) -> AsyncIterator[Row]:
         explain, written = Explain(ledger, settings, ALL_FIELDS if reveal else ()), set[int]()
-        async for unit in TaskSelector(ledger, settings, "retry").iter(filter):
+        async for selected in TaskSelector(ledger, settings, "retry").iter(filter):
             with suppress(NotFound):
-                row = await explain.visit_summary(unit.task_id) if unit.task_id.is_visit else None
+                row = await explain.visit_summary(selected.task_id) if selected.task_id.is_visit else None
                 # A visit with several ids is written once.
                 if row and (digest := hash((row["account"], row["visit"]))) not in written:
                     written.add(digest)

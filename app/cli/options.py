@@ -1,4 +1,4 @@
-"""The filter options, the same for every command that has them, and the completion of their values."""
+"""The filter options that several commands share, and the completion of their values."""
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
@@ -35,8 +35,8 @@ def complete_specimens(ctx: click.Context, param: click.Parameter, incomplete: s
 def filter_options(states: Sequence[str]) -> Callable[[F], F]:
     options = [
         click.option("--state", type=click.Choice(states), help="Only in this state.") if states else None,
-        click.option("--source", help="Only of this tool.", shell_complete=complete_sources),
-        click.option("--hook", help="Only of this hook.", shell_complete=complete_hooks),
+        click.option("--source", help="Only this source.", shell_complete=complete_sources),
+        click.option("--hook", help="Only this hook.", shell_complete=complete_hooks),
         click.option("--reason", help="Only with this reason, or part of one."),
         click.option("--visit", help="Only this visit, by any of its ids."),
         click.option("--since", type=TimeType(), help="Only after this time: 2h, 7d, or a time in ISO 8601."),
@@ -52,7 +52,7 @@ def filter_options(states: Sequence[str]) -> Callable[[F], F]:
 
 
 search_option = click.option(
-    "--search", help="Only with this id (also of the tool or a request), e-mail address or phone number."
+    "--search", help="Only with this id (Doorbell's, the tool's or a request's), e-mail address or phone number."
 )
 cursor_option = click.option("--cursor", default="", help="Continue a list at this cursor.")
 

@@ -164,7 +164,7 @@ def _plan_and_run(request: OperationRequest, dry_run: bool, yes: bool, as_json: 
         _print_plan(summary, DONE[request.kind])
     if dry_run or not summary.actionable:
         sys.exit(_exit_status(request.kind, summary.total, summary.skipped))
-    confirm(f"{summary.actionable} will be {DONE[request.kind]}. Continue?", yes)
+    confirm(f"{summary.actionable} tasks will be {DONE[request.kind]}. Continue?", yes)
     request = replace(request, expected=summary.total, planned_at_ms=planned_at_ms)
     operation = _run(request, as_json)
     _print_outcome(operation)
@@ -173,7 +173,7 @@ def _plan_and_run(request: OperationRequest, dry_run: bool, yes: bool, as_json: 
     sys.exit(_exit_status(request.kind, operation.processed, operation.skipped))
 
 
-# Plan
+# -- plan --
 
 
 async def _plan(
@@ -231,7 +231,7 @@ def _format_fields(fields: Mapping[str, str | None]) -> str:
     return " ".join(f"{name}={value or ''}" for name, value in fields.items())
 
 
-# Operation
+# -- operation --
 
 
 def _run(request: OperationRequest, as_json: bool) -> Operation:
@@ -253,7 +253,7 @@ def _run(request: OperationRequest, as_json: bool) -> Operation:
         exit_with(
             UNREACHABLE,
             f"no worker is running: start one (`doorbell worker`), and it runs the {request.kind}; "
-            f"`doorbell cancel {id}` withdraws it",
+            f"`doorbell cancel {id}` cancels it",
         )
 
 
@@ -281,7 +281,7 @@ async def _wait(ledger: Ledger, settings: Settings, id: str, show: Show) -> Oper
 
 @contextmanager
 def _progress(total: int, as_json: bool) -> Iterator[Show]:
-    """Print results as lines of JSON; or a progress bar, and a table of the results where they are few."""
+    """Print results as lines of JSON; otherwise a progress bar, and a table if there are at most MAX_ROWS results."""
     shown: dict[TaskResult, None] = {}
     with click.progressbar(length=total, file=sys.stderr, hidden=as_json or not sys.stderr.isatty()) as bar:
 
@@ -313,7 +313,7 @@ def _print_outcome(operation: Operation) -> None:
 
 
 def _exit_status(kind: OperationKind, total: int, skipped: Mapping[str, int]) -> int:
-    """Return PARTLY_FAILED for unknown ids and for running tasks, which cannot be discarded, after all other tasks."""
+    """Return NOTHING_MATCHED if all ids are unknown; PARTLY_FAILED if some are, or if tasks to discard are running."""
     unknown, running = skipped.get("unknown", 0), skipped.get("running", 0) if kind == "discard" else 0
     if running:
         click.echo("running tasks cannot be discarded: try again in a moment", err=True)

@@ -72,14 +72,14 @@ def doctor(phase: str, as_json: bool) -> None:
     """
     import asyncio
 
-    from app.operators import doctor as doctors
+    from app.operators import doctor as checker
 
-    async def examine() -> list[doctors.Check]:
-        return [check async for check in doctors.examine(os.environ, is_release=phase == "release")]
+    async def examine() -> list[checker.Check]:
+        return [check async for check in checker.examine(os.environ, is_release=phase == "release")]
 
     checks = asyncio.run(examine())
     print_rows([{"check": c.name, "result": c.result, "detail": c.detail, "fix": c.fix} for c in checks], as_json)
-    sys.exit(doctors.exit_status(checks))
+    sys.exit(checker.exit_status(checks))
 
 
 @click.command("hash-password", epilog=examples("hash-password < FILE"))

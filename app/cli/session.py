@@ -26,7 +26,7 @@ def load_settings_or_none() -> Settings | None:
 
 
 def load_settings() -> Settings:
-    """Load the settings; REDIS_URL may be missing."""
+    """Load the settings, without requiring REDIS_URL; exit if they are invalid."""
     try:
         return configuration.read_environment(redis_needed=False)
     except SettingsError as error:
@@ -63,7 +63,7 @@ async def open_ledger(settings: Settings) -> AsyncIterator[Ledger]:
 def actor() -> Actor:
     try:
         name = getpass.getuser()
-    except (KeyError, OSError):  # a container's user may have none
+    except (KeyError, OSError):  # a container's user may have no name
         name = "unknown user"
     return Actor(f"{name} (command line)", "operator")
 

@@ -83,7 +83,7 @@ def _list(filter: Filter, limit: int, as_json: bool, names: Sequence[str]) -> No
 @personal_data_option
 @json_option
 def show(id: str, reveal: bool, as_json: bool) -> None:
-    """Show one delivery: its changes, their states, every attempt."""
+    """Show one delivery: its changes with their states, and every attempt."""
 
     async def load(ledger: Ledger, settings: Settings) -> Row:
         if reveal:
@@ -126,7 +126,7 @@ def visit(external_id: str, remote: bool, reveal: bool, as_json: bool) -> None:
 @click.command(
     epilog=examples("rejections", "rejections --hook calendly --since 1h", "rejections --reason stale --json")
 )
-@click.option("--hook", help="Only of this hook.", shell_complete=complete_hooks)
+@click.option("--hook", help="Only this hook.", shell_complete=complete_hooks)
 @click.option("--reason", default="", help="Only with this reason, or part of one.")
 @click.option("--since", type=TimeType(), help="Only after this time: 2h, 7d, or a time in ISO 8601.")
 @limit_option

@@ -100,7 +100,7 @@ def _terms_of(source: Source) -> Iterable[str]:
 PROVES = {
     "body": "The signature covers the whole body",
     "fields": "The signature covers only some fields of the body",
-    "nothing": "No signature covers the body: anyone with the URL or the token can forge one",
+    "nothing": "No signature covers the body: anyone with the URL or the token can forge a delivery",
 }
 
 
@@ -166,7 +166,7 @@ def print_fingerprint() -> None:
 
 
 def _generate_secret(scheme: Scheme) -> str | None:
-    """Return None if nobody can make up a secret of this scheme. Some schemes accept only base64."""
+    """Return a new secret; None if the tool generates its own secrets. Some schemes accept only base64."""
     key = base64.b64encode(token_bytes(32)).decode()
     if scheme.secret_problem("a text, and not base64") is None:
         return token_urlsafe(32)

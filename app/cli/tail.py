@@ -18,9 +18,9 @@ from app.settings.model import Settings
 
 
 @click.command(epilog=examples("tail", "tail --source calendly", "tail --visit standard-A-1 --json"))
-@click.option("--source", default="", help="Only of this tool.", shell_complete=complete_sources)
-@click.option("--hook", default="", help="Only of this hook.", shell_complete=complete_hooks)
-@click.option("--visit", default="", help="Only of this visit (external_id).")
+@click.option("--source", default="", help="Only this source.", shell_complete=complete_sources)
+@click.option("--hook", default="", help="Only this hook.", shell_complete=complete_hooks)
+@click.option("--visit", default="", help="Only this visit (external_id).")
 @json_option
 def tail(source: str, hook: str, visit: str, as_json: bool) -> None:
     """Follow deliveries, attempts and rejections as they happen.

@@ -21,7 +21,7 @@ class Console:
         self.context = ConsoleContext(settings, ledger, counters)
 
     def routes(self) -> list[BaseRoute]:
-        """Return no routes without a password and without a trusted proxy.
+        """Return the routes; none if neither a password nor a trusted proxy is configured.
 
         The application must set `context` as `app.state.console`.
         """
@@ -38,7 +38,7 @@ class Console:
         await self.context.body_deadlines.run()
 
     def start_draining(self) -> None:
-        """End event streams, and soon slow forms, so that the process can stop."""
+        """End event streams and shorten the deadline of forms, so that the process can stop."""
         self.context.body_deadlines.start_draining()
         self.context.events.shut_down()
 

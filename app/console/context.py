@@ -18,7 +18,7 @@ from app.settings.model import Settings
 from app.telemetry.counters import Counters
 from app.visits.client import http_client
 
-#: In bytes, of all forms that are being received.
+#: The maximum total size, in bytes, of all forms that are being received.
 MAX_OPEN_FORM_BYTES = 8_388_608
 
 

@@ -14,11 +14,11 @@ from app.ledger.records import NotFound
 from app.ledger.redis import RedisUnavailable
 from app.telemetry.logs import log
 
-TITLES = {403: "Not allowed", 404: "Not found", 405: "Method not allowed", 500: "A defect of Doorbell"}
+TITLES = {403: "Not allowed", 404: "Not found", 405: "Method not allowed", 500: "Internal error"}
 
 
 async def error_page(request: Request, status: int, detail: str, headers: Any = None) -> Response:
-    title = TITLES.get(status, "Not accepted")
+    title = TITLES.get(status, "Request rejected")
     response = await render(request, "error.html", status, title=title, detail=detail)
     response.headers.update(headers or {})
     return response
@@ -36,15 +36,15 @@ async def rejected(request: Request, error: HttpRejection) -> Response:
 async def not_found(request: Request, _: NotFound) -> Response:
     days = context(request).settings.retention_days
     return await error_page(
-        request, 404, f"Nothing has this id. It may have expired: finished tasks are stored for {days} days."
+        request, 404, f"There is nothing with this id. It may have expired: finished tasks are stored for {days} days."
     )
 
 
 async def redis_unavailable(request: Request, error: RedisUnavailable) -> Response:
     # The cause contains the address of the server, so only users with a session see it.
-    is_insider = "user" in request.scope and request.user.is_authenticated
-    is_insider = is_insider or context(request).sessions.session_id(request) is not None
-    response = await render(request, "redis_unavailable.html", 503, cause=str(error) if is_insider else "")
+    has_session = "user" in request.scope and request.user.is_authenticated
+    has_session = has_session or context(request).sessions.session_id(request) is not None
+    response = await render(request, "redis_unavailable.html", 503, cause=str(error) if has_session else "")
     response.headers["retry-after"] = "5"
     return response
 

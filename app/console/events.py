@@ -17,12 +17,12 @@ from app.operators.feed import finished_attempts, new_deliveries
 from app.settings.model import Settings
 from app.telemetry.logs import log
 
-#: Per process. A page without a stream polls.
+#: The maximum number of streams per process. A page without a stream polls.
 MAX_STREAMS = 50
 #: Routers close a connection that is silent for 55 s.
 BROADCAST_INTERVAL_S, KEEPALIVE_S = 0.5, 15.0
 MAX_IDS_PER_MESSAGE = 200
-#: A stream whose reader is slower than this ends, and its page connects again.
+#: A stream with more waiting messages than this ends, and its page connects again.
 MAX_QUEUED_MESSAGES = 20
 
 Messages = asyncio.Queue[bytes]
@@ -110,7 +110,7 @@ def _put(messages: Messages, message: bytes) -> None:
 
 
 class EventStream(StreamingResponse):
-    """Sends comments as keep-alive, and ends when `is_allowed` returns a false value: the session has ended."""
+    """Sends comments as keep-alive. Ends when `is_allowed` returns a false value, because the session has ended."""
 
     def __init__(self, hub: EventHub, messages: Messages, is_allowed: Callable[[], Awaitable[object]]) -> None:
         headers = {"x-accel-buffering": "no"}
@@ -124,11 +124,11 @@ class EventStream(StreamingResponse):
             self._hub.unsubscribe(self._messages)
 
     async def _chunks(self, messages: Messages, is_allowed: Callable[[], Awaitable[object]]) -> AsyncIterator[bytes]:
-        message = b": hello\n\n"
+        message = b": connected\n\n"
         with suppress(RedisUnavailable):
             while message and await is_allowed():
                 yield message
                 try:
                     message = await asyncio.wait_for(messages.get(), KEEPALIVE_S)
                 except TimeoutError:
-                    message = b": still here\n\n"
+                    message = b": keep-alive\n\n"

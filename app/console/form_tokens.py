@@ -1,4 +1,4 @@
-"""Forms are accepted only from pages of the console: every form contains a token that is bound to its session."""
+"""Tokens in forms: the console accepts a form only with the token of its session, from a page of its own."""
 
 from urllib.parse import urlsplit
 

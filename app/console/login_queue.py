@@ -10,9 +10,9 @@ from contextlib import asynccontextmanager
 from itertools import count
 from typing import NamedTuple
 
-#: Per process. Routers give up after 30 s.
+#: The length of the queue of one process, and the longest wait. Routers give up after 30 s.
 MAX_WAITING, MAX_WAIT_S = 50, 20.0
-#: Between two checks for strangers, once they are slowed down.
+#: The delay between two checks for unknown browsers (strangers), once they are slowed down.
 STRANGER_INTERVAL_S = 2.0
 
 
@@ -21,7 +21,7 @@ class TooManyAttempts(Exception):
 
 
 class Priority(NamedTuple):
-    """The lowest goes first."""
+    """The client with the lowest priority goes first. is_stranger: the browser has not logged in before."""
 
     is_stranger: bool
     failed_attempts: int

@@ -16,7 +16,7 @@ from app.intake.request_body import HttpRejection
 
 #: `anybody` needs no session.
 RequiredRole = Literal["anybody"] | Role
-#: Applied where a response does not set them.
+#: Defaults for headers that a response does not set.
 RESPONSE_HEADERS: Mapping[str, str] = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
@@ -48,7 +48,7 @@ class ResponseHeaders:
 
 
 class RequireRole:
-    """Redirects strangers to the log-in page, and answers 403 to users without the role."""
+    """Redirects users without a session to the login page, and answers 403 to users without the role."""
 
     def __init__(self, app: ASGIApp, role: RequiredRole) -> None:
         self._app, self.role = app, role
@@ -62,7 +62,7 @@ class RequireRole:
         else:
             user = request.user
             raise HTTPException(
-                403, f"This needs the role {self.role}; you are {user.name}, a {user.role}. Nothing was done."
+                403, f"This requires the role {self.role}; you are {user.name}, a {user.role}. Nothing was done."
             )
 
 

@@ -1,7 +1,7 @@
 """Password checks, with limits per client and for all clients together.
 
 Attempts are counted before the password is checked, so that parallel requests cannot exceed a limit. A browser that has
-logged in before has a cookie and its own count, so strangers at the same address cannot lock it out.
+logged in before has a cookie and its own count, so other clients at the same IP address cannot lock it out.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from app.settings.model import Settings
 
 #: Identifies a browser that logged in before.
 BROWSER_COOKIE, BROWSER_TTL_S = "__Host-doorbell-known", 365 * 86_400
-#: Failed attempts per window: of one browser or address; of all strangers together, before they are slowed down.
+#: Failed attempts per window: of one browser or address; of all unknown browsers together, before they are slowed down.
 ATTEMPTS_WINDOW_S, MAX_ATTEMPTS_PER_CLIENT, MAX_STRANGER_ATTEMPTS = 900, 10, 200
 
 
@@ -115,7 +115,7 @@ def client_address(request: HTTPConnection, proxies: int | None = None) -> str:
     """Return the address of the client.
 
     proxies: the number of routers in front of Doorbell that append to X-Forwarded-For. None: one if the address of the peer
-    is private, else none. Entries before those are written by the client and are ignored.
+    is private, else none. The client can write the earlier entries, so they are ignored.
     """
     peer = request.client.host if request.client else ""
     if proxies is None:

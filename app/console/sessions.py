@@ -1,4 +1,4 @@
-"""Who is asking: a session that is stored in Redis, or a user that a trusted proxy names.
+"""Authentication of users: by a session that is stored in Redis, or by a trusted proxy that names the user.
 
 The session cookie contains a signed session id and nothing else. Name and role are stored in Redis, so a session can be
 revoked. A session also ends when the password of its role is changed or removed.
@@ -36,7 +36,7 @@ PROXY_SECRET_HEADER = "x-doorbell-proxy-secret"
 
 @dataclass(frozen=True)
 class User(BaseUser):
-    """session_id: for a user that a proxy names, `proxy` and the name."""
+    """A logged-in user. session_id: `proxy` and the name, if a proxy names the user."""
 
     name: str
     role: Role
@@ -56,7 +56,7 @@ class User(BaseUser):
 
 
 class Sessions(AuthenticationBackend):
-    """Methods that read sessions may raise RedisUnavailable."""
+    """Stores sessions and authenticates requests. Methods that read sessions may raise RedisUnavailable."""
 
     def __init__(self, settings: Settings, redis: Redis) -> None:
         self._settings, self._redis = settings, redis
@@ -144,7 +144,7 @@ def password_hash_of(settings: Settings, role: Role) -> str | None:
 
 
 def signer(settings: Settings, salt: str) -> TimestampSigner | None:
-    """None without SECRET_KEY. The first key signs; itsdangerous expects it last."""
+    """Return a signer; None without SECRET_KEY. The first key signs; itsdangerous expects it last."""
     keys = list(reversed(settings.secret_key))
     return TimestampSigner(keys, salt=salt) if keys else None
 
@@ -154,7 +154,7 @@ def set_signed_cookie(response: Response, name: str, value: bytes, ttl_s: int) -
 
 
 def cookie(conn: HTTPConnection, name: str) -> str:
-    """One of our own cookies, none of which is quoted; empty if the browser did not send it.
+    """Return one of our own cookies, which are never quoted; empty if the browser did not send it.
 
     `conn.cookies` is not used: before Python 3.11.10 and 3.12.6 parsing a quoted value takes quadratic time
     (CVE-2024-7592), and anybody can send the header.

@@ -19,9 +19,9 @@ from app.demo.system import NotStarted, System, wait_until
 from app.webhooks.specimens import find_specimen, specimen_body
 
 APPOINTMENT_ID = b"123456789"
-#: Ids in the specimens. Each run replaces them, because in a Redis with data of an earlier run they would be repeats.
+#: Ids in the specimens. Each run replaces them: with the ids of an earlier run, deliveries would be repeats.
 SPECIMEN_IDS = (b"INV-OLD-1", b"INV-NEW-2", b"bookUidOld1")
-#: The time in which a wrong call to the Visits API would happen.
+#: How long a step waits to confirm that nothing calls the Visits API.
 NO_EFFECT_S = 0.5
 
 
@@ -209,7 +209,7 @@ def _summary(response: httpx.Response) -> str:
 
 def _visit_line(visit: Mapping[str, Any] | None) -> str:
     if visit is None:
-        return "the visit is missing or has other values"
+        return "the visit is missing, or its values are wrong"
     fields = ("time_scheduled", "time_completed", "amount_collected", "date_cancelled")
     values = ", ".join(f"{name} {visit[name]}" for name in fields if visit.get(name))
     return f"visit {visit['id']}, {visit['external_id']}: {values}"

@@ -1,6 +1,6 @@
 """Starts the processes of the demo: embedded Valkey, sandbox, a tool's API, worker and web, as in production.
 
-All use free ports and new secrets, and end with the ExitStack.
+All processes use free ports and new secrets, and end with the ExitStack.
 """
 
 import json

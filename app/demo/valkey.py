@@ -1,4 +1,4 @@
-"""Starts a Valkey server from a wheel, for the demo, the tests and the benchmarks, so that none must be installed."""
+"""Starts a Valkey server from a wheel, for the demo, the tests and the benchmarks, so that nobody must install one."""
 
 import os
 import secrets
@@ -17,7 +17,7 @@ class NoServer(Exception):
 
 
 def free_port() -> int:
-    """Return a free port below the ephemeral ports: an outgoing connection might take one of these before the server."""
+    """Return a free port below the ephemeral ports, which an outgoing connection might take before the server does."""
     while True:
         port = 15_000 + secrets.randbelow(17_000)
         with socket.socket() as probe, suppress(OSError):
@@ -63,7 +63,7 @@ def _command(port: int, folder: Path, *, appendonly: bool = True, appendfsync: s
 
 
 def _wait_until_ready(server: subprocess.Popen[bytes], port: int) -> None:
-    for _ in range(1_500):  # a large file takes long to load
+    for _ in range(1_500):  # a large file takes a long time to load
         if server.poll() is not None:
             raise NoServer(f"the embedded Valkey ended with status {server.returncode}")
         try:

@@ -20,7 +20,7 @@ from app.settings.model import Settings
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Who acts: a console user, or a user of the command line."""
+    """The person who acts: a user of the console or of the command line."""
 
     name: str
     role: str
@@ -28,7 +28,7 @@ class Actor:
 
 @dataclass(frozen=True, slots=True)
 class RemoteVisit:
-    """A visit as the Visits API has it now; `visit` is None where the API has none."""
+    """A visit as the Visits API has it now. `visit` is None if the API has no such visit."""
 
     account: str
     external_id: str
@@ -36,7 +36,7 @@ class RemoteVisit:
 
 
 class Actions:
-    """Every method may raise RedisUnavailable. An action that cannot be recorded is not done."""
+    """An action that cannot be recorded is not done. Every method may raise RedisUnavailable."""
 
     def __init__(self, ledger: Ledger, settings: Settings, actor: Actor) -> None:
         self._ledger, self._settings, self._actor = ledger, settings, actor
@@ -49,11 +49,11 @@ class Actions:
     # -- accounts --
 
     async def pause(self, account: str) -> bool:
-        """Return False if it was paused already. Raises NotFound for an unknown account."""
+        """Return False if the account was already paused. Raises NotFound for an unknown account."""
         return await self._set_paused(account, True)
 
     async def resume(self, account: str) -> bool:
-        """Return False if it was not paused. Raises NotFound for an unknown account."""
+        """Return False if the account was not paused. Raises NotFound for an unknown account."""
         return await self._set_paused(account, False)
 
     async def _set_paused(self, account: str, is_paused: bool) -> bool:
@@ -75,7 +75,7 @@ class Actions:
         await self.record("revealed visit", f"{external_id}: {fields}")
 
     async def export(self, kind: Literal["deliveries", "visits"], filter: Filter) -> None:
-        """Record that personal data of all deliveries or visits of a filter is written."""
+        """Record that personal data of all deliveries or visits that match a filter is exported."""
         await self.record(f"exported {kind}", filter.summary)
 
     async def erase(self, erasures: Sequence[Erasure], planned: ErasureReport) -> ErasureReport:
@@ -113,7 +113,7 @@ class Actions:
         return replace(filter, ids=tuple(ids), visit="", search="")
 
     async def cancel(self, operation: str) -> bool:
-        """Stop an operation; finished steps are not undone. Return False if it had ended. Raises NotFound."""
+        """Stop an operation; finished steps are not undone. Return False if it has already ended. Raises NotFound."""
         if not (await self._operations.get(operation)).is_open:
             return False
         await self.record("cancelled operation", operation)

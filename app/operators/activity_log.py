@@ -11,7 +11,7 @@ from app.telemetry.counters import increment_now
 from app.telemetry.metric_names import OPERATOR_ACTIONS
 
 KEY, MAX_ENTRIES = keys.ACTIVITY, 10_000
-#: Failed log-ins within FAILED_LOGINS_WINDOW_S share one entry. These keys store their count and the id of the entry.
+#: Failed logins within FAILED_LOGINS_WINDOW_S share one entry. These keys store their count and the id of the entry.
 FAILED_LOGINS_KEY, FAILED_LOGINS_ENTRY_KEY, FAILED_LOGINS_WINDOW_S = (
     f"{keys.LOGIN_ATTEMPTS}:failed",
     f"{keys.LOGIN_ATTEMPTS}:line",
@@ -30,7 +30,7 @@ class Activity:
 
 
 class ActivityLog:
-    """Every method may raise RedisUnavailable."""
+    """Writes and reads the activities. Every method may raise RedisUnavailable."""
 
     def __init__(self, redis: Redis) -> None:
         self._redis = redis
@@ -38,19 +38,19 @@ class ActivityLog:
     async def record(self, actor: str, role: str, action: str, target: str = "") -> None:
         """Store an activity.
 
-        action: a verb in the past, also the label of a metric. target: an id or a filter, without personal data.
+        action: a verb in the past tense, also the label of a metric. target: an id or a filter, without personal data.
         """
         fields = ("actor", actor[:80], "role", role, "action", action, "target", redact_query(target)[:300])
         await self._redis.commands(("XADD", KEY, "MAXLEN", "~", MAX_ENTRIES, "*", *fields))
         await increment_now(self._redis, OPERATOR_ACTIONS, action.replace(" ", "_"))
 
     async def record_failed_login(self, address: str) -> None:
-        """Replace the entry of the current window, so that failed log-ins cannot push other entries out."""
+        """Replace the entry of the current window, so that failed logins cannot evict other entries."""
         [count, _] = await self._redis.commands(
             ("INCR", FAILED_LOGINS_KEY), ("EXPIRE", FAILED_LOGINS_KEY, FAILED_LOGINS_WINDOW_S, "NX")
         )
         target = f"{count} wrong password{'' if count == 1 else 's'} within 15 minutes, last from {address}"
-        fields = ("actor", "somebody", "role", "", "action", "failed to log in", "target", target)
+        fields = ("actor", "unknown user", "role", "", "action", "failed to log in", "target", target)
         [entry] = await self._redis.commands(("XADD", KEY, "MAXLEN", "~", MAX_ENTRIES, "*", *fields))
         [previous_entry] = await self._redis.commands(
             ("SET", FAILED_LOGINS_ENTRY_KEY, entry, "EX", FAILED_LOGINS_WINDOW_S, "GET")

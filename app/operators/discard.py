@@ -19,7 +19,7 @@ SKIP_REASONS = {0: NOTHING_TO_DISCARD, -1: "running", -2: CHANGED_SINCE_PLAN}
 
 
 class Discard:
-    """Every method may raise RedisUnavailable."""
+    """Plans and executes a discard. Every method may raise RedisUnavailable."""
 
     def __init__(self, ledger: Ledger, settings: Settings, planned_at_ms: float = float("inf")) -> None:
         self._ledger, self._selector = ledger, TaskSelector(ledger, settings, "retry", per_delivery=True)
@@ -30,7 +30,7 @@ class Discard:
             yield (await self._inspect(selected))[0]
 
     async def execute(self, filter: Filter, on_step: Callable[[PlannedTask, str], None]) -> PlanSummary:
-        """Discard the selected changes. on_step: gets each task with `discarded` or the reason why it was skipped."""
+        """Discard the selected changes. on_step: called with each task and `discarded` or the reason to skip it."""
         summary = PlanSummary(max_samples=0)
         async for selected in self._selector.iter(filter):
             planned, change_count = await self._inspect(selected)
@@ -47,22 +47,22 @@ class Discard:
         if not selected.task_id:
             return replace(planned, skip_reason="unknown"), 0
         try:
-            visit = await self._ledger.load_aliases(selected.task_id)
+            aliases = await self._ledger.load_aliases(selected.task_id)
         except NotFound:
             return replace(planned, skip_reason="expired"), 0
-        primary = next((task for task in visit if task.state not in FINAL_STATES), visit[0])
-        skip_reason = await self._skip_reason(primary, visit, selected.delivery)
+        primary = next((alias for alias in aliases if alias.state not in FINAL_STATES), aliases[0])
+        skip_reason = await self._skip_reason(primary, aliases, selected.delivery)
         planned = replace(planned, state=primary.state, reason=primary.reason, skip_reason=skip_reason)
-        return planned, sum(task.change_count for task in visit)
+        return planned, sum(alias.change_count for alias in aliases)
 
-    async def _skip_reason(self, primary: Task, visit: list[Task], delivery: str) -> str:
+    async def _skip_reason(self, primary: Task, aliases: list[Task], delivery: str) -> str:
         if primary.state == "running":
             return "running"
         pending = {
             delivery_of(origin)
-            for task in visit
-            for origin, change in task.changes.items()
-            if change.number > task.applied_count
+            for alias in aliases
+            for origin, change in alias.changes.items()
+            if change.number > alias.applied_count
         }
         # Without pending changes the task itself is discarded.
         if primary.state in FINAL_STATES or (pending and delivery and delivery not in pending):

@@ -113,7 +113,7 @@ def _hooks(settings: Settings) -> list[Check]:
         missing = settings.missing_credentials(name)
         if not hook.secrets:
             checks.append(
-                Check(f"hook {name}", "warn", "no secret: the hook does not exist", f"Set {prefix}__SECRETS.")
+                Check(f"hook {name}", "warn", "no secret, so the hook is inactive", f"Set {prefix}__SECRETS.")
             )
         elif missing:
             fix = f"Set {', '.join(missing)}."
@@ -237,15 +237,15 @@ def _memory(info: Mapping[str, str]) -> Check:
         return Check("redis.memory", "ok", f"{used / 1e6:.1f} MB used, no limit set")
     share = used / limit
     result: Result = "ok" if share < 0.7 else "warn" if share < 0.9 else "fail"
-    fix = "" if share < 0.7 else "Take a larger plan, or lower RETENTION_DAYS."
+    fix = "" if share < 0.7 else "Use a larger plan, or lower RETENTION_DAYS."
     return Check("redis.memory", result, f"{used / 1e6:.1f} of {limit / 1e6:.1f} MB", fix)
 
 
 def _clock(name: str, drift_s: float, against: str) -> Check:
     if drift_s <= MAX_CLOCK_DRIFT_S:
-        return Check(name, "ok", f"{drift_s:.1f} s against {against}")
+        return Check(name, "ok", f"differs by {drift_s:.1f} s from {against}")
     fix = "Synchronize the clock (NTP): signatures contain times."
-    return Check(name, "warn" if drift_s < 60 else "fail", f"{drift_s:.0f} s against {against}", fix)
+    return Check(name, "warn" if drift_s < 60 else "fail", f"differs by {drift_s:.0f} s from {against}", fix)
 
 
 async def _tasks(redis: Redis, settings: Settings) -> AsyncIterator[Check]:
@@ -276,7 +276,7 @@ async def _tasks(redis: Redis, settings: Settings) -> AsyncIterator[Check]:
 
 
 async def _tenants(redis: Redis, settings: Settings) -> AsyncIterator[Check]:
-    """Warn if TENANTS excludes all events of a hook. Excluded events are not stored."""
+    """Warn if TENANTS excludes all events of a hook; such events are not stored."""
     for name, hook in settings.active_hooks.items():
         if not hook.settings.tenants:
             continue
@@ -294,7 +294,7 @@ def _queue(backlog: Backlog) -> list[Check]:
     fix = "Check that a worker is running and that the Visits API answers." if is_old else ""
     checks = [Check("queue", "fail" if is_old else "ok", detail, fix)]
     if backlog.is_stalled:
-        detail = f"tasks are due, no circuit is open, and no task has ended for {backlog.no_progress_s:.0f} s"
+        detail = f"tasks are due, no circuit is open, and no task has finished for {backlog.no_progress_s:.0f} s"
         fix = "Start a worker. If one is running, check the end of its log and restart it. Nothing is lost."
         checks.append(Check("progress", "fail", detail, fix))
     return checks

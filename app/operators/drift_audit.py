@@ -42,7 +42,7 @@ MAX_ATTEMPTS, RETRY_DELAY_S, RATE_LIMITED_DELAY_S = 4, 1.0, 15.0
 class Difference:
     """A difference between the Visits API and the merged changes.
 
-    task_id: of the visit to repair; empty if none is stored. fields: by name, [the merged value, the value in the API].
+    task_id: the visit to repair; empty if none is stored. fields: by name, [the merged value, the value in the API].
     remote_ids: the API's own ids of the duplicates.
     """
 
@@ -75,7 +75,7 @@ class AuditProgress:
 
 
 class DriftAudit:
-    """An audit of one account. Every method may raise RedisUnavailable or VisitsApiError."""
+    """The audit of one account. Every method may raise RedisUnavailable or VisitsApiError."""
 
     def __init__(
         self, ledger: Ledger, settings: Settings, http: httpx.AsyncClient, account: str, rate: float | None = None
@@ -228,7 +228,7 @@ class DriftAudit:
     async def _missing(self, task_id: TaskId) -> Difference | None:
         """Check a visit that should exist and was on no page.
 
-        Read it first: the pages also shift when visits are deleted, and a worker may have created it during the audit.
+        Fetch the visit first: the pages also shift when visits are deleted, and a worker may have created it since.
         """
         fields = ("state", "remote", "audited")
         state, remote, audited = await self._ledger.redis.command("HMGET", f"{keys.TASK}{task_id}", *fields)

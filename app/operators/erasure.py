@@ -52,7 +52,7 @@ NOT_COVERED = (
     "backups of Redis, and its append-only file until it is rewritten (BGREWRITEAOF)",
 )
 
-#: A thread searches each batch, so that the event loop stays responsive. A timeout can end the scan between two batches.
+#: A thread searches each batch, so that the event loop stays responsive. A timeout can end the scan between batches.
 SCAN_BATCH, VISIT_BATCH, BODY_BATCH, MAX_BATCH_BYTES = 500, 100, 50, 8_388_608
 #: Replaces the reason why a delivery was ignored.
 ERASED = "removed"
@@ -67,7 +67,7 @@ class ErasureReport:
 
     people: digests of the addresses. deliveries, operations: ids. digests: Redis keys. shared: deliveries that also mention
     visits of other people. unfinished: tasks that are not done and lack the erased data. unreadable: deliveries that cannot
-    be decrypted. busy: tasks and operations that were in use the whole time and are not erased. phones: never shown.
+    be decrypted. busy: tasks and operations that were in use and are not erased. phones: numbers, never shown.
     """
 
     people: set[str] = field(default_factory=set)
@@ -429,7 +429,7 @@ _ESCAPED = re.compile(r"(?<!\\)\\++(?:u([0-9a-f]{4})|[nrtbf/\"])")
 
 
 def mentions(email: str) -> Callable[[bytes], bool]:
-    """Return a test whether a text contains the address as a word: in plain text, escaped JSON, a form or a JWT."""
+    """Return a test for the address as a word in a text, which may be plain, escaped JSON, a form or a JWT."""
     word = re.compile(rf"(?<![\w.+%-]){re.escape(email)}(?![\w-]|\.\w)")
 
     def is_mentioned(raw: bytes) -> bool:

@@ -72,7 +72,7 @@ def _split_owner(name: str) -> tuple[str, str]:
     return field, owner
 
 
-#: Between the clocks of a web process and a worker.
+#: The maximum difference between the clocks of a web process and a worker.
 MAX_CLOCK_SKEW_MS = 1_000
 
 
@@ -131,7 +131,7 @@ class VisitCache:
 
 
 class Explain:
-    """Every method may raise NotFound and RedisUnavailable."""
+    """Builds the read models. Every method may raise NotFound and RedisUnavailable."""
 
     def __init__(self, ledger: Ledger, settings: Settings, reveal: Container[str] = ()) -> None:
         self._ledger, self._settings, self._reveal = ledger, settings, reveal
@@ -250,7 +250,7 @@ class Explain:
             return []
 
     async def _attempts_of(self, meta: DeliveryInfo) -> list[Attempt]:
-        """Return the attempts of its event, and those of its visits after it arrived."""
+        """Return the attempts of the delivery's event, and of its visits after the delivery arrived."""
         attempts_by_task: dict[TaskId, list[Attempt]] = {}
         for task_id in meta.task_ids:
             with suppress(NotFound):
@@ -400,7 +400,7 @@ def _possible_names(name: str) -> set[str]:
 def _delivery_sentence(meta: DeliveryInfo, changes: Sequence[Row]) -> str:
     states = Counter(change["state"] for change in changes)
     if not states:
-        return f"Ignored: {meta.ignored}." if meta.ignored else "None of its changes is stored any more."
+        return f"Ignored: {meta.ignored}." if meta.ignored else "All changes of this delivery have expired."
     if states["parked"]:
         reason = next(change.get("reason") for change in changes if change["state"] == "parked")
         return f"Needs attention: {reason}."
@@ -409,9 +409,9 @@ def _delivery_sentence(meta: DeliveryInfo, changes: Sequence[Row]) -> str:
     if states["queued"] or states["running"]:
         return "Accepted, not applied yet."
     if states["applied"]:
-        return "Applied: the Visits API has its values."
+        return "Applied: the Visits API has the values of this delivery."
     if states["superseded"]:
-        return "Superseded: newer changes decide all its fields."
+        return "Superseded: newer changes decide all fields of this delivery."
     return "Discarded by an operator."
 
 

@@ -1,4 +1,4 @@
-"""Live events. Deliveries and rejections are polled, workers publish attempts in Redis."""
+"""Live events: deliveries and rejections are polled; workers publish attempts to a Redis channel."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
@@ -21,7 +21,7 @@ PAGE_SIZE = 500
 async def new_deliveries(ledger: Ledger, hooks: Iterable[str]) -> AsyncIterator[str]:
     """Yield the ids of new deliveries. Raises RedisUnavailable."""
     now = (await ledger.server_time()).timestamp() * 1000
-    # By hook, the last time with all its ids: several deliveries share a time, and some of them may be stored later.
+    # By hook: the newest time and all ids with that time. Several deliveries may share a time and be stored one by one.
     positions: dict[str, tuple[float, set[bytes]]] = {hook: (now, set()) for hook in hooks}
     while True:
         pages = await asyncio.gather(*(_page(ledger.redis, hook, *positions[hook]) for hook in positions))
@@ -50,9 +50,9 @@ async def _page(redis: Redis, hook: str, since: float, last_ids: set[bytes]) -> 
     return list(zip(reply[::2], map(float, reply[1::2]), strict=True))
 
 
-async def finished_attempts(listening: Redis) -> AsyncIterator[tuple[TaskId, Attempt]]:
-    """Yield each task with the attempt that it finished. Raises RedisUnavailable."""
-    async for message in listening.subscribe(keys.ATTEMPTS_CHANNEL):
+async def finished_attempts(subscriber: Redis) -> AsyncIterator[tuple[TaskId, Attempt]]:
+    """Yield each finished attempt with its task. subscriber: its own connection. Raises RedisUnavailable."""
+    async for message in subscriber.subscribe(keys.ATTEMPTS_CHANNEL):
         task_id, _, attempt = message.partition(b" {")
         yield TaskId(task_id.decode()), Attempt(**orjson.loads(b"{" + attempt))
 

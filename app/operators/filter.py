@@ -18,7 +18,7 @@ TASK_STATES = (*INDEXED_STATES, "done")
 class Filter:
     """Matches deliveries and visits by ids, or by all other fields that are not empty.
 
-    reason: any part of it. since, until: time of arrival, in ISO 8601. visit: external_id or the tool's id. search: an id,
+    reason: a part of it. since, until: arrival, in ISO 8601. visit: external_id or the tool's id. search: an id,
     an e-mail address or a phone number, see `Lists.search`. cursor: the start of a page, `<score>_<name>`.
     """
 
@@ -43,7 +43,7 @@ class Filter:
         return cls(**fields)
 
     def query(self, **changes: str) -> str:
-        """Return the query of the same list with these changes, at its first page unless a cursor is given."""
+        """Return the query of this filter with changed fields, for the first page unless a cursor is given."""
         fields = asdict(self) | {"cursor": "", **changes}
         return urlencode({name: value for name, value in fields.items() if value}, doseq=True)
 

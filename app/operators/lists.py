@@ -25,9 +25,9 @@ from app.webhooks.registry import load_sources, source_of_visit
 
 PAGE_SIZE = 50
 BATCH_SIZE = 200
-#: The most rows without a match that one page reads; then it returns a cursor.
+#: The maximum number of rows without a match that one page reads before it returns a cursor.
 MAX_ROWS_CHECKED = 400
-#: The same for rows that were rejected by their metadata alone.
+#: The same limit for rows that their metadata alone excludes.
 MAX_SCANNED = 20_000
 #: The number of tasks whose reasons are read at once.
 REASON_BATCH = 1_000
@@ -64,7 +64,7 @@ class SearchResult:
 
 
 class Lists:
-    """Every method may raise RedisUnavailable."""
+    """Lists, counts and searches. Every method may raise RedisUnavailable."""
 
     def __init__(self, ledger: Ledger, settings: Settings, explain: Explain) -> None:
         self._ledger, self._redis, self._settings, self._explain = ledger, ledger.redis, settings, explain
@@ -206,7 +206,7 @@ class Lists:
     # -- search --
 
     async def search(self, text: str) -> list[SearchResult]:
-        """Search by the id of a delivery, a visit (ours or the tool's) or a request, by e-mail address or phone number."""
+        """Search by the id of a delivery, request or visit (ours or the tool's), by e-mail address or phone number."""
         exists, visits, request = await asyncio.gather(
             self._redis.command("EXISTS", f"{keys.DELIVERY}{text}"),
             self._existing_visits(_possible_names(text)),
@@ -329,7 +329,7 @@ class Lists:
         }
 
     async def _iter_reasons(self, state: str) -> AsyncIterator[list[tuple[TaskId, str, str, float]]]:
-        """Yield pages of (task, source, reason, time in ms since it is pending) of a state, newest first."""
+        """Yield pages of (task, source, reason, time in ms when it became pending) of a state, newest first."""
         for key in await self._held_keys() if state == "held" else [f"{keys.STATE}{state}"]:
             for start in itertools.count(0, REASON_BATCH):
                 command = ("SORT", key, "BY", "nosort", "DESC", "LIMIT", start, REASON_BATCH)

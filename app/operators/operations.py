@@ -34,7 +34,7 @@ from app.telemetry.logs import log
 OperationKind = Literal["replay", "discard"]
 MAX_STORED = 500
 PROGRESS_INTERVAL_S, LOCK_TTL_S = 0.5, 15
-#: Results are dropped, the oldest first, when no command reads them.
+#: Limits for results that no command reads; the oldest are dropped first.
 MAX_RESULTS, RESULTS_TTL_S = 10_000, 3_600
 
 
@@ -42,8 +42,8 @@ MAX_RESULTS, RESULTS_TTL_S = 10_000, 3_600
 class OperationRequest:
     """A replay or discard as an operator started it.
 
-    expected: the number of selected tasks when it was planned. mode, contact, recheck: of a replay. keeps_results: a command
-    reads the result of each task.
+    expected: the number of tasks in the plan. mode, contact, recheck: only for a replay. keeps_results: a command reads
+    the result of each task.
     """
 
     kind: OperationKind
@@ -90,7 +90,7 @@ class Operation:
 
 
 class Operations:
-    """Every method may raise RedisUnavailable."""
+    """Stores and runs operations. Every method may raise RedisUnavailable."""
 
     def __init__(self, ledger: Ledger, settings: Settings) -> None:
         self._ledger, self._redis, self._settings = ledger, ledger.redis, settings
@@ -99,16 +99,16 @@ class Operations:
 
     async def create(self, request: OperationRequest) -> str:
         id, now_ms = new_delivery_id(), int((await self._ledger.server_time()).timestamp() * 1000)
-        lists = (
+        commands = (
             ("ZADD", OPERATIONS_KEY, now_ms, id),
             ("ZREMRANGEBYRANK", OPERATIONS_KEY, 0, -MAX_STORED - 1),
             ("ZADD", keys.OPEN_OPERATIONS, now_ms, id),
         )
-        await self._store(Operation(id=id, request=request, created_at_ms=now_ms), *lists)
+        await self._store(Operation(id=id, request=request, created_at_ms=now_ms), *commands)
         return id
 
     async def get(self, id: str) -> Operation:
-        """Raise NotFound if it does not exist."""
+        """Return an operation. Raises NotFound."""
         reply = await self._redis.command("HGETALL", f"{keys.OPERATION}{id}")
         if not reply:
             raise NotFound(id)
@@ -127,7 +127,7 @@ class Operations:
         return [TaskResult(*orjson.loads(row)) for row in rows or ()]
 
     async def cancel(self, id: str) -> None:
-        """Stop it after the current task; finished tasks are not undone. Raises NotFound."""
+        """Stop an operation after the current task; finished tasks are not undone. Raises NotFound."""
         operation = await self.get(id)
         if operation.is_open:
             await self._redis.commands(("HSET", f"{keys.OPERATION}{id}", "cancel", 1))
@@ -159,7 +159,7 @@ class Operations:
                 state = await self._poll(progress, execution)
                 await self._store(progress.operation(state), *progress.take_results())
                 if state == "running" and not await self._ledger.acquire_lock(lock, token, LOCK_TTL_S):
-                    return  # another worker has taken it over
+                    return  # another worker has taken the operation over
         finally:
             execution.cancel()
             with suppress(asyncio.CancelledError, RedisUnavailable, NoWorkerProgress):
@@ -191,7 +191,7 @@ class Operations:
             await discard.execute(request.filter, progress.on_step)
 
     async def _store(self, operation: Operation, *commands: tuple[Any, ...]) -> None:
-        """Store the operation. commands: executed before it, in the same transaction."""
+        """Store the operation. commands: executed first, in the same transaction."""
         key = f"{keys.OPERATION}{operation.id}"
         stored = {
             "request": orjson.dumps(asdict(operation.request)),

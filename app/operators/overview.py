@@ -89,12 +89,12 @@ class Overview:
         if problem := self._failure() or self._warning():
             return problem
         if not self.hooks:
-            return "new", "No hook is configured: no address accepts webhooks."
+            return "new", "No hook is configured: no URL accepts webhooks."
         if self.last_delivery_ms is None:
             return "new", "Everything is ready. Waiting for the first delivery."
         ago = humanize(time.time() - self.last_delivery_ms / 1000)
         pending = f"{self._pending:,} tasks are pending" if self._pending else "no task is pending"
-        return "good", f"All is well. The last delivery arrived {ago} ago, {pending}."
+        return "good", f"Everything works. The last delivery arrived {ago} ago, {pending}."
 
     @property
     def _pending(self) -> int:
@@ -158,12 +158,12 @@ def _changes_wait(count: int) -> str:
 
 
 def _failures_need_operator(count: int, groups: Sequence[FailureGroup]) -> str:
-    needs = "One failure needs" if count == 1 else f"{count:,} failures need"
+    needs = "One failure needs attention" if count == 1 else f"{count:,} failures need attention"
     since = min(group.first for group in groups) if groups else 0
     age = f"The first failed {humanize(time.time() - since / 1000)} ago."
     if len(groups) == 1:
-        return f"{needs} you: {groups[0].reason}, from {source_title(groups[0].source)}. {age}"
-    return f"{needs} you, most often for {groups[0].reason}. {age}" if groups else f"{needs} you."
+        return f"{needs}: {groups[0].reason}, from {source_title(groups[0].source)}. {age}"
+    return f"{needs}, most often for {groups[0].reason}. {age}" if groups else f"{needs}."
 
 
 async def load_overview(ledger: Ledger, settings: Settings) -> Overview:

@@ -1,6 +1,6 @@
 """Redaction of text that operators see: quoted responses, stored bodies, and the targets of activities.
 
-Of a body, the structure is shown, and the values that an allow-list declares as not personal.
+A redacted body shows its structure, and the values that an allow-list declares as not personal.
 """
 
 import re
@@ -22,7 +22,7 @@ _PERSONAL_KEY = r"[\w\[\].%-]*(?:name|company|address|street|line\d|city|zip|pos
 _IN_JSON = re.compile(rf'("{_PERSONAL_KEY}"\s*:\s*)(?:"(?:[^"\\]|\\.)*(?:"|\\?$)|\[[^\]]*(?:\]|$))', re.IGNORECASE)
 _IN_FORM = re.compile(rf"((?:^|[&?\s]){_PERSONAL_KEY}=)[^&\s]+", re.IGNORECASE)
 
-#: Keys whose values are the event and its time, but no person.
+#: Keys whose values describe the event and its time, but no person.
 SAFE_KEYS = frozenset(
     """action amount amount_collected api_version cancelled canceled completed created created_at createdat currency
     date_cancelled duration end end_at end_time ends_at endtime event event_id event_type eventtype id kind object order
@@ -58,7 +58,7 @@ def redact_text(text: str) -> str:
 
 
 def redact_query(text: str) -> str:
-    """Hide e-mail addresses, also encoded ones."""
+    """Hide e-mail addresses, including URL-encoded ones."""
     return _QUERY_EMAIL.sub(REDACTED, text)
 
 

@@ -2,7 +2,7 @@
 
     retry       runs the task again with the stored changes; skips a task that has nothing to send
     retranslate translates the stored delivery with the current code and replaces its changes. The record that a thin event
-                points at is fetched again: it was not stored, and its current state is more accurate
+                refers to is fetched again: it was not stored, and its current state is more accurate
     reconcile   fetches the record of the newest event that has one; its fields are changes with the current time
 
 All modes are safe: changes merge by the tool's own times, so an old change never overrides a newer one.
@@ -35,7 +35,7 @@ from app.visits.merge import (
 )
 from app.webhooks.translation import Translation, translate_event
 
-#: Tasks requeued at once. The next batch starts when workers took half of it: new deliveries wait for one batch at most.
+#: The next batch of tasks is requeued when workers took half of this one, so new deliveries wait for one batch at most.
 BATCH_SIZE = 100
 STALL_TIMEOUT_S = 120.0
 
@@ -57,8 +57,9 @@ class Call:
 class PlannedTask:
     """The plan of a replay for one visit or delivery.
 
-    id: as the operator wrote it. state, reason: of the task, now. skip_reason: `applied`, `superseded`, `unchanged`,
-    `discarded`, `expired`, `queued`, `running`, `unknown`, a reason of a task, or a sentence; empty if it would be requeued.
+    id: as the operator wrote it. state, reason: those of the task at this time. skip_reason: `applied`, `superseded`,
+    `unchanged`, `discarded`, `expired`, `queued`, `running`, `unknown`, a reason of a task, or a sentence; empty if the
+    task would be requeued.
     """
 
     id: str
@@ -94,7 +95,7 @@ class PlanSummary:
 
 
 class Replay:
-    """Every method may raise RedisUnavailable."""
+    """Plans and executes a replay. Every method may raise RedisUnavailable."""
 
     def __init__(
         self, ledger: Ledger, settings: Settings, mode: Mode = "retry", *, recheck: bool = False, contact: str = ""
@@ -113,9 +114,9 @@ class Replay:
                 yield planned
 
     async def execute(self, filter: Filter, on_step: Callable[[PlannedTask, str], None]) -> PlanSummary:
-        """Requeue the planned tasks in batches. It can be interrupted and started again. Raises NoWorkerProgress.
+        """Requeue the planned tasks in batches. An interrupted replay can be started again. Raises NoWorkerProgress.
 
-        on_step: gets each task with its state after the step, or the reason why it was skipped.
+        on_step: called for each task with its new state, or with the reason why it was skipped.
         """
         summary, batch = PlanSummary(max_samples=0), list[str]()
         async for planned in self.plan(filter):

@@ -1,6 +1,6 @@
 """An index of visits by e-mail address and phone number.
 
-It contains only digests of these, keyed with SECRET_KEY, each with its newest visits.
+It contains only digests of these, made with SECRET_KEY, each with its newest visits.
 """
 
 import asyncio
@@ -21,12 +21,12 @@ _PHONE = re.compile(r"[+(]?[0-9][0-9 ()./-]{5,24}")
 
 
 def normalize_email(text: str) -> str:
-    """Return the address in the form that is digested, or an empty string if it is none."""
+    """Return the address in the form that is digested, or an empty string if the text is not an address."""
     return text.strip().lower() if _EMAIL.fullmatch(text.strip()) else ""
 
 
 def normalize_phone(text: str) -> str:
-    """Return the last ten digits, since the country code may be missing, or an empty string if it is no number."""
+    """Return the last ten digits, since the country code may be missing; empty if the text is not a phone number."""
     return re.sub(r"\D", "", text)[-10:] if _PHONE.fullmatch(text.strip()) else ""
 
 

@@ -23,7 +23,7 @@ Mode = Literal["retry", "retranslate", "reconcile"]
 class SelectedTask:
     """A selected task.
 
-    id: of the delivery or visit, as operators see it. task_id: empty if the id is unknown. delivery: the delivery that
+    id: a delivery or visit, as operators see it. task_id: empty if the id is unknown. delivery: the delivery that
     selected the task; empty if another filter did.
     """
 
@@ -33,7 +33,7 @@ class SelectedTask:
 
 
 class TaskSelector:
-    """Every method may raise RedisUnavailable."""
+    """Selects the tasks that a filter matches. Every method may raise RedisUnavailable."""
 
     def __init__(self, ledger: Ledger, settings: Settings, mode: Mode, *, per_delivery: bool = False) -> None:
         """per_delivery: yield a visit once for each delivery that selects it."""
@@ -234,7 +234,7 @@ class StoredDelivery:
 
 
 async def load_stored(ledger: Ledger, settings: Settings, delivery: str) -> StoredDelivery:
-    """Raise NotFound if the delivery expired."""
+    """Load a stored delivery and parse its event. Raises NotFound if the delivery expired."""
     try:
         meta, raw = await ledger.load_delivery(delivery)
     except BodyUnavailable as error:

@@ -26,7 +26,7 @@ ANY_AGE_S = float("inf")
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A cause of the invalid signature. summary: includes what to do."""
+    """A cause of the invalid signature. summary: the cause and what to do."""
 
     kind: Kind
     summary: str
@@ -36,8 +36,8 @@ class Finding:
 class Diagnosis:
     """The result for one delivery.
 
-    is_valid: without corrections, at the time of the check. secret_number: of the secret that matched, from 1. rejection:
-    reason and detail of the endpoint.
+    is_valid: whether the signature is valid without corrections. secret_number: the position of the secret that
+    matched, from 1. rejection: the reason and the detail that the endpoint answers.
     """
 
     is_valid: bool
@@ -173,7 +173,7 @@ def _secrets(settings: Settings, hook: Hook) -> Iterator[_Correction]:
         for secret in other_hook.settings.secrets:
             if other_hook.name != hook.name and secret not in own_secrets and scheme.secret_problem(secret) is None:
                 owner = f"the secret {fingerprint(secret, settings.secret_key)} of the hook {other_hook.name}"
-                summary = f"it is signed with {owner}: the tool has the wrong URL, or this hook the wrong secret"
+                summary = f"signed with {owner}: the tool has the wrong URL, or this hook the wrong secret"
                 yield _Correction(Finding("secret", summary), signed_with(secret))
     for secret in hook.settings.secrets:
         for variant, other_secret in _misread_secrets(secret):
@@ -197,7 +197,7 @@ def _misread_secrets(secret: str) -> Iterator[tuple[str, str]]:
 def _bodies(raw: bytes) -> Iterator[_Correction]:
     for description, body in _body_variants(raw):
         if body != raw:
-            summary = f"it is valid for the body {description}: a proxy rewrites the body, or it was copied"
+            summary = f"the signature matches the body {description}: a proxy rewrites the body, or copying changed it"
             yield _Correction(Finding("body", summary), lambda case, body=body: _with_body(case, body))  # type: ignore[misc]
 
 
@@ -302,23 +302,23 @@ def _url_variants(url: str, host: str) -> Iterator[tuple[str, str]]:
 
 # -- rejections, of which only reason and detail are stored --
 
-#: By prefix of the reason, the likely cause; {} is the difference of the clocks.
+#: The likely cause, by prefix of the reason; {} is the difference between the clocks.
 CAUSES = {
     "signature_missing": "The tool does not sign, or a proxy removes the header.",
     "signature_stale": "The clocks differ by {}, or the request was delayed or repeated. Synchronize our clock.",
     "signature_mismatch": "The secret of this hook is not the tool's (an old one, or another hook's), or a proxy changed "
     "the body. Compare the fingerprints under Sources.",
-    "signature_": "The header is not in this tool's format: it has another sender, or a proxy rewrites it.",
+    "signature_": "The header is not in this tool's format: another tool sent it, or a proxy rewrites the header.",
     "no_such_hook": "No hook has this URL: the name is mistyped, or the hook has no secret.",
     "too_large": "The body is larger than MAX_BODY.",
-    "wrong_content_type": "It is not a webhook of this tool: check the content type in the tool.",
+    "wrong_content_type": "The request is not a webhook of this tool: check the content type in the tool.",
     "unreadable_body": "The signature is valid, but the body cannot be parsed: check the format in the tool.",
     "method_not_allowed": "The URL was opened in a browser, or the tool uses another method than POST.",
     "foreign_tenant": "The event belongs to another customer of the tool. If the account is yours, add it to TENANTS: its "
     "events are lost.",
     "wrong_content_encoding": "The tool compresses its bodies: turn compression off in the tool.",
     "redis_down": "Redis did not answer. The tool retries.",
-    "redis_full": "Redis is full: take a larger plan, or lower RETENTION_DAYS. The tool retries.",
+    "redis_full": "Redis is full: use a larger plan, or lower RETENTION_DAYS. The tool retries.",
     "redis_read_only": "Redis accepts no writes: it is a replica, cannot save to its disk, or lacks replicas. The tool "
     "retries.",
     "too_many_in_flight": "More deliveries arrive at once than Redis can store. The tool retries.",
@@ -336,5 +336,5 @@ def likely_cause(reason: str, detail: str) -> str:
 
 
 def with_likely_causes(rejections: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Rejections as `rejections.newest` returns them, each with its likely cause."""
+    """Return the rejections, as `rejections.newest` returns them, each with its likely cause."""
     return [{**rejection, "cause": likely_cause(rejection["reason"], rejection["detail"])} for rejection in rejections]

@@ -51,7 +51,7 @@ def create_sandbox(file: str = ":memory:", token: str | None = None) -> Starlett
 
 
 class VisitsApi:
-    """Executes each call, or the fault that is chosen for it, and writes it to the journal."""
+    """Executes each call, or the fault that is chosen for it, and writes the call to the journal."""
 
     def __init__(self, store: Store, injector: FaultInjector, journal: Journal, token: str | None) -> None:
         self._store, self._injector, self._journal, self._token = store, injector, journal, token
@@ -126,7 +126,7 @@ class VisitsApi:
             raise ApiError(401, "unauthorized", "send the header Authorization: Bearer {token}")
         # Headers arrive as Latin-1.
         if self._token is not None and not hmac.compare_digest(token.strip().encode("latin-1"), self._token.encode()):
-            raise ApiError(401, "unauthorized", "the account has another token")
+            raise ApiError(401, "unauthorized", "this is not the token of the account")
 
     def _response(self, failure: str | None, result: Result) -> tuple[int | str, Response]:
         """Return the journal's `response`, and the HTTP response."""

@@ -20,7 +20,7 @@ from app.sandbox.validation import (
 
 @dataclass(frozen=True, slots=True)
 class ApiRequest:
-    """id: from the path, a numeric id or an external_id. query and fields: the parameters of URL and body."""
+    """A parsed request. id: a numeric id or an external_id from the path. query, fields: from the URL and the body."""
 
     id: str
     query: Mapping[str, str]
@@ -134,7 +134,7 @@ def _visit_result(status: int, visit: Row, committed: bool) -> Result:
 
 
 def _without_unset(row: Row) -> Row:
-    """Return the row as responses contain it."""
+    """Return the row as in a response: without empty columns."""
     fields = {name: value for name, value in row.items() if value is not None}
     if "completed" in fields:
         fields["completed"] = bool(fields["completed"])

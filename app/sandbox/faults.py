@@ -47,14 +47,14 @@ class Faults(BaseModel):
     error_status: Literal[500, 502, 503] = 503
     reset_share: Share = 0  # the connection is reset, and nothing is changed
     truncated_share: Share = 0  # committed, then the connection closes in the middle of the body
-    commit_then_hang_share: Share = 0  # committed, then silence for hang_s, then a connection reset
+    commit_then_hang_share: Share = 0  # committed, then no response for hang_s, then a connection reset
     hang_s: Seconds = 30
     wrong_json_share: Share = 0  # committed, then 200 with a body that is not JSON
     only: tuple[str, ...] = ()  # endpoints that are faulty; empty: all
     matching: str = ""  # only calls whose path or query contains this text are faulty; empty: all
     after: Annotated[int, Field(ge=0)] = 0  # calls without a fault before the first one; counted down
     times: Annotated[int, Field(ge=0)] | None = None  # how many more faults happen; counted down; None: no limit
-    seed: int = 0  # for the random choices; setting it restarts them
+    seed: int = 0  # of the random choices; a new seed restarts them
 
     duplicate_external_id: Literal["allow", "conflict", "unprocessable", "upsert"] = "allow"
     empty_clears: bool = True  # an empty value in PUT clears the field; otherwise it is ignored

@@ -99,7 +99,7 @@ class Store:
         return self._write(INSERT_CONTACT, {**dict.fromkeys(CONTACT_COLUMNS), **generated, **values, "now": _now()})
 
     def clear(self) -> None:
-        """Delete everything. The next visit has the id 1 again."""
+        """Delete everything. Ids of visits start from 1 again."""
         with self._writing():
             for table in ("visits", "contacts", "sqlite_sequence"):
                 self.connection.execute(f"DELETE FROM {table}")

@@ -1,1 +1,1 @@
-"""Settings: what the environment can say, read once at start."""
+"""The settings, and how they are read from the environment, once at start."""

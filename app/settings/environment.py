@@ -91,10 +91,10 @@ def _to_problem(error: Any, variables: Mapping[str, str]) -> Problem:
         fields = ", ".join(field.upper() for field in HookSettings.model_fields)
         return Problem(name, "a hook has no such setting", fix=f"The settings of a hook are {fields}.")
     rule = error["msg"].replace("Input should be", "must be")
-    of_hook = name.startswith("HOOKS__")
+    is_hook_setting = name.startswith("HOOKS__")
     field = (
         HookSettings.model_fields.get(name.split("__")[2].lower())
-        if of_hook
+        if is_hook_setting
         else Settings.model_fields.get(name.lower())
     )
     fix = f"It is {field.description}." if field and field.description else ""
@@ -108,7 +108,7 @@ def describe_shape(value: str) -> str:
 
 
 def _cross_checks(settings: Settings, redis_needed: bool, token_needed: bool) -> Iterator[Problem]:
-    """Yield the problems of settings that are valid separately."""
+    """Yield the problems of settings that are valid one by one, but not together."""
     if redis_needed and not settings.redis_url:
         yield Problem(
             "REDIS_URL", "is required", fix="Set it to the URL of Redis 7 or Valkey; `doorbell demo` needs none."
@@ -141,7 +141,7 @@ def _cross_checks(settings: Settings, redis_needed: bool, token_needed: bool) ->
 
 
 def _check_accounts(settings: Settings) -> Iterator[Problem]:
-    """Yield a problem where an account has two tokens or a token two accounts.
+    """Yield a problem if an account has two tokens, or if a token has two accounts.
 
     An account has one circuit and one rate limit, and both apply to a token.
     """

@@ -75,7 +75,7 @@ def _zone(value: str) -> str:
 
 
 def _split_secrets(value: Any) -> Any:
-    r"""Split at spaces. The lines of a PEM file, also those that are separated by a literal `\n`, are joined first."""
+    r"""Split at spaces. The lines of a PEM file, even if separated by a literal `\n`, are joined first."""
     if isinstance(value, str) and "-----BEGIN" in value:
         value = _PEM.sub(lambda pem: "".join(pem[1].split()), value.replace("\\n", "\n"))
     return _split_words(value)
@@ -91,7 +91,7 @@ AuthForms = Annotated[tuple[Auth, ...], BeforeValidator(_split_words), Field(min
 WebAddress = Annotated[str, AfterValidator(_web_address)]
 RedisAddress = Annotated[str, AfterValidator(_redis_address)]
 Zone = Annotated[str, AfterValidator(_zone)]
-#: The hash of a random password that was not stored.
+#: The hash of a random password that nobody knows.
 _EXAMPLE_HASH = "$argon2id$v=19$m=65536,t=3,p=4$+wCWcNZPvnKLxrHdWsPvjA$TsYYKC/fTSxQmZYdMDyaMz6rp3bMjn5qq+7nKYOvXPk"
 #: The name of an account is part of the ids of its tasks: `visit:<account>/<external_id>`.
 AccountName = Annotated[str, AfterValidator(_account_name)]
@@ -133,7 +133,7 @@ class HookSettings(BaseModel):
     )
     timezone: Zone | None = Field(None, description="the time zone of local times without an offset")
     tolerance: Seconds | None = Field(
-        None, description="seconds: the greatest age of a signed time; by default the source's"
+        None, description="seconds: the maximum age of a signed time; by default the source's"
     )
 
     @property
@@ -161,7 +161,7 @@ class Settings(BaseModel):
     visits_api_token: Secret | None = Field(None, repr=False, description="Review Rover's token")
     visits_api_rate: Seconds | None = Field(
         None,
-        description="the maximum of calls per second, for each account, of all workers; unset: no limit but the API's own",
+        description="the maximum number of calls per second and account, by all workers; unset: only the API's limit",
         examples=["10"],
     )
     hooks: dict[str, HookSettings] = Field({}, description="the configured hooks")
@@ -216,7 +216,7 @@ class Settings(BaseModel):
         examples=[_EXAMPLE_HASH],
     )
     console_viewer_password_hash: PasswordHash | None = Field(
-        None, repr=False, description="the same for viewers, who can change nothing", examples=[_EXAMPLE_HASH]
+        None, repr=False, description="the same for viewers, who cannot change anything", examples=[_EXAMPLE_HASH]
     )
     console_proxy_header: HeaderName | None = Field(
         None, description="the header in which a trusted proxy sends the user's name", examples=["X-Forwarded-User"]
@@ -243,7 +243,7 @@ class Settings(BaseModel):
 
     @property
     def has_console(self) -> bool:
-        """Whether a form of login is configured; otherwise the console is closed."""
+        """Whether a password or a proxy is configured; otherwise the console does not exist."""
         return bool(self.console_password_hash or self.console_viewer_password_hash or self.console_proxy_header)
 
     @cached_property

@@ -70,7 +70,7 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
         return Ignored(event.data.at("action").required_text())
     visit_id = _appointment_id(event)
     if event.fetched_at is None:
-        raise Untranslatable("the appointment that this event points at was not fetched")
+        raise Untranslatable("the appointment that this event refers to was not fetched")
     order, record = unix_microseconds(event.fetched_at), event.record
     if record is None:
         if action != "cancel":

@@ -86,7 +86,7 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
     if not _is_reservation(event):
         return Ignored(_kind(event))
     if event.fetched_at is None:
-        raise Untranslatable("the reservation that this event points at was not fetched")
+        raise Untranslatable("the reservation that this event refers to was not fetched")
     if event.record is None:
         return RECORD_GONE
     reservation, zone = _reservation(event), event.zone

@@ -142,7 +142,7 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
         names = [item.at("subscriptionType").required_text() for item in _items(event)]
         return Ignored(", ".join(dict.fromkeys(names)) or "nothing")
     if event.fetched_at is None:
-        raise Untranslatable("the meeting that this event points at was not fetched")
+        raise Untranslatable("the meeting that this event refers to was not fetched")
     id = event.record_path.rpartition("/")[2]
     items = [item for item in watched if _meeting_id(item).text() == id]
     if event.record is None or not _exists(event):

@@ -86,7 +86,7 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
         return Ignored(topic)
     visit_id = f"{event.data.at('clinic_guid').required_text()}-{event.data.at('appointment_id').required_id()}"
     if event.fetched_at is None:
-        raise Untranslatable("the appointment that this event points at was not fetched")
+        raise Untranslatable("the appointment that this event refers to was not fetched")
     order, appointment = unix_microseconds(event.fetched_at), event.record
     if appointment is None:
         if ACTIONS[topic] != "cancel":

@@ -149,7 +149,7 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
     if topic not in FETCHED:
         return Ignored(topic)
     if event.fetched_at is None:
-        raise Untranslatable("the record that this event points at was not fetched")
+        raise Untranslatable("the record that this event refers to was not fetched")
     name, action = FETCHED[topic]
     record, order = graphql_record(event.record, name, SOURCE.title), unix_microseconds(event.fetched_at)
     if record is None:

@@ -103,7 +103,7 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
     if _object(event) != "job":
         return Ignored(_object(event))
     if event.fetched_at is None:
-        raise Untranslatable("the job that this event points at was not fetched")
+        raise Untranslatable("the job that this event refers to was not fetched")
     job = event.record
     if job is None:
         return RECORD_GONE

@@ -95,7 +95,7 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
     if kind not in KINDS:
         return Ignored(kind)
     if event.fetched_at is None:
-        raise Untranslatable("the booking that this event points at was not fetched")
+        raise Untranslatable("the booking that this event refers to was not fetched")
     booking = event.record.at("result") if event.record else Payload(None)
     if not booking and kind != "cancel":
         return _missing_booking(event)

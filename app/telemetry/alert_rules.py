@@ -16,7 +16,7 @@ from app.telemetry.health import STALE_AFTER_S, STALLED_AFTER_S
 
 #: Counts are compared over this period.
 WINDOW_S = 600.0
-#: Wrong signatures in this period. Strangers send requests without a signature, or while genuine deliveries arrive.
+#: Wrong signatures in this period. Scanners send no signature, or send wrong ones while genuine deliveries arrive.
 MIN_BAD_SIGNATURES = 3
 #: A hook is silent after this many times the longest gap between its recent deliveries. Shorter gaps count as MIN_GAP_S.
 SILENCE_FACTOR, MIN_GAP_S = 3, 1_200.0
@@ -28,7 +28,7 @@ class Alert:
     """A rule of Prometheus, and a message to ALERT_WEBHOOK_URL.
 
     message: its fields are `count` and the label of the expression. for_min: how long the expression must be true. command,
-    output, fix: the first steps of an operator. key: of the message in `bell:alerts`; "": only Prometheus has this alert.
+    output, fix: the first steps of an operator. key: its name in `bell:alerts`; "" if only Prometheus has it.
     """
 
     name: str
@@ -52,7 +52,7 @@ _GENUINE = f'{metrics.REQUESTS}{{outcome="accepted"}}[{_WINDOW}]'
 BAD_SIGNATURES = Alert(
     key="signatures",
     name="DoorbellBadSignatures",
-    message="{hook}: {count} requests had a wrong signature, and no genuine delivery arrived meanwhile. "
+    message="{hook}: {count} requests had a wrong signature, and no genuine delivery arrived in that time. "
     "Did its secret change?",
     expr=f"""
 max by (hook) (increase({_BAD_SIGNATURES})) >= {MIN_BAD_SIGNATURES}
@@ -176,7 +176,7 @@ def _rule(alert: Alert) -> Iterator[str]:
 
 
 def _template(message: str) -> str:
-    """Replace the fields of a message by Prometheus' templates."""
+    """Replace the fields of a message with Prometheus' templates."""
     message = message.replace("{count}", '{{ $value | printf "%.0f" }}')
     return re.sub(r"\{(hook|source)\}", r"{{ $labels.\1 }}", message)
 
@@ -189,7 +189,7 @@ def update_runbook(page: str) -> str:
 
 
 def _table() -> Iterator[str]:
-    yield "| alert | in Prometheus | command | prints | then |"
+    yield "| alert | Prometheus alert | command | output | fix |"
     yield "| --- | --- | --- | --- | --- |"
     for alert in ALERTS:
         message = re.sub(r"\{(\w+)\}", lambda match: "3" if match[1] == "count" else match[1].upper(), alert.message)

@@ -41,7 +41,7 @@ STATE_TTL_MS = 7 * 86_400_000
 POST_TIMEOUT_S = 5.0
 #: The interval between samples of the counts.
 SAMPLE_EVERY_S = 30.0
-#: The gaps between recent deliveries that are read, and how many a hook needs before it can be silent.
+#: The number of gaps between recent deliveries to read, and the number that a hook needs before it can be silent.
 MAX_GAPS, MIN_GAPS = 200, 10
 
 
@@ -55,7 +55,7 @@ class Sample:
 
 @dataclass(slots=True)
 class AlertState:
-    """active: messages by key; an alert of a hook has a key with its name."""
+    """active: messages by key. The key of an alert about one hook ends in the name of the hook."""
 
     active: dict[str, str] = field(default_factory=dict)
     samples: list[Sample] = field(default_factory=list)
@@ -84,7 +84,7 @@ class AlertMonitor:
                 log.exception("unhandled_exception")
 
     async def check(self) -> None:
-        """Check once, unless another process just did. Raises RedisUnavailable."""
+        """Check once, unless another process has just checked. Raises RedisUnavailable."""
         if not await take_turn(self._redis, keys.ALERTS_LOCK, CHECK_EVERY_S * 0.9):
             return
         before = AlertState.decode(await self._redis.command("GET", keys.ALERTS))
@@ -111,7 +111,7 @@ class AlertMonitor:
             return
         new = now.parked - min(sample.parked for sample in window)
         if new > 0:
-            yield FAILURES.key, f"{FAILURES.text(count=new)} In all: {now.parked}."
+            yield FAILURES.key, f"{FAILURES.text(count=new)} Total: {now.parked}."
 
     async def _current_alerts(self) -> list[tuple[str, str]]:
         redis, alerts = self._redis, list[tuple[str, str]]()

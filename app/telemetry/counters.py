@@ -1,9 +1,9 @@
 """Counts in memory for metrics and the console, and flushes them to Redis periodically: no delivery costs a round trip.
 
     bell:hourly:<hour>            counts of one hour (since 1970), by `<hook>:<outcome>`; expires after eight days
-    bell:secret-used:<hook>       when each secret last matched, in ms, by its fingerprint; expires a year after the last
+    bell:secret-used:<hook>       when each secret last matched, in ms, by its fingerprint; expires a year after that
     bell:request-index:<digest>   the delivery of an X-Request-ID; expires with the delivery
-    bell:metrics                  totals for /metrics, by `<metric>|<label>|…`; of a histogram also `|<bucket>` or `|us`
+    bell:metrics                  totals for /metrics, by `<metric>|<label>|…`; histograms add `|<bucket>` or `|us`
 
 A process that is killed loses the last few seconds of these counts. No decision depends on them.
 """
@@ -40,7 +40,7 @@ class Counters:
         secrets: Mapping[str, Sequence[str]] | None = None,
         secret_keys: Sequence[str] = (),
     ) -> None:
-        """retention_days: of request ids. secrets: by hook, for their fingerprints. secret_keys: SECRET_KEY."""
+        """retention_days: how long request ids stay. secrets: by hook. secret_keys: SECRET_KEY, for fingerprints."""
         self._request_id_ttl_s, self._secrets, self._secret_keys = retention_days * 86_400, secrets or {}, secret_keys
         self._hourly: Counter[tuple[str, str]] = Counter()
         self._secrets_used: dict[tuple[str, int], int] = {}
@@ -174,13 +174,13 @@ def request_key(id: str) -> str:
 async def secret_last_used(
     redis: Redis, hook: str, secrets: Sequence[str], secret_keys: Sequence[str]
 ) -> dict[str, int | None]:
-    """Return when each secret last matched, in ms, by its fingerprint; None without a record of it.
+    """Return when each secret last matched, in ms, by its fingerprint; None if no match is stored.
 
     Raises RedisUnavailable.
     """
     flat = await redis.command("HGETALL", f"{keys.SECRET_USED}{hook}")
-    last_used = {print.decode(): int(at) for print, at in zip(flat[::2], flat[1::2], strict=True)}
-    return {print: last_used.get(print) for print in (fingerprint(secret, secret_keys) for secret in secrets)}
+    last_used = {digest.decode(): int(at) for digest, at in zip(flat[::2], flat[1::2], strict=True)}
+    return {digest: last_used.get(digest) for digest in (fingerprint(secret, secret_keys) for secret in secrets)}
 
 
 def current_hour() -> int:

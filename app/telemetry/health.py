@@ -13,7 +13,7 @@ from app.ledger.redis import Redis
 from app.ledger.times import iso_timestamp
 from app.settings.model import Settings
 
-#: An alert begins when a runnable task is older than this, or no task ended for this long while one is runnable.
+#: Limits for alerts: the age of the oldest due task, and the time without a finished task while one is due.
 STALE_AFTER_S = 120.0
 STALLED_AFTER_S = 300.0
 
@@ -24,7 +24,7 @@ class Backlog:
 
     ages_s: by state, how long the oldest task is overdue: since it was queued, since its lease ended (running), since
     the time of its next attempt (waiting), since its circuit opened (held). no_progress_s: how long tasks were due and
-    none ended; tasks behind an open circuit are not due.
+    no task finished; tasks behind an open circuit are not due.
     """
 
     ages_s: dict[str, float]
@@ -32,7 +32,7 @@ class Backlog:
 
     @property
     def oldest_s(self) -> float:
-        """Return the greatest age but that of held tasks, which wait for the Visits API."""
+        """Return the greatest age, excluding held tasks, which wait for the Visits API."""
         return max(age_s for state, age_s in self.ages_s.items() if state != "held")
 
     @property
@@ -52,7 +52,7 @@ async def load_backlog(redis: Redis, accounts: Iterable[str]) -> Backlog:
     ages_s = {state: await overdue_s(f"{keys.STATE}{state}") for state in ("queued", "running", "waiting")}
     held_s, releasable_s = 0.0, 0.0
     for account in await known_accounts(redis, accounts):
-        # Held tasks are ordered by the time of their visit, so their scores are no ages.
+        # Held tasks are ordered by the time of their visit, so their scores are not ages.
         if first := await redis.command("ZRANGE", f"{keys.HELD}{account}", 0, 0):
             opened_at = await redis.command("HGET", f"{keys.CIRCUIT}{account}", "since")
             pending_since = await redis.command("HGET", f"{keys.TASK}{first[0].decode()}", "pending_since")
@@ -60,7 +60,7 @@ async def load_backlog(redis: Redis, accounts: Iterable[str]) -> Backlog:
             held_s, releasable_s = max(held_s, age_s), max(releasable_s, 0.0 if opened_at else age_s)
     last_done = await redis.command("GET", keys.LAST_DONE)
     since_done_s = max(0.0, now_ms - int(last_done)) / 1000 if last_done else float("inf")
-    # The minimum, because the first task after a quiet night is not late yet.
+    # The minimum: after hours without a task, the last one ended long ago, but the new task is not late yet.
     no_progress_s = min(since_done_s, max(*ages_s.values(), releasable_s))
     return Backlog(ages_s | {"held": held_s}, no_progress_s)
 
@@ -71,7 +71,7 @@ WORKER_ALIVE_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Circuit:
-    """The open circuit of an account. held: how many tasks wait for it."""
+    """The open circuit of an account. held: the number of tasks that wait until it closes."""
 
     account: str
     reason: str

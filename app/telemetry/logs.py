@@ -1,7 +1,7 @@
 """Logs one event per line to stdout, as JSON or for a terminal. Never logs a body, a name or an e-mail address.
 
-`log.info("webhook_handled", status=202)` works anywhere; logs of libraries use the same handler. Without a call of
-`configure`, as in most commands, only warnings are logged, to stderr.
+`log.info("webhook_handled", status=202)` works anywhere; logs of libraries use the same handler. Until `configure` is
+called, which most commands never do, only warnings are logged, to stderr.
 """
 
 import asyncio

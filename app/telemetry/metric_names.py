@@ -77,7 +77,7 @@ METRICS: Mapping[str, MetricSpec] = {
     ),
     TASKS: _gauge("Tasks that are not done.", "state"),
     OLDEST_AGE_S: _gauge("Time that the oldest task of this state has been overdue.", "state"),
-    NO_PROGRESS_S: _gauge("Time during which tasks were due and none ended."),
+    NO_PROGRESS_S: _gauge("Time during which tasks were due and no task finished."),
     WORKERS: _gauge("Workers with a heartbeat in the last 30 seconds."),
     HEARTBEAT_AGE_S: _gauge("Age of the newest heartbeat of any worker."),
     API_REQUESTS: _counter("Calls to the Visits API.", "method", "route", "status"),
@@ -90,5 +90,5 @@ METRICS: Mapping[str, MetricSpec] = {
     REDIS_MEMORY_MAX: _gauge("Memory limit of Redis; 0: no limit."),
     REDIS_CLIENTS: _gauge("Connections to Redis, including those of other programs."),
     OPERATOR_ACTIONS: _counter("Actions of operators, in the console and on the command line.", "action"),
-    BUILD_INFO: _gauge("1, labelled with the running version.", "version", "revision", "python"),
+    BUILD_INFO: _gauge("1, labeled with the running version.", "version", "revision", "python"),
 }

@@ -28,7 +28,7 @@ from app.telemetry.health import WORKER_ALIVE_S, Backlog, load_backlog
 from app.telemetry.metric_names import METRICS, MetricSpec
 
 COUNTED_STATES = ("queued", "running", "waiting", "parked", "discarded")
-#: The variables in which platforms give the deployed commit.
+#: The variables in which hosting platforms name the deployed commit.
 REVISION_VARIABLES = (
     "REVISION",
     "HEROKU_SLUG_COMMIT",
@@ -44,7 +44,7 @@ Values = dict[tuple[str, ...], float]
 
 @dataclass(frozen=True, slots=True)
 class Exposition:
-    """A collector of metric families that were read before, because reading is asynchronous and collecting is not."""
+    """A collector of metric families that are read in advance: reading is asynchronous, collecting is not."""
 
     families: Sequence[Metric]
 

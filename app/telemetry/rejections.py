@@ -20,7 +20,7 @@ NEWEST_TTL_S = 30 * 86_400
 
 
 #: Reasons of requests with a well-formed or valid signature, which usually come from the tool. All other requests may come
-#: from strangers and have a separate list, so that they push no requests of the tool out of the newest.
+#: from anyone and have a separate list, so that they cannot evict requests of the tool from the list of the newest.
 SIGNED_REASONS = (
     "signature_mismatch",
     "signature_stale",
@@ -29,7 +29,7 @@ SIGNED_REASONS = (
     "redis_full",
     "redis_read_only",
 )
-#: Reasons with a separate list, because they can be frequent enough to push all others out of the hook's list.
+#: Reasons with a separate list, because they can be frequent enough to evict all others from the hook's list.
 SEPARATE_REASONS = ("foreign_tenant",)
 UNSIGNED = "unsigned"
 
@@ -52,7 +52,7 @@ class Rejections:
         self._newest: dict[str, deque[bytes]] = {}
 
     def record(self, hook: str, reason: str, detail: str) -> None:
-        """Record a rejection. hook: a configured one, or empty: names from outside would fill the memory."""
+        """Record a rejection. hook: a configured hook, else empty: unknown names would fill the memory."""
         self._counts[f"{hook}:{reason}"] += 1
         newest = self._newest.setdefault(_list_name(hook, reason), deque(maxlen=MAX_NEWEST))
         newest.append(orjson.dumps({"at": int(time.time() * 1000), "reason": reason, "detail": detail[:200]}))
@@ -106,10 +106,10 @@ async def newest(redis: Redis, hooks: Sequence[str]) -> list[dict[str, Any]]:
     lists = await asyncio.gather(
         *(redis.command("LRANGE", f"{keys.REJECTION_LIST}{name}", 0, MAX_NEWEST - 1) for _, name in names)
     )
-    notes = [
-        orjson.loads(note) | {"hook": hook} for (hook, _), items in zip(names, lists, strict=True) for note in items
+    rejections = [
+        orjson.loads(stored) | {"hook": hook} for (hook, _), items in zip(names, lists, strict=True) for stored in items
     ]
-    return sorted(notes, key=lambda note: -note["at"])
+    return sorted(rejections, key=lambda rejection: -rejection["at"])
 
 
 def senders_first(notes: Sequence[dict[str, Any]], limit: int) -> list[dict[str, Any]]:

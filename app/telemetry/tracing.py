@@ -39,7 +39,7 @@ def configure(process: str, environ: Mapping[str, str] = os.environ) -> None:
                 log.exception("exporter_not_started", variable=name)
 
 
-# Errors
+# -- errors --
 
 
 def _start_sentry(process: str, environ: Mapping[str, str]) -> None:
@@ -67,7 +67,7 @@ def _start_sentry(process: str, environ: Mapping[str, str]) -> None:
 
 
 def scrubbed(event: dict[str, Any], _: Any = None) -> dict[str, Any]:
-    """Return Sentry's event without personal data: without the request, variables and the text of the exception."""
+    """Return Sentry's event without personal data: no request, no variables, no text of the exception."""
     clean = {name: value for name, value in event.items() if name not in ("request", "user", "breadcrumbs")}
     if "extra" in clean:
         clean["extra"] = {name: value for name, value in clean["extra"].items() if name in EXPORTED_FIELDS}
@@ -80,7 +80,7 @@ def scrubbed(event: dict[str, Any], _: Any = None) -> dict[str, Any]:
     return clean
 
 
-# Traces
+# -- traces --
 
 
 def _start_otel(process: str, environ: Mapping[str, str]) -> None:

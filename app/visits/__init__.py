@@ -1,1 +1,1 @@
-"""Review Rover's Visits API, all of it: its words, the merge of facts, the client, the sandbox."""
+"""Review Rover's Visits API: the changes of a visit, their merge, and the client."""

@@ -17,7 +17,7 @@ Action = Literal["create", "update", "cancel"]
 ACTION_RANK: dict[str, int] = {"create": 0, "update": 1, "cancel": 2}
 
 MAX_EXTERNAL_ID_CHARS = 120
-_LIKE_A_DIGEST = re.compile(r"-[0-9a-f]{16}$")
+_DIGEST_SUFFIX = re.compile(r"-[0-9a-f]{16}$")
 _NOT_ALLOWED = re.compile(r"[^A-Za-z0-9._-]")
 
 
@@ -58,7 +58,7 @@ class Contact:
         return fields
 
     def cache_key(self, key: bytes) -> str | None:
-        """Return Review Rover's id, else a digest of the address, else None. Addresses themselves are never indexed."""
+        """Return Review Rover's id, else a digest of the address, else None. The address itself is never a key."""
         if self.id or not self.email:
             return self.id
         if self.is_erased:
@@ -69,7 +69,7 @@ class Contact:
 
     @property
     def is_too_long(self) -> bool:
-        """Whether the address or the id exceeds its maximum length. Truncated, it would be somebody else's."""
+        """Whether the address or the id is too long. A truncated one could belong to another person."""
         fields = {"email": self.email, "id": self.id}
         return any(value and len(value.strip()) > CONTACT_FIELDS[name] for name, value in fields.items())
 
@@ -97,8 +97,8 @@ class VisitChange:
     observed_at_us: orders changes of the same version: the time of the fetch, for records whose version may stay the
         same when they change.
     previous_visit_id: the visit's id before the tool gave it a new one (a reschedule).
-    no_show: when the tool marked the customer as missing; None removes the mark.
-    date_left: when this person gave up a place in a booking that continues; None removes that. It is separate from
+    no_show: when the tool marked the customer as a no-show; None removes the mark.
+    date_left: when this person left a booking that continues for others; None undoes that. The field is separate from
         date_cancelled, so that cancelling and restoring the whole booking does not change it.
     payment_id: the payment of `amount_collected`, for tools that report payments one by one: the visit's amount is the
         sum of the newest amount of each payment. Without it, the amount is the visit's total.
@@ -160,7 +160,7 @@ def _serialize(value: Any) -> str | bool | None:
 def format_time(time: datetime) -> str:
     """Format a time in UTC with whole seconds and `Z`, as the Visits API does."""
     in_utc = time if time.tzinfo is UTC else time.astimezone(UTC)
-    # Three times as fast as isoformat, and every delivery has several times.
+    # orjson is three times as fast as isoformat, and every delivery has several timestamps.
     return orjson.dumps(in_utc, option=orjson.OPT_UTC_Z | orjson.OPT_OMIT_MICROSECONDS)[1:-1].decode()
 
 
@@ -182,14 +182,14 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def external_id(source: str, visit_id: str) -> str:
-    """Return the visit's name on both sides: at most 120 characters of `A-Z a-z 0-9 . _ -`, beginning with the source.
+    """Return the visit's external_id: at most 120 characters of `A-Z a-z 0-9 . _ -`, beginning with the source.
 
     An id that is too long or has other characters is shortened or changed, and ends in a digest of the original, so
-    two ids never become one.
+    two ids never collide.
     """
     name = f"{source}-{visit_id}"
     allowed = _NOT_ALLOWED.sub("_", name)
-    if allowed == name and len(name) <= MAX_EXTERNAL_ID_CHARS and not _LIKE_A_DIGEST.search(name):
+    if allowed == name and len(name) <= MAX_EXTERNAL_ID_CHARS and not _DIGEST_SUFFIX.search(name):
         return name
     digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:16]
     return f"{allowed[: MAX_EXTERNAL_ID_CHARS - 17]}-{digest}"

@@ -210,18 +210,18 @@ async def send_request(
         raise connection_error(call, error, calls) from None
     except TimeoutError:
         calls.append([call, OutcomeUnknown.kind])
-        raise OutcomeUnknown(call, response_text="the answer does not end in time") from None
+        raise OutcomeUnknown(call, response_text="the response did not end in time") from None
     except httpx.InvalidURL:
         calls.append([call, "not sent"])
-        raise ClientError(call, response_text="the address of the request is not valid, or is too long") from None
+        raise ClientError(call, response_text="the URL of the request is not valid, or is too long") from None
     except Exception as error:
         if not _is_malformed_response(error):
             raise
         calls.append([call, OutcomeUnknown.kind])
-        raise OutcomeUnknown(call, response_text="the answer is not valid HTTP") from None
+        raise OutcomeUnknown(call, response_text="the response is not valid HTTP") from None
     calls.append([call, response.status_code])
     if response.is_success and len(content) > MAX_RESPONSE_BYTES:
-        raise oversized_error(call, response_text=f"the answer is longer than {MAX_RESPONSE_BYTES:,} bytes")
+        raise oversized_error(call, response_text=f"the response is longer than {MAX_RESPONSE_BYTES:,} bytes")
     plain_headers = [(name, value) for name, value in response.headers.multi_items() if name not in _BODY_HEADERS]
     return httpx.Response(response.status_code, headers=plain_headers, content=content)
 
@@ -240,14 +240,14 @@ async def _read_body(response: httpx.Response) -> bytes:
         try:
             content += decoder.decompress(part, MAX_RESPONSE_BYTES + 1 - len(content)) if decoder else part
         except zlib.error:
-            raise httpx.DecodingError("not compressed as it says") from None
+            raise httpx.DecodingError("the body does not match its content encoding") from None
         if len(content) > MAX_RESPONSE_BYTES:
             break
     return bytes(content)
 
 
 def _is_malformed_response(error: Exception) -> bool:
-    """Return whether the head of the response is unreadable or too long: the transport raises aiohttp's error then."""
+    """Return whether the status line or headers are unreadable or too long: then the cause is aiohttp's error."""
     import aiohttp
 
     return isinstance(error, aiohttp.ClientResponseError)
@@ -256,8 +256,8 @@ def _is_malformed_response(error: Exception) -> bool:
 def connection_error(call: str, error: httpx.HTTPError, calls: list[list[Any]]) -> VisitsApiError:
     """Return the error for a call without a response, and append the call to `calls`.
 
-    Only without a connection is it certain that nothing was sent. httpx's error classes do not show that: the transport
-    raises ConnectError for a connection that broke, too.
+    Nothing was sent only if there was never a connection. httpx's error classes do not show that: the transport also
+    raises ConnectError for a connection that broke.
     """
     import aiohttp
 
@@ -289,7 +289,7 @@ def error_for(call: str, response: httpx.Response) -> VisitsApiError:
 
 
 def retry_after_s(header: str | None, now: datetime) -> float | None:
-    """Return the seconds to wait, of a Retry-After header with seconds or a date; None if it is missing or invalid."""
+    """Return the seconds to wait from a Retry-After header (seconds or a date); None if it is missing or invalid."""
     if not header:
         return None
     if header.strip().isdecimal():
@@ -313,7 +313,7 @@ def _parse(call: str, response: httpx.Response) -> Record:
     except ValueError:
         record = None
     if not isinstance(record, dict):
-        raise OutcomeUnknown(call, response.status_code, "the answer is not a JSON object")
+        raise OutcomeUnknown(call, response.status_code, "the response is not a JSON object")
     return record
 
 

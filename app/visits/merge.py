@@ -86,7 +86,7 @@ def _with_observations(newest: Fact, observations: Iterable[Stamp]) -> Fact:
     relevant = _relevant_observations(observations)
     if not relevant:
         return newest
-    if newest.stamp != relevant[-1]:  # the newest value has a time of the tool's, and is no observation
+    if newest.stamp != relevant[-1]:  # the newest value is a time from the tool, not an observation
         return replace(newest, observations=frozenset(relevant))
     first_value = next((value for *_, value in relevant if value), None)
     return replace(newest, value=first_value, observations=frozenset(relevant))
@@ -120,7 +120,7 @@ def _change_values(change: RecordedChange) -> dict[str, Any]:
     values = facts | {f"contact.{name}": value for name, value in change.contact.items()}
     for name in ("id", "first_name", "last_name", "phone"):
         if email and f"contact.{name}" in values:
-            # These belong to the address: when the visit gets another customer, it must not keep the old name.
+            # These fields belong to the e-mail address: a visit that gets another customer must not keep the old name.
             values[f"contact.{name} of {email}"] = values.pop(f"contact.{name}")
     return values
 
@@ -211,7 +211,7 @@ class DesiredVisit:
 
     @property
     def is_empty(self) -> bool:
-        """Whether no change has a field or a contact that counts: then there is no visit to create or to wait for."""
+        """Whether the changes have no field and no contact: then there is no visit to create or to wait for."""
         return not self.fields and self.contact == Contact()
 
     @property
@@ -223,14 +223,14 @@ class DesiredVisit:
 COPIED_FIELDS: tuple[str, ...] = ("time_scheduled", "time_completed", "amount_collected")
 
 
-#: Facts of which each cancels a visit.
+#: Facts that cancel a visit.
 CANCELLING_FACTS = ("date_cancelled", "no_show", "date_left")
 
 
 def desired_visit(facts: Facts) -> DesiredVisit:
     """Return the visit that the facts describe.
 
-    A no-show, a place given up and an opt-out cancel the visit: no review request may be sent for them. The campaign
+    A no-show, a person who left, and an opt-out cancel the visit: no review request may be sent for them. The campaign
     starts at `event_date`: the time of completion if there is one, else the time of the appointment.
     """
     contact = _contact(facts)
@@ -297,7 +297,7 @@ def _contact(facts: Facts) -> Contact:
     )
 
 
-#: The field of `remote` with the visit's contact at that time. Fetching the contact would cost a call for each run.
+#: The field of `remote` with the cache key of the visit's contact, which saves a call to fetch the contact in each run.
 CONTACT_KEY = "contact"
 
 
@@ -327,5 +327,5 @@ def values_equal(remote: Any, value: str | None) -> bool:
 
 
 def deciding_origins(facts: Facts) -> set[str]:
-    """Return the origins that decide at least one field; a change of any other origin is superseded."""
+    """Return the origins that decide at least one field. The changes of all other origins are superseded."""
     return {fact.origin for fact in facts.values()}

@@ -1,1 +1,1 @@
-"""Webhooks as data: delivery, signature, payload, event, source. Pure: no clock, no socket, no Redis."""
+"""Webhooks as data: delivery, signature, payload, event, source. Pure, except specimens.py: no clock, no I/O."""

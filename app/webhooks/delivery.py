@@ -14,7 +14,7 @@ import orjson
 
 from app.webhooks.payload import Payload
 
-#: `any`: JSON, form or JWT, by the look of the body.
+#: `any`: JSON, form or JWT, detected from the body.
 BodyFormat = Literal["json", "form", "json or form", "jwt", "any"]
 
 
@@ -69,7 +69,7 @@ class Delivery:
         return lines[0] if len(lines) == 1 else None
 
     def header(self, name: str) -> str | None:
-        """Return the first line of this header as text; for `?name`, the query parameter `name`."""
+        """Return the first line of this header as text. For `?name`, return the query parameter `name`."""
         line = self._header_by_name.get(_header_key(name))
         if line is not None:
             return line.decode("latin-1")
@@ -140,7 +140,7 @@ JWT_PATTERN = re.compile(rb"[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+=?")
 def check_content_type(delivery: Delivery, body_format: BodyFormat) -> None:
     """Raise UnsupportedContentType for a wrong content type. A missing one is accepted."""
     if not _accepts((delivery.header("content-type") or "")[:MAX_CONTENT_TYPE_CHARS], body_format):
-        raise UnsupportedContentType(f"this hook takes {' or '.join(_CONTENT_TYPES[body_format])}")
+        raise UnsupportedContentType(f"this hook accepts {' or '.join(_CONTENT_TYPES[body_format])}")
 
 
 #: Bounds the cache of `_accepts`: anyone can send any content type.
@@ -171,7 +171,7 @@ def check_content_encoding(delivery: Delivery, accepted: tuple[str, ...]) -> Non
     encoding = content_encoding(delivery)
     if encoding and encoding not in accepted:
         raise UnsupportedContentEncoding(
-            f"this hook takes bodies {' or '.join(('without a content encoding', *accepted))}"
+            f"this hook accepts bodies {' or '.join(('without a content encoding', *accepted))}"
         )
 
 
@@ -181,13 +181,13 @@ def decompress(raw: bytes, max_bytes: int) -> bytes:
     try:
         body = member.decompress(raw, max_bytes + 1)
     except zlib.error:
-        raise UnreadableBody("the body does not have its content encoding") from None
+        raise UnreadableBody("the body does not match its content encoding") from None
     if len(body) > max_bytes:
         raise BodyTooLarge
     if not member.eof:
         raise UnreadableBody("the compressed body is not complete")
     if member.unused_data:
-        raise UnreadableBody("something follows the compressed body")
+        raise UnreadableBody("the compressed body is followed by other data")
     return body
 
 
@@ -219,7 +219,7 @@ def _parse_claims(raw: bytes) -> Any:
 def decode_base64url(encoded: bytes) -> bytes | None:
     """Decode URL-safe base64; return None if it is not in canonical form."""
     try:
-        decoded = base64.urlsafe_b64decode(encoded + b"==")  # superfluous padding is ignored
+        decoded = base64.urlsafe_b64decode(encoded + b"==")  # extra padding is ignored
     except ValueError:
         return None
     return decoded if base64.urlsafe_b64encode(decoded).rstrip(b"=") == encoded.rstrip(b"=") else None

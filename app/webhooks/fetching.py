@@ -21,7 +21,7 @@ class RecordRequest:
     query: a GraphQL query, POSTed to `api_url` with `variables`; `path` only identifies the record then.
     json, form: the body of a POST to the path, instead of a GET.
     endpoint: the path of the POST, if `path` only identifies the record (JSON-RPC: `""`, `api_url` itself).
-    follow_up: returns the requests for related records, by name, when this record is there. `translate` finds those
+    follow_up: returns the requests for related records, by name, once this record is fetched. `translate` finds those
         records in `event.related`.
     """
 
@@ -58,7 +58,7 @@ class Credentials(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class RequestAuth:
-    """Headers and parameters to add to a request. json: replaces the body, for tools that want it signed."""
+    """Headers and parameters to add to a request. json: replaces the body, for tools that require a signature in it."""
 
     headers: Mapping[str, str] = field(default_factory=dict)
     params: Mapping[str, str] = field(default_factory=dict)
@@ -83,7 +83,7 @@ class BasicAuth:
 
 @dataclass(frozen=True, slots=True)
 class BearerAuth:
-    """`Authorization: Bearer …`, or another scheme than Bearer. `token` is the name of the credential."""
+    """`Authorization: Bearer …`, or another `scheme`. `token` is the name of the credential, not its value."""
 
     token: str = "TOKEN"
     scheme: str = "Bearer"
@@ -116,7 +116,7 @@ class ApiKeyAuth:
 
 @dataclass(frozen=True, slots=True)
 class TokenExchange:
-    """The request for a TOKEN that expires. One worker sends it for all, before the TOKEN expires and after a 401.
+    """The request for a TOKEN that expires. One worker sends it for all, before the token expires and after a 401.
 
     A TOKEN in the settings is used unchanged. A `refresh_token` in the response replaces the credential REFRESH_TOKEN.
 

@@ -1,8 +1,8 @@
 """Handshakes and probes: requests by which a tool checks that an address belongs to a receiver of its webhooks.
 
 A handshake never writes anything. A signed handshake is answered only after its signature was verified, since the
-reply may itself be a signature: anyone who got it without a signature could forge deliveries. The reply to an unsigned
-handshake is a fixed text, or a token of a harmless shape.
+reply may itself be a signature: anyone who gets a reply to an unsigned request could forge deliveries. The reply to an
+unsigned handshake is a fixed text, or a token of a few safe characters.
 """
 
 import hashlib

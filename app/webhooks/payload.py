@@ -1,4 +1,4 @@
-"""Typed reading of JSON from a tool: an error names the place and the expected type, never the value."""
+"""Reads typed values from a tool's JSON. An error names the place and the expected type, never the value."""
 
 import re
 from collections.abc import Container, Iterator
@@ -108,7 +108,7 @@ class Payload:
         try:
             return time.astimezone(UTC)
         except OverflowError:
-            raise self.unexpected("a time that a calendar has") from None
+            raise self.unexpected("a time in the years 1 to 9999") from None
 
     def unix_seconds(self) -> datetime | None:
         seconds = self.integer()
@@ -145,7 +145,7 @@ class Payload:
         except ArithmeticError:  # a million digits
             raise self.unexpected("an amount") from None
         if not amount.is_finite() or abs(amount) >= _AMOUNT_LIMIT:
-            raise self.unexpected("an amount that somebody could pay")
+            raise self.unexpected("an amount below a trillion")
         return amount
 
     # -- required values --

@@ -67,7 +67,7 @@ def _check_contact_length(translate: Translate) -> Translate:
 
 CONTACT_TOO_LONG = (
     "the contact's e-mail address or id is too long: "
-    f"{CONTACT_FIELDS['email']} and {CONTACT_FIELDS['id']} characters at the most"
+    f"{CONTACT_FIELDS['email']} and {CONTACT_FIELDS['id']} characters at most"
 )
 
 

@@ -1,6 +1,6 @@
 """The definition of a source: every module of app/sources that declares SOURCE is a source.
 
-A source is a pair of files: `tool.py` with SOURCE, `translate` and, if its events only point at a record, `fetch`;
+A source is a pair of files: `tool.py` with SOURCE, `translate` and, if its events only refer to a record, `fetch`;
 and `tool.json`, its specimens. The module's name is the default name of the hook, the prefix of the settings and of the
 `external_id`s. Nothing is registered anywhere else.
 
@@ -8,7 +8,7 @@ and `tool.json`, its specimens. The module's name is the default name of the hoo
     translate    (event) → the changes that it means, or Ignored; pure. It may raise Untranslatable (`event.data` does, if
                  a value does not have the documented type): the event is parked for an operator. If some changes are
                  certain nevertheless, it raises PartlyTranslatable with them
-    fetch        thin sources: (event) → a RecordRequest for each record that the event points at, none if the event
+    fetch        thin sources: (event) → a RecordRequest for each record that the event refers to, none if the event
                  itself is complete; pure. `translate` is then called once for each record, with it in `event.record`
     people       thin sources whose record lists several people, each with a visit: (event with a record) → the
                  booking's visit id and the ids of the people in the record, none if it is gone; pure. `translate` finds
@@ -36,7 +36,7 @@ Evidence = Literal["vendor", "second-hand", "recalled"]
 VERIFIED_BY: Mapping[Evidence, str] = {
     "vendor": "the vendor's documentation",
     "second-hand": "integrators' code and recorded payloads",
-    "recalled": "nobody: parts come from memory",
+    "recalled": "nobody: parts were written without a reference",
 }
 #: The authentication of senders, where a source offers a choice (HOOKS__<NAME>__AUTH).
 Auth = Literal["signature", "bearer"]
@@ -90,7 +90,7 @@ class Source:
     signature: the scheme; `PathToken()` or `HeaderToken(…)` for tools that sign nothing.
     bearer: the scheme for senders that cannot sign. A hook may accept it instead of the signature, or in addition.
     setup: steps for the person who connects the tool: where to click, what to select, which events the tool does not
-        send. `{url}` is the hook's address.
+        send. `{url}` is the hook's URL.
     evidence: the weakest evidence for the facts in this source; VERIFIED_BY explains the values.
     content_encodings: the encodings that the tool may use: `gzip`. The signature covers the bytes as they are sent.
     event_name_path: the path to the event's name in the body. The name is only displayed, and may be missing. `()` for
@@ -98,8 +98,8 @@ class Source:
     event_name: returns the event's name from a fixed list, if `event_name_path` is `()`.
     repeat_key: returns an id of the event that is the same on every retry; the signature must cover it. Without it, the
         digest of the body identifies the event.
-    events_may_collide: two different events can be identical to the byte. A repeat is fetched again instead of
-        dropped, at most once a minute.
+    events_may_collide: two different events can be byte-identical. A repeat is fetched again instead of dropped, at
+        most once a minute.
     ordered_by_arrival: neither a time nor a version orders the changes, and no time is signed, so repeats must be
         recognized for longer.
     tenant_of: returns the tool's account that the event is from, for tools where one hook may get events of several

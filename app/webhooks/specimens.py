@@ -44,7 +44,7 @@ def sign_headers(
     query: str = "",
     auth: Sequence[str] = ("signature",),
 ) -> dict[str, str]:
-    """Return the headers with a new signature. url: the hook's address as the tool knows it (PUBLIC_URL)."""
+    """Return the headers with a new signature. url: the hook's URL as the tool knows it (PUBLIC_URL)."""
     scheme = load_sources()[source].definition.with_auth(auth).signature
     lines = tuple((name.lower().encode(), value.encode("latin-1")) for name, value in headers.items())
     delivery = Delivery(source, source, lines, body, datetime.now(UTC), query=query.encode())
@@ -55,7 +55,7 @@ def sign_headers(
 
 @dataclass(frozen=True, slots=True)
 class Specimen:
-    """A recorded delivery as the tool would send it now. token, query: the parts of the URL after the hook's address."""
+    """A recorded delivery as the tool would send it now. token, query: the parts of the URL after the hook's path."""
 
     name: str
     method: str
@@ -65,7 +65,7 @@ class Specimen:
     body: bytes
 
     def url(self, address: str) -> str:
-        """Return the URL to send it to. address: the hook's address, with or without its token."""
+        """Return the URL to send the specimen to. address: the hook's URL, with or without its token."""
         return _with_token(address, self.token) + (self.query and f"?{self.query}")
 
 
@@ -83,7 +83,7 @@ def sign_specimen(
     secrets: the hook's secrets, of which the first suitable one signs; without any, the specimen's secret signs. Where
         the tool signs with a private key, only the key of the specimens can sign.
     keys: SECRET_KEY.
-    address: the hook's address as the tool knows it.
+    address: the hook's URL as the tool knows it.
     auth: the forms of authentication that the hook accepts.
     """
     recorded = find_specimen(source, name_or_number)

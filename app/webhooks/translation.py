@@ -16,7 +16,7 @@ class Translation:
     """The result of translating an event.
 
     changes: the changes that need no record.
-    ignored: why there is nothing to do, or nothing to create.
+    ignored: the reason why there is nothing to do, or nothing to create.
     state: `queued` if a record must be fetched first, `parked` if only an operator can help (see reason).
     change_count: the number of changes in the response to the tool.
     is_foreign: the event is from an account of the tool that is not in TENANTS.
@@ -76,7 +76,7 @@ def is_foreign_tenant(source: LoadedSource, event: Event, tenants: Container[str
 
 
 def parse_event(source: LoadedSource, delivery: Delivery, zone: tzinfo | None = None) -> Event:
-    """Parse a delivery whose signature was verified. zone: of local times. Raise UnreadableBody."""
+    """Parse a delivery whose signature was verified. zone: the time zone of local times. Raise UnreadableBody."""
     at = delivery.received_at
     return Event(
         source=source.name,

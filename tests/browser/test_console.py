@@ -124,7 +124,7 @@ def test_the_overview_waits_for_the_first_delivery_and_shows_it(running: Harness
 
     delivery = create_visit(running, "A-1")
 
-    console.page.wait_for_selector("h1:has-text('All is well')")
+    console.page.wait_for_selector("h1:has-text('Everything works')")
     console.open("/console/deliveries")
     assert delivery in console.page.inner_text("table")
 
@@ -148,7 +148,7 @@ def test_a_failure_is_planned_replayed_and_applied(running: Harness, open_consol
     create_failure(running, "B-1")
     wait_until(lambda: failures(running) == 1)
     console = open_console(OPERATOR)
-    assert "One failure needs you: contact_unknown, from Standard" in console.heading
+    assert "One failure needs attention: contact_unknown, from Standard" in console.heading
 
     console.page.click("text=Show failures")
     console.page.check("input[name=ids]")
@@ -240,7 +240,7 @@ def test_an_account_is_paused_and_resumed(running: Harness, open_console: OpenCo
     console.page.click("text=Resume…")
     console.page.click("button:has-text('Resume')")
 
-    assert "open" == console.page.inner_text("td .state.applied")
+    assert "active" == console.page.inner_text("td .state.applied")
     wait_until(lambda: running.visit("standard-A-1"))
 
 
@@ -612,4 +612,4 @@ def test_a_page_shows_that_redis_is_unavailable_and_recovers(
 
     console.page.wait_for_selector("h1:not(:has-text('Redis'))")
     assert port == running.web_server.port
-    assert re.search("Waiting|All is well", console.heading)
+    assert re.search("Waiting|Everything works", console.heading)

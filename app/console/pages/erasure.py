@@ -18,7 +18,7 @@ from app.operators.erasure import (
     resolve_emails,
 )
 
-#: Erasing reads all of Redis; a page waits no longer than this.
+#: An erasure reads all of Redis; a page waits no longer than this.
 TIMEOUT_S = 20.0
 
 
@@ -48,7 +48,7 @@ async def _plan_or_erase(request: Request, person: str) -> Response:
     if planned.is_empty or typed is None:
         return await _page(request, person, planned=planned)
     if typed.strip() != person:
-        return await _page(request, person, planned=planned, error="The confirmation is different. Nothing was erased.")
+        return await _page(request, person, planned=planned, error="The confirmation differs. Nothing was erased.")
     return await _page(request, erased=await actions(request).erase(erasures, planned))
 
 

@@ -1,4 +1,4 @@
-"""Log-in and log-out."""
+"""Login and logout."""
 
 from urllib.parse import urlsplit
 

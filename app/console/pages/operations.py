@@ -139,13 +139,13 @@ def _contact(form: Mapping[str, str]) -> str:
 
 
 def _resolve_filter(do: OperationKind, filter: Filter, until: int) -> Filter:
-    """Restrict the filter to what existed at `until`, and to failures unless it has another state.
+    """Restrict the filter to deliveries and tasks that existed at `until`, and to failures unless it has another state.
 
     A replay without a state and a reason also selects deliveries.
     """
-    is_clear = filter.state in INDEXED_STATES or (do == "replay" and not filter.reason)
+    keeps_state = filter.state in INDEXED_STATES or (do == "replay" and not filter.reason)
     moment = datetime.fromtimestamp(until / 1000, UTC).isoformat()
-    return replace(filter, cursor="", until=moment, state=filter.state if is_clear else "parked")
+    return replace(filter, cursor="", until=moment, state=filter.state if keeps_state else "parked")
 
 
 def _steps(console: ConsoleContext, plan: Plan) -> AsyncIterator[PlannedTask]:

@@ -27,7 +27,7 @@ async def overview(request: Request) -> Response:
 
 
 async def stream(request: Request) -> Response:
-    """Server-sent events. Above MAX_STREAMS the page polls instead."""
+    """Stream server-sent events. Above MAX_STREAMS, answer 503, and the page polls instead."""
     console = context(request)
     if request.method == "HEAD":
         return Response(media_type="text/event-stream")

@@ -1,4 +1,4 @@
-"""Workers, and the tasks that they have leases of."""
+"""Workers, and the tasks whose leases they have."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-// The console works without JavaScript. This adds keyboard shortcuts, copy buttons and automatic refresh.
+// The console works without JavaScript. This script adds keyboard shortcuts, copy buttons and automatic refresh.
 "use strict";
 (() => {
   const root = document.documentElement;
@@ -100,7 +100,7 @@
     $("#live-announcement").textContent = announcements[newState] ?? "";
   };
 
-  // At most once in data-live seconds.
+  // Refreshes at most once in data-live seconds.
   const refresh = () => {
     if (timer) return;
     timer = setTimeout(() => {

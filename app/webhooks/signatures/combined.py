@@ -65,7 +65,7 @@ class FieldsHmac(Scheme):
 
 @dataclass(frozen=True)
 class FirstPresent(Scheme):
-    """A tool with two schemes: if the delivery has a signature of the first, the fallback is not considered.
+    """A tool with two schemes. If the delivery has a signature of the first, the fallback is ignored.
 
     Each scheme gets only the secrets that are strong enough for it (`secret_problem`), so a sender gains nothing by
     choosing the scheme.
@@ -118,7 +118,7 @@ def _usable_first(scheme: Scheme, context: VerificationContext) -> VerificationC
 
 @dataclass(frozen=True)
 class AllOf(Scheme):
-    """Two schemes, of which both must match; the second is verified only after the first matched."""
+    """Two schemes that must both match. The second is verified only after the first has matched."""
 
     first: Scheme
     second: Scheme

@@ -67,13 +67,13 @@ class Hmac(Scheme):
     """HMAC over a template.
 
     signs: the template. `{body}`, `{url}`, `{t}` (the signed time), `{body:base64}` and `{any-header}` are replaced by
-        those bytes. `{url}` is the hook's address from PUBLIC_URL, with the query string of the request.
+        those bytes. `{url}` is the hook's URL from PUBLIC_URL, with the query string of the request.
     fields: for a header that is a list like `t=1,v1=ab`: the names of the time and of the signatures in it.
     separator: the separator between several signatures.
     timestamp_header: the header with the signed time, if that is a separate header.
     key: converts a secret to a key: text_key, base64_key, standard_webhooks_key, or a function of the source.
     prefix: the text before each signature, like `v1,`.
-    lenient: also accept `sha256=` before a signature, and hexadecimal in capitals.
+    lenient: also accept `sha256=` before a signature, and uppercase hexadecimal.
     min_key_bytes: the minimum length of a key; MIN_CHOSEN_SECRET_BYTES for tools where people choose the key.
     """
 
@@ -139,7 +139,7 @@ class Hmac(Scheme):
             signatures = [field for name, _, field in pairs if name.strip() == signature_field.encode()]
             times = [field for name, _, field in pairs if name.strip() == time_field.encode()]
             if len(times) != 1:
-                raise SignatureError(f"{self.header} does not name one time `{time_field}=`", "malformed")
+                raise SignatureError(f"{self.header} does not contain exactly one time `{time_field}=`", "malformed")
             signed_at = times[0]
         else:
             signatures = value.split(self.separator.encode()) if self.separator else [value]
@@ -173,7 +173,7 @@ TemplatePart = Callable[[Delivery, str, bytes], bytes]
 
 @cache
 def _template_parts(template: str) -> list[TemplatePart]:
-    """Return functions that render the parts of a template from a delivery, the hook's address and the signed time."""
+    """Return functions that render the parts of a template from a delivery, the hook's URL and the signed time."""
     texts_and_names = enumerate(_PLACEHOLDER.split(template))  # texts at even positions, names at odd ones
     return [
         _PLACEHOLDERS.get(part) or _header_part(part) if position % 2 else _text_part(part)

@@ -44,7 +44,7 @@ class Jwt(Scheme):
         try:
             _JWS.get_algorithm_by_name("HS256").prepare_key(secret)
         except InvalidKeyError:
-            return "must be a text that both sides know, not a public key or a JSON Web Key"
+            return "must be a shared secret, not a public key or a JSON Web Key"
         return None
 
     def verify(self, delivery: Delivery, context: VerificationContext) -> int:
@@ -70,9 +70,9 @@ class Jwt(Scheme):
         except (InvalidSignatureError, InvalidAlgorithmError, InvalidKeyError):
             return None
         except InvalidTokenError:
-            raise SignatureError("the body is not a JSON Web Token that can be read", "malformed") from None
+            raise SignatureError("the body is a JSON Web Token that cannot be decoded", "malformed") from None
         if "crit" in verified["header"]:  # PyJWT knows one such extension, `b64`; no source uses it
-            raise SignatureError("the token names extensions that must be understood (`crit`)", "malformed")
+            raise SignatureError("the token requires extensions that are not supported (`crit`)", "malformed")
         claims: bytes = verified["payload"]
         return claims
 

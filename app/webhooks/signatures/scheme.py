@@ -25,9 +25,9 @@ class SignatureError(Exception):
 class VerificationContext(NamedTuple):
     """The settings of a hook that a verification needs.
 
-    url: the hook's address as the tool knows it, from PUBLIC_URL and never from the request.
+    url: the hook's URL as the tool knows it, from PUBLIC_URL and never from the request.
     tolerance_s: the maximum difference between the signed time and now; None: the scheme's default.
-    keys: SECRET_KEY, newest first, for the tokens in the hook's address.
+    keys: SECRET_KEY, newest first, for the tokens in the hook's URL.
     """
 
     secrets: Sequence[str]
@@ -60,7 +60,7 @@ class Scheme(ABC):
         return raw
 
     def path_token(self, hook: str, context: VerificationContext) -> str:
-        """Return the token in the hook's address; empty if the scheme has none."""
+        """Return the token in the hook's URL; empty if the scheme has none."""
         return ""
 
     def applies_to(self, delivery: Delivery) -> bool:
@@ -78,12 +78,12 @@ class Scheme(ABC):
 
     @property
     def needs_url(self) -> bool:
-        """Whether the tool signs the hook's address. Then PUBLIC_URL must be set."""
+        """Whether the tool signs the hook's URL. Then PUBLIC_URL must be set."""
         return False
 
     @property
     def needs_secret_key(self) -> bool:
-        """Whether the hook's address contains a token. Then SECRET_KEY must be set."""
+        """Whether the hook's URL contains a token. Then SECRET_KEY must be set."""
         return False
 
 
@@ -157,14 +157,14 @@ def parse_signed_time(timestamp_format: TimestampFormat, text: bytes) -> float:
     try:
         return timestamp_format.parse(text)
     except (ValueError, OverflowError):
-        raise SignatureError("the signed time is not a time", "malformed") from None
+        raise SignatureError("the signed time cannot be parsed", "malformed") from None
 
 
 def check_age(signed_at: float, context: VerificationContext, tolerance_s: float) -> None:
     """Raise SignatureError if the signed time is too far in the past or in the future."""
     tolerance_s = tolerance_s if context.tolerance_s is None else context.tolerance_s
     age = context.now - signed_at
-    if not abs(age) <= tolerance_s:  # NaN is refused, too
+    if not abs(age) <= tolerance_s:  # rejects NaN, too
         direction = "old" if age > 0 else "ahead of our clock"
         raise SignatureError(
             f"the signed time is {abs(age):.0f} s {direction}; {tolerance_s:.0f} s are allowed", "stale"
@@ -172,6 +172,6 @@ def check_age(signed_at: float, context: VerificationContext, tolerance_s: float
 
 
 def fingerprint(secret: str, keys: Sequence[str]) -> str:
-    """Return 8 characters that identify a secret. keys: SECRET_KEY, without which nobody can test guesses."""
+    """Return 8 characters that identify a secret. keys: SECRET_KEY; a guess cannot be tested without it."""
     key = (keys[0] if keys else "").encode()
     return hmac.digest(key, f"doorbell.fingerprint {secret}".encode(), "sha256").hex()[:8]

@@ -1,4 +1,4 @@
-"""Schemes for tools that sign nothing: a secret in a header, or a token in the hook's address."""
+"""Schemes for tools that sign nothing: a secret in a header, or a token in the hook's URL."""
 
 import hashlib
 import re
@@ -70,10 +70,10 @@ def _prefix_pattern(prefix: str) -> re.Pattern[bytes]:
 
 @dataclass(frozen=True)
 class PathToken(Scheme):
-    """A token in the hook's address, for tools that sign nothing: `/hooks/{hook}/{token}`.
+    """A token in the hook's URL, for tools that sign nothing: `/hooks/{hook}/{token}`.
 
-    The token is derived from the hook's name and secret with SECRET_KEY. `doorbell hook-url HOOK` prints the address. A
-    new secret or a new key changes the address.
+    The token is derived from the hook's name and secret with SECRET_KEY. `doorbell hook-url HOOK` prints the URL. A new
+    secret or a new key changes the URL.
     """
 
     @property
@@ -89,9 +89,9 @@ class PathToken(Scheme):
 
     def verify(self, delivery: Delivery, context: VerificationContext) -> int:
         if not delivery.token:
-            raise SignatureError("the address has no token; `doorbell hook-url` prints it", "missing")
+            raise SignatureError("the URL has no token; `doorbell hook-url` prints the right URL", "missing")
         expected = [_make_path_token(key, delivery.hook, secret) for secret in context.secrets for key in context.keys]
-        return matching_index(delivery.token.encode(), expected, "the token in the address") // len(context.keys)
+        return matching_index(delivery.token.encode(), expected, "the token in the URL") // len(context.keys)
 
     def sign(self, delivery: Delivery, context: VerificationContext) -> dict[str, str]:
         return {}

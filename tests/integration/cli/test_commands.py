@@ -80,7 +80,7 @@ def test_deliveries_and_visits_are_shown_with_changes_values_and_attempts(busy: 
     assert (["standard-A-2"], "parked") == (second["visits"], second["state"])
     delivery = json.loads(busy.doorbell("show", first["delivery"]).stdout)
     assert [{"visit": "standard-A-1", "state": "applied"}] == delivery["changes"]
-    assert "Applied: the Visits API has its values." == delivery["summary"]
+    assert "Applied: the Visits API has the values of this delivery." == delivery["summary"]
     visit = json.loads(busy.doorbell("visit", "standard-A-1").stdout)
     assert "2026-03-14T16:00:00Z" == visit["facts"]["time_scheduled"]["value"]
     assert first["delivery"] == visit["facts"]["time_scheduled"]["delivery"]
@@ -738,7 +738,7 @@ def test_the_overview_has_a_sentence_and_numbers(harness: Harness) -> None:
     assert (socket.gethostname(), process.pid) == (worker["host"], worker["pid"])
     assert worker["since"] <= worker["seen"]
     assert "warn" == report["status"]
-    assert output.startswith("One failure needs you: contact_unknown, from")
+    assert output.startswith("One failure needs attention: contact_unknown, from")
     assert (1, 0) == (report["states"]["parked"], report["states"]["queued"])
     [failures] = report["failures"]
     assert ("contact_unknown", "standard", 1) == (failures["reason"], failures["source"], failures["count"])

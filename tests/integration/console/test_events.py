@@ -49,7 +49,7 @@ class Listener:
         self.response = self._stack.enter_context(http.stream("GET", self._url, headers=self._headers))
         self.lines = self.response.iter_lines()
         if self.response.status_code == 200:
-            assert ": hello" == next(self.lines)
+            assert ": connected" == next(self.lines)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -165,7 +165,7 @@ async def test_an_idle_stream_sends_keepalives(ledger: Ledger, redis_url: str, m
     sent = [chunk async for chunk in _first_three(EventStream(streams, messages, _always_allowed).body_iterator)]
 
     streams.unsubscribe(messages)
-    assert [b": hello\n\n", b": still here\n\n", b": still here\n\n"] == sent
+    assert [b": connected\n\n", b": keep-alive\n\n", b": keep-alive\n\n"] == sent
 
 
 async def _always_allowed() -> bool:

@@ -1,4 +1,4 @@
-"""Log-in: passwords, limits, trusted proxies."""
+"""Login: passwords, limits, trusted proxies."""
 
 from collections.abc import AsyncIterator
 from typing import Any

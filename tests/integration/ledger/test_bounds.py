@@ -16,7 +16,7 @@ from app.telemetry import metric_names, metrics
 from app.telemetry.health import load_backlog
 from app.visits.change import VisitChange
 from app.webhooks.delivery import Delivery
-from jobs.maintenance import _release_helds
+from jobs.maintenance import _release_held_tasks
 from tests.support.harness import Harness, standard_body, wait_until
 from tests.support.ledger import (
     accept,
@@ -479,7 +479,7 @@ async def test_held_tasks_of_a_removed_account_are_visible(world: World) -> None
 async def test_held_tasks_of_an_account_without_a_token_are_parked(world: World) -> None:
     await hold_task_in_east(world)
 
-    await _release_helds(world.context)
+    await _release_held_tasks(world.context)
     await world.run()
 
     task = await world.ledger.load_task(EAST_TASK)

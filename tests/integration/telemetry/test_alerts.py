@@ -227,7 +227,7 @@ async def test_only_new_failures_cause_an_alert(redis: Redis, channel: Channel) 
     await scene.ledger.complete(await start_run(scene.ledger, "B"), parked())
 
     [message] = await scene.check()
-    assert "New failures in the last ten minutes: 1. In all: 2." in message
+    assert "New failures in the last ten minutes: 1. Total: 2." in message
 
 
 async def test_the_state_of_an_older_version_is_read(redis: Redis, channel: Channel) -> None:

@@ -675,7 +675,7 @@ async def test_a_response_over_the_limit_is_not_read_to_its_end(
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
 
-    assert "the answer is longer than 1,048,576 bytes" == error.value.response_text
+    assert "the response is longer than 1,048,576 bytes" == error.value.response_text
     assert [["GET /visits/:id", 200]] == client.calls
     assert peak < 40 * MAX_RESPONSE_BYTES  # the bomb is 100 MB; the measurement includes the test's server
     assert server.sent < 40 * MAX_RESPONSE_BYTES
@@ -697,7 +697,7 @@ async def test_an_endless_response_is_an_unknown_outcome(
         with pytest.raises(OutcomeUnknown, match="outcome_unknown") as error:
             await VisitsClient(http, large_responses[1], "token", [], allow).get_visit("dripping")
 
-    assert "the answer does not end in time" == error.value.response_text
+    assert "the response did not end in time" == error.value.response_text
 
 
 @pytest.mark.parametrize("kind", ["brotli", "not-gzip"])
@@ -729,7 +729,7 @@ async def test_a_response_with_an_invalid_head_is_an_unknown_outcome(head: bytes
         with pytest.raises(OutcomeUnknown) as error:
             await client.get_visit("A-1")
 
-    assert "the answer is not valid HTTP" == error.value.response_text
+    assert "the response is not valid HTTP" == error.value.response_text
     assert [["GET /visits/:id", "outcome_unknown"]] == client.calls
 
 

@@ -276,7 +276,7 @@ async def test_a_too_long_record_parks_the_event(world: ToolWorld) -> None:
 
     [attempt] = (await world.ledger.load_task(task)).attempts
     assert "GET visit: client_error" == outcome
-    assert "the answer is longer than 1,048,576 bytes" == attempt.response_text
+    assert "the response is longer than 1,048,576 bytes" == attempt.response_text
 
 
 async def test_a_record_that_cannot_be_cached_is_translated(world: ToolWorld) -> None:

@@ -402,7 +402,7 @@ SVIX_HEADERS = {name.replace("webhook", "svix"): value for name, value in STANDA
 TWICE = replace(delivery(), headers=((b"plain-signature", b"a"), (b"plain-signature", b"a")))
 FIRST_EMPTY = replace(delivery(), headers=((b"plain-signature", b" "), (b"plain-signature", b"a")))
 EXPIRING = Jwt("HS256", tolerance_s=300)
-CRITICAL = "the token names extensions that must be understood (`crit`)"
+CRITICAL = "the token requires extensions that are not supported (`crit`)"
 
 REFUSED: list[tuple[Reason, str, Scheme, Delivery, VerificationContext]] = [
     ("missing", "Plain-Signature is missing", PLAIN, delivery(), CONTEXT),
@@ -425,7 +425,7 @@ REFUSED: list[tuple[Reason, str, Scheme, Delivery, VerificationContext]] = [
     ),
     (
         "malformed",
-        "Listed-Signature does not name one time `t=`",
+        "Listed-Signature does not contain exactly one time `t=`",
         LISTED,
         delivery(Listed_Signature="v1=ab"),
         CONTEXT,
@@ -433,7 +433,7 @@ REFUSED: list[tuple[Reason, str, Scheme, Delivery, VerificationContext]] = [
     ("missing", "Apart-Timestamp is missing", APART, delivery(Apart_Signature="ab"), CONTEXT),
     (
         "malformed",
-        "the signed time is not a time",
+        "the signed time cannot be parsed",
         APART,
         delivery(Apart_Timestamp="soon", Apart_Signature=digest(b"soon." + BODY).hex()),
         CONTEXT,
@@ -474,10 +474,10 @@ REFUSED: list[tuple[Reason, str, Scheme, Delivery, VerificationContext]] = [
         CONTEXT,
     ),
     ("malformed", "Authorization does not begin with `Bearer`", BEARER, delivery(authorization=SECRET), CONTEXT),
-    ("missing", "the address has no token; `doorbell hook-url` prints it", ADDRESS, delivery(), CONTEXT),
+    ("missing", "the URL has no token; `doorbell hook-url` prints the right URL", ADDRESS, delivery(), CONTEXT),
     (
         "mismatch",
-        "the token in the address matches none of 2 secrets",
+        "the token in the URL matches none of 2 secrets",
         ADDRESS,
         delivery(token="wrong"),
         VerificationContext([SECRET], 0, keys=["new", "old"]),
@@ -562,16 +562,16 @@ REFUSED: list[tuple[Reason, str, Scheme, Delivery, VerificationContext]] = [
     ),
     ("mismatch", "the token in the body matches none of 1 keys", HS256, token_of({}, alg="none"), JWT_CONTEXT),
     ("mismatch", "the token in the body matches none of 1 keys", HS256, token_of({}, alg="HS512"), JWT_CONTEXT),
-    ("malformed", "the body is not a JSON Web Token that can be read", HS256, delivery(b"a.b.c"), JWT_CONTEXT),
+    ("malformed", "the body is a JSON Web Token that cannot be decoded", HS256, delivery(b"a.b.c"), JWT_CONTEXT),
     (
         "malformed",
-        "the body is not a JSON Web Token that can be read",
+        "the body is a JSON Web Token that cannot be decoded",
         HS256,
         token_of({}, crit=["x"], x=1),
         JWT_CONTEXT,
     ),
-    ("malformed", "the body is not a JSON Web Token that can be read", HS256, token_of({}, crit=[]), JWT_CONTEXT),
-    ("malformed", "the body is not a JSON Web Token that can be read", HS256, token_of({}, b64=False), JWT_CONTEXT),
+    ("malformed", "the body is a JSON Web Token that cannot be decoded", HS256, token_of({}, crit=[]), JWT_CONTEXT),
+    ("malformed", "the body is a JSON Web Token that cannot be decoded", HS256, token_of({}, b64=False), JWT_CONTEXT),
     ("malformed", CRITICAL, HS256, token_of({}, crit=["b64"], b64=True), JWT_CONTEXT),
     ("malformed", "the token's claims are not an object", HS256, token_of([1]), JWT_CONTEXT),
     ("malformed", "the token has no expiration time (`exp`)", EXPIRING, token_of({"iat": NOW}), JWT_CONTEXT),
@@ -662,8 +662,8 @@ TEXT_OF_ANOTHER_KIND = Hmac("Signature", key=lambda secret: text_key(secret) if 
         (RS256, RSA_PUBLIC, None),
         (HS256, "é" * 15 + "x", "must have 32 characters or more"),
         (HS256, "é" * 16, None),
-        (HS256, PEM, "must be a text that both sides know, not a public key or a JSON Web Key"),
-        (HS256, JWK, "must be a text that both sides know, not a public key or a JSON Web Key"),
+        (HS256, PEM, "must be a shared secret, not a public key or a JSON Web Key"),
+        (HS256, JWK, "must be a shared secret, not a public key or a JSON Web Key"),
         (FirstPresent(STANDARD, BEARER), "1234567", "must have 8 characters or more"),
         (FirstPresent(STANDARD, BEARER), "12345678", None),
         (FirstPresent(STANDARD, BEARER), "x" * 1_028, None),
