@@ -221,7 +221,7 @@ async def test_foreign_events_are_counted_and_the_newest_are_listed(redis: Redis
     assert 60 == (await rejections.counts(redis))["nylas", "foreign_tenant"]
     notes = [note for note in await rejections.newest(redis, ["nylas"]) if note["reason"] == "foreign_tenant"]
     assert 50 == len(notes)
-    assert {"the event is of account grant-2; TENANTS does not name it"} == {note["detail"] for note in notes}
+    assert {"the event is from account grant-2; TENANTS does not name it"} == {note["detail"] for note in notes}
     assert 60 == (await counters.hourly_counts(redis, 1))[0][1]["nylas", "foreign_tenant"]
 
 
@@ -260,7 +260,7 @@ async def test_an_account_with_an_unusual_name_is_not_quoted(redis: Redis, grant
     await NylasEndpoint(redis).send(nylas_event(1, grant))
 
     [note] = await rejections.newest(redis, ["nylas"])
-    assert "the event is of an account without a plain name; TENANTS does not name it" == note["detail"]
+    assert "the event is from an account without a plain name; TENANTS does not name it" == note["detail"]
 
 
 async def test_an_event_of_a_tenant_is_stored(redis: Redis) -> None:
