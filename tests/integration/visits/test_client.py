@@ -39,6 +39,7 @@ from app.visits.client import (
     retry_after_s,
 )
 from tests.support.harness import Harness, Server, serving, unread_response
+from tests.support.tcp_server import listening
 
 CONTACT = "cont_KYdl3lftgZXGRbxqoj"
 NOW = datetime(2026, 3, 14, 12, 0, 0, tzinfo=UTC)
@@ -384,8 +385,7 @@ async def test_a_closed_connection_is_an_unknown_outcome(route: str) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.close()
 
-    async with await asyncio.start_server(close, "127.0.0.1", 0) as server, http_client() as http:
-        port = server.sockets[0].getsockname()[1]
+    async with listening(close) as port, http_client() as http:
         client = VisitsClient(http, f"http://127.0.0.1:{port}/api/v1", "t", [], allow)
 
         assert OutcomeUnknown is type(await error_of(CALLS[route](client)))
@@ -723,9 +723,8 @@ async def test_a_response_with_an_invalid_head_is_an_unknown_outcome(head: bytes
         await reader.read()
         writer.close()
 
-    async with await asyncio.start_server(respond, "127.0.0.1", 0) as server, http_client() as http:
-        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-        client = VisitsClient(http, url, "token", [], allow)
+    async with listening(respond) as port, http_client() as http:
+        client = VisitsClient(http, f"http://127.0.0.1:{port}", "token", [], allow)
         with pytest.raises(OutcomeUnknown) as error:
             await client.get_visit("A-1")
 
