@@ -5,8 +5,6 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[2]
 #: Participles and pronouns: none says which value it is. A noun does, such as `delivery`, `message` or `reply`.
 EMPTY_NAMES = {
@@ -59,6 +57,7 @@ REPLACED_TERMS = {
     "tally": "counters",
     "whoever": "anyone who",
 }
+SUFFIXES = {".py", ".lua", ".md", ".html", ".js", ".css", ".yaml", ".json"}
 PYTHON = [path for root in ("app", "jobs", "tests") for path in sorted((ROOT / root).rglob("*.py"))]
 TEXTS = [
     *PYTHON,
@@ -77,18 +76,25 @@ def names(tree: ast.Module) -> Iterator[tuple[int, str]]:
                 yield node.lineno, name
 
 
-@pytest.mark.parametrize("path", PYTHON, ids=lambda path: str(path.relative_to(ROOT)))
-def test_no_name_is_a_participle_or_a_pronoun(path: Path) -> None:
-    tree = ast.parse(path.read_text())
+def test_no_name_is_a_participle_or_a_pronoun() -> None:
+    empty_names = [
+        f"{path.relative_to(ROOT)}:{line}: {name}"
+        for path in PYTHON
+        for line, name in names(ast.parse(path.read_text()))
+        if name.strip("_").lower() in EMPTY_NAMES
+    ]
 
-    assert [] == [f"{line}: {name}" for line, name in names(tree) if name.strip("_").lower() in EMPTY_NAMES]
+    assert [] == empty_names
 
 
-@pytest.mark.parametrize("path", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_no_text_uses_a_replaced_term(path: Path) -> None:
-    if path.suffix not in {".py", ".lua", ".md", ".html", ".js", ".css", ".yaml", ".json"} or path == Path(__file__):
-        return
+def test_no_text_uses_a_replaced_term() -> None:
     old = re.compile(rf"\b({'|'.join(map(re.escape, REPLACED_TERMS))})\b", re.IGNORECASE)
+    uses = [
+        f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
+        for path in TEXTS
+        if path.suffix in SUFFIXES and path != Path(__file__)
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if old.search(line)
+    ]
 
-    lines = enumerate(path.read_text().splitlines(), 1)
-    assert [] == [f"{number}: {line.strip()}" for number, line in lines if old.search(line)]
+    assert [] == uses
