@@ -153,21 +153,30 @@ class _Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        self._reader.feed(data)
-        while (reply := self._reader.gets()) is not False:
-            if self._on_message and not self._pending:
-                self._on_message(reply)
-                continue
-            future, _ = self._pending.popleft()
-            if future.done():
-                continue
-            if isinstance(reply, hiredis.ReplyError):
-                future.set_exception(reply)
-            else:
-                future.set_result(reply)
+        try:
+            self._reader.feed(data)
+            while (reply := self._reader.gets()) is not False:
+                if self._on_message and not self._pending:
+                    self._on_message(reply)
+                    continue
+                future, _ = self._pending.popleft()
+                if future.done():
+                    continue
+                if isinstance(reply, hiredis.ReplyError):
+                    future.set_exception(reply)
+                else:
+                    future.set_result(reply)
+        except hiredis.ProtocolError:
+            self._break_off("the server does not speak the protocol of Redis: check the address and its port")
+        except IndexError:  # no command is pending
+            self._break_off("Redis sent a reply without a command")
 
     def connection_lost(self, error: Exception | None) -> None:
         self._fail_pending("Redis closed the connection before it answered")
+
+    def _break_off(self, message: str) -> None:
+        self.abort()
+        self._fail_pending(message)
 
     def _fail_pending(self, message: str) -> None:
         self.is_lost = True
@@ -233,8 +242,7 @@ class _Connection(asyncio.Protocol):
         if self._pending:
             remaining_s = self._pending[0][1] - self._loop.time()
             if remaining_s <= 0:
-                self.abort()
-                self._fail_pending("Redis does not answer in time")
+                self._break_off("Redis does not answer in time")
             else:
                 self._timer = self._loop.call_later(remaining_s, self._check_deadline)
 

@@ -328,9 +328,19 @@ async def test_a_server_that_does_not_speak_redis_is_unavailable(answer: bytes) 
         writer.write(answer)
         await reader.read()
 
+    tracebacks = recorded_tracebacks()
     async with listening(respond) as port, connected(f"redis://127.0.0.1:{port}", timeout_s=0.3) as redis:
-        with pytest.raises(RedisUnavailable):
+        with pytest.raises(RedisUnavailable, match="does not speak the protocol of Redis"):
             await asyncio.wait_for(redis.command("PING"), 5)
+
+    assert [] == tracebacks
+
+
+def recorded_tracebacks() -> list[dict[str, Any]]:
+    """Return the list to which the loop adds what it would print as a traceback."""
+    tracebacks: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: tracebacks.append(context))
+    return tracebacks
 
 
 async def test_an_unrequested_reply_is_not_taken_for_the_next_one() -> None:
@@ -340,10 +350,13 @@ async def test_an_unrequested_reply_is_not_taken_for_the_next_one() -> None:
         while command := await commands.next():
             writer.write(b"$%d\r\n%s\r\n" % (len(command[1]), command[1]) + b"+unrequested\r\n")
 
+    tracebacks = recorded_tracebacks()
     async with listening(reply_twice) as port, connected(f"redis://127.0.0.1:{port}", timeout_s=0.3) as redis:
         for n in range(5):
             reply = await retry_until_available(lambda n=n: asyncio.wait_for(redis.command("ECHO", str(n)), 5))
             assert str(n).encode() == reply
+
+    assert [] == tracebacks
 
 
 async def test_a_thousand_commands_try_an_unreachable_server_once() -> None:
