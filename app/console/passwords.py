@@ -19,7 +19,7 @@ from app.console.login_queue import LoginQueue, Priority, TooManyAttempts
 from app.console.sessions import ROLES, Role, cookie, password_hash_of, set_signed_cookie, signer
 from app.ledger.keys import LOGIN_ATTEMPTS
 from app.ledger.redis import Redis
-from app.settings.model import Settings
+from app.settings.model import Settings, portable_hash
 
 #: Identifies a browser that logged in before.
 BROWSER_COOKIE, BROWSER_TTL_S = "__Host-doorbell-known", 365 * 86_400
@@ -93,7 +93,8 @@ class Passwords:
 
 
 def hash_password(password: str) -> str:
-    return PasswordHasher().hash(password)
+    """Return the hash in the form for the environment, without `$`."""
+    return portable_hash(PasswordHasher().hash(password))
 
 
 def attempts_key(client: str) -> str:

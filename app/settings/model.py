@@ -42,12 +42,22 @@ def _redis_address(value: str) -> str:
     return value
 
 
+def portable_hash(argon2_hash: str) -> str:
+    """Return the hash with dots for its `$`, which compose and shells would expand."""
+    return argon2_hash.removeprefix("$").replace("$", ".")
+
+
 def _argon2(value: str) -> str:
+    """Accept both forms of a hash, and return the one with `$`."""
+    argon2_hash = value if value.startswith("$") else "$" + value.replace(".", "$")
     try:
-        extract_parameters(value)
+        extract_parameters(argon2_hash)
     except InvalidHashError:
+        # What compose or a shell leaves of `$argon2id$v=19$m=65536,t=3,p=4$…`.
+        if re.match(r"=\d+=\d+,t=\d", value):
+            raise _rule("was a hash whose `$` were expanded; use the form of `doorbell hash-password`") from None
         raise _rule("must be the hash of a password, from `doorbell hash-password`") from None
-    return value
+    return argon2_hash
 
 
 def _account_name(value: str) -> str:
@@ -92,7 +102,7 @@ WebAddress = Annotated[str, AfterValidator(_web_address)]
 RedisAddress = Annotated[str, AfterValidator(_redis_address)]
 Zone = Annotated[str, AfterValidator(_zone)]
 #: The hash of a random password that nobody knows.
-_EXAMPLE_HASH = "$argon2id$v=19$m=65536,t=3,p=4$+wCWcNZPvnKLxrHdWsPvjA$TsYYKC/fTSxQmZYdMDyaMz6rp3bMjn5qq+7nKYOvXPk"
+_EXAMPLE_HASH = "argon2id.v=19.m=65536,t=3,p=4.+wCWcNZPvnKLxrHdWsPvjA.TsYYKC/fTSxQmZYdMDyaMz6rp3bMjn5qq+7nKYOvXPk"
 #: The name of an account is part of the ids of its tasks: `visit:<account>/<external_id>`.
 AccountName = Annotated[str, AfterValidator(_account_name)]
 PasswordHash = Annotated[str, AfterValidator(_argon2)]

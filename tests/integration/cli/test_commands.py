@@ -291,7 +291,10 @@ def test_hash_password_reads_stdin_and_prints_only_the_hash(harness: Harness) ->
     short = harness.doorbell("hash-password", stdin=b"short\n")
 
     assert 0 == hashed.returncode
-    assert PasswordHasher().verify(hashed.stdout.strip(), "a long enough one")
+    environ = {"REDIS_URL": "redis://127.0.0.1:1", "SECRET_KEY": "0123456789abcdef"}
+    settings = read_environment(environ | {"CONSOLE_PASSWORD_HASH": hashed.stdout.strip()})
+    assert PasswordHasher().verify(settings.console_password_hash or "", "a long enough one")
+    assert "$" not in hashed.stdout  # compose and shells expand it
     assert (2, "") == (short.returncode, short.stdout)
 
 

@@ -429,6 +429,30 @@ def test_repr_of_the_settings_contains_no_secrets() -> None:
     assert CANARY not in repr(settings) + str(settings) + repr(settings.hooks) + repr(settings.active_hooks)
 
 
+# The hash of a password
+
+HASH = "$argon2id$v=19$m=65536,t=3,p=4$+wCWcNZPvnKLxrHdWsPvjA$TsYYKC/fTSxQmZYdMDyaMz6rp3bMjn5qq+7nKYOvXPk"
+KEY = {"SECRET_KEY": "0123456789abcdef"}
+
+
+@pytest.mark.parametrize("value", [HASH, HASH[1:].replace("$", ".")], ids=["as-argon2-writes-it", "without-dollars"])
+def test_both_forms_of_a_password_hash_are_read(value: str) -> None:
+    settings = read_environment({**REDIS, **KEY, "CONSOLE_PASSWORD_HASH": value})
+
+    assert HASH == settings.console_password_hash
+
+
+@pytest.mark.parametrize("quote", ["", '"'], ids=["unquoted", "in-double-quotes"])
+def test_a_password_hash_that_a_shell_expanded_is_recognized(quote: str) -> None:
+    script = f'CONSOLE_PASSWORD_HASH={quote}{HASH}{quote}; printf %s "$CONSOLE_PASSWORD_HASH"'
+    expanded = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True).stdout
+
+    reported = problems(**REDIS, **KEY, CONSOLE_PASSWORD_HASH=expanded)
+
+    assert expanded != HASH
+    assert "`$` were expanded" in reported["CONSOLE_PASSWORD_HASH"].rule
+
+
 # .env.example
 
 
