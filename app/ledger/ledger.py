@@ -86,7 +86,7 @@ class Ledger:
         id = new_delivery_id()
         packed = _pack_changes(info.source, account, changes)
         info.task_ids.extend([TaskId.event(id)] if event_state else [task_id for task_id, _, _ in packed])
-        record = orjson.dumps(info) + b"\n" + self._bodies.encode(delivery.body, id)
+        record = info.encode() + b"\n" + self._bodies.encode(delivery.body, id)
         call = scripts.accept(
             delivery=id,
             hook=info.hook,
@@ -357,7 +357,7 @@ class Ledger:
             call = scripts.retranslate(
                 delivery=delivery_id,
                 head=head,
-                new_head=orjson.dumps(replace(info, task_ids=[event])) if was_translated_on_arrival else "",
+                new_head=replace(info, task_ids=[event]).encode() if was_translated_on_arrival else "",
                 targets=" ".join(info.task_ids) if was_translated_on_arrival else "",
                 queue=queue,
             )

@@ -349,7 +349,7 @@ class Erasure:
             ignored=meta.ignored and ERASED,
             erased_at_ms=meta.erased_at_ms or now_ms,
         )
-        record = orjson.dumps(erased_info) + b"\n"
+        record = erased_info.encode() + b"\n"
         quoted = _attempts_without_responses(event) if event else {}
         return await self._ledger.redact(TaskId.event(id), event.change_count if event else None, record, quoted)
 
