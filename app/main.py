@@ -11,7 +11,7 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -191,8 +191,30 @@ async def index(request: Request) -> Response:
     return await not_found(request, Exception())
 
 
-async def not_found(_: Request, __: Exception) -> Response:
-    return JSONResponse({"error": "not_found", "detail": "there is nothing at this address"}, 404)
+async def not_found(request: Request, _: Exception) -> Response:
+    """Answer people in HTML and programs in JSON."""
+    headers = {"vary": "Accept", "content-security-policy": "default-src 'none'"}
+    if "text/html" in request.headers.get("accept", ""):
+        link = '<p><a href="/console">Open the console</a></p>' if _services(request).settings.has_console else ""
+        return HTMLResponse(NOT_FOUND_PAGE.format(link=link), 404, headers)
+    return JSONResponse({"error": "not_found", "detail": "there is nothing at this address"}, 404, headers)
+
+
+NOT_FOUND_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>Not found · Doorbell</title>
+</head>
+<body>
+<h1>Not found</h1>
+<p>Doorbell is running, but there is nothing at this address.</p>
+{link}
+</body>
+</html>
+"""
 
 
 def _services(request: Request) -> Services:

@@ -320,10 +320,12 @@ def test_a_new_delivery_is_offered_and_does_not_shift_the_list(running: Harness,
     console = open_console(OPERATOR)
     console.open("/console/deliveries")
     rows = console.page.inner_text("tbody")
+    before = console.page.locator("tbody tr").bounding_box()
 
     create_visit(running, "A-2")
 
     console.page.wait_for_selector("text=1 new delivery; show")
+    assert before == console.page.locator("tbody tr").bounding_box()
     assert rows.count("standard-A-") == console.page.inner_text("tbody").count("standard-A-") == 1
     console.page.click("text=1 new delivery; show")
     assert "standard-A-2" in console.page.inner_text("tbody tr:first-child")

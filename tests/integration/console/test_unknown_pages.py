@@ -1,0 +1,43 @@
+"""Addresses without a page."""
+
+from typing import Any
+
+import pytest
+
+from tests.support.console import Browser, Opened
+
+HTML = {"accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+
+
+async def test_the_root_leads_to_the_console(app: Any) -> None:
+    response = await Browser(app).get("/", headers=HTML)
+
+    assert (303, "/console") == (response.status_code, response.headers["location"])
+
+
+@pytest.mark.parametrize("path", ["/console/nowhere", "/console/visits/a/b", "/nowhere"])
+@pytest.mark.parametrize("is_logged_in", [True, False])
+async def test_an_unknown_page_answers_a_browser_in_html(app: Any, path: str, is_logged_in: bool) -> None:
+    browser = Browser(app)
+    if is_logged_in:
+        await browser.log_in()
+
+    response = await browser.get(path, headers=HTML)
+
+    assert (404, "text/html; charset=utf-8") == (response.status_code, response.headers["content-type"])
+    assert 'href="/console"' in response.text
+
+
+async def test_without_a_console_no_page_leads_to_it(opened: Opened, environ: dict[str, str]) -> None:
+    app = await opened({name: value for name, value in environ.items() if not name.startswith("CONSOLE_")})
+
+    pages = [await Browser(app).get(path, headers=HTML) for path in ("/", "/console", "/nowhere")]
+
+    assert [404] * 3 == [page.status_code for page in pages]
+    assert [] == [page.text for page in pages if "Doorbell is running" not in page.text or "/console" in page.text]
+
+
+async def test_an_unknown_address_answers_a_program_in_json(app: Any) -> None:
+    response = await Browser(app).get("/nowhere")
+
+    assert (404, "not_found") == (response.status_code, response.json()["error"])
