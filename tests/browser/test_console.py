@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import redis
 
 from app.console.passwords import hash_password
 from tests.support import browser as browsers
@@ -329,6 +330,32 @@ def test_a_new_delivery_is_offered_and_does_not_shift_the_list(running: Harness,
     assert rows.count("standard-A-") == console.page.inner_text("tbody").count("standard-A-") == 1
     console.page.click("text=1 new delivery; show")
     assert "standard-A-2" in console.page.inner_text("tbody tr:first-child")
+
+
+def test_a_long_reason_leaves_the_other_columns_their_width(running: Harness, open_console: OpenConsole) -> None:
+    running.start_worker()
+    for number in range(3):
+        create_failure(running, f"walk-in-025-{number}")
+    wait_until(lambda: failures(running) == 3)
+    reason = "untranslatable: " + "an event with several invitees and no limit, " * 5 + "x" * 200
+    with redis.Redis.from_url(running.redis_url) as client:
+        client.hset("bell:visit:main/standard-walk-in-025-1", "reason", reason)
+    console = open_console(OPERATOR)
+
+    console.open("/console/failures")
+    console.screenshot("long-reason")
+
+    assert reason == console.page.locator(".clamped", has_text="untranslatable").get_attribute("title")
+    rows = [row.bounding_box()["height"] for row in console.page.locator("tbody tr").all()]
+    ids = [id.bounding_box()["height"] for id in console.page.locator("tbody .id").all()]
+    assert (3, 3) == (len(rows), len(ids))
+    assert max(rows) < 90  # two lines
+    assert max(ids) < 30  # one line
+    assert 0 == console.page.evaluate(
+        "(({scrollWidth, clientWidth}) => scrollWidth - clientWidth)(document.querySelector('.table'))"
+    )
+    show, since = [console.page.locator(f".filters {name}").bounding_box()["y"] for name in ("button", "#since")]
+    assert abs(show - since) < 10, "all filters fit in one line"
 
 
 def test_a_field_is_revealed_in_place(running: Harness, open_console: OpenConsole) -> None:
