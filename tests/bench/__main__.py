@@ -22,6 +22,7 @@ import redis
 from app.demo import valkey
 from tests.bench.load import SECRET
 
+PARTS = ("intake", "memory", "smallest", "workers")
 ROUNDS = int(os.environ.get("ROUNDS", "5"))
 DELIVERIES = 8_000
 VISITS = 3_000
@@ -280,7 +281,8 @@ def paired_ratio(rates: list[float], baseline: list[float]) -> float:
 
 
 if __name__ == "__main__":
-    parts = sys.argv[1:] or ["intake", "memory", "smallest", "workers"]
-    for part in parts:
+    if unknown := set(sys.argv[1:]) - set(PARTS):
+        sys.exit(f"unknown: {', '.join(sorted(unknown))}; the parts are {', '.join(PARTS)}")
+    for part in sys.argv[1:] or PARTS:
         with ExitStack() as stack:
             getattr(Bench(stack), part)()
