@@ -16,7 +16,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from app import __version__
-from app.cli.output import INTERRUPTED
+from app.cli.output import CHECK_FAILED, INTERRUPTED, exit_with
 
 ROOT = Path(__file__).parent.parent.parent
 #: The commands by section, in the order of the help: each with its module.
@@ -87,6 +87,15 @@ class CommandGroup(click.Group):
             # At exit, Python would report that it cannot flush stdout.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(0)
+        except (click.ClickException, click.exceptions.Exit):
+            raise
+        except Exception as error:
+            # Imported late: the help imports no source.
+            from app.webhooks.source import InvalidSource
+
+            if isinstance(error, InvalidSource):
+                exit_with(CHECK_FAILED, str(error))
+            raise
 
 
 @click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

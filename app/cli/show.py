@@ -44,7 +44,12 @@ MAX_EMPTY_PAGES = 3
 @json_option
 def deliveries(limit: int, cursor: str, as_json: bool, **options: str | datetime | None) -> None:
     """List deliveries, newest first."""
-    _list(build_filter(options, cursor=cursor), limit, as_json, ("delivery", "at", "hook", "event", "state", "visits"))
+    _list(
+        build_filter(options, cursor=cursor),
+        limit,
+        as_json,
+        ("delivery", "at", "hook", "event", "state", "visits", "reason"),
+    )
 
 
 @click.command(
@@ -72,8 +77,8 @@ def _list(filter: Filter, limit: int, as_json: bool, names: Sequence[str]) -> No
     rows, next_cursor = run_with_ledger(load)
     if next_cursor and not rows:
         exit_with(NOTHING_MATCHED, f"nothing matched so far: use --cursor {next_cursor} to search further back")
-    # Only some deliveries have a reason.
-    print_rows([{name: row[name] for name in (*names, "reason") if name in row} for row in rows], as_json)
+    # Rows differ in their fields. A table has all columns, in the same order in every list.
+    print_rows([{name: row.get(name) for name in names if name in row or not as_json} for row in rows], as_json)
     if next_cursor:
         click.echo(f"there may be more: use --cursor {next_cursor}, or a larger --limit", err=True)
 

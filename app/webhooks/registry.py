@@ -72,8 +72,14 @@ CONTACT_TOO_LONG = (
 
 
 def load_specimens(name: str) -> dict[str, Any]:
-    """Return the recorded deliveries of a source, with the changes they should become."""
-    specimens: dict[str, Any] = json.loads(files(SOURCES).joinpath(f"{name}.json").read_text("utf-8"))
+    """Return the recorded deliveries of a source, with the changes they should become. Raise InvalidSource."""
+    path = f"app/sources/{name}.json"
+    try:
+        specimens: dict[str, Any] = json.loads(files(SOURCES).joinpath(f"{name}.json").read_text("utf-8"))
+    except FileNotFoundError:
+        raise InvalidSource(f"{path} is missing: it has the specimens of app/sources/{name}.py") from None
+    except ValueError as error:
+        raise InvalidSource(f"{path} is not valid JSON: {error}") from None
     return specimens
 
 

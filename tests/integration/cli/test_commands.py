@@ -29,6 +29,8 @@ from app.demo.valkey import free_port, valkey
 from app.operators.filter import Filter
 from app.operators.operations import OperationRequest, Operations
 from app.settings.environment import read_environment
+from app.webhooks import registry
+from app.webhooks.source import InvalidSource
 from tests.support.harness import ROOT, SECRET, Harness, Server, sign_standard, standard_body, wait_until
 from tests.support.ledger_client import LedgerClient
 
@@ -852,3 +854,44 @@ def test_version_prints_the_version_of_the_package() -> None:
 
     assert (0, f"doorbell {__version__}\n") == (result.exit_code, result.stdout)
     assert f'version = "{__version__}"' in (ROOT / "pyproject.toml").read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [(None, "app/sources/calendly.json is missing"), ("{", "app/sources/calendly.json is not valid JSON")],
+    ids=["missing", "broken"],
+)
+def test_a_source_without_readable_specimens_is_reported_in_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, text: str | None, sentence: str
+) -> None:
+    if text is not None:
+        (tmp_path / "calendly.json").write_text(text)
+    monkeypatch.setattr(registry, "files", lambda _: tmp_path)
+
+    result = CliRunner().invoke(main, ["ring", "calendly"])
+
+    assert 3 == result.exit_code
+    assert result.output.startswith(sentence)
+
+
+def test_a_module_that_is_no_source_is_reported_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> None:
+        raise InvalidSource("app/sources/fresha.py declares no SOURCE = Source(…)")
+
+    monkeypatch.setattr("app.cli.sources.load_sources", fail)
+
+    result = CliRunner().invoke(main, ["ring", "calendly"])
+
+    assert (3, "app/sources/fresha.py declares no SOURCE = Source(…)\n") == (result.exit_code, result.output)
+
+
+def test_a_list_has_the_same_columns_whatever_its_rows_have(busy: Harness) -> None:
+    def columns(*command: str) -> str:
+        return " ".join(busy.doorbell(*command).stdout.splitlines()[0].split())
+
+    before = columns("failures")
+    busy.redis_command("HSET", "bell:visit:main/standard-A-2", "failed_attempts", "2")
+
+    assert before == columns("failures")
+    assert "FAILED ATTEMPTS ATTEMPTS RESPONSE SOURCE HOOK DELIVERY" in before
+    assert columns("deliveries") == columns("deliveries", "--state", "parked")
