@@ -545,7 +545,7 @@ MAX_TIME_UNTIL_VISIT_MS = 2 * 366 * 86_400_000
 
 
 def time_until_visit_ms(lease: Lease, outcome: Outcome) -> int:
-    """Time until the visit. Its task is kept longer by this time, since the visit may still be moved or cancelled."""
+    """Return the time until the visit. Its task is stored longer by it: the visit may still be moved or cancelled."""
     remote = outcome.remote.get(lease.primary.task_id) or lease.primary.remote or {}
     try:
         ahead = datetime.fromisoformat(str(remote.get("event_date"))) - datetime.now(UTC)
