@@ -19,6 +19,7 @@ from starlette.types import Scope
 
 from app.console.context import context
 from app.console.sessions import cookie
+from app.ledger.reasons import find_reason
 from app.ledger.times import humanize, iso_timestamp
 from app.webhooks.registry import source_title
 
@@ -117,7 +118,7 @@ def _templates() -> Jinja2Templates:
     environment = Environment(
         loader=PackageLoader("app.console"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    filters: dict[str, Callable[[Any], str]] = {
+    filters: dict[str, Callable[[Any], Any]] = {
         "ago": ago,
         "due": due,
         "plain": plain,
@@ -125,6 +126,7 @@ def _templates() -> Jinja2Templates:
         "segment": segment,
         "iso": iso,
         "titled": source_title,
+        "reason": find_reason,
     }
     environment.filters |= filters
     environment.globals["static"] = lambda name: f"/console/static/{static_version()}/{name}"

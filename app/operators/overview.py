@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 from app.ledger.ledger import Ledger
+from app.ledger.reasons import find_reason
 from app.ledger.times import humanize, iso_timestamp
 from app.operators.explain import Explain, Row
 from app.operators.lists import FailureGroup, Lists
@@ -161,9 +162,12 @@ def _failures_need_operator(count: int, groups: Sequence[FailureGroup]) -> str:
     needs = "One failure needs attention" if count == 1 else f"{count:,} failures need attention"
     since = min(group.first for group in groups) if groups else 0
     age = f"The first failed {humanize(time.time() - since / 1000)} ago."
+    if not groups:
+        return f"{needs}."
+    title = find_reason(groups[0].reason).title
     if len(groups) == 1:
-        return f"{needs}: {groups[0].reason}, from {source_title(groups[0].source)}. {age}"
-    return f"{needs}, most often for {groups[0].reason}. {age}" if groups else f"{needs}."
+        return f"{needs}: {title} ({source_title(groups[0].source)}). {age}"
+    return f"{needs}, most often: {title}. {age}"
 
 
 async def load_overview(ledger: Ledger, settings: Settings) -> Overview:

@@ -44,7 +44,9 @@ def test_every_state_of_a_task_is_in_the_glossary() -> None:
 def test_every_reason_of_a_task_is_in_the_glossary_with_its_meaning() -> None:
     rows = dict(re.findall(r"^\| `([a-z_]+)` \| (.*) \|$", section("Reasons of a task"), re.MULTILINE))
 
-    assert {name: rows[name] for name in words("Reasons of a task")} == REASONS
+    assert {name: rows[name] for name in words("Reasons of a task")} == {
+        name: reason.meaning for name, reason in REASONS.items()
+    }
 
 
 def test_every_reason_of_a_run_is_in_the_table() -> None:

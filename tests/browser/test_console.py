@@ -149,7 +149,7 @@ def test_a_failure_is_planned_replayed_and_applied(running: Harness, open_consol
     create_failure(running, "B-1")
     wait_until(lambda: failures(running) == 1)
     console = open_console(OPERATOR)
-    assert "One failure needs attention: contact_unknown, from Standard" in console.heading
+    assert "One failure needs attention: No e-mail address (Standard" in console.heading
 
     console.page.click("text=Show failures")
     console.page.check("input[name=ids]")

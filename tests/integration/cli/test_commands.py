@@ -743,7 +743,7 @@ def test_the_overview_has_a_sentence_and_numbers(harness: Harness) -> None:
     assert (socket.gethostname(), process.pid) == (worker["host"], worker["pid"])
     assert worker["since"] <= worker["seen"]
     assert "warn" == report["status"]
-    assert output.startswith("One failure needs attention: contact_unknown, from")
+    assert output.startswith("One failure needs attention: No e-mail address (")
     assert (1, 0) == (report["states"]["parked"], report["states"]["queued"])
     [failures] = report["failures"]
     assert ("contact_unknown", "standard", 1) == (failures["reason"], failures["source"], failures["count"])
