@@ -14,6 +14,7 @@ from typing import Any, ParamSpec, TypeVar
 from app.ledger import keys
 from app.ledger.ids import TaskId, delivery_of
 from app.ledger.ledger import Ledger, known_accounts
+from app.ledger.reasons import find_reason
 from app.ledger.records import Attempt, BodyUnavailable, DeliveryInfo, NotFound, Task
 from app.ledger.times import iso_timestamp
 from app.operators.redaction import REDACTED, redact_text
@@ -402,8 +403,7 @@ def _delivery_sentence(meta: DeliveryInfo, changes: Sequence[Row]) -> str:
     if not states:
         return f"Ignored: {meta.ignored}." if meta.ignored else "All changes of this delivery have expired."
     if states["parked"]:
-        reason = next(change.get("reason") for change in changes if change["state"] == "parked")
-        return f"Needs attention: {reason}."
+        return _needs_attention(next(change.get("reason") for change in changes if change["state"] == "parked"))
     if waits := [change for change in changes if change["state"] in ("waiting", "held")]:
         return f"Not applied yet: {waits[0].get('reason') or waits[0]['state']}. Doorbell retries automatically."
     if states["queued"] or states["running"]:
@@ -415,10 +415,14 @@ def _delivery_sentence(meta: DeliveryInfo, changes: Sequence[Row]) -> str:
     return "Discarded by an operator."
 
 
+def _needs_attention(reason: str | None) -> str:
+    return f"Needs attention: {find_reason(reason).title} ({reason})." if reason else "Needs attention."
+
+
 def _visit_sentence(primary: Task) -> str:
     match primary.state:
         case "parked":
-            return f"Needs attention: {primary.reason}."
+            return _needs_attention(primary.reason)
         case "waiting" | "held":
             return f"Not up to date: {primary.reason or primary.state}. Doorbell retries automatically."
         case "queued" | "running":
