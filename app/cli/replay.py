@@ -53,7 +53,7 @@ def plan_options(command: F) -> F:
 @click.command(
     epilog=examples(
         "replay --state parked --reason 422 --since 2h --dry-run",
-        "replay standard-A-5 --contact cont_KYdl3lftgZXGRbxqoj --yes",
+        "replay standard-A-5 --contact ada@example.com --yes",
         "replay --hook calendly --since 7d --retranslate --dry-run",
     )
 )
@@ -63,7 +63,9 @@ def plan_options(command: F) -> F:
 @click.option("--retranslate", "mode", flag_value="retranslate", help="Translate the stored bodies again.")
 @click.option("--reconcile", "mode", flag_value="reconcile", help="Fetch the current record from the tool.")
 @click.option("--recheck", is_flag=True, help="Read the visit from the Visits API first.")
-@click.option("--contact", default="", help="Use this contact of Review Rover (cont_…).")
+@click.option(
+    "--contact", default="", help="Assign this contact: an e-mail address, or an id of Review Rover (cont_…)."
+)
 @plan_options
 @json_option
 def replay(
@@ -82,6 +84,7 @@ def replay(
     values take precedence. A worker runs the replay; Ctrl-C does not stop it, `doorbell cancel` does.
     """
     filter = _parse_filter("replay", ids, options)
+    _check_contact(contact)
     request = OperationRequest(
         kind="replay",
         filter=filter,
@@ -94,6 +97,16 @@ def replay(
         keeps_results=True,
     )
     _plan_and_run(request, dry_run, yes, as_json)
+
+
+def _check_contact(text: str) -> None:
+    from app.operators.contacts import InvalidContact, parse_contact
+
+    if text:
+        try:
+            parse_contact(text)
+        except InvalidContact as error:
+            raise click.BadParameter(str(error), param_hint="--contact") from None
 
 
 @click.command(

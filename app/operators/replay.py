@@ -18,6 +18,7 @@ from app.ledger import keys
 from app.ledger.ids import NO_TASK, TaskId, delivery_of, new_origin
 from app.ledger.ledger import Ledger
 from app.ledger.records import DeliveryInfo, NotFound, Task
+from app.operators.contacts import assignment, has_contact, parse_contact
 from app.operators.explain import merge_visit, run_off_loop
 from app.operators.filter import Filter
 from app.operators.selection import Mode, SelectedTask, TaskSelector, load_stored
@@ -100,9 +101,12 @@ class Replay:
     def __init__(
         self, ledger: Ledger, settings: Settings, mode: Mode = "retry", *, recheck: bool = False, contact: str = ""
     ) -> None:
-        """recheck: the worker reads each visit from the API first. contact: the contact_id that the operator assigns."""
+        """recheck: the worker reads each visit from the API first. contact: an e-mail address or id that is assigned.
+
+        Raise InvalidContact.
+        """
         self._ledger, self._settings, self._mode = ledger, settings, mode
-        self._recheck, self._contact = recheck, contact
+        self._recheck, self._contact = recheck, parse_contact(contact) if contact else None
 
     async def plan(self, filter: Filter) -> AsyncIterator[PlannedTask]:
         """Yield what would be done for each selected task. A visit with several ids is one task."""
@@ -138,15 +142,16 @@ class Replay:
             if self._mode == "retranslate":
                 return await self._ledger.retranslate(planned.task_id.delivery_id, queue="replays")
             if self._contact and not planned.task_id.is_event:
-                await self._assign_contact(planned.task_id)
+                await self._assign_contact(planned.task_id, self._contact)
             return await self._ledger.replay(planned.task_id, self._recheck, queue="replays")
         except NotFound:
             return "expired"
 
-    async def _assign_contact(self, task_id: TaskId) -> None:
+    async def _assign_contact(self, task_id: TaskId, contact: Contact) -> None:
         aliases = await self._ledger.load_aliases(task_id)
-        if desired_visit(await run_off_loop(aliases, merge_visit, aliases)).contact.id != self._contact:
-            await self._ledger.assign_contact(task_id, _contact_assignment(self._contact))
+        current = desired_visit(await run_off_loop(aliases, merge_visit, aliases)).contact
+        if not has_contact(current, contact):
+            await self._ledger.assign_contact(task_id, assignment(contact))
 
     async def _wait_for_workers(self, batch: list[str]) -> None:
         remaining, deadline = len(batch), time.monotonic() + STALL_TIMEOUT_S
@@ -206,11 +211,11 @@ class Replay:
         planned = replace(planned, task_id=aliases[0].task_id, state=primary.state, reason=primary.reason)
         if primary.state == "discarded" or (primary.state in ("queued", "running") and not self._recheck):
             return replace(planned, skip_reason=primary.state)
-        assignment = []
+        assigned = []
         if self._contact:
-            assignment = [RecordedChange.decode("operator", encode_change(_contact_assignment(self._contact)))]
-        facts = await run_off_loop(aliases, merge_visit, aliases, *assignment)
-        calls = await self._calls(aliases, facts if assignment or any(alias.changes for alias in aliases) else None)
+            assigned = [RecordedChange.decode("operator", encode_change(assignment(self._contact)))]
+        facts = await run_off_loop(aliases, merge_visit, aliases, *assigned)
+        calls = await self._calls(aliases, facts if assigned or any(alias.changes for alias in aliases) else None)
         if primary.state == "done" and not calls:
             deciding = {delivery_of(origin) for origin in deciding_origins(facts)}
             return replace(planned, skip_reason="superseded" if delivery and delivery not in deciding else "applied")
@@ -333,11 +338,6 @@ class Replay:
             return await self._ledger.load_aliases(task_id)
         except NotFound:
             return []
-
-
-def _contact_assignment(contact: str) -> VisitChange:
-    # The version is the current time: the assignment overrides all older changes, and no newer one.
-    return VisitChange(action="update", visit_id="", version=time.time_ns() // 1000, contact=Contact(id=contact))
 
 
 def _task_id_of(hook: Hook, meta: DeliveryInfo, change: VisitChange) -> TaskId:

@@ -14,6 +14,7 @@ from starlette.responses import Response
 from app.console.context import ConsoleContext, actions, context
 from app.console.rendering import number, redirect, render
 from app.ledger.times import humanize
+from app.operators.contacts import InvalidContact, parse_contact
 from app.operators.discard import Discard
 from app.operators.filter import INDEXED_STATES, RESULT_STATES, Filter
 from app.operators.operations import OperationKind, OperationRequest
@@ -77,6 +78,8 @@ async def start(request: Request) -> Response:
 
 
 def _start_error(plan: Plan, form: Mapping[str, str]) -> str:
+    if form.get("contact", "").strip() and not plan.contact:
+        return f"{InvalidContact()} Nothing was done."
     if plan.is_empty:
         return "No row is selected. Nothing was done."
     if not plan.count or form.get("expected") != str(plan.count):
@@ -133,9 +136,12 @@ async def _plan(console: ConsoleContext, form: Mapping[str, str], ids: tuple[str
 
 
 def _contact(form: Mapping[str, str]) -> str:
+    """Return the contact of the form, or an empty string if it is invalid."""
     contact = form.get("contact", "").strip()
-    is_id = contact.replace("_", "").isalnum() and contact.isascii() and len(contact) <= 80
-    return contact if is_id else ""
+    with suppress(InvalidContact):
+        parse_contact(contact)
+        return contact
+    return ""
 
 
 def _resolve_filter(do: OperationKind, filter: Filter, until: int) -> Filter:

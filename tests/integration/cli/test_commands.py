@@ -476,6 +476,13 @@ def test_a_replay_without_a_worker_stays_queued_until_a_worker_starts(
     assert wait_until(lambda: idle.visit("standard-A-2"))
 
 
+def test_a_contact_that_is_neither_an_address_nor_an_id_is_a_usage_error(harness: Harness) -> None:
+    result = harness.doorbell("replay", "standard-1", "--contact", "Ada Lovelace", "--yes")
+
+    assert 2 == result.returncode
+    assert "A contact is an e-mail address, or an id of Review Rover (cont_…)." in result.stderr
+
+
 def test_an_interrupted_command_says_that_the_replay_continues(idle: Harness) -> None:
     arguments = ["replay", "standard-A-2", "--contact", "cont_KYdl3lftgZXGRbxqoj", "--yes"]
     with subprocess.Popen(

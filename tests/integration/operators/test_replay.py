@@ -464,6 +464,31 @@ async def test_a_second_replay_changes_nothing(world: World) -> None:
     assert (visits_before, []) == (world.harness.visits(), world.calls())
 
 
+async def test_an_operator_assigns_a_contact_by_its_address(world: World) -> None:
+    await world.accept(booked(contact=None))
+    await world.run()
+    [step] = await plan(world, ids=("standard-1",), contact="Ada@Example.com")
+
+    for _ in range(2):
+        await execute(world, contact="Ada@Example.com", ids=("standard-1",))
+        await world.run()
+
+    [contact] = world.contacts("ada@example.com")
+    assert ["POST /visits"] == [call.call for call in step.calls]
+    assert [contact["id"]] == [visit["contact_id"] for visit in world.harness.visits()]
+    assert 2 == len((await world.load_task()).changes)
+
+
+async def test_an_address_replaces_an_assigned_contact_id(world: World) -> None:
+    await world.apply(booked(contact=Contact(id=DOCUMENTED_CONTACT)))
+
+    await execute(world, contact="ada@example.com", ids=("standard-1",))
+    await world.run()
+
+    [contact] = world.contacts("ada@example.com")
+    assert [contact["id"]] == [visit["contact_id"] for visit in world.harness.visits()]
+
+
 async def test_an_operator_assigns_a_contact_once(world: World) -> None:
     await world.accept(booked(contact=None))
     await world.run()

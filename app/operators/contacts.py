@@ -1,0 +1,34 @@
+"""The contact that an operator assigns to visits."""
+
+import re
+import time
+
+from app.operators.search_index import normalize_email
+from app.visits.change import Contact, VisitChange
+
+_CONTACT_ID = re.compile(r"[A-Za-z0-9_]{1,80}")
+
+
+class InvalidContact(Exception):
+    """The text is neither an e-mail address nor an id."""
+
+    def __init__(self) -> None:
+        super().__init__("A contact is an e-mail address, or an id of Review Rover (cont_…).")
+
+
+def parse_contact(text: str) -> Contact:
+    """Return the contact with this e-mail address or id. Raise InvalidContact."""
+    if email := normalize_email(text):
+        return Contact(id="", email=email)  # the worker looks it up or creates it; an earlier id has no effect any more
+    if _CONTACT_ID.fullmatch(text.strip()):
+        return Contact(id=text.strip())
+    raise InvalidContact
+
+
+def assignment(contact: Contact) -> VisitChange:
+    """Return the change of an operator. It overrides all older changes, and no newer one."""
+    return VisitChange(action="update", visit_id="", version=time.time_ns() // 1000, contact=contact)
+
+
+def has_contact(current: Contact, assigned: Contact) -> bool:
+    return current.email == assigned.email if assigned.email else current.id == assigned.id
