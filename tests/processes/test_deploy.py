@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from app.cli.run import WEB_OPTIONS
 from app.demo.valkey import free_port, valkey
 from app.settings.environment import read_environment
 from jobs.worker import worker_settings
@@ -95,7 +96,6 @@ def fly() -> Platform:
     config = tomllib.loads((DEPLOY / "fly.toml").read_text())
     [check] = config["http_service"]["checks"]
     commands = {"web": config["processes"]["web"], "worker": config["processes"]["worker"]}
-    commands["web"] = without_shell(shlex.split(commands["web"]))  # Fly runs commands without a shell
     commands["release"] = config["deploy"]["release_command"]
     return Platform(
         commands, check["path"], config["kill_signal"], dict.fromkeys(config["processes"], config["kill_timeout"])
@@ -104,7 +104,7 @@ def fly() -> Platform:
 
 def docker() -> Platform:
     image, services = dockerfile(), yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
-    commands = {"web": without_shell(json.loads(image["CMD"])), "worker": shlex.join(services["worker"]["command"])}
+    commands = {"web": shlex.join(json.loads(image["CMD"])), "worker": shlex.join(services["worker"]["command"])}
     grace_s = {name: float(services[name]["stop_grace_period"].removesuffix("s")) for name in ("web", "worker")}
     [ready] = re.findall(r"'(/\w+)'\)", image["HEALTHCHECK"])
     return Platform(commands, ready, image["STOPSIGNAL"], grace_s)
@@ -116,24 +116,25 @@ def dockerfile() -> dict[str, str]:
     return dict(line.split(" ", 1) for line in text.splitlines() if line and not line.startswith("#"))
 
 
-def without_shell(arguments: list[str]) -> str:
-    """Return the command of `sh -c "exec …"`, which is needed to expand PORT."""
-    assert ["sh", "-c"] == arguments[:2]
-    command = arguments[2].removeprefix("exec ")
-    assert command != arguments[2]
-    return command
-
-
 PLATFORMS: list[Callable[[], Platform]] = [heroku_and_dokku, render, railway, fly, docker]
 
 
 @pytest.mark.parametrize("platform", PLATFORMS)
 def test_a_platform_runs_the_commands_of_the_procfile_and_checks_readyz(platform: Callable[[], Platform]) -> None:
     config = platform()
+    # `doorbell web` reads PORT itself, so it needs no shell.
+    commands = {**PROCFILE, "web": config.commands["web"]}
 
     assert {"web", "worker"} <= config.commands.keys() <= PROCFILE.keys()
-    assert {name: PROCFILE[name] for name in config.commands} == config.commands
+    assert {name: commands[name] for name in config.commands} == config.commands
+    assert config.commands["web"] in (PROCFILE["web"], "python -m app web --host 0.0.0.0")
     assert "/readyz" == config.ready
+
+
+def test_the_procfile_and_doorbell_web_start_uvicorn_with_the_same_options() -> None:
+    options = " ".join(WEB_OPTIONS).replace("=", " ")
+
+    assert f"uvicorn app.main:app --host 0.0.0.0 --port ${{PORT:-8000}} {options}" == PROCFILE["web"]
 
 
 @pytest.mark.parametrize("platform", PLATFORMS)
