@@ -31,4 +31,7 @@ def assignment(contact: Contact) -> VisitChange:
 
 
 def has_contact(current: Contact, assigned: Contact) -> bool:
-    return current.email == assigned.email if assigned.email else current.id == assigned.id
+    """Return whether the assignment would change nothing. An id takes precedence over an address."""
+    if assigned.email:
+        return current.email == assigned.email and not current.id
+    return current.id == assigned.id

@@ -480,7 +480,7 @@ async def test_an_operator_assigns_a_contact_by_its_address(world: World) -> Non
 
 
 async def test_an_address_replaces_an_assigned_contact_id(world: World) -> None:
-    await world.apply(booked(contact=Contact(id=DOCUMENTED_CONTACT)))
+    await world.apply(booked(contact=Contact(id=DOCUMENTED_CONTACT, email="ada@example.com")))
 
     await execute(world, contact="ada@example.com", ids=("standard-1",))
     await world.run()
