@@ -1,6 +1,7 @@
 """Templates and static files."""
 
 import hashlib
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import cache
@@ -9,6 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader
+from markupsafe import Markup
 from starlette.authentication import UnauthenticatedUser
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -19,8 +21,9 @@ from starlette.types import Scope
 
 from app.console.context import context
 from app.console.sessions import cookie
+from app.console.timezone import PAGE_ZONE, browser_zone, page_zone
 from app.ledger.reasons import find_reason
-from app.ledger.times import humanize, iso_timestamp
+from app.ledger.times import humanize, iso_timestamp, local_time, zone_name
 from app.webhooks.registry import source_title
 
 STATIC = Path(__file__).with_name("static")
@@ -28,6 +31,7 @@ STATIC = Path(__file__).with_name("static")
 
 async def render(request: Request, template: str, status: int = 200, **values: Any) -> Response:
     """Render in a thread, so that a large page does not block the event loop."""
+    PAGE_ZONE.set(page_zone(request))
     return await run_in_threadpool(TEMPLATES.TemplateResponse, request, template, values, status)
 
 
@@ -48,7 +52,17 @@ def _values_of_every_page(request: Request) -> dict[str, Any]:
         "theme": cookie(request, "doorbell-theme"),
         "keys": cookie(request, "doorbell-keys") != "off",
         "path": request.url.path.rstrip("/"),
+        "address": _address(request),
+        "zones": (browser_zone(request), page_zone(request)),
     }
+
+
+def _address(request: Request) -> str:
+    """Return the address of this page; for the response to a form, of the page that contains it."""
+    path = request.url.path
+    if request.method == "POST":
+        return path.rpartition("/")[0]
+    return f"{path}?{request.url.query}" if request.url.query else path
 
 
 @cache
@@ -92,6 +106,32 @@ def ago(value: Any) -> str:
     return "just now" if abs(seconds) < 2 else f"{distance} ago" if seconds > 0 else f"in {distance}"
 
 
+def local(value: Any) -> str:
+    """Format a time in ms or ISO 8601 in the zone of the page: `Nov 29, 2:00 PM EST`."""
+    time = _datetime(value)
+    return local_time(time, PAGE_ZONE.get()) if time else ""
+
+
+def local_seconds(value: Any) -> str:
+    """Format a time like `local`, with its seconds."""
+    time = _datetime(value)
+    return local_time(time, PAGE_ZONE.get(), "seconds") if time else ""
+
+
+def local_input(value: str) -> str:
+    """Format a time in ISO 8601 as the value of a field for a date and a time in the zone of the page."""
+    try:
+        return f"{datetime.fromisoformat(value).astimezone(PAGE_ZONE.get()):%Y-%m-%dT%H:%M}"
+    except (ValueError, OverflowError):
+        return ""
+
+
+def current_zone() -> tuple[str, str]:
+    """Return the abbreviation of the page's zone now, and its name: `EST`, `America/New_York`."""
+    zone = PAGE_ZONE.get()
+    return zone_name(datetime.now(zone)), "UTC" if zone is UTC else str(zone)
+
+
 def number(value: float) -> str:
     return f"{value:,.0f}"
 
@@ -103,10 +143,16 @@ def due(value: Any) -> str:
 
 
 def plain(value: Any) -> str:
-    """Format a value of a visit for people: `yes`, `no`, and `none` for an empty one."""
+    """Format a value of a visit for people: `yes`, `no`, a time in the zone of the page, and `none` for an empty one."""
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, str) and _TIMESTAMP.fullmatch(value):
+        return Markup('<time datetime="{}">{}</time>').format(value, local(value))
     return "none" if value in (None, "") else str(value)
+
+
+#: A time as the Visits API formats it.
+_TIMESTAMP = re.compile(r"[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-5][0-9]Z")
 
 
 def segment(text: str) -> str:
@@ -121,6 +167,9 @@ def _templates() -> Jinja2Templates:
     filters: dict[str, Callable[[Any], Any]] = {
         "ago": ago,
         "due": due,
+        "local": local,
+        "local_seconds": local_seconds,
+        "local_input": local_input,
         "plain": plain,
         "number": number,
         "segment": segment,
@@ -129,6 +178,7 @@ def _templates() -> Jinja2Templates:
         "reason": find_reason,
     }
     environment.filters |= filters
+    environment.globals["current_zone"] = current_zone
     environment.globals["static"] = lambda name: f"/console/static/{static_version()}/{name}"
     return Jinja2Templates(env=environment, context_processors=[_values_of_every_page])
 

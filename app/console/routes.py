@@ -71,5 +71,6 @@ ROUTES = [
     get("/activity", "viewer", activity.activity),
     get("/settings", "viewer", settings.settings),
     post("/settings", "viewer", settings.save_preferences),
+    post("/times", "viewer", settings.save_times),
     post("/sessions/end", "operator", settings.end_sessions),
 ]

@@ -1,12 +1,34 @@
 """Formats times and durations."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from typing import Literal
 
 
 def iso_timestamp(ms: float | None, precision: Literal["seconds", "milliseconds"] = "seconds") -> str | None:
     """Format a time in ms since 1970 as ISO 8601. Return None for 0 and None."""
     return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec=precision).replace("+00:00", "Z") if ms else None
+
+
+def local_time(time: datetime, zone: tzinfo | None, precision: Literal["minutes", "seconds"] = "minutes") -> str:
+    """Format a time for people: `Nov 29, 2:00 PM EST`, with the year unless it is the current one.
+
+    zone: None for the zone of this computer.
+    """
+    try:
+        local = time.astimezone(zone)
+    except OverflowError:  # in the years 1 and 9999 some zones have no such time
+        local = time
+    year = "" if local.year == datetime.now(zone).year else f" {local.year},"
+    clock = (
+        f"{local.hour % 12 or 12}:{local:%M:%S}" if precision == "seconds" else f"{local.hour % 12 or 12}:{local:%M}"
+    )
+    return f"{local:%b} {local.day},{year} {clock} {'AM' if local.hour < 12 else 'PM'} {zone_name(local)}"
+
+
+def zone_name(time: datetime) -> str:
+    """Return the zone of a time: `EST`, or `UTC+04` for a zone without an abbreviation."""
+    name = time.strftime("%Z")
+    return f"UTC{name}" if name[:1] in ("+", "-") else name or "UTC"
 
 
 def humanize(seconds: float) -> str:

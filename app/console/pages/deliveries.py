@@ -10,6 +10,7 @@ from app.console.context import actions, context
 from app.console.pages.operations import preview
 from app.console.pages.reveal import field_to_reveal
 from app.console.rendering import render
+from app.console.timezone import filter_of
 from app.ledger.records import BodyUnavailable
 from app.operators import redaction
 from app.operators.explain import Explain
@@ -19,7 +20,7 @@ from app.webhooks.registry import load_sources
 
 
 async def deliveries(request: Request) -> Response:
-    lists, filter = context(request).lists, Filter.from_query(request.query_params)
+    lists, filter = context(request).lists, filter_of(request)
     rows, states, hooks, newest, matching = await asyncio.gather(
         lists.deliveries(filter),
         lists.count_by_state(),
@@ -42,7 +43,7 @@ async def deliveries(request: Request) -> Response:
 
 async def newer_count(request: Request) -> Response:
     """Render the number of deliveries that arrived after the list was rendered."""
-    filter = Filter.from_query(request.query_params)
+    filter = filter_of(request)
     newest = request.query_params.get("newest", "").strip()[:300]
     count = await context(request).lists.count_newer(filter, newest)
     return await render(request, "newer_count.html", filter=filter, count=count)

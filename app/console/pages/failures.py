@@ -9,12 +9,13 @@ from starlette.responses import Response
 
 from app.console.context import context
 from app.console.rendering import render
+from app.console.timezone import filter_of
 from app.operators.filter import Filter
 from app.operators.lists import MAX_GROUPED
 
 
 async def failures(request: Request) -> Response:
-    lists, filter = context(request).lists, Filter.from_query(request.query_params)
+    lists, filter = context(request).lists, filter_of(request)
     filter = Filter(reason=filter.reason, source=filter.source, since=filter.since, cursor=filter.cursor)
     rows, groups = await asyncio.gather(lists.tasks(filter), lists.group_by_reason())
     if filter.since or request.state.failure_count > MAX_GROUPED:

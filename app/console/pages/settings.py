@@ -4,12 +4,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app.console.context import actions, context
+from app.console.pages.login import safe_redirect_target
 from app.console.rendering import redirect, render
 from app.ledger.keys import KEY_KINDS
 from app.operators import doctor
 
 #: Preferences are cookies of one browser: name, and the values that differ from the default.
-PREFERENCES = {"theme": ("light", "dark"), "keys": ("off",)}
+PREFERENCES = {"theme": ("light", "dark"), "keys": ("off",), "times": ("utc",)}
 PREFERENCES_TTL_S = 365 * 86_400
 
 
@@ -27,13 +28,24 @@ async def settings(request: Request) -> Response:
 
 async def save_preferences(request: Request) -> Response:
     response = redirect("/console/settings")
-    for name, allowed in PREFERENCES.items():
-        value = request.state.form.get(name, "")
-        if value in allowed:
-            response.set_cookie(f"doorbell-{name}", value, PREFERENCES_TTL_S, path="/console", samesite="lax")
-        else:
-            response.delete_cookie(f"doorbell-{name}", path="/console")
+    for name in PREFERENCES:
+        _save_preference(request, response, name)
     return response
+
+
+async def save_times(request: Request) -> Response:
+    """Save whether times are in UTC, and return to the page."""
+    response = redirect(safe_redirect_target(request.state.form.get("to", "")))
+    _save_preference(request, response, "times")
+    return response
+
+
+def _save_preference(request: Request, response: Response, name: str) -> None:
+    value = request.state.form.get(name, "")
+    if value in PREFERENCES[name]:
+        response.set_cookie(f"doorbell-{name}", value, PREFERENCES_TTL_S, path="/console", samesite="lax")
+    else:
+        response.delete_cookie(f"doorbell-{name}", path="/console")
 
 
 async def end_sessions(request: Request) -> Response:

@@ -7,6 +7,16 @@
   const remember = (name, value) => {
     document.cookie = `doorbell-${name}=${value}; path=/console; max-age=${value ? 31536000 : 0}; samesite=lax`;
   };
+  const cookieOf = (name) => document.cookie.match(`(?:^|; )doorbell-${name}=([^;]*)`)?.[1];
+
+  // Pages show times in the zone of the cookie. The first page does not have it yet, so it loads again.
+  const zone = Intl.DateTimeFormat().resolvedOptions().timeZone;
+  const oldZone = cookieOf("zone");
+  if (zone && zone !== oldZone) {
+    remember("zone", zone);
+    if (!oldZone && cookieOf("zone") && $("time")) location.reload();
+  }
+
   let previousKey = "";
 
   const moveFocus = (offset) => {

@@ -59,7 +59,8 @@ def test_every_route_below_console_requires_a_role(app: Any) -> None:
 def test_only_the_log_in_page_needs_no_session() -> None:
     assert {"anybody", "viewer", "operator"} == {page.role for page in CONSOLE_ROUTES}
     assert {"/console/login"} == {page.path for page in CONSOLE_ROUTES if page.role == "anybody"}
-    assert {"/console/logout", "/console/settings"} == {page.path for page in ACTIONS if page.role == "viewer"}
+    actions = {page.path for page in ACTIONS if page.role == "viewer"}
+    assert {"/console/logout", "/console/settings", "/console/times"} == actions
 
 
 @pytest.mark.parametrize(

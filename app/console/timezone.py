@@ -1,0 +1,57 @@
+"""The time zone of a page: the browser's, which the script of the page stores in a cookie, or UTC.
+
+Without the cookie, and so without JavaScript, times are in UTC.
+"""
+
+import re
+from contextvars import ContextVar
+from dataclasses import replace
+from datetime import UTC, datetime, tzinfo
+from zoneinfo import ZoneInfo
+
+from starlette.requests import Request
+
+from app.console.sessions import cookie
+from app.ledger.times import iso_timestamp
+from app.operators.filter import Filter
+
+#: The first has the name of the browser's zone, the second `utc` if the user prefers UTC.
+ZONE_COOKIE, PREFERENCE_COOKIE = "doorbell-zone", "doorbell-times"
+#: The zone of the page that is being rendered.
+PAGE_ZONE: ContextVar[tzinfo] = ContextVar("page_zone", default=UTC)
+
+
+def page_zone(request: Request) -> tzinfo:
+    if cookie(request, PREFERENCE_COOKIE) == "utc":
+        return UTC
+    return browser_zone(request) or UTC
+
+
+def browser_zone(request: Request) -> ZoneInfo | None:
+    return _zone(cookie(request, ZONE_COOKIE))
+
+
+def _zone(name: str) -> ZoneInfo | None:
+    """Return the zone, or None for a name that this computer does not know."""
+    if not re.fullmatch(r"[A-Za-z0-9_+/-]{1,64}", name):
+        return None
+    try:
+        return ZoneInfo(name)
+    except (OSError, ValueError, KeyError):  # a folder, a name outside the database, an unknown name
+        return None
+
+
+def filter_of(request: Request) -> Filter:
+    """Return the filter of the query. Its times without an offset are in the zone of the form, or else of the page."""
+    filter = Filter.from_query(request.query_params)
+    zone = _zone(request.query_params.get("zone", "")) or page_zone(request)
+    return replace(filter, since=_to_utc(filter.since, zone))
+
+
+def _to_utc(text: str, zone: tzinfo) -> str:
+    try:
+        time = datetime.fromisoformat(text)
+        in_utc = (time if time.tzinfo else time.replace(tzinfo=zone)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        return text
+    return iso_timestamp(in_utc.timestamp() * 1000) or text
