@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import socket
 import time
 from collections.abc import Awaitable, Callable
 
@@ -16,6 +15,7 @@ from app.ledger.redis import RedisUnavailable
 from app.operators.operations import Operations
 from app.telemetry.alerts import AlertMonitor
 from app.telemetry.counters import FLUSH_EVERY_S
+from app.telemetry.health import host_name
 from app.telemetry.logs import log
 from jobs.context import Context
 
@@ -84,8 +84,7 @@ class Heartbeat:
     def __init__(self, context: Context) -> None:
         self._ledger = context.ledger
         self._key = f"{keys.WORKER}{new_token()}"
-        host = os.environ.get("DYNO") or socket.gethostname()
-        self._value = orjson.dumps({"host": host, "pid": os.getpid(), "since": int(time.time() * 1000)})
+        self._value = orjson.dumps({"host": host_name(), "pid": os.getpid(), "since": int(time.time() * 1000)})
 
     async def beat(self) -> None:
         await self._ledger.heartbeat(self._key, self._value, HEARTBEAT_TTL_MS)

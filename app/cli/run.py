@@ -5,7 +5,7 @@ import sys
 
 import click
 
-from app.cli.output import USAGE, examples, exit_with, json_option, print_rows
+from app.cli.output import CHECK_FAILED, USAGE, examples, exit_with, json_option, print_rows
 
 MIN_PASSWORD_LENGTH = 12
 
@@ -38,10 +38,37 @@ WEB_OPTIONS = (
 )
 
 
-@click.command(epilog=examples("worker"))
-def worker() -> None:
+@click.command(epilog=examples("worker", "worker --check"))
+@click.option("--check", is_flag=True, help="Start nothing. Exit with status 3 if no worker runs on this machine.")
+def worker(check: bool) -> None:
     """Start the worker, which calls the Visits API."""
+    if check:
+        sys.exit(_check_worker())
     os.execv(sys.executable, [sys.executable, "-m", "jobs"])
+
+
+def _check_worker() -> int:
+    """Return the exit status of `worker --check`. An unreachable Redis is no failure: workers wait for it."""
+    import asyncio
+
+    from app.cli.session import load_settings, open_ledger
+    from app.ledger.redis import RedisUnavailable
+    from app.telemetry.health import host_name, live_workers
+
+    settings = load_settings(redis_needed=True)
+
+    async def is_alive() -> bool:
+        async with open_ledger(settings) as ledger:
+            return any(worker.host == host_name() for worker in await live_workers(ledger.redis))
+
+    try:
+        if asyncio.run(is_alive()):
+            return 0
+    except RedisUnavailable as error:
+        click.echo(f"{error}: whether a worker runs is unknown", err=True)
+        return 0
+    click.echo("no worker on this machine had a heartbeat in the last 30 s", err=True)
+    return CHECK_FAILED
 
 
 @click.command(epilog=examples("sandbox", "sandbox --port 9000 --file visits.db"))

@@ -25,10 +25,10 @@ def load_settings_or_none() -> Settings | None:
         return None
 
 
-def load_settings() -> Settings:
-    """Load the settings, without requiring REDIS_URL; exit if they are invalid."""
+def load_settings(*, redis_needed: bool = False) -> Settings:
+    """Load the settings; exit if they are invalid."""
     try:
-        return configuration.read_environment(redis_needed=False)
+        return configuration.read_environment(redis_needed=redis_needed)
     except SettingsError as error:
         exit_with(CHECK_FAILED, str(error))
 

@@ -1,6 +1,8 @@
 """The state of the system in Redis: age of the oldest due task, progress, live workers, open circuits."""
 
 import asyncio
+import os
+import socket
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -104,6 +106,11 @@ CIRCUIT_REASONS = {
     "unauthorized": "rejects the token",
     "rate_limited": "limits the rate of calls",
 }
+
+
+def host_name() -> str:
+    """Return the name of this machine in heartbeats: Heroku's name of the dyno, such as worker.1, else the host's."""
+    return os.environ.get("DYNO") or socket.gethostname()
 
 
 async def live_workers(redis: Redis) -> list[Worker]:

@@ -163,7 +163,9 @@ def test_the_image_has_the_pinned_python_and_packages_and_runs_without_root() ->
 
     assert f"python:{(ROOT / '.python-version').read_text().strip()}-slim" == image["FROM"]
     assert int(image["USER"]) > 0
-    assert "pip install --no-cache-dir --require-hashes -r requirements.txt" == image["RUN"]
+    assert (
+        "RUN pip install --no-cache-dir --require-hashes -r requirements.txt\n" in (DEPLOY / "Dockerfile").read_text()
+    )
 
 
 def test_the_files_of_the_image_are_sufficient_to_start_and_stop(harness: Harness, tmp_path: Path) -> None:
@@ -204,8 +206,39 @@ def test_a_delivery_is_applied_by_the_commands_of_the_procfile(harness: Harness)
         assert (202, 1) == (response.status_code, response.json()["changes"])
         visit = wait_until(lambda: harness.visit("standard-A-1042"))
         assert "2026-03-14T16:00:00Z" == visit["time_scheduled"]
+        assert (0, "") == check_worker(harness)
+        assert (3, "no worker on this machine had a heartbeat in the last 30 s\n") == check_worker(
+            harness, DYNO="web.1"
+        )
         assert 0 == worker.kill(signal.SIGTERM)
         assert 0 == harness.web_server.kill(signal.SIGTERM) or -signal.SIGTERM == harness.web_server.process.returncode
+
+
+def check_worker(harness: Harness, **env: str) -> tuple[int, str]:
+    """Run the probe of a worker. DYNO is the name of another machine on Heroku."""
+    result = run_command("worker", "--check", **harness.env, **env)
+    return result.returncode, result.stderr
+
+
+def run_command(*arguments: str, **env: str) -> "subprocess.CompletedProcess[str]":
+    """Run the `doorbell` of images and slugs, from another folder."""
+    command = [str(DEPLOY / "bin" / "doorbell"), *arguments]
+    return subprocess.run(command, cwd="/", env=on_path(env), capture_output=True, text=True, timeout=60)
+
+
+def test_a_probe_of_a_worker_does_not_fail_while_redis_is_away() -> None:
+    result = run_command("worker", "--check", REDIS_URL="redis://127.0.0.1:1/0")
+
+    assert (0, "127.0.0.1:1 cannot be reached" in result.stderr) == (result.returncode, True)
+
+
+def test_heroku_and_dokku_find_the_command_doorbell() -> None:
+    """Both source the scripts in .profile.d, with HOME set to the folder of the slug."""
+    script = f". {ROOT}/.profile.d/doorbell.sh && command -v doorbell"
+
+    found = subprocess.check_output(["sh", "-c", script], env={"HOME": str(ROOT), "PATH": "/usr/bin:/bin"}, text=True)
+
+    assert f"{DEPLOY}/bin/doorbell\n" == found
 
 
 #: The release command takes less than 10 s, longer on a busy machine, and 60 s if it waits for the API.
