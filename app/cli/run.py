@@ -1,6 +1,7 @@
 """`doorbell demo`, `web`, `worker`, `sandbox`, `doctor` and `hash-password`."""
 
 import os
+import signal
 import sys
 
 import click
@@ -106,7 +107,10 @@ def doctor(phase: str, as_json: bool) -> None:
 
     checks = asyncio.run(examine())
     print_rows([{"check": c.name, "result": c.result, "detail": c.detail, "fix": c.fix} for c in checks], as_json)
-    sys.exit(checker.exit_status(checks))
+    status = checker.exit_status(checks)
+    if phase == "release" and not status and "HONCHO_PROCESS_NAME" in os.environ:
+        signal.pause()  # honcho ends all processes of a Procfile when one ends
+    sys.exit(status)
 
 
 @click.command("hash-password", epilog=examples("hash-password < FILE"))

@@ -268,6 +268,31 @@ def test_the_release_command_fails_only_on_invalid_settings_and_without_redis(ha
     assert "soon" not in invalid.stdout + invalid.stderr
 
 
+def test_honcho_start_runs_the_procfile_as_it_is(harness: Harness) -> None:
+    pytest.importorskip("honcho")
+    port = free_port()
+    command = [sys.executable, "-m", "honcho", "--env", os.devnull, "start", "--port", str(port)]
+    with Server(command, port, "/readyz", on_path(harness.env)) as harness.web_server:
+        response = harness.send("visit.created", "A-1042", **VISIT)
+        wait_until(lambda: harness.visit("standard-A-1042"))
+        log = wait_until(lambda: "redis.persistence" in (log := harness.web_server.log.read_text()) and log)
+        harness.web_server.kill(signal.SIGTERM)
+
+    assert 202 == response.status_code
+    assert "release.1 stopped" not in log
+
+
+def test_honcho_stops_with_the_release_command_if_a_setting_is_invalid(harness: Harness) -> None:
+    pytest.importorskip("honcho")
+    env = on_path({**harness.env, "RETRY_CAP_S": "soon"})
+    command = [sys.executable, "-m", "honcho", "--env", os.devnull, "start", "--port", str(free_port())]
+
+    ended = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=RELEASE_S)
+
+    assert 0 != ended.returncode
+    assert "RETRY_CAP_S" in ended.stdout
+
+
 # Shutdown, and two processes
 
 
