@@ -236,9 +236,9 @@ def test_heroku_and_dokku_find_the_command_doorbell() -> None:
     """Both source the scripts in .profile.d, with HOME set to the folder of the slug."""
     script = f". {ROOT}/.profile.d/doorbell.sh && command -v doorbell"
 
-    found = subprocess.check_output(["sh", "-c", script], env={"HOME": str(ROOT), "PATH": "/usr/bin:/bin"}, text=True)
+    path = subprocess.check_output(["sh", "-c", script], env={"HOME": str(ROOT), "PATH": "/usr/bin:/bin"}, text=True)
 
-    assert f"{DEPLOY}/bin/doorbell\n" == found
+    assert f"{DEPLOY}/bin/doorbell\n" == path
 
 
 #: The release command takes less than 10 s, longer on a busy machine, and 60 s if it waits for the API.
