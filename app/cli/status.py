@@ -87,7 +87,7 @@ def activity(limit: int, cursor: str, as_json: bool) -> None:
     """List the actions of operators, newest first."""
 
     async def load(ledger: Ledger, settings: Settings) -> list[Activity]:
-        return await ActivityLog(ledger.redis).newest(cursor, limit)
+        return await ActivityLog(ledger).newest(cursor, limit)
 
     activities = run_with_ledger(load)
     print_rows([asdict(activity) for activity in activities], as_json)

@@ -29,7 +29,7 @@ class ConsoleContext:
         self.passwords = Passwords(settings, ledger.redis)
         self.form_tokens = FormTokens(settings)
         self.body_deadlines = BodyDeadlines(MAX_OPEN_FORM_BYTES)
-        self.activity_log = ActivityLog(ledger.redis)
+        self.activity_log = ActivityLog(ledger)
         self.explain = Explain(ledger, settings)
         self.lists = Lists(ledger, settings, self.explain)
         self.operations = Operations(ledger, settings)

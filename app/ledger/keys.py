@@ -19,6 +19,8 @@ QUEUE = "bell:queue:"
 #: + job id: a job as arq reads it.
 JOB = "arq:job:"
 CIRCUIT, CIRCUITS, OUTCOMES, RATE = "bell:circuit:", "bell:circuits", "bell:outcomes:", "bell:rate:"
+#: The log of operators' activities; + colon and task id: those that affected a visit or a delivery.
+ACTIVITY, ACTIVITIES = "bell:activity", "bell:activity:"
 ALONE, LAST_DONE, METRICS = "bell:alone", "bell:last-done", "bell:metrics"
 WORKERS, PEOPLE, ATTEMPTS_CHANNEL = "bell:workers", "bell:people:", "bell:attempts"
 
@@ -41,7 +43,6 @@ ALERTS_LOCK = "bell:alerts:lock"
 REJECTIONS = "bell:rejections"
 REJECTION_LIST = "bell:rejections:"
 AUDIT = "bell:audit:"
-ACTIVITY = "bell:activity"
 OPERATION = "bell:operation:"
 OPEN_OPERATIONS = "bell:operations:open"
 CLEANUP = "bell:cleanup"
@@ -144,6 +145,12 @@ KEY_KINDS = (
     ),
     KeyKind("bell:rejections", "permanent", "counters of rejections, and of events from other accounts", _ALWAYS),
     KeyKind("bell:audit:*", "expires", "the progress of an audit", "until it ends; 7 days at most"),
+    KeyKind(
+        "bell:activity:*",
+        "expires",
+        "the newest 100 activities that affected a visit or a delivery",
+        "90 days after the last",
+    ),
     KeyKind("bell:activity", "members", "the actions of operators", "the newest 10,000"),
     KeyKind("bell:operation:*:lock", "expires", "which worker runs an operation", _SHORT),
     KeyKind(

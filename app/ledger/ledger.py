@@ -16,9 +16,11 @@ from app.ledger import keys, scripts
 from app.ledger.bodies import Bodies, BodyUndecryptable
 from app.ledger.ids import TaskId, new_delivery_id, new_token
 from app.ledger.records import (
+    NO_CAUSE,
     AcceptResult,
     Attempt,
     BodyUnavailable,
+    Cause,
     DeliveryInfo,
     Lease,
     LeaseLost,
@@ -327,7 +329,13 @@ class Ledger:
     # -- for operators --
 
     async def replay(
-        self, task_id: TaskId, recheck: bool = False, *, duplicate_ids: Iterable[int] = (), queue: QueueOverride = ""
+        self,
+        task_id: TaskId,
+        recheck: bool = False,
+        *,
+        duplicate_ids: Iterable[int] = (),
+        queue: QueueOverride = "",
+        cause: Cause = NO_CAUSE,
     ) -> str:
         """Requeue a task. Return its state: `queued` or `running`. Raises NotFound.
 
@@ -335,14 +343,19 @@ class Ledger:
         external_id that the run deletes.
         """
         call = scripts.replay(
-            task=task_id, recheck=int(recheck), recheck_ids=" ".join(map(str, duplicate_ids)), queue=queue
+            task=task_id,
+            recheck=int(recheck),
+            recheck_ids=" ".join(map(str, duplicate_ids)),
+            queue=queue,
+            activity=cause.activity,
+            affected=cause.affected,
         )
         answer = await self.redis.script(call)
         if answer == b"gone":
             raise NotFound(task_id)
         return str(answer.decode())
 
-    async def retranslate(self, delivery_id: str, queue: QueueOverride = "") -> str:
+    async def retranslate(self, delivery_id: str, *, queue: QueueOverride = "", cause: Cause = NO_CAUSE) -> str:
         """Requeue the translation of a delivery. The new changes replace its earlier ones.
 
         Raises NotFound, also if its body was erased.
@@ -360,13 +373,22 @@ class Ledger:
                 new_head=replace(info, task_ids=[event]).encode() if was_translated_on_arrival else "",
                 targets=" ".join(info.task_ids) if was_translated_on_arrival else "",
                 queue=queue,
+                activity=cause.activity,
+                affected=cause.affected,
             )
             answer = await self.redis.script(call)
         if answer == b"gone":
             raise NotFound(delivery_id)
         return str(answer.decode())
 
-    async def discard(self, task_id: TaskId, delivery_id: str = "", expected_changes: int | None = None) -> int:
+    async def discard(
+        self,
+        task_id: TaskId,
+        delivery_id: str = "",
+        expected_changes: int | None = None,
+        *,
+        cause: Cause = NO_CAUSE,
+    ) -> int:
         """Discard the changes that were not applied, of one delivery or of all.
 
         Return how many (1 for an event), -1 if the task is running, -2 if it has more changes than expected_changes.
@@ -376,8 +398,19 @@ class Ledger:
             keep_ms=self._retention_ms,
             delivery=delivery_id,
             change_count="" if expected_changes is None else expected_changes,
+            activity=cause.activity,
+            affected=cause.affected,
         )
         return int(await self.redis.script(call))
+
+    async def record_activity(
+        self, actor: str, role: str, action: str, target: str, *, operation: str = "", affected: Iterable[TaskId] = ()
+    ) -> str:
+        """Append to the activity log, and return the id of the entry. Works on a full Redis too."""
+        call = scripts.record_activity(
+            actor=actor, role=role, action=action, target=target, operation=operation, affected=affected
+        )
+        return str((await self.redis.script(call)).decode())
 
     async def pause(self, account: str, is_paused: bool = True) -> bool:
         """Pause or resume an account. Return whether this changed anything.

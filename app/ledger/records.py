@@ -108,6 +108,19 @@ class Attempt:
     response_text: str = ""
 
 
+class Cause(NamedTuple):
+    """Why a task is replayed or discarded: an activity of an operator, with the visits and deliveries that it affects.
+
+    affected: task ids; of a delivery, that of its event.
+    """
+
+    activity: str = ""
+    affected: tuple[TaskId, ...] = ()
+
+
+NO_CAUSE = Cause()
+
+
 class StoredChange(NamedTuple):
     """A change of a task. number: its position among all changes of the task, from 1. body: the encoded change."""
 

@@ -1,11 +1,12 @@
 """Actions of operators, from the console or the command line. Each is recorded in the activity log before it is done."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import httpx
 
+from app.ledger.ids import TaskId
 from app.ledger.ledger import Ledger
 from app.ledger.records import NotFound
 from app.operators.activity_log import ActivityLog
@@ -14,7 +15,7 @@ from app.operators.erasure import Erasure, ErasureReport, activity_target, erase
 from app.operators.explain import Explain
 from app.operators.filter import Filter
 from app.operators.lists import Lists
-from app.operators.operations import OperationRequest, Operations
+from app.operators.operations import OperationRequest, Operations, new_operation_id
 from app.settings.model import Settings
 
 
@@ -40,11 +41,15 @@ class Actions:
 
     def __init__(self, ledger: Ledger, settings: Settings, actor: Actor) -> None:
         self._ledger, self._settings, self._actor = ledger, settings, actor
-        self._log, self._operations = ActivityLog(ledger.redis), Operations(ledger, settings)
+        self._log, self._operations = ActivityLog(ledger), Operations(ledger, settings)
         self._explain = Explain(ledger, settings)
 
-    async def record(self, action: str, target: str = "") -> None:
-        await self._log.record(self._actor.name, self._actor.role, action, target)
+    async def record(
+        self, action: str, target: str = "", *, operation: str = "", affected: Iterable[TaskId] = ()
+    ) -> str:
+        return await self._log.record(
+            self._actor.name, self._actor.role, action, target, operation=operation, affected=affected
+        )
 
     # -- accounts --
 
@@ -67,27 +72,29 @@ class Actions:
     async def reveal_delivery(self, id: str, fields: str = "everything") -> None:
         """Record that personal data of a delivery is shown. Raises NotFound."""
         await self._ledger.load_delivery_info(id)
-        await self.record("revealed delivery", f"{id}: {fields}")
+        await self.record("revealed delivery", f"{id}: {fields}", affected=[TaskId.event(id)])
 
     async def reveal_visit(self, external_id: str, fields: str = "everything") -> None:
         """Record that personal data of a visit is shown. Raises NotFound."""
-        await self._explain.visit_task_ids(external_id)
-        await self.record("revealed visit", f"{external_id}: {fields}")
+        task_ids = await self._explain.visit_task_ids(external_id)
+        await self.record("revealed visit", f"{external_id}: {fields}", affected=task_ids)
 
     async def export(self, kind: Literal["deliveries", "visits"], filter: Filter) -> None:
         """Record that personal data of all deliveries or visits that match a filter is exported."""
         await self.record(f"exported {kind}", filter.summary)
 
     async def erase(self, erasures: Sequence[Erasure], planned: ErasureReport) -> ErasureReport:
-        await self.record("erased person", activity_target(erasures, planned))
+        affected = [*planned.visits, *map(TaskId.event, planned.deliveries)]
+        await self.record("erased person", activity_target(erasures, planned), affected=affected)
         return await erase_all(erasures)
 
     # -- the Visits API --
 
     async def fetch_remote(self, external_id: str, http: httpx.AsyncClient) -> list[RemoteVisit]:
         """Read the visit from the Visits API, once per account that knows it. Raises NotFound, VisitsApiError."""
-        visits = [await self._ledger.load_aliases(task) for task in await self._explain.visit_task_ids(external_id)]
-        await self.record("fetched remote visit", external_id)
+        task_ids = await self._explain.visit_task_ids(external_id)
+        visits = [await self._ledger.load_aliases(task_id) for task_id in task_ids]
+        await self.record("fetched remote visit", external_id, affected=task_ids)
         return [await self._fetch_remote(visit[0].account, visit[0].external_id, http) for visit in visits]
 
     async def _fetch_remote(self, account: str, external_id: str, http: httpx.AsyncClient) -> RemoteVisit:
@@ -98,10 +105,10 @@ class Actions:
 
     async def start(self, request: OperationRequest) -> str:
         """Store a replay or discard for a worker and return its id. Raises NotFound if its search has no match."""
-        await self.record(
-            f"started {request.kind}", f"{replace(request.filter, until='').summary} ({request.expected})"
-        )
-        return await self._operations.create(replace(request, filter=await self._without_search(request.filter)))
+        id, filter = new_operation_id(), await self._without_search(request.filter)
+        target = f"{replace(request.filter, until='').summary} ({request.expected})"
+        activity = await self.record(f"started {request.kind}", target, operation=id)
+        return await self._operations.create(replace(request, filter=filter), id=id, activity=activity)
 
     async def _without_search(self, filter: Filter) -> Filter:
         """Replace a search, which may be an e-mail address, by the matching ids before the operation is stored."""
@@ -116,6 +123,6 @@ class Actions:
         """Stop an operation; finished steps are not undone. Return False if it has already ended. Raises NotFound."""
         if not (await self._operations.get(operation)).is_open:
             return False
-        await self.record("cancelled operation", operation)
+        await self.record("cancelled operation", operation, operation=operation)
         await self._operations.cancel(operation)
         return True

@@ -4,12 +4,12 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 
 from app.ledger import keys
-from app.ledger.ids import delivery_of, delivery_time_ms
+from app.ledger.ids import delivery_time_ms
 from app.ledger.ledger import Ledger
-from app.ledger.records import NotFound, Task
+from app.ledger.records import Cause, NotFound, Task
 from app.operators.filter import Filter
 from app.operators.replay import PlannedTask, PlanSummary
-from app.operators.selection import SelectedTask, TaskSelector
+from app.operators.selection import SelectedTask, TaskSelector, affected_by, pending_deliveries
 from app.settings.model import Settings
 
 NOTHING_TO_DISCARD, CHANGED_SINCE_PLAN = "nothing_to_discard", "changed_since_plan"
@@ -21,9 +21,12 @@ SKIP_REASONS = {0: NOTHING_TO_DISCARD, -1: "running", -2: CHANGED_SINCE_PLAN}
 class Discard:
     """Plans and executes a discard. Every method may raise RedisUnavailable."""
 
-    def __init__(self, ledger: Ledger, settings: Settings, planned_at_ms: float = float("inf")) -> None:
+    def __init__(
+        self, ledger: Ledger, settings: Settings, planned_at_ms: float = float("inf"), *, activity: str = ""
+    ) -> None:
+        """activity: the start of the discard in the activity log."""
         self._ledger, self._selector = ledger, TaskSelector(ledger, settings, "retry", per_delivery=True)
-        self._planned_at_ms = planned_at_ms
+        self._planned_at_ms, self._activity = planned_at_ms, activity
 
     async def plan(self, filter: Filter) -> AsyncIterator[PlannedTask]:
         async for selected in self._selector.iter(filter):
@@ -35,7 +38,8 @@ class Discard:
         async for selected in self._selector.iter(filter):
             planned, change_count = await self._inspect(selected)
             if not planned.skip_reason:
-                discarded = await self._ledger.discard(selected.task_id, selected.delivery, change_count)
+                cause = Cause(self._activity, planned.affected)
+                discarded = await self._ledger.discard(selected.task_id, selected.delivery, change_count, cause=cause)
                 planned = replace(planned, skip_reason=SKIP_REASONS.get(discarded, ""))
             summary.add(planned)
             on_step(planned, planned.skip_reason or "discarded")
@@ -51,25 +55,26 @@ class Discard:
         except NotFound:
             return replace(planned, skip_reason="expired"), 0
         primary = next((alias for alias in aliases if alias.state not in FINAL_STATES), aliases[0])
-        skip_reason = await self._skip_reason(primary, aliases, selected.delivery)
-        planned = replace(planned, state=primary.state, reason=primary.reason, skip_reason=skip_reason)
+        pending = pending_deliveries(aliases)
+        planned = replace(
+            planned,
+            state=primary.state,
+            reason=primary.reason,
+            skip_reason=await self._skip_reason(primary, pending, selected.delivery),
+            affected=affected_by(aliases, [selected.delivery] if selected.delivery else pending),
+        )
         return planned, sum(alias.change_count for alias in aliases)
 
-    async def _skip_reason(self, primary: Task, aliases: list[Task], delivery: str) -> str:
+    async def _skip_reason(self, primary: Task, pending: set[str], delivery: str) -> str:
+        """pending: the deliveries with changes that are not applied."""
         if primary.state == "running":
             return "running"
-        pending = {
-            delivery_of(origin)
-            for alias in aliases
-            for origin, change in alias.changes.items()
-            if change.number > alias.applied_count
-        }
         # Without pending changes the task itself is discarded.
         if primary.state in FINAL_STATES or (pending and delivery and delivery not in pending):
             return NOTHING_TO_DISCARD
         parked_at = await self._ledger.redis.command("ZSCORE", keys.PARKED, primary.task_id)
         changed_at = [
             float(parked_at or 0),
-            *(delivery_time_ms(origin) for origin in pending if origin.startswith("d")),
+            *(delivery_time_ms(id) for id in pending if id.startswith("d")),
         ]
         return CHANGED_SINCE_PLAN if max(changed_at) > self._planned_at_ms else ""

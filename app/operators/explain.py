@@ -17,6 +17,7 @@ from app.ledger.ledger import Ledger, known_accounts
 from app.ledger.reasons import find_reason
 from app.ledger.records import Attempt, BodyUnavailable, DeliveryInfo, NotFound, Task
 from app.ledger.times import iso_timestamp
+from app.operators.activity_log import Activity, ActivityLog
 from app.operators.redaction import REDACTED, redact_text
 from app.settings.model import Settings
 from app.visits.change import CONTACT_FIELDS, external_id
@@ -136,6 +137,7 @@ class Explain:
 
     def __init__(self, ledger: Ledger, settings: Settings, reveal: Container[str] = ()) -> None:
         self._ledger, self._settings, self._reveal = ledger, settings, reveal
+        self._activity_log = ActivityLog(ledger)
 
     async def delivery_summary(self, id: str) -> Row:
         [row] = await self.delivery_summaries([id], VisitCache(self._ledger))
@@ -182,6 +184,7 @@ class Explain:
             "body": body,
             "changes": changes,
             "attempts": [self.attempt(attempt) for attempt in await self._attempts_of(meta)],
+            "activities": _activity_rows(await self._activity_log.of_tasks(TaskId.event(id))),
         }
 
     async def visit(self, external_id: str) -> list[Row]:
@@ -240,6 +243,13 @@ class Explain:
             },
         }
 
+    async def activities(self, id: str) -> list[Activity]:
+        """Return what operators did with a visit or a delivery, oldest first. Raises NotFound."""
+        if not await self.is_visit(id):
+            return await self._activity_log.of_tasks(TaskId.event(id))
+        visits = [await self._ledger.load_aliases(task_id) for task_id in await self.visit_task_ids(id)]
+        return await self._activity_log.of_tasks(*(alias.task_id for aliases in visits for alias in aliases))
+
     # -- parts --
 
     async def _external_ids(self, task_id: TaskId) -> list[str]:
@@ -289,7 +299,9 @@ class Explain:
 
     async def _visit(self, task_id: TaskId) -> Row:
         aliases = await self._ledger.load_aliases(task_id)
-        return await run_off_loop(aliases, self._visit_details, aliases)
+        details = await run_off_loop(aliases, self._visit_details, aliases)
+        activities = await self._activity_log.of_tasks(*(alias.task_id for alias in aliases))
+        return details | {"activities": _activity_rows(activities)}
 
     def _visit_details(self, aliases: list[Task]) -> Row:
         primary, facts = aliases[0], merge_visit(aliases)
@@ -391,6 +403,11 @@ def _failure_fields(task: Task) -> Row:
         "failed_attempts": task.failed_attempts,
     }
     return {name: value for name, value in fields.items() if value}
+
+
+def _activity_rows(activities: Iterable[Activity]) -> list[Row]:
+    names = ("at", "actor", "action", "operation")
+    return [{name: value for name in names if (value := getattr(activity, name))} for activity in activities]
 
 
 def _possible_names(name: str) -> set[str]:

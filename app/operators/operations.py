@@ -69,13 +69,14 @@ class TaskResult(NamedTuple):
 class Operation:
     """A stored operation with its progress.
 
-    state: `queued`, `running`, `done`, `cancelled` or `stalled` (no worker takes the requeued tasks). skipped: counts by
-    reason.
+    activity: its start in the activity log. state: `queued`, `running`, `done`, `cancelled` or `stalled` (no worker takes
+    the requeued tasks). skipped: counts by reason.
     """
 
     id: str
     request: OperationRequest
     created_at_ms: int
+    activity: str = ""
     state: str = "queued"
     done: int = 0
     skipped: dict[str, int] = field(default_factory=dict)
@@ -89,6 +90,10 @@ class Operation:
         return self.done + sum(self.skipped.values())
 
 
+def new_operation_id() -> str:
+    return new_delivery_id()
+
+
 class Operations:
     """Stores and runs operations. Every method may raise RedisUnavailable."""
 
@@ -97,14 +102,17 @@ class Operations:
 
     # -- for operators --
 
-    async def create(self, request: OperationRequest) -> str:
-        id, now_ms = new_delivery_id(), int((await self._ledger.server_time()).timestamp() * 1000)
+    async def create(self, request: OperationRequest, *, id: str = "", activity: str = "") -> str:
+        """Store an operation for the workers and return its id. activity: its start in the activity log."""
+        id = id or new_operation_id()
+        now_ms = int((await self._ledger.server_time()).timestamp() * 1000)
         commands = (
             ("ZADD", OPERATIONS_KEY, now_ms, id),
             ("ZREMRANGEBYRANK", OPERATIONS_KEY, 0, -MAX_STORED - 1),
             ("ZADD", keys.OPEN_OPERATIONS, now_ms, id),
         )
-        await self._store(Operation(id=id, request=request, created_at_ms=now_ms), *commands)
+        operation = Operation(id=id, request=request, created_at_ms=now_ms, activity=activity)
+        await self._store(operation, *commands)
         return id
 
     async def get(self, id: str) -> Operation:
@@ -182,12 +190,17 @@ class Operations:
     async def _execute(self, progress: "_Progress") -> None:
         request = progress.request
         if request.kind == "replay":
-            options: dict[str, Any] = {"recheck": request.recheck, "contact": request.contact}
-            await Replay(self._ledger, self._settings, request.mode, **options).execute(
-                request.filter, progress.on_step
+            replay = Replay(
+                self._ledger,
+                self._settings,
+                request.mode,
+                recheck=request.recheck,
+                contact=request.contact,
+                activity=progress.activity,
             )
+            await replay.execute(request.filter, progress.on_step)
         else:
-            discard = Discard(self._ledger, self._settings, request.planned_at_ms)
+            discard = Discard(self._ledger, self._settings, request.planned_at_ms, activity=progress.activity)
             await discard.execute(request.filter, progress.on_step)
 
     async def _store(self, operation: Operation, *commands: tuple[Any, ...]) -> None:
@@ -196,6 +209,7 @@ class Operations:
         stored = {
             "request": orjson.dumps(asdict(operation.request)),
             "at": operation.created_at_ms,
+            "activity": operation.activity,
             "state": operation.state,
             "done": operation.done,
             "skipped": orjson.dumps(operation.skipped),
@@ -214,7 +228,7 @@ class _Progress:
     def __init__(self, operation: Operation) -> None:
         continues = not operation.request.filter.ids
         self._operation = operation
-        self.id, self.request = operation.id, operation.request
+        self.id, self.request, self.activity = operation.id, operation.request, operation.activity
         self.done = operation.done if continues else 0
         self._skipped = Counter(operation.skipped if continues else {})
         self._results: list[TaskResult] = []
@@ -245,6 +259,7 @@ def _decode(id: str, stored: dict[bytes, bytes]) -> Operation:
         id=id,
         request=OperationRequest(filter=Filter(**filter | {"ids": tuple(filter["ids"])}), **request),
         created_at_ms=int(stored[b"at"]),
+        activity=stored.get(b"activity", b"").decode(),
         state=stored[b"state"].decode(),
         done=int(stored[b"done"]),
         skipped=orjson.loads(stored[b"skipped"]),

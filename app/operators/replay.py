@@ -17,11 +17,19 @@ from dataclasses import dataclass, field, replace
 from app.ledger import keys
 from app.ledger.ids import NO_TASK, TaskId, delivery_of, new_origin
 from app.ledger.ledger import Ledger
-from app.ledger.records import DeliveryInfo, NotFound, Task
+from app.ledger.records import Cause, DeliveryInfo, NotFound, Task
 from app.operators.contacts import assignment, has_contact, parse_contact
 from app.operators.explain import merge_visit, run_off_loop
 from app.operators.filter import Filter
-from app.operators.selection import Mode, SelectedTask, TaskSelector, load_stored
+from app.operators.selection import (
+    MAX_AFFECTED,
+    Mode,
+    SelectedTask,
+    TaskSelector,
+    affected_by,
+    load_stored,
+    pending_deliveries,
+)
 from app.settings.model import Hook, Settings
 from app.visits.change import Contact, VisitChange, encode_change
 from app.visits.merge import (
@@ -60,7 +68,7 @@ class PlannedTask:
 
     id: as the operator wrote it. state, reason: those of the task at this time. skip_reason: `applied`, `superseded`,
     `unchanged`, `discarded`, `expired`, `queued`, `running`, `unknown`, a reason of a task, or a sentence; empty if the
-    task would be requeued.
+    task would be requeued. affected: the visits, and the deliveries as tasks of their events, whose changes it applies.
     """
 
     id: str
@@ -69,6 +77,7 @@ class PlannedTask:
     reason: str = ""
     skip_reason: str = ""
     calls: tuple[Call, ...] = ()
+    affected: tuple[TaskId, ...] = ()
 
 
 @dataclass(slots=True)
@@ -99,13 +108,20 @@ class Replay:
     """Plans and executes a replay. Every method may raise RedisUnavailable."""
 
     def __init__(
-        self, ledger: Ledger, settings: Settings, mode: Mode = "retry", *, recheck: bool = False, contact: str = ""
+        self,
+        ledger: Ledger,
+        settings: Settings,
+        mode: Mode = "retry",
+        *,
+        recheck: bool = False,
+        contact: str = "",
+        activity: str = "",
     ) -> None:
         """recheck: the worker reads each visit from the API first. contact: an e-mail address or id that is assigned.
 
-        Raise InvalidContact.
+        activity: the start of the replay in the activity log. Raise InvalidContact.
         """
-        self._ledger, self._settings, self._mode = ledger, settings, mode
+        self._ledger, self._settings, self._mode, self._activity = ledger, settings, mode, activity
         self._recheck, self._contact = recheck, parse_contact(contact) if contact else None
 
     async def plan(self, filter: Filter) -> AsyncIterator[PlannedTask]:
@@ -138,12 +154,13 @@ class Replay:
 
     async def replay_one(self, planned: PlannedTask) -> str:
         """Requeue a task. Return its state (`queued` or `running`), or `expired`."""
+        cause = Cause(self._activity, planned.affected)
         try:
             if self._mode == "retranslate":
-                return await self._ledger.retranslate(planned.task_id.delivery_id, queue="replays")
+                return await self._ledger.retranslate(planned.task_id.delivery_id, queue="replays", cause=cause)
             if self._contact and not planned.task_id.is_event:
                 await self._assign_contact(planned.task_id, self._contact)
-            return await self._ledger.replay(planned.task_id, self._recheck, queue="replays")
+            return await self._ledger.replay(planned.task_id, self._recheck, queue="replays", cause=cause)
         except NotFound:
             return "expired"
 
@@ -178,12 +195,12 @@ class Replay:
             return replace(planned, skip_reason="expired")
 
     async def _with_state(self, planned: PlannedTask) -> PlannedTask:
-        """Add the state of the task. Intake translated most deliveries: these have no task."""
+        """Add the state of the task and its visits. Intake translated most deliveries: these have no task."""
         try:
             task = await self._ledger.load_task(planned.task_id)
         except NotFound:
             return planned
-        return replace(planned, state=task.state, reason=task.reason)
+        return replace(planned, state=task.state, reason=task.reason, affected=affected_by([task], ()))
 
     async def _plan_event(self, planned: PlannedTask) -> PlannedTask:
         stored = await load_stored(self._ledger, self._settings, planned.task_id.display_id)
@@ -208,7 +225,13 @@ class Replay:
     async def _plan_visit(self, planned: PlannedTask, delivery: str) -> PlannedTask:
         aliases = await self._ledger.load_aliases(planned.task_id)
         primary = next((alias for alias in aliases if alias.state != "done"), aliases[0])
-        planned = replace(planned, task_id=aliases[0].task_id, state=primary.state, reason=primary.reason)
+        planned = replace(
+            planned,
+            task_id=aliases[0].task_id,
+            state=primary.state,
+            reason=primary.reason,
+            affected=affected_by(aliases, pending_deliveries(aliases).union(filter(None, [delivery]))),
+        )
         if primary.state == "discarded" or (primary.state in ("queued", "running") and not self._recheck):
             return replace(planned, skip_reason=primary.state)
         assigned = []
@@ -295,7 +318,12 @@ class Replay:
         calls: list[Call] = []
         for task_id in dict.fromkeys([*aliases_by_task, *(task_id for task_id, _ in translated.values())]):
             calls += await self._calls_after(delivery, task_id, aliases_by_task, translated)
-        return replace(planned, calls=tuple(calls or [Call("translate: nothing to send")]))
+        affected = (planned.task_id, *aliases_by_task, *(task_id for task_id, _ in translated.values()))
+        return replace(
+            planned,
+            calls=tuple(calls or [Call("translate: nothing to send")]),
+            affected=tuple(dict.fromkeys(affected))[:MAX_AFFECTED],
+        )
 
     async def _calls_after(
         self,

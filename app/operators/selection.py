@@ -1,13 +1,13 @@
 """Selection of the tasks that ids or a filter match, for replays, discards and exports."""
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from app.ledger.ids import NO_TASK, TaskId, delivery_of
 from app.ledger.ledger import Ledger, known_accounts
-from app.ledger.records import BodyUnavailable, DeliveryInfo, NotFound
+from app.ledger.records import BodyUnavailable, DeliveryInfo, NotFound, Task
 from app.operators.explain import Explain
 from app.operators.filter import RESULT_STATES, Filter
 from app.operators.lists import Lists
@@ -15,6 +15,9 @@ from app.settings.model import Hook, Settings
 from app.webhooks.delivery import Event, UnreadableBody
 from app.webhooks.fetching import RecordRequest
 from app.webhooks.translation import parse_event
+
+#: The activity log links each step with at most this number of visits and deliveries.
+MAX_AFFECTED = 100
 
 Mode = Literal["retry", "retranslate", "reconcile"]
 
@@ -212,6 +215,23 @@ class TaskSelector:
         except NotFound:
             return False
         return bool(stored.record_requests)
+
+
+def pending_deliveries(aliases: Sequence[Task]) -> set[str]:
+    """Return the deliveries with changes of this visit that are not applied."""
+    return {
+        delivery_of(origin)
+        for alias in aliases
+        for origin, change in alias.changes.items()
+        if change.number > alias.applied_count
+    }
+
+
+def affected_by(aliases: Sequence[Task], deliveries: Iterable[str]) -> tuple[TaskId, ...]:
+    """Return what a step affects: the visit with these deliveries, or the event with its visits."""
+    primary = aliases[0]
+    affected = (primary.task_id, *primary.targets, *map(TaskId.event, sorted(deliveries, reverse=True)))
+    return affected[:MAX_AFFECTED]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,13 @@
 #!lua flags=allow-oom,allow-cross-slot-keys
 --- discard: Discard the changes of a visit that were not applied.
 --- delivery: only the changes of this delivery; '' for all. change_count: how many changes all ids had when the operator decided;
---- '' to skip the comparison.
---- @args task keep_ms delivery change_count
+--- '' to skip the comparison. activity: of the operator, or ''. affected: visits and deliveries
+--- @args task keep_ms delivery change_count activity
+--- @varargs affected
 --- @returns how many changes; at least 1 if this ended the task; -1 while it is running, -2 if change_count differs
 --- @include lib/state
 --- @include lib/aliases
+--- @include lib/activities
 
 -- -> how many changes were discarded, how many remain
 local function discard_changes(task)
@@ -39,6 +41,7 @@ for _, alias in ipairs(aliases) do
   local alias_discarded, alias_remaining = discard_changes(alias.task)
   discarded, remaining = discarded + alias_discarded, remaining + alias_remaining
 end
+if discarded > 0 or remaining == 0 then index_activity(activity, affected) end
 if remaining > 0 then return discarded end
 for _, alias in ipairs(aliases) do
   call('HSET', key.task .. alias.task, 'applied', get_fields(alias.task, 'changes') or 0)

@@ -1,10 +1,13 @@
 #!lua flags=allow-oom,allow-cross-slot-keys
 --- retranslate: Queue the translation of a delivery. The new changes replace its earlier ones.
 --- head: the first line of its record, as it was read. new_head, targets: for a delivery that was translated on arrival, the head
---- with the event as its task, and the visits that it changed; else ''. queue: '' | replays
---- @args delivery head new_head targets queue
+--- with the event as its task, and the visits that it changed; else ''. queue: '' | replays. activity: of the operator, or ''.
+--- affected: visits and deliveries
+--- @args delivery head new_head targets queue activity
+--- @varargs affected
 --- @returns queued | running | gone; moved if the head differs: the body may have been erased
 --- @include lib/requeue
+--- @include lib/activities
 
 local task, record_key = 'event:' .. delivery, key.delivery .. delivery
 local hash, record = key.task .. task, call('GET', record_key)
@@ -15,4 +18,5 @@ if call('HSETNX', hash, 'changes', 1) == 1 and new_head ~= '' then
   call('HSET', hash, 'targets', targets)
 end
 call('HSET', hash, 'replaces_changes', 1)
+index_activity(activity, affected)
 return requeue(task, queue)

@@ -397,11 +397,11 @@ async def test_the_filter_of_an_operation_is_erased_after_it_ends(
 
 
 async def test_the_activity_log_contains_no_address_of_a_search(redis: Redis) -> None:
-    await ActivityLog(redis).record(
+    await ActivityLog(Ledger(redis, 30)).record(
         "grace", "operator", "started a replay", "reason=ada%40example.com&state=parked ada@example.com"
     )
 
-    [activity] = await ActivityLog(redis).newest()
+    [activity] = await ActivityLog(Ledger(redis, 30)).newest()
     assert "reason=•••&state=parked •••" == activity.target
 
 

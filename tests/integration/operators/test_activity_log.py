@@ -1,0 +1,119 @@
+"""The activity log: what operators did, and which visits and deliveries it affected."""
+
+from typing import Any
+
+from app.ledger.records import Cause
+from app.operators.actions import Actions, Actor
+from app.operators.activity_log import Activity, ActivityLog
+from app.operators.explain import Explain
+from app.operators.filter import Filter
+from app.operators.operations import OperationKind, OperationRequest, Operations
+from tests.support.ledger import visit_task
+from tests.support.tool_api import BOOKED, ToolWorld
+from tests.support.visit_worker import World, booked, change, park_visits
+
+GRACE = Actor("grace", "operator")
+
+
+async def run_operation(world: World, kind: OperationKind, filter: Filter, **options: Any) -> str:
+    """Start an operation as an operator does, let a worker run it, and return its id."""
+    planned_at_ms = int((await world.ledger.server_time()).timestamp() * 1000)
+    request = OperationRequest(
+        kind=kind, filter=filter, actor=GRACE.name, expected=1, planned_at_ms=planned_at_ms, **options
+    )
+    operation = await Actions(world.ledger, world.context.settings, GRACE).start(request)
+    await Operations(world.ledger, world.context.settings).run_next()
+    return operation
+
+
+async def activities(world: World, id: str) -> list[Activity]:
+    return await Explain(world.ledger, world.context.settings).activities(id)
+
+
+async def delivery_ids(world: World) -> list[str]:
+    ids = await world.redis.command("ZRANGE", "bell:deliveries:standard", 0, -1)
+    return [id.decode() for id in ids]
+
+
+async def test_a_replay_is_an_activity_of_every_visit_and_delivery_that_it_replays(world: World) -> None:
+    await world.apply(booked("3"))
+    await park_visits(world, "1", "2")
+    deliveries = await delivery_ids(world)
+
+    operation = await run_operation(world, "replay", Filter(state="parked"))
+
+    subjects = ["standard-1", "standard-2", *deliveries[1:]]
+    replays = [
+        (activity.actor, activity.action, activity.operation)
+        for id in subjects
+        for activity in await activities(world, id)
+    ]
+    assert [("grace", "started replay", operation)] * 4 == replays
+    assert [] == [activity for id in ("standard-3", deliveries[0]) for activity in await activities(world, id)]
+
+
+async def test_a_skipped_task_has_no_activity(world: World) -> None:
+    await world.apply(booked())
+
+    await run_operation(world, "replay", Filter(ids=("standard-1",)))
+    await run_operation(world, "discard", Filter(ids=("standard-1",)))
+
+    assert [] == await activities(world, "standard-1")
+
+
+async def test_a_discard_of_a_delivery_affects_its_visit_and_no_other_delivery(world: World) -> None:
+    await park_visits(world, "1")
+    await world.accept(change(version=2))
+    first, second = await delivery_ids(world)
+
+    operation = await run_operation(world, "discard", Filter(ids=(second,)))
+
+    [of_visit], [of_delivery] = await activities(world, "standard-1"), await activities(world, second)
+    assert ("grace", "started discard", operation) == (of_visit.actor, of_visit.action, of_visit.operation)
+    assert of_visit == of_delivery
+    assert [] == await activities(world, first)
+
+
+async def test_a_reconcile_affects_the_delivery_and_its_visit(tool_world: ToolWorld) -> None:
+    tool_world.tool.add_records("acuity", BOOKED)
+    delivery = (await tool_world.receive("acuity", BOOKED)).json()["delivery"]
+    await tool_world.run()
+
+    operation = await run_operation(tool_world, "replay", Filter(visit="acuity-123456789"), mode="reconcile")
+
+    for id in (delivery, "acuity-123456789"):
+        assert [operation] == [activity.operation for activity in await activities(tool_world, id)]
+
+
+async def test_the_activities_of_a_visit_include_those_of_its_other_ids(world: World) -> None:
+    await world.apply(booked("1"))
+    actions = Actions(world.ledger, world.context.settings, GRACE)
+    await actions.reveal_visit("standard-1", "contact.email")
+    await world.apply(change("2", 2, previous_visit_id="1"))
+    await actions.reveal_visit("standard-2")
+
+    targets = ["standard-1: contact.email", "standard-2: everything"]
+    assert targets == [activity.target for activity in await activities(world, "standard-1")]
+    assert targets == [activity.target for activity in await activities(world, "standard-2")]
+
+
+async def test_the_newest_hundred_activities_of_a_visit_are_indexed_for_ninety_days(world: World) -> None:
+    await world.apply(booked())
+    log = ActivityLog(world.ledger)
+    for number in range(102):
+        await log.record("grace", "operator", "revealed visit", str(number), affected=[visit_task("1")])
+
+    assert [str(number) for number in range(2, 102)] == [
+        activity.target for activity in await log.of_tasks(visit_task("1"))
+    ]
+    assert 89 * 86_400 < await world.redis.command("TTL", f"bell:activity:{visit_task('1')}") <= 90 * 86_400
+
+
+async def test_a_discard_that_does_nothing_is_no_activity_of_the_visit(world: World) -> None:
+    await world.apply(booked())
+    log = ActivityLog(world.ledger)
+    activity = await log.record("grace", "operator", "started discard")
+
+    await world.ledger.discard(visit_task("1"), cause=Cause(activity, (visit_task("1"),)))
+
+    assert [] == await log.of_tasks(visit_task("1"))
