@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 import click
 from click.shell_completion import CompletionItem
 
-from app.cli.output import TimeType
+from app.cli.output import TimeType, utc_option
 from app.cli.session import load_settings_or_none
 from app.operators.filter import Filter
 from app.webhooks.registry import load_sources, load_specimens
@@ -41,6 +41,7 @@ def filter_options(states: Sequence[str]) -> Callable[[F], F]:
         click.option("--visit", help="Only this visit, by any of its ids."),
         click.option("--since", type=TimeType(), help="Only after this time: 2h, 7d, or a time in ISO 8601."),
         click.option("--until", type=TimeType(), help="Only before this time."),
+        utc_option,
     ]
 
     def add(command: F) -> F:

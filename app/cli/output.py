@@ -4,10 +4,12 @@ import json
 import re
 import sys
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import Any, NoReturn
 
 import click
+
+from app.ledger.times import local_time
 
 BUG, USAGE, CHECK_FAILED, UNREACHABLE, NOTHING_MATCHED, PARTLY_FAILED, INTERRUPTED = 1, 2, 3, 4, 5, 6, 130
 
@@ -20,13 +22,35 @@ personal_data_option = click.option(
 )
 
 
+def _use_utc(ctx: click.Context, param: click.Parameter, is_utc: bool) -> None:
+    ctx.meta[_UTC] = is_utc
+
+
+_UTC = "app.cli.utc"
+#: Eager: options with times are read in this zone.
+utc_option = click.option(
+    "--utc",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_use_utc,
+    help="Show and read times in UTC, not in the zone of this computer.",
+)
+
+
+def time_zone() -> tzinfo | None:
+    """Return UTC with --utc, else None, which means the zone of this computer."""
+    context = click.get_current_context(silent=True)
+    return UTC if context and context.meta.get(_UTC) else None
+
+
 def examples(*lines: str) -> str:
     """Return the epilog of a command's help."""
     return "\b\nExamples:\n" + "\n".join(f"  doorbell {line}" for line in lines)
 
 
 class TimeType(click.ParamType[datetime]):
-    """A duration before now (`2h`), or a time in ISO 8601 (UTC by default)."""
+    """A duration before now (`2h`), or a time in ISO 8601: without an offset, in the zone of this computer."""
 
     name = "time"
 
@@ -39,9 +63,11 @@ class TimeType(click.ParamType[datetime]):
                 self.fail(f"{value} is before the year 1")
         try:
             moment = datetime.fromisoformat(str(value))
-        except ValueError:
+            if moment.tzinfo:
+                return moment
+            return moment.replace(tzinfo=time_zone()) if time_zone() else moment.astimezone()
+        except (ValueError, OverflowError):
             self.fail(f"{value} is neither a time like 2026-03-14T09:00:00Z nor a duration like 30m, 2h or 7d")
-        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def exit_with(status: int, sentence: str) -> NoReturn:
@@ -91,7 +117,16 @@ def print_table(rows: list[dict[str, Any]]) -> None:
 def _cell(value: Any) -> str:
     if isinstance(value, list):
         return printable(" ".join(map(str, value))) or "–"
-    return "–" if value is None or value == "" else printable(str(value))
+    return "–" if value is None or value == "" else printable(for_people(value))
+
+
+def for_people(value: Any) -> str:
+    """Format a value, a time in ISO 8601 in the zone of `time_zone`: `Nov 29, 2:00 PM EST`."""
+    text = str(value)
+    return local_time(datetime.fromisoformat(text), time_zone()) if _TIMESTAMP.fullmatch(text) else text
+
+
+_TIMESTAMP = re.compile(r"[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-5][0-9](\.[0-9]{3})?Z")
 
 
 def to_json(value: Any, indent: int | None = None) -> str:

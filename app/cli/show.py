@@ -18,6 +18,7 @@ from app.cli.output import (
     personal_data_option,
     print_json,
     print_rows,
+    utc_option,
 )
 from app.cli.session import actions, run_with_ledger
 from app.ledger.ledger import Ledger
@@ -86,6 +87,7 @@ def _list(filter: Filter, limit: int, as_json: bool, names: Sequence[str]) -> No
 @click.command(epilog=examples("show d019a3b1c2d0a1b2c3d4e", "show d019a3b1c2d0a1b2c3d4e --show-personal-data"))
 @click.argument("id")
 @personal_data_option
+@utc_option
 @json_option
 def show(id: str, reveal: bool, as_json: bool) -> None:
     """Show one delivery: its changes with their states, and every attempt."""
@@ -104,6 +106,7 @@ def show(id: str, reveal: bool, as_json: bool) -> None:
 @click.argument("external_id")
 @click.option("--remote", is_flag=True, help="Also read the visit from the Visits API.")
 @personal_data_option
+@utc_option
 @json_option
 def visit(external_id: str, remote: bool, reveal: bool, as_json: bool) -> None:
     """Show one visit: every value with its delivery, and every attempt."""
@@ -135,6 +138,7 @@ def visit(external_id: str, remote: bool, reveal: bool, as_json: bool) -> None:
 @click.option("--reason", default="", help="Only with this reason, or part of one.")
 @click.option("--since", type=TimeType(), help="Only after this time: 2h, 7d, or a time in ISO 8601.")
 @limit_option
+@utc_option
 @json_option
 def rejections(hook: str | None, reason: str, since: datetime | None, limit: int, as_json: bool) -> None:
     """List rejected requests with their likely cause.

@@ -19,6 +19,7 @@ from app.cli.output import (
     json_option,
     print_rows,
     printable,
+    utc_option,
 )
 from app.cli.session import load_settings, load_settings_or_none, run_with_ledger
 from app.ledger.ledger import Ledger
@@ -121,6 +122,7 @@ def hook_url(hook: str) -> None:
 
 
 @click.group(invoke_without_command=True, epilog=examples("secrets", "secrets --json", "secrets generate standard"))
+@utc_option
 @json_option
 @click.pass_context
 def secrets(context: click.Context, as_json: bool) -> None:

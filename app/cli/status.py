@@ -5,7 +5,16 @@ from dataclasses import asdict
 import click
 
 from app.cli.options import cursor_option
-from app.cli.output import examples, json_option, limit_option, print_json, print_rows, print_table, printable
+from app.cli.output import (
+    examples,
+    json_option,
+    limit_option,
+    print_json,
+    print_rows,
+    print_table,
+    printable,
+    utc_option,
+)
 from app.cli.session import load_settings, run_with_ledger
 from app.ledger.ledger import Ledger
 from app.ledger.times import iso_timestamp
@@ -18,6 +27,7 @@ from app.telemetry.health import Worker, live_workers
 
 
 @click.command(epilog=examples("overview", "overview --json | jq .states"))
+@utc_option
 @json_option
 def overview(as_json: bool) -> None:
     """Show the status in one sentence, then the numbers.
@@ -37,6 +47,7 @@ def overview(as_json: bool) -> None:
 
 
 @click.command(epilog=examples("workers", "workers --json"))
+@utc_option
 @json_option
 def workers(as_json: bool) -> None:
     """List the live workers.
@@ -52,6 +63,7 @@ def workers(as_json: bool) -> None:
 
 @click.command(epilog=examples("operations", "operations --json"))
 @limit_option
+@utc_option
 @json_option
 def operations(limit: int, as_json: bool) -> None:
     """List replays and discards with their progress, newest first.
@@ -82,6 +94,7 @@ def _row(operation: Operation) -> Row:
 @click.command(epilog=examples("activity", "activity --limit 1000 --json"))
 @limit_option
 @cursor_option
+@utc_option
 @json_option
 def activity(limit: int, cursor: str, as_json: bool) -> None:
     """List the actions of operators, newest first."""

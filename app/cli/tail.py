@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import Callable
+from datetime import datetime
 
 import click
 
 from app.cli.options import complete_hooks, complete_sources
-from app.cli.output import examples, json_option, printable, to_json
+from app.cli.output import examples, json_option, printable, time_zone, to_json, utc_option
 from app.cli.session import open_ledger, run_with_ledger
 from app.ledger.ledger import Ledger
 from app.ledger.records import NotFound
@@ -21,11 +22,12 @@ from app.settings.model import Settings
 @click.option("--source", default="", help="Only this source.", shell_complete=complete_sources)
 @click.option("--hook", default="", help="Only this hook.", shell_complete=complete_hooks)
 @click.option("--visit", default="", help="Only this visit (external_id).")
+@utc_option
 @json_option
 def tail(source: str, hook: str, visit: str, as_json: bool) -> None:
     """Follow deliveries, attempts and rejections as they happen.
 
-    → is a delivery, ← an attempt, × a rejection (a few seconds late). Times are UTC. Ctrl-C ends the command.
+    → is a delivery, ← an attempt, × a rejection (a few seconds late). Ctrl-C ends the command.
     """
 
     def matches(row: Row) -> bool:
@@ -93,7 +95,8 @@ async def _watch_rejections(ledger: Ledger, settings: Settings, show: Callable[[
 
 
 def _line(row: Row) -> str:
-    at, visits = row["at"][11:-1], " ".join(row["visits"])
+    at = datetime.fromisoformat(row["at"]).astimezone(time_zone()).strftime("%H:%M:%S.%f")[:-3]
+    visits = " ".join(row["visits"])
     if row["kind"] == "delivery":
         parts = [row["hook"], row["event"], row["delivery"], visits, row["ignored"] and f"ignored: {row['ignored']}"]
         return f"{at} → {'  '.join(filter(None, parts))}"

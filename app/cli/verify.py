@@ -19,6 +19,7 @@ from app.cli.output import (
     json_option,
     printable,
     to_json,
+    utc_option,
 )
 from app.cli.session import load_settings
 from app.operators.signature_diagnosis import Diagnosis, diagnose
@@ -40,6 +41,7 @@ from app.webhooks.delivery import Delivery
 )
 @click.option("--header", "single_headers", multiple=True, metavar="'NAME: VALUE'", help="One header; repeatable.")
 @click.option("--at", type=TimeType(), help="When the request arrived [default: now].")
+@utc_option
 @json_option
 def verify(
     hook: str,
