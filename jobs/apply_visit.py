@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from random import random
 from typing import Any
 
@@ -15,7 +16,7 @@ from app.operators.search_index import index
 from app.telemetry import tracing
 from app.telemetry.logs import log
 from app.telemetry.metric_names import API_REQUEST_DURATION_S, API_REQUESTS, END_TO_END_S
-from app.visits.change import Contact
+from app.visits.change import visit_start
 from app.visits.client import RESPONSE_TIMEOUT_S, ClientError, Record, VisitsApiError, VisitsClient
 from app.visits.merge import (
     CONTACT_KEY,
@@ -91,8 +92,8 @@ class VisitRun(TaskRun):
             self._record_call,
         )
         self._contacts = Contacts(context.ledger, self.account, settings.contact_hash_key(self.account), context.locks)
-        #: The contact of the visit, once its changes are merged.
-        self._contact: Contact | None = None
+        #: What the Visits API should have, once the changes are merged.
+        self._desired: DesiredVisit | None = None
 
     @property
     def labels(self) -> dict[str, str]:
@@ -120,6 +121,8 @@ class VisitRun(TaskRun):
     async def complete(self, outcome: Outcome) -> None:
         with suppress(RedisUnavailable):  # the next run compacts
             await self._compact()
+        if self._desired:
+            outcome = replace(outcome, start=visit_start(self._desired.fields))
         await asyncio.gather(
             complete(self.context, self.lease, outcome, self.account),
             self._index_contact(outcome),
@@ -186,11 +189,11 @@ class VisitRun(TaskRun):
     async def _index_contact(self, outcome: Outcome) -> None:
         """Let operators find the visit by its contact. A failure is ignored."""
         keys = self.context.settings.secret_key
-        if not keys or not self._contact or outcome.state not in ("done", "parked"):
+        if not keys or not self._desired or outcome.state not in ("done", "parked"):
             return
         ttl_ms = self.context.settings.retention_days * 86_400_000 + time_until_visit_ms(self.lease, outcome)
         with suppress(RedisUnavailable):
-            await index(self.context.ledger.redis, self.task.task_id, self._contact, keys[0], ttl_ms)
+            await index(self.context.ledger.redis, self.task.task_id, self._desired.contact, keys[0], ttl_ms)
 
     # -- the algorithm --
 
@@ -201,7 +204,7 @@ class VisitRun(TaskRun):
         if count_payments(facts) > MAX_PAYMENTS:
             raise NeedsOperator("too_many_payments", f"this visit has more than {MAX_PAYMENTS} payments")
         desired = desired_visit(facts)
-        self._contact = desired.contact
+        self._desired = desired
         for alias in aliases:
             if alias.remote or alias.was_attempted:  # created before the primary id was known
                 await self._delete(alias)

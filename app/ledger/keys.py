@@ -13,6 +13,8 @@ STATE = "bell:"
 QUEUED, RUNNING, WAITING = f"{STATE}queued", f"{STATE}running", f"{STATE}waiting"
 PARKED, DISCARDED = f"{STATE}parked", f"{STATE}discarded"
 HELD, HELD_BY_AGE, ACCOUNTS = f"{STATE}held:", "bell:held-by-age:", "bell:accounts"
+#: + day, such as 2026-03-14: the visits that start on it, in UTC. The days that have one, in order.
+VISIT_DAY, VISIT_DAYS = "bell:visit-day:", "bell:visit-days"
 DELIVERY, DELIVERIES, HOOKS = "bell:delivery:", "bell:deliveries:", "bell:hooks"
 #: + `visits`, `events` or `replays`: the jobs of a queue, sorted by the time at which they are due.
 QUEUE = "bell:queue:"
@@ -81,6 +83,13 @@ KEY_KINDS = (
     KeyKind("bell:event:*", "task", "an event that is fetched or translated again: its attempts", _TASK),
     KeyKind("bell:deliveries:*", "members", "the ids of the deliveries of a hook", _RETENTION),
     KeyKind("bell:hooks", "permanent", "the hooks that ever received a delivery", _ALWAYS),
+    KeyKind(
+        "bell:visit-day:*",
+        "members",
+        "the visits that start on a day, each with its time",
+        "RETENTION_DAYS after the day, or until the visit expires, if that is later",
+    ),
+    KeyKind("bell:visit-days", "members", "the days that have visits", "until the last visit of the day is removed"),
     KeyKind("bell:dedup:*", "expires", "the digest of an event, to recognize a repeat", "8 days; 400 for Cronofy"),
     KeyKind("bell:people:*", "expires", "the tool's ids of the people in a booking", "2 years after its last record"),
     KeyKind(

@@ -6,7 +6,7 @@ import hashlib
 import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, Literal
 
@@ -37,7 +37,7 @@ from app.ledger.records import (
 )
 from app.ledger.redis import HeldLease, Redis
 from app.ledger.scripts import Call
-from app.visits.change import VisitChange, encode_change, external_id, unix_microseconds
+from app.visits.change import VisitChange, encode_change, external_id, unix_microseconds, visit_start
 from app.webhooks.delivery import Delivery
 
 #: How long the people of a booking are known. Bookings may be made long ahead.
@@ -60,6 +60,10 @@ class Ledger:
 
     def __init__(self, redis: Redis, retention_days: int, body_keys: Sequence[str] = ()) -> None:
         self.redis, self._retention_ms, self._bodies = redis, retention_days * 86_400_000, Bodies(body_keys)
+
+    @property
+    def retention(self) -> timedelta:
+        return timedelta(milliseconds=self._retention_ms)
 
     # -- for the endpoint --
 
@@ -87,7 +91,7 @@ class Ledger:
         """
         id = new_delivery_id()
         packed = _pack_changes(info.source, account, changes)
-        info.task_ids.extend([TaskId.event(id)] if event_state else [task_id for task_id, _, _ in packed])
+        info.task_ids.extend([TaskId.event(id)] if event_state else [task_id for task_id, *_ in packed])
         record = info.encode() + b"\n" + self._bodies.encode(delivery.body, id)
         call = scripts.accept(
             delivery=id,
@@ -168,9 +172,7 @@ class Ledger:
             wait_ms=int(signal.pause_s * 1000) if signal else 0,
             threshold=signal.threshold if signal else 1,
             failed_attempts="" if outcome.failed_attempts is None else outcome.failed_attempts,
-            members=[
-                (task.task_id, task.change_count, _encode_remote(task.task_id, outcome.remote)) for task in lease.tasks
-            ],
+            members=[_encode_member(task, lease.primary, outcome) for task in lease.tasks],
         )
         answer = await self.redis.script(call)
         self.redis.held_leases.pop(lease.token, None)
@@ -242,6 +244,25 @@ class Ledger:
         """Remove members older than retention_ms (default: RETENTION_DAYS) from a set sorted by time. Return how many."""
         call = scripts.trim(set=key, keep_ms=retention_ms or self._retention_ms, limit=limit)
         return int(await self.redis.script(call))
+
+    async def trim_visit_day(self, day: str, limit: int = 1_000) -> int:
+        """Remove expired visits from the list of a day. Return how many."""
+        removed = 0
+        for _ in range(0, await self.redis.command("LLEN", f"{keys.VISIT_DAY}{day}"), limit):
+            removed += int(await self.redis.script(scripts.trim_visit_day(day=day, limit=limit)))
+        return removed
+
+    async def visit_days(self) -> list[str]:
+        """Return the days that have visits, the earliest first."""
+        return [day.decode() for day in await self.redis.command("ZRANGE", keys.VISIT_DAYS, 0, -1)]
+
+    async def visits_of_day(self, day: str) -> list[tuple[str, TaskId]]:
+        """Return the visits that start on a day in UTC, in order, each with its start. Some may have expired."""
+        entries = set(await self.redis.command("LRANGE", f"{keys.VISIT_DAY}{day}", 0, -1))
+        return [
+            (f"{day}T{time}", TaskId(f"visit:{subject}"))
+            for time, _, subject in (entry.decode().partition(" ") for entry in sorted(entries))
+        ]
 
     async def requeue_orphans(self, offset: int = 0, limit: int = 200) -> tuple[int, int]:
         """Requeue tasks whose job was lost. Return how many, and the next offset (-1 at the end)."""
@@ -430,7 +451,7 @@ class Ledger:
 
     async def assign_contact(self, task_id: TaskId, change: VisitChange) -> None:
         """Record a change of an operator. It is merged like any other."""
-        changes = [(task_id, encode_change(change), "")]
+        changes = [(task_id, encode_change(change), "", "")]
         await self.redis.script(scripts.assign_contact(id=new_delivery_id(), changes=changes))
 
     async def redact(
@@ -562,14 +583,14 @@ def _dedup_key(delivery: Delivery, dedup_id: str | None) -> str:
     return f"{keys.DEDUP}{delivery.hook}:{digest}"
 
 
-def _pack_changes(source: str, account: str, changes: Sequence[VisitChange]) -> list[tuple[TaskId, bytes, str]]:
-    """Return task, change, and the previous task of the same visit or "", for each change."""
+def _pack_changes(source: str, account: str, changes: Sequence[VisitChange]) -> list[tuple[TaskId, bytes, str, str]]:
+    """Return task, change, the previous task of the same visit or "", and its start or "", for each change."""
     packed = []
     for change in changes:
         task_id, previous = TaskId.visit(account, change.external_id(source)), ""
         if change.previous_visit_id:
             previous = TaskId.visit(account, external_id(source, change.previous_visit_id))
-        packed.append((task_id, encode_change(change), previous if previous != task_id else ""))
+        packed.append((task_id, encode_change(change), previous if previous != task_id else "", change.start))
     return packed
 
 
@@ -585,6 +606,17 @@ def time_until_visit_ms(lease: Lease, outcome: Outcome) -> int:
     except (ValueError, TypeError):
         return 0
     return min(max(0, int(ahead.total_seconds() * 1000)), MAX_TIME_UNTIL_VISIT_MS)
+
+
+def _encode_member(task: Task, primary: Task, outcome: Outcome) -> tuple[TaskId, int, bytes, str, str, str]:
+    """Return a member of complete.lua. A visit is listed once, under its primary id."""
+    encoded = task.task_id, task.change_count, _encode_remote(task.task_id, outcome.remote)
+    if outcome.start is None:
+        return *encoded, "", "", ""
+    start = outcome.start if task is primary else ""
+    # The hash has no field for a time that `remote` has.
+    stored = "-" if start == visit_start(outcome.remote.get(task.task_id, task.remote) or {}) else start or "-"
+    return (*encoded, stored, *(("", "") if start == task.start else (task.start, start)))
 
 
 def _encode_remote(task_id: TaskId, remote: dict[str, dict[str, Any] | None]) -> bytes:
@@ -604,6 +636,7 @@ def _decode_task(task_id: bytes, alias_depth: int, flat: list[bytes]) -> Task:
     def number(name: bytes) -> int | None:
         return int(float(stored[name])) if name in stored else None
 
+    remote = orjson.loads(stored[b"remote"]) if b"remote" in stored else None
     attempts = sorted(with_prefix(b"attempt:").items(), key=lambda item: int(item[0]))
     return Task(
         task_id=TaskId(task_id.decode()),
@@ -614,7 +647,7 @@ def _decode_task(task_id: bytes, alias_depth: int, flat: list[bytes]) -> Task:
         changes=_decode_changes(with_prefix(b"change:")),
         discarded_changes=_decode_changes(with_prefix(b"discarded:")),
         attempts_by_number={number: Attempt(**orjson.loads(attempt)) for number, attempt in attempts},
-        remote=orjson.loads(stored[b"remote"]) if b"remote" in stored else None,
+        remote=remote,
         was_attempted=b"attempted" in stored,
         recheck_ids=stored[b"recheck"].decode().split() if b"recheck" in stored else None,
         replaces_changes=b"replaces_changes" in stored,
@@ -627,6 +660,7 @@ def _decode_task(task_id: bytes, alias_depth: int, flat: list[bytes]) -> Task:
         targets=[TaskId(target) for target in stored.get(b"targets", b"").decode().split()],
         last_event_at_ms=number(b"last_event_at"),
         erased_at_ms=number(b"erased_at"),
+        start=stored[b"start"].decode() if b"start" in stored else visit_start(remote or {}),
     )
 
 

@@ -143,6 +143,7 @@ class Task:
     pending_since_ms: since when the task is unfinished. failing_since_ms: the first of the failed attempts in a row.
     targets: the tasks of the visits that an event changed.
     last_event_at_ms: the time of the newest event of this task; records that were fetched before it are outdated.
+    start: when the visit starts, as the list of its day has it; empty if no list has it.
     """
 
     task_id: TaskId
@@ -166,6 +167,7 @@ class Task:
     targets: list[TaskId]
     last_event_at_ms: int | None
     erased_at_ms: int | None = None
+    start: str = ""
 
     @property
     def attempts(self) -> list[Attempt]:
@@ -246,6 +248,7 @@ class Outcome:
 
     attempt: None if no call was made. failed_attempts: the new count; None resets it, except in the state `held`, which
     leaves it unchanged. remote: by task id, the API's answer for each visit that was read or written; None after a deletion.
+    start: when the visit starts (`visit_start`); None if its changes were not merged.
     """
 
     state: Literal["done", "waiting", "held", "parked"]
@@ -255,3 +258,4 @@ class Outcome:
     failed_attempts: int | None = None
     remote: dict[str, dict[str, Any] | None] = field(default_factory=dict)
     circuit_signal: CircuitSignal | None = None
+    start: str | None = None

@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import ROUND_HALF_UP, Decimal
@@ -137,12 +138,24 @@ class VisitChange:
             facts[f"{PAYMENT_PREFIX}{self.payment_id}"] = facts.pop("amount_collected")
         return facts
 
+    @property
+    def start(self) -> str:
+        return visit_start(self.facts())
+
     def external_id(self, source: str) -> str:
         return self.external_id_override or external_id(source, self.visit_id)
 
 
 #: The fields of a change that are facts about the visit itself.
 FACTS = ("time_scheduled", "time_completed", "amount_collected", "date_cancelled", "no_show", "date_left", "opted_out")
+
+
+def visit_start(fields: Mapping[str, Any]) -> str:
+    """Return when a visit starts, to the minute (`2026-03-14T16:00`), or when it was completed; empty if it has no time.
+
+    fields: of a change, of merged changes, or of the Visits API.
+    """
+    return str(fields.get("time_scheduled") or fields.get("time_completed") or "")[:16]
 
 
 #: Prefix of the fact with the amount of one payment.

@@ -4,7 +4,7 @@
 --- event: the state of the event's task: queued, parked (with reason), or '' for an event that needs none. refetch: 1 if a
 --- repeat fetches the record again.
 --- @args delivery hook dedup_key dedup_ttl_s keep_ms record event reason refetch
---- @varargs changes: task change previous
+--- @varargs changes: task change previous start
 --- @returns 1; the id of the first delivery for a repeat; {limit} if a visit accepts no more changes: then nothing was written
 --- @include lib/limits
 --- @include lib/change
@@ -25,7 +25,7 @@ if not first and event == '' and #changes == 1 and changes[1].previous == '' the
   local visit = read_visit(changes[1].task)
   if visit.changes < MAX_FIELDS and not visit.linked and not visit.queue then
     store_delivery()
-    add_change(visit, 'change:' .. delivery .. '.0', changes[1].change)
+    add_change(visit, 'change:' .. delivery .. '.0', changes[1].change, changes[1].start)
     store_dedup_key()
     return 1
   end

@@ -2,13 +2,15 @@
 --- complete: End a lease and store the outcome of the run.
 --- outcome: done | waiting | held | parked. circuit: the account, or ''. signal: what the run reports about the API: ok | down |
 --- unauthorized | rate_limited | ''; wait_ms and threshold belong to it. failed_attempts: '' resets the count.
---- members: all ids of the visit, the primary first. remote: '' leaves it unchanged, '-' if the API has no visit.
+--- members: all ids of the visit, the primary first. remote: '' leaves it unchanged, '-' if the API has no visit. start: the same for
+--- the field. unlist, list: when the visit started before and starts now, or '' if both are the same.
 --- @args token outcome retry_in_ms reason attempt keep_ms circuit signal wait_ms threshold failed_attempts
---- @varargs members: task changes remote
+--- @varargs members: task changes remote start unlist list
 --- @returns ok | lost
 --- @include lib/queue
 --- @include lib/attempts
 --- @include lib/circuit
+--- @include lib/visit_days
 
 local MAX_TOKEN_REJECTIONS = 10
 local primary = members[1].task
@@ -38,6 +40,16 @@ local function store_remote(member)
   elseif member.remote ~= '' then
     call('HSET', key.task .. member.task, 'remote', member.remote)
   end
+end
+
+local function store_start(member)
+  if member.start == '-' then
+    call('HDEL', key.task .. member.task, 'start')
+  elseif member.start ~= '' then
+    call('HSET', key.task .. member.task, 'start', member.start)
+  end
+  if member.unlist ~= '' then remove_from_day(member.task, member.unlist) end
+  if member.list ~= '' then add_to_day(member.task, member.list) end
 end
 
 -- The hash of the primary id has the state of the whole visit.
@@ -81,6 +93,7 @@ if signal == 'unauthorized' and is_rejected_alone() then outcome = 'parked' else
 if attempt ~= '' then record_attempt(primary, attempt) end
 for i, member in ipairs(members) do
   store_remote(member)
+  store_start(member)
   if outcome == 'done' then
     call('HSET', key.task .. member.task, 'applied', member.changes)
     finish(member.task, keep_ms)

@@ -2,7 +2,7 @@
 --- record_changes: Store the changes of a translated event and end its lease.
 --- reason: why the event is parked although its certain changes are stored, or ''.
 --- @args delivery token changes_seen attempt keep_ms reason
---- @varargs changes: task change previous
+--- @varargs changes: task change previous start
 --- @returns ok | lost; {limit} if a visit accepts no more changes: then nothing was written
 --- @include lib/changes
 --- @include lib/attempts

@@ -1,6 +1,7 @@
 --- A change of a visit: the field `change:<origin>` of its hash, or `discarded:<origin>` after an operator discarded it.
 --- The origin is `<delivery>.<index>`. The value is `<number> <change>`; numbers follow the order of arrival.
 --- @include lib/jobs
+--- @include lib/visit_days
 
 -- Read the fields that add_change needs.
 local function read_visit(task)
@@ -11,7 +12,8 @@ local function read_visit(task)
 end
 
 -- Record a change and queue its visit, unless a scheduled run will see it. -> true if the visit was queued
-local function add_change(visit, field, change)
+-- start: when the visit starts according to this change, or ''. A new visit is listed there until its first run.
+local function add_change(visit, field, change, start)
   local hash, number = key.task .. visit.task, visit.changes + 1
   local value = number .. ' ' .. change
   if is_scheduled(visit.state, visit.failed_since) then
@@ -20,6 +22,11 @@ local function add_change(visit, field, change)
   end
   call('HSET', hash, 'changes', number, field, value, 'pending_since', visit.pending_since or now,
     write_job(visit.task, visit.state, visit.jobs + 1))
-  if number > 1 then call('PERSIST', hash) end
+  if number > 1 then
+    call('PERSIST', hash)
+  elseif start ~= '' then
+    call('HSET', hash, 'start', start)
+    add_to_day(visit.task, start)
+  end
   return true
 end

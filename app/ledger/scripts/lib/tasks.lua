@@ -26,6 +26,7 @@
 --- @field attempt:<number> one of the newest 100 attempts, as JSON
 --- @field attempted 1 after the first lease
 --- @field remote the API's last answer for the visit, as JSON
+--- @field start when the visit starts, unless `remote` has that time, to the minute
 --- @field recheck present if the next run reads the visit from the API first; contains the API's ids of duplicate visits
 --- @field audited the last audit that found the visit in the API, and the API's id
 --- @field targets the visits that an event changed

@@ -56,6 +56,33 @@ async def test_a_visit_without_any_time_waits_for_one(world: World) -> None:
     assert 1 == len(world.harness.visits())
 
 
+# The list of a day
+
+
+@pytest.mark.parametrize(
+    ("changes", "start"),
+    [
+        pytest.param([booked(hour=9)], "2026-03-14T09:00", id="booked"),
+        pytest.param([booked(), change(version=2, time_scheduled=at(15))], "2026-03-14T15:00", id="moved"),
+        pytest.param([booked(), change(version=2, time_completed=at(11))], "2026-03-14T09:00", id="completed"),
+        pytest.param([booked(time_scheduled=UNSET, time_completed=at(11))], "2026-03-14T11:00", id="walk-in"),
+        pytest.param([booked(), cancelled()], "2026-03-14T09:00", id="cancelled"),
+        pytest.param([booked(contact=None)], "2026-03-14T09:00", id="without-a-contact"),
+    ],
+)
+@pytest.mark.parametrize("at_once", [False, True], ids=["step-by-step", "at-once"])
+async def test_a_visit_is_listed_on_the_day_of_its_appointment(
+    world: World, changes: list[VisitChange], start: str, at_once: bool
+) -> None:
+    for each in changes:
+        await world.accept(each)
+        if not at_once:
+            await world.run()
+    await world.run()
+
+    assert [start] == [listed for listed, _ in await world.ledger.visits_of_day("2026-03-14")]
+
+
 # Cleared fields
 
 
