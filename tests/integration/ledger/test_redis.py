@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 import hiredis
 import pytest
+from redis.asyncio.connection import parse_url
 
 from app.demo.valkey import binary, free_port
 from app.ledger.ledger import Ledger
@@ -502,6 +503,27 @@ async def test_a_user_name_of_odd_characters_is_accepted(valkey_server: OwnServe
         f"redis://{quote('us:er@x', safe='')}:{quote(ODD, safe='')}@127.0.0.1:{valkey_server.port}"
     ) as redis:
         assert b"us:er@x" == await redis.command("ACL", "WHOAMI")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://localhost",
+        "redis://localhost:6380/3",
+        "redis://:p%40ss@localhost/0",
+        "redis://us%3Aer:pass@LOCALHOST:1/",
+        "rediss://[::1]:6380/1?ssl_cert_reqs=none",
+        "redis://localhost/x?db=4",
+        "unix:///tmp/redis.sock?db=2",
+        "unix://user:pass@/tmp/redis%20.sock",
+    ],
+)
+def test_an_address_has_the_parts_that_redis_py_reads(url: str) -> None:
+    parts = dict(parse_url(url))
+    parts.pop("connection_class", None)
+    parts.pop("ssl_cert_reqs", None)
+
+    assert parts == RedisAddress(url).parts
 
 
 @pytest.mark.parametrize("url", ["redis://:{}@127.0.0.1:{}/0", "redis://someone:{}@127.0.0.1:{}/0"])
