@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from app.ledger.keys import KEY_KINDS
-from app.ledger.scripts import SCRIPTS, SOURCES, Script
+from app.ledger.scripts import SOURCES, Script, load
 
 _PATH = Path(__file__).parents[2] / "docs" / "redis.md"
 _PAGE = """# Redis
@@ -41,7 +41,7 @@ $ redis-cli slowlog get 10
 ```
 
 The line numbers in error messages are those of the text with all includes:
-`python -c "from app.ledger.scripts import SCRIPTS; print(SCRIPTS['complete'].source)" | cat -n`.
+`python -c "from app.ledger.scripts import script; print(script('complete').source)" | cat -n`.
 
 {scripts}
 """
@@ -53,7 +53,7 @@ def page() -> str:
         keys=_table(("key", "contains", "kept"), keys),
         task=_table(("field", "meaning"), _fields("lib/tasks")),
         circuit=_table(("field", "meaning"), _fields("lib/circuit")),
-        scripts="\n\n".join(_script(SCRIPTS[name]) for name in sorted(SCRIPTS)),
+        scripts="\n\n".join(_script(script) for _, script in sorted(load(SOURCES).items())),
     )
 
 

@@ -162,7 +162,7 @@ def test_a_backlog_that_is_older_than_its_jobs_is_applied(
     """Jobs expire after 30 days, in this test after 50 ms."""
     harness, standby = service
     clean(harness, standby)
-    accept = scripts.SCRIPTS["accept"]
+    accept = scripts.script("accept")
     source = accept.source.replace("JOB_TTL_MS = 30 * 86400 * 1000", "JOB_TTL_MS = 50")
     assert source != accept.source
     monkeypatch.setattr(scripts, "accept", replace(accept, source=source).call)

@@ -11,12 +11,12 @@ import ast
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from hashlib import sha1
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from itertools import chain, takewhile
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from app.ledger import keys
 
@@ -152,17 +152,17 @@ def _read(folder: Traversable, prefix: str = "") -> Iterator[tuple[str, str]]:
 
 #: The text of every file, by its path without `.lua`.
 SOURCES = dict(_read(files("app.ledger.scripts")))
-SCRIPTS = load(SOURCES)
-
-# A wrong call fails at start, not at the first request that makes it.
-for _file in files("app.ledger").iterdir():
-    if _file.name.endswith(".py") and " scripts." in (_code := _file.read_text()):
-        check_calls(_code, _file.name, SCRIPTS)
 
 
-if TYPE_CHECKING:
+@cache
+def script(name: str) -> Script:
+    """Assemble a script when it is first needed: a command needs few of them."""
+    return _assemble(name, SOURCES)
 
-    def __getattr__(name: str) -> Callable[..., Call]: ...
 
-
-globals().update({name: script.call for name, script in SCRIPTS.items()})
+def __getattr__(name: str) -> Callable[..., Call]:
+    if name not in SOURCES or "/" in name:
+        raise AttributeError(f"there is no script {name}")
+    call: Callable[..., Call] = script(name).call
+    globals()[name] = call
+    return call

@@ -12,7 +12,7 @@ from app.ledger.cleanup import trim_deliveries
 from app.ledger.keys import KEY_KINDS, kind_of
 from app.ledger.ledger import Ledger
 from app.ledger.redis import Redis
-from app.ledger.scripts import SCRIPTS
+from app.ledger.scripts import SOURCES, load
 from app.main import create_app
 from app.settings.environment import read_environment
 from tests.support.console import FINITE_ROUTES, Browser
@@ -99,7 +99,9 @@ NOT_WRITTEN = {
 
 
 def test_no_channel_has_the_name_of_a_key() -> None:
-    channels = {name for script in SCRIPTS.values() for name in re.findall(r"'PUBLISH', '([^']+)'", script.source)}
+    channels = {
+        name for script in load(SOURCES).values() for name in re.findall(r"'PUBLISH', '([^']+)'", script.source)
+    }
 
     assert {"bell:attempts"} == channels
     assert [None] == [kind_of(channel) for channel in channels]

@@ -1,11 +1,12 @@
 """The loader of the Lua scripts, and rules for every script."""
 
 import re
+from pathlib import Path
 
 import pytest
 
-from app.ledger import scripts
-from app.ledger.scripts import SCRIPTS, Script, check_calls, load
+from app.ledger import keys, scripts
+from app.ledger.scripts import Script, check_calls, load
 
 GREET = """#!lua flags=allow-oom
 --- greet: Greet somebody.
@@ -17,6 +18,7 @@ GREET = """#!lua flags=allow-oom
 return greeting .. name .. key.queued
 """
 WORDS = "--- @include lib/letters\nlocal greeting = letters\n"
+SCRIPTS = load(scripts.SOURCES)
 SOURCES = {"greet": GREET, "lib/words": WORDS, "lib/letters": "local letters = 'hello'\n"}
 
 
@@ -98,6 +100,14 @@ def test_a_wrong_call_in_the_code_is_detected_without_running_it(code: str, prob
 
 def test_a_correct_call_in_the_code_passes() -> None:
     check_calls("redis.run(scripts.greet(friends=[], name=a, times=1))", "ledger.py", load(SOURCES))
+
+
+@pytest.mark.parametrize("file", ["ledger.py", "redis.py"])
+def test_every_call_in_the_ledger_passes_the_parameters_of_its_script(file: str) -> None:
+    code = (Path(keys.__file__).parent / file).read_text()
+
+    assert "scripts." in code
+    check_calls(code, file, SCRIPTS)
 
 
 def test_an_unknown_include_is_an_error() -> None:
