@@ -228,7 +228,7 @@ def _services(request: Request) -> Services:
 def _start() -> ASGIApp:
     """Exit with every problem of the settings at once, as sentences and not as a traceback."""
     try:
-        settings = read_environment()
+        settings = read_environment(sources_needed=True)
     except SettingsError as error:
         print(f"doorbell web cannot start:\n{error}", file=sys.stderr)
         sys.exit(3)

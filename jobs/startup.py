@@ -52,7 +52,7 @@ def check_arq_version() -> None:
 def read_settings() -> Settings:
     """Return the settings. Raises WrongSettings with every invalid setting."""
     try:
-        return read_environment(token_needed=True)
+        return read_environment(token_needed=True, sources_needed=True)
     except SettingsError as error:
         raise WrongSettings(error) from error
 

@@ -27,7 +27,7 @@ def complete_hooks(ctx: click.Context, param: click.Parameter, incomplete: str) 
 
 def complete_specimens(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """Complete the specimens of the source, which is the preceding argument."""
-    source = ctx.params.get("source")
+    source = str(ctx.params.get("source"))
     deliveries = load_specimens(source)["deliveries"] if source in load_sources() else []
     return [name for delivery in deliveries if (name := delivery["name"]).startswith(incomplete)]
 

@@ -44,7 +44,7 @@ async def examine(environ: Mapping[str, str], *, is_release: bool = False) -> As
     """
     try:
         # A release also starts a worker, which needs a token.
-        settings = read_environment(environ, token_needed=is_release)
+        settings = read_environment(environ, token_needed=is_release, sources_needed=True)
     except SettingsError as error:
         for problem in error.problems:
             yield Check(

@@ -35,11 +35,17 @@ class SettingsError(Exception):
 
 
 def read_environment(
-    environ: Mapping[str, str] = os.environ, *, redis_needed: bool = True, token_needed: bool = False
+    environ: Mapping[str, str] = os.environ,
+    *,
+    redis_needed: bool = True,
+    token_needed: bool = False,
+    sources_needed: bool = False,
 ) -> Settings:
     """Read and check all settings. Raises SettingsError with every problem.
 
     An empty variable counts as unset. redis_needed, token_needed: whether the process uses Redis and the Visits API.
+    sources_needed: whether it uses sources that have no hook too. They are loaded and checked: a command starts faster
+    without them.
     """
     variables = {name: value.strip() for name, value in environ.items() if value.strip()}
     raw: dict[str, Any] = {name: variables[name.upper()] for name in Settings.model_fields if name.upper() in variables}
@@ -52,7 +58,8 @@ def read_environment(
         problems = [_to_problem(error, variables) for error in errors]
         settings = Settings.model_validate(_without_invalid(raw, [error["loc"] for error in errors]))
     reported = {problem.name for problem in problems}
-    problems += [p for p in _cross_checks(settings, redis_needed, token_needed) if p.name not in reported]
+    checks = (*_cross_checks(settings, redis_needed, token_needed), *_check_hooks(settings, sources_needed))
+    problems += [problem for problem in checks if problem.name not in reported]
     if problems:
         raise SettingsError(problems)
     return settings
@@ -130,12 +137,17 @@ def _cross_checks(settings: Settings, redis_needed: bool, token_needed: bool) ->
     if bool(settings.console_proxy_header) != bool(settings.console_proxy_secret):
         missing = "CONSOLE_PROXY_SECRET" if settings.console_proxy_header else "CONSOLE_PROXY_HEADER"
         yield Problem(missing, "is required: a proxy needs both settings", fix="Set it, or remove the other setting.")
+    yield from _check_accounts(settings)
+
+
+def _check_hooks(settings: Settings, sources_needed: bool) -> Iterator[Problem]:
+    tools = load_sources()
+    names = {hook.source or name for name, hook in settings.hooks.items()}
     try:
-        tools = load_sources()
+        tools.load(tools if sources_needed else names & tools.keys())
     except InvalidSource as error:
         yield Problem("app/sources", str(error), fix="Fix or remove that file.")
         return
-    yield from _check_accounts(settings)
     for name, hook in settings.hooks.items():
         yield from _check_hook(settings, name, hook, tools)
 

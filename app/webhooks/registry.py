@@ -3,6 +3,7 @@
 import importlib
 import json
 import pkgutil
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cache, wraps
 from importlib.resources import files
@@ -16,11 +17,38 @@ from app.webhooks.source import Ignored, InvalidSource, LoadedSource, PartlyTran
 SOURCES = "app.sources"
 
 
+class Sources(Mapping[str, LoadedSource]):
+    """Every source by name. A module is imported when its source is read: a command needs few of them.
+
+    Reading a source raises InvalidSource if its module is not a source.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._loaded: dict[str, LoadedSource | None] = dict.fromkeys(names)
+
+    def __getitem__(self, name: str) -> LoadedSource:
+        if (source := self._loaded[name]) is None:
+            source = self._loaded[name] = _load_source(name)
+        return source
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._loaded
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._loaded)
+
+    def __len__(self) -> int:
+        return len(self._loaded)
+
+    def load(self, names: Iterable[str]) -> None:
+        """Import these sources now. Raise InvalidSource."""
+        for name in names:
+            self[name]
+
+
 @cache
-def load_sources() -> dict[str, LoadedSource]:
-    """Load every source, by name. Raise InvalidSource if a module is not a source."""
-    names = sorted(module.name for module in pkgutil.iter_modules(importlib.import_module(SOURCES).__path__))
-    return {name: _load_source(name) for name in names}
+def load_sources() -> Sources:
+    return Sources(sorted(module.name for module in pkgutil.iter_modules(importlib.import_module(SOURCES).__path__)))
 
 
 def _load_source(name: str) -> LoadedSource:
