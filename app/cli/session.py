@@ -4,16 +4,18 @@ import asyncio
 import getpass
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from app.cli.output import CHECK_FAILED, NOTHING_MATCHED, UNREACHABLE, exit_with
 from app.ledger.ledger import Ledger
 from app.ledger.records import NotFound
 from app.ledger.redis import Redis, RedisAddress, RedisUnavailable
-from app.operators.actions import Actions, Actor
 from app.settings import environment as configuration
 from app.settings.environment import SettingsError
 from app.settings.model import Settings
+
+if TYPE_CHECKING:
+    from app.operators.actions import Actions, Actor
 
 T = TypeVar("T")
 
@@ -60,7 +62,10 @@ async def open_ledger(settings: Settings) -> AsyncIterator[Ledger]:
         await redis.close()
 
 
-def actor() -> Actor:
+def actor() -> "Actor":
+    # Imported late, as in `actions`: the commands that only read need neither replays nor erasures.
+    from app.operators.actions import Actor
+
     try:
         name = getpass.getuser()
     except (KeyError, OSError):  # a container's user may have no name
@@ -68,5 +73,7 @@ def actor() -> Actor:
     return Actor(f"{name} (command line)", "operator")
 
 
-def actions(ledger: Ledger, settings: Settings) -> Actions:
+def actions(ledger: Ledger, settings: Settings) -> "Actions":
+    from app.operators.actions import Actions
+
     return Actions(ledger, settings, actor())

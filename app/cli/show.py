@@ -29,7 +29,6 @@ from app.operators.lists import Lists
 from app.operators.signature_diagnosis import with_likely_causes
 from app.settings.model import Settings
 from app.telemetry import rejections as rejection_notes
-from app.visits.client import VisitsApiError, http_client
 
 #: A list stops after this number of pages without a match.
 MAX_EMPTY_PAGES = 3
@@ -110,6 +109,7 @@ def show(id: str, reveal: bool, as_json: bool) -> None:
 @json_option
 def visit(external_id: str, remote: bool, reveal: bool, as_json: bool) -> None:
     """Show one visit: every value with its delivery, and every attempt."""
+    from app.visits.client import VisitsApiError, http_client
 
     async def load(ledger: Ledger, settings: Settings) -> list[Row]:
         explain = Explain(ledger, settings, ALL_FIELDS if reveal else ())

@@ -2,21 +2,21 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
-
-import httpx
+from typing import TYPE_CHECKING, Any, Literal
 
 from app.ledger.ids import TaskId
 from app.ledger.ledger import Ledger
 from app.ledger.records import NotFound
 from app.operators.activity_log import ActivityLog
-from app.operators.drift_audit import fetch_remote_visit
 from app.operators.erasure import Erasure, ErasureReport, activity_target, erase_all
 from app.operators.explain import Explain
 from app.operators.filter import Filter
 from app.operators.lists import Lists
 from app.operators.operations import OperationRequest, Operations, new_operation_id
 from app.settings.model import Settings
+
+if TYPE_CHECKING:
+    import httpx
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,14 +90,17 @@ class Actions:
 
     # -- the Visits API --
 
-    async def fetch_remote(self, external_id: str, http: httpx.AsyncClient) -> list[RemoteVisit]:
+    async def fetch_remote(self, external_id: str, http: "httpx.AsyncClient") -> list[RemoteVisit]:
         """Read the visit from the Visits API, once per account that knows it. Raises NotFound, VisitsApiError."""
         task_ids = await self._explain.visit_task_ids(external_id)
         visits = [await self._ledger.load_aliases(task_id) for task_id in task_ids]
         await self.record("fetched remote visit", external_id, affected=task_ids)
         return [await self._fetch_remote(visit[0].account, visit[0].external_id, http) for visit in visits]
 
-    async def _fetch_remote(self, account: str, external_id: str, http: httpx.AsyncClient) -> RemoteVisit:
+    async def _fetch_remote(self, account: str, external_id: str, http: "httpx.AsyncClient") -> RemoteVisit:
+        # Imported late: no other action needs an HTTP client.
+        from app.operators.drift_audit import fetch_remote_visit
+
         visit = await fetch_remote_visit(self._ledger, self._settings, http, account, external_id)
         return RemoteVisit(account, external_id, visit)
 

@@ -848,6 +848,31 @@ print(*sorted(heavy & set(sys.modules)), file=sys.stderr)
     assert "deliveries" in result.stdout
 
 
+def test_a_command_imports_only_what_it_needs(harness: Harness) -> None:
+    """HTTP clients, the libraries of the worker and most sources would double the time until the command starts."""
+    code = """
+import atexit, sys
+from app.cli import main
+atexit.register(lambda: print(*sys.modules))
+main(["failures"])
+"""
+    env = harness.env | {"PYTHONPATH": str(ROOT)}
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True)
+
+    imported = set(result.stdout.split())
+    assert 5 == result.returncode, result.stderr
+    assert "app.ledger.ledger" in imported
+    assert set() == imported & {
+        "httpx",
+        "redis",
+        "arq",
+        "jwt",
+        "starlette",
+        "app.operators.erasure",
+        "app.sources.zoom",
+    }
+
+
 @pytest.mark.parametrize("name", [name for section in COMMANDS.values() for name in section])
 def test_the_help_of_every_command_has_an_example(name: str) -> None:
     result = CliRunner().invoke(main, [name, "--help"])
