@@ -233,6 +233,7 @@ def _start() -> ASGIApp:
         print(f"doorbell web cannot start:\n{error}", file=sys.stderr)
         sys.exit(3)
     logs.configure(settings)
+    logs.warn_of_unknown_variables()
     tracing.configure("web")
     raise_file_limit()
     return trace_requests(create_app(settings))

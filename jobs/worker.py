@@ -51,6 +51,7 @@ def __getattr__(name: str) -> dict[str, Any]:
 async def on_startup(ctx: dict[Any, Any]) -> None:
     settings: Settings = ctx["settings"]
     logs.configure(settings)  # arq's command line has already configured logging
+    logs.warn_of_unknown_variables()
     tracing.configure("worker")
     redis = Redis(RedisAddress.from_url(settings.redis_url, settings.redis_tls_verify))
     ledger = Ledger(redis, settings.retention_days, settings.body_keys)

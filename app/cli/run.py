@@ -108,9 +108,21 @@ def doctor(phase: str, as_json: bool) -> None:
     checks = asyncio.run(examine())
     print_rows([{"check": c.name, "result": c.result, "detail": c.detail, "fix": c.fix} for c in checks], as_json)
     status = checker.exit_status(checks)
+    if not as_json and phase == "release" and not status:
+        _print_next_steps()
     if phase == "release" and not status and "HONCHO_PROCESS_NAME" in os.environ:
         signal.pause()  # honcho ends all processes of a Procfile when one ends
     sys.exit(status)
+
+
+def _print_next_steps() -> None:
+    from app.cli.session import load_settings
+    from app.operators.next_steps import next_steps
+    from app.settings.platform import find_platform
+
+    click.echo("\nNext steps:", err=True)
+    for number, sentence in enumerate(next_steps(load_settings(), find_platform(os.environ)), 1):
+        click.echo(f"  {number}. {sentence}", err=True)
 
 
 @click.command("hash-password", epilog=examples("hash-password < FILE"))

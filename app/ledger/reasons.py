@@ -173,6 +173,12 @@ _FAILED_CALLS = {
         "The API does not accept the token, or it lacks a permission.",
         ("Set a valid token.",),
     ),
+    "404": Reason(
+        "",
+        "The API does not know the address",
+        "There is no Visits API at VISITS_API_URL, or the contact of this visit was deleted in Review Rover.",
+        ("Check the address with `doorbell doctor`, then replay the failure.", "Enter the customer's e-mail address."),
+    ),
     "429": Reason("", "The API limits the rate", "Doorbell waits for as long as the API demands, then continues."),
     "4xx": Reason(
         "",

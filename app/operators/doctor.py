@@ -16,8 +16,9 @@ from app.ledger import keys
 from app.ledger.bodies import Bodies
 from app.ledger.ledger import known_accounts
 from app.ledger.redis import Redis, RedisAddress, RedisUnavailable, ServerUnusable
-from app.settings.environment import RECOMMENDED_KEY_CHARS, SettingsError, read_environment
+from app.settings.environment import RECOMMENDED_KEY_CHARS, SettingsError, read_environment, unknown_variables
 from app.settings.model import Settings
+from app.settings.platform import Platform, find_platform
 from app.telemetry.health import STALE_AFTER_S, WORKER_ALIVE_S, Backlog, load_backlog
 from app.webhooks.source import VERIFIED_BY, Source
 
@@ -54,13 +55,15 @@ async def examine(environ: Mapping[str, str], *, is_release: bool = False) -> As
                 problem.fix,
             )
         return
-    async for check in _examine(settings, is_release):
+    for problem in unknown_variables(environ):
+        yield Check(problem.name, "warn", problem.rule, problem.fix)
+    async for check in _examine(settings, find_platform(environ), is_release):
         # The new version may fix the problem, so the problem must not stop the release.
         is_downgraded = is_release and check.result != "ok" and check.name != "redis"
         yield Check(check.name, "warn", check.detail, check.fix) if is_downgraded else check
 
 
-async def _examine(settings: Settings, is_release: bool) -> AsyncIterator[Check]:
+async def _examine(settings: Settings, platform: Platform | None, is_release: bool) -> AsyncIterator[Check]:
     yield Check("settings", "ok", f"{len(settings.active_hooks)} of {len(settings.hooks)} hooks have a secret")
     for check in _settings_checks(settings):
         yield check
@@ -70,7 +73,7 @@ async def _examine(settings: Settings, is_release: bool) -> AsyncIterator[Check]
         async for check in _redis_checks(redis, settings):
             yield check
         if not is_release:
-            yield await _worker(redis)
+            yield await _worker(redis, platform)
     except ServerUnusable as error:
         yield Check("redis", "fail", str(error))
     except RedisUnavailable as error:
@@ -147,7 +150,15 @@ async def local_checks(redis: Redis, settings: Settings) -> AsyncIterator[Check]
 
 
 def _settings_checks(settings: Settings) -> list[Check]:
-    return [_python(sys.version_info[:3]), _bodies(settings), *_keys(settings), *_hooks(settings)]
+    checks = [_python(sys.version_info[:3]), _public_url(settings), _bodies(settings)]
+    return [*checks, *_keys(settings), *_hooks(settings)]
+
+
+def _public_url(settings: Settings) -> Check:
+    if settings.public_url:
+        return Check("public_url", "ok", settings.public_url)
+    detail = "PUBLIC_URL is not set: the URLs of hooks are shown without a host, and alerts have no link to the console"
+    return Check("public_url", "warn", detail, "Set PUBLIC_URL to the URL of the web process.")
 
 
 async def _redis_checks(redis: Redis, settings: Settings) -> AsyncIterator[Check]:
@@ -169,7 +180,12 @@ def _short(name: str, setting: str) -> Check:
 
 def _keys(settings: Settings) -> list[Check]:
     """Warn about keys that are shorter than recommended."""
-    keys = {"SECRET_KEY": settings.secret_key, "METRICS_TOKEN": filter(None, [settings.metrics_token])}
+    keys = {
+        "SECRET_KEY": settings.secret_key,
+        "BODY_KEYS": settings.body_keys,
+        "METRICS_TOKEN": filter(None, [settings.metrics_token]),
+        "CONSOLE_PROXY_SECRET": filter(None, [settings.console_proxy_secret]),
+    }
     short = [setting for setting, values in keys.items() if any(len(value) < RECOMMENDED_KEY_CHARS for value in values)]
     return [_short(setting, setting) for setting in short]
 
@@ -300,13 +316,14 @@ def _queue(backlog: Backlog) -> list[Check]:
     return checks
 
 
-async def _worker(redis: Redis) -> Check:
+async def _worker(redis: Redis, platform: Platform | None = None) -> Check:
     seconds, _ = await redis.command("TIME")  # heartbeats have the server's time
     alive = await redis.command("ZCOUNT", keys.WORKERS, (int(seconds) - WORKER_ALIVE_S) * 1000, "+inf")
     if alive:
         return Check("worker", "ok", f"{alive} running")
     detail = "no heartbeat for 30 s: deliveries are stored, but not applied"
-    return Check("worker", "fail", detail, "Start the worker process.")
+    fix = f"Start the worker: {platform.start_worker}." if platform else "Start the worker process."
+    return Check("worker", "fail", detail, fix)
 
 
 async def _visits_api(settings: Settings, account: str, token: str) -> Check:
@@ -318,14 +335,19 @@ async def _visits_api(settings: Settings, account: str, token: str) -> Check:
             httpx.AsyncClient(trust_env=False) as http,
             http.stream("GET", url, headers=headers) as response,
         ):
-            pass  # only the status is needed
+            pass  # only the head of the response is needed
     except (httpx.HTTPError, TimeoutError) as error:
         return Check(name, "down", f"{type(error).__name__}", "Check VISITS_API_URL; until then changes wait.")
     took_ms = (time.monotonic() - started) * 1000
     if response.status_code in (401, 403):
         return Check(name, "fail", f"{response.status_code}: the token is not accepted", "Check VISITS_API_TOKEN.")
+    if response.status_code == 404 or response.is_redirect:
+        detail = f"{response.status_code}: there is no Visits API at this address"
+        return Check(name, "fail", detail, "Check VISITS_API_URL, then replay the failures.")
     if not response.is_success:
         return Check(name, "down", f"response {response.status_code}", "Changes wait until it recovers.")
+    if "json" not in (kind := response.headers.get("content-type", "no content type")):
+        return Check(name, "fail", f"the answer is {kind} and not JSON: this is no Visits API", "Check VISITS_API_URL.")
     drift = _drift_s(response.headers.get("date"))
     note = f", its clock differs by {drift:.0f} s" if drift and drift > MAX_CLOCK_DRIFT_S else ""
     return Check(name, "ok", f"token accepted, {took_ms:.0f} ms{note}")

@@ -1,13 +1,16 @@
 """Reads the settings from the environment, reports all problems at once, and renders `.env.example`."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from app.settings.model import HookSettings, Settings
+from app.settings.platform import with_public_url
 from app.webhooks.registry import load_sources
 from app.webhooks.source import InvalidSource, LoadedSource
 
@@ -47,7 +50,7 @@ def read_environment(
     sources_needed: whether it uses sources that have no hook too. They are loaded and checked: a command starts faster
     without them.
     """
-    variables = {name: value.strip() for name, value in environ.items() if value.strip()}
+    variables = {name: value.strip() for name, value in with_public_url(environ).items() if value.strip()}
     raw: dict[str, Any] = {name: variables[name.upper()] for name in Settings.model_fields if name.upper() in variables}
     raw["hooks"] = _parse_hooks(variables)
     problems: list[Problem] = []
@@ -95,8 +98,7 @@ def _to_problem(error: Any, variables: Mapping[str, str]) -> Problem:
     name = "__".join(step for step in error["loc"] if isinstance(step, str)).upper()
     value = variables.get(name, "")
     if error["type"] == "extra_forbidden":
-        fields = ", ".join(field.upper() for field in HookSettings.model_fields)
-        return Problem(name, "a hook has no such setting", fix=f"The settings of a hook are {fields}.")
+        return Problem(name, "a hook has no such setting", fix=_fix_hook_setting(name))
     rule = error["msg"].replace("Input should be", "must be")
     is_hook_setting = name.startswith("HOOKS__")
     field = (
@@ -108,6 +110,47 @@ def _to_problem(error: Any, variables: Mapping[str, str]) -> Problem:
     return Problem(name, rule, describe_shape(value), fix)
 
 
+def _fix_hook_setting(name: str) -> str:
+    fields = [field.upper() for field in HookSettings.model_fields]
+    prefix, _, field = name.rpartition("__")
+    if similar := _closest(field, fields):
+        return f"Did you mean {prefix}__{similar}?"
+    return f"The settings of a hook are {', '.join(fields)}."
+
+
+def _closest(name: str, names: Iterable[str]) -> str:
+    """Return the name that was probably meant, or an empty string."""
+    return next(iter(get_close_matches(name, names, 1, SIMILARITY)), "")
+
+
+#: RETRY_FRIST_S is RETRY_FIRST_S; REDIS_TLS_URL, which Heroku sets, is not REDIS_URL.
+SIMILARITY = 0.85
+#: No other program has variables that begin so.
+OWN_PREFIXES = ("HOOKS_", "HOOK__", "VISITS_API_", "RETRY_", "CONSOLE_")
+
+
+def unknown_variables(environ: Mapping[str, str] = os.environ) -> list[Problem]:
+    """Return the variables that look like a setting and are none. They are ignored, so they are no SettingsError."""
+    settings = [name.upper() for name in Settings.model_fields if name != "hooks"]
+    unset = [setting for setting in settings if not environ.get(setting)]
+    unknown = []
+    for name in sorted(name for name, value in environ.items() if value.strip() and name not in settings):
+        similar = _closest(name, unset) if len(name) > 5 else ""
+        if name.startswith("HOOKS__") and name.count("__") > 1:
+            continue  # checked by the model of a hook
+        if similar or name.startswith(OWN_PREFIXES):
+            fix = f"Did you mean {similar}?" if similar else _describe_names(name, settings)
+            unknown.append(Problem(name, "Doorbell has no such setting, and ignores it", fix=fix))
+    return unknown
+
+
+def _describe_names(name: str, settings: Iterable[str]) -> str:
+    if name.startswith("HOOK"):
+        return "The names of a hook's settings are HOOKS__<NAME>__SECRETS and so on, with two underscores each."
+    prefix = next(prefix for prefix in OWN_PREFIXES if name.startswith(prefix))
+    return f"The settings are {', '.join(setting for setting in settings if setting.startswith(prefix))}."
+
+
 def describe_shape(value: str) -> str:
     """Describe a value without quoting it."""
     kind = "digits" if value.isdigit() else "text"
@@ -117,9 +160,10 @@ def describe_shape(value: str) -> str:
 def _cross_checks(settings: Settings, redis_needed: bool, token_needed: bool) -> Iterator[Problem]:
     """Yield the problems of settings that are valid one by one, but not together."""
     if redis_needed and not settings.redis_url:
-        yield Problem(
-            "REDIS_URL", "is required", fix="Set it to the URL of Redis 7 or Valkey; `doorbell demo` needs none."
-        )
+        fix = "Set it to the URL of Redis 7 or Valkey; `doorbell demo` needs none."
+        if Path(".env").exists():
+            fix += " Doorbell does not read .env; a shell does with `set -a; . ./.env; set +a`."
+        yield Problem("REDIS_URL", "is required", fix=fix)
     if token_needed and not settings.tokens:
         yield Problem("VISITS_API_TOKEN", "is required", fix="Review Rover shows it under Settings, API.")
     if settings.retry_first_s > settings.retry_cap_s:
@@ -181,8 +225,7 @@ def _check_hook(
             f"{prefix}__SECRETS", "the name of a hook may have only letters, digits and _", fix="Rename the hook."
         )
     if source is None:
-        sources = ", ".join(tools)
-        yield Problem(f"{prefix}__SOURCE", "must be a source", describe_shape(hook.source), f"Sources: {sources}.")
+        yield _unknown_source(prefix, name, hook, tools)
         return
     if "bearer" in hook.auth and not source.definition.bearer:
         rule = f"{source.definition.title} does not support bearer tokens"
@@ -210,6 +253,20 @@ def _check_hook(
             yield Problem(
                 f"{prefix}__CREDENTIALS__{credential}", f"{source.definition.title} has no such credential", fix=fix
             )
+
+
+def _unknown_source(prefix: str, name: str, hook: HookSettings, tools: Iterable[str]) -> Problem:
+    """Name the variable that was set, which is rarely SOURCE: by default the hook has the name of its source."""
+    if hook.source:
+        return Problem(
+            f"{prefix}__SOURCE", "must be a source", describe_shape(hook.source), f"Sources: {', '.join(tools)}."
+        )
+    variables = [f"{prefix}__{field.upper()}" for field in HookSettings.model_fields if field in hook.model_fields_set]
+    variable = next(iter(variables), f"{prefix}__SOURCE")
+    fix = f"Set {prefix}__SOURCE to one of {', '.join(tools)}."
+    if similar := _closest(name, tools):
+        fix = f"Did you mean {variable.replace(prefix, f'HOOKS__{similar.upper()}')}? Else set {prefix}__SOURCE to a source."
+    return Problem(variable, f"there is no source {name}", fix=fix)
 
 
 _SENDER_CANNOT_SIGN = (

@@ -20,6 +20,7 @@ import structlog
 from structlog.stdlib import ProcessorFormatter
 from structlog.typing import EventDict, FilteringBoundLogger, Processor
 
+from app.settings.environment import unknown_variables
 from app.settings.model import Settings
 
 log: FilteringBoundLogger = structlog.get_logger()
@@ -44,6 +45,12 @@ def configure(settings: Settings) -> None:
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [], True
         logger.setLevel(logging.WARNING)
+
+
+def warn_of_unknown_variables() -> None:
+    """Log the environment variables that look like a setting and are none."""
+    for problem in unknown_variables():
+        log.warning("unknown_variable", variable=problem.name, detail=problem.fix)
 
 
 class BatchingHandler(logging.Handler):

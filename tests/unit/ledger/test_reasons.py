@@ -14,7 +14,7 @@ from app.ledger.reasons import REASONS, find_reason
         ("contact_unknown", "No e-mail address"),
         ("untranslatable: payload.uri: expected text, found nothing", "The event cannot be understood"),
         ("POST /visits: 422", "The values are rejected"),
-        ("PUT /visits/:id: 404", "The values are rejected"),
+        ("POST /contacts: 404", "The API does not know the address"),
         ("GET /visits: 401", "The token is rejected"),
         ("GET /contacts: 429", "The API limits the rate"),
         ("POST /visits: 503", "The API does not answer"),

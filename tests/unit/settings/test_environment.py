@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from app.settings.environment import SettingsError, env_example, read_environment
+from app.settings.environment import SettingsError, env_example, read_environment, unknown_variables
 from app.settings.model import Settings
 from tests.support.harness import ROOT, SECRET
 
@@ -301,7 +301,7 @@ INVALID: list[tuple[dict[str, str], list[str]]] = [
     ({"ACK": "canary"}, ["ACK"]),
     ({"LOG_FORMAT": "canary"}, ["LOG_FORMAT"]),
     ({"LOG_LEVEL": "canary"}, ["LOG_LEVEL"]),
-    ({"HOOKS__NOBODY__SECRETS": "canary"}, ["HOOKS__NOBODY__SOURCE"]),
+    ({"HOOKS__NOBODY__SECRETS": "canary"}, ["HOOKS__NOBODY__SECRETS"]),
     ({"HOOKS__SHOP__SECRETS": "canary", "HOOKS__SHOP__SOURCE": "canary"}, ["HOOKS__SHOP__SOURCE"]),
     ({"HOOKS__STANDARD__SECRETS": "whsec_canary!"}, ["HOOKS__STANDARD__SECRETS"]),
     ({"HOOKS__STANDARD__SECRETS": f"{SECRET} whsec_canary!"}, ["HOOKS__STANDARD__SECRETS"]),
@@ -372,7 +372,7 @@ def test_all_problems_are_reported_at_once() -> None:
         "ACK",
         "HOOKS__STANDARD__SECRETS",
         "HOOKS__STANDARD__TIMEZONE",
-        "HOOKS__NOBODY__SOURCE",
+        "HOOKS__NOBODY__SECRETS",
         "PUBLIC_URL",
         "RETRY_FIRST_S",
     } == set(reported)
@@ -408,6 +408,61 @@ def test_a_process_with_invalid_settings_reports_them_and_exits_3(process: str) 
     )
     assert CANARY not in output
     assert "Traceback" not in output
+
+
+# Names that were not meant
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("HOOKS__CALENDY__SECRETS", "Did you mean HOOKS__CALENDLY__SECRETS?"),
+        ("HOOKS__CALENDY__TIMEZONE", "Did you mean HOOKS__CALENDLY__TIMEZONE?"),
+        ("HOOKS__CALENDLY__SECRET", "Did you mean HOOKS__CALENDLY__SECRETS?"),
+        ("HOOKS__EAST__SECRETS", "Set HOOKS__EAST__SOURCE to one of acuity, appointlet,"),
+    ],
+)
+def test_the_problem_of_a_hook_names_the_variable_that_was_set(name: str, hint: str) -> None:
+    [problem] = problems(**REDIS, **{name: "America/New_York"}).values()
+
+    assert name == problem.name
+    assert hint in problem.fix
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("RETRY_FRIST_S", "Did you mean RETRY_FIRST_S?"),
+        ("VISIT_API_TOKEN", "Did you mean VISITS_API_TOKEN?"),
+        ("BODY_KEY", "Did you mean BODY_KEYS?"),
+        ("CONSOLE_USER", "The settings are CONSOLE_PASSWORD_HASH,"),
+        ("HOOKS__CALENDLY", "HOOKS__<NAME>__SECRETS"),
+        ("HOOKS_CALENDLY_SECRETS", "two underscores"),
+    ],
+)
+def test_a_variable_that_looks_like_a_setting_is_reported(name: str, hint: str) -> None:
+    [problem] = unknown_variables({**REDIS, name: CANARY})
+
+    assert name == problem.name
+    assert hint in problem.fix
+    assert CANARY not in str(problem)
+
+
+@pytest.mark.parametrize(
+    "name", ["REDIS_TLS_URL", "REDISHOST", "DATABASE_URL", "SECRET_KEY_BASE", "PORT", "DYNO", "PACK", "WEB_CONCURRENCY"]
+)
+def test_variables_of_platforms_and_other_programs_are_not_reported(name: str) -> None:
+    assert [] == unknown_variables({**REDIS, name: "1"})
+
+
+def test_a_similar_name_is_not_reported_if_the_setting_is_set() -> None:
+    assert [] == unknown_variables({**REDIS, "REDIS_URI": "redis://127.0.0.1:6379/0"})
+
+
+def test_settings_are_not_reported() -> None:
+    settings = {name.upper(): "1" for name in Settings.model_fields if name != "hooks"}
+
+    assert [] == unknown_variables({**settings, "HOOKS__CALENDLY__SECRETS": "1"})
 
 
 # Secrets
