@@ -33,9 +33,9 @@ def test_a_configured_deploy_has_the_urls_of_the_console_and_the_hooks() -> None
 
 
 def test_a_url_with_a_token_is_not_among_the_steps() -> None:
-    text = steps(SECRET_KEY="a-key-of-the-tests-0123456789abcdef", HOOKS__SERVICEM8__SECRETS="a-secret-of-tests")
+    text = steps(SECRET_KEY="a-key-of-the-tests-0123456789abcdef", HOOKS__APPOINTLET__SECRETS="a-secret-of-tests")
 
-    assert "the URL that `doorbell hook-url servicem8` prints" in text
+    assert "the URL that `doorbell hook-url appointlet` prints" in text
     assert "/hooks/" not in text
 
 
