@@ -125,16 +125,21 @@ def _print_next_steps() -> None:
         click.echo(f"  {number}. {sentence}", err=True)
 
 
-@click.command("hash-password", epilog=examples("hash-password < FILE"))
-def hash_password() -> None:
+@click.command("hash-password", epilog=examples("hash-password < FILE", "hash-password ada"))
+@click.argument("name", required=False)
+def hash_password(name: str | None) -> None:
     """Hash a console password, for CONSOLE_PASSWORD_HASH.
 
-    The password is read from a prompt, or from standard input.
+    The password is read from a prompt, or from standard input. With the NAME of a user, the output is one of several
+    entries of CONSOLE_PASSWORD_HASH, separated by spaces: each user has a password, and the activity log their names.
     """
     from app.console.passwords import hash_password
+    from app.settings.model import USER_NAME
 
+    if name and not USER_NAME.fullmatch(name):
+        exit_with(USAGE, "a name has letters, digits and . _ @ + - only")
     line = click.prompt("Password", hide_input=True, err=True) if sys.stdin.isatty() else sys.stdin.readline()
     password = line.rstrip("\r\n")
     if len(password) < MIN_PASSWORD_LENGTH:
         exit_with(USAGE, f"the password is too short: use at least {MIN_PASSWORD_LENGTH} characters")
-    click.echo(hash_password(password))
+    click.echo((f"{name}:" if name else "") + hash_password(password))

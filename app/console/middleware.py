@@ -11,8 +11,8 @@ from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.console.context import context
-from app.console.sessions import Role
 from app.intake.request_body import HttpRejection
+from app.settings.model import Role
 
 #: `anybody` needs no session.
 RequiredRole = Literal["anybody"] | Role

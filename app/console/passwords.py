@@ -16,10 +16,10 @@ from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
 from app.console.login_queue import LoginQueue, Priority, TooManyAttempts
-from app.console.sessions import ROLES, Role, cookie, password_hash_of, set_signed_cookie, signer
+from app.console.sessions import cookie, set_signed_cookie, signer
 from app.ledger.keys import LOGIN_ATTEMPTS
 from app.ledger.redis import Redis
-from app.settings.model import Settings, portable_hash
+from app.settings.model import ConsoleUser, Settings, portable_hash
 
 #: Identifies a browser that logged in before.
 BROWSER_COOKIE, BROWSER_TTL_S = "__Host-doorbell-known", 365 * 86_400
@@ -36,10 +36,18 @@ class Passwords:
 
     @property
     def are_configured(self) -> bool:
-        return any(password_hash_of(self._settings, role) for role in ROLES)
+        return bool(self._settings.console_users)
 
-    async def role_of(self, password: str, request: HTTPConnection) -> Role | None:
-        """Return the role of the password, or None if it is wrong. Raises TooManyAttempts."""
+    @property
+    def have_names(self) -> bool:
+        return any(user.name for user in self._settings.console_users)
+
+    def users_named(self, name: str) -> list[ConsoleUser]:
+        """Return the user with this name, in any case. Without a name, those whose passwords have none."""
+        return [user for user in self._settings.console_users if user.name.casefold() == name.casefold()]
+
+    async def log_in(self, name: str, password: str, request: HTTPConnection) -> ConsoleUser | None:
+        """Return the user, or None if the name or the password is wrong. Raises TooManyAttempts."""
         browser = self._browser(request)
         attempts = attempts_key(f"browser {browser}" if browser else self.client_address(request))
         failed_attempts = int(await self._redis.command("GET", attempts) or 0)
@@ -47,11 +55,11 @@ class Passwords:
             raise TooManyAttempts
         async with self._queue.turn(Priority(not browser, failed_attempts)):
             await self._count_attempt(attempts, is_stranger=not browser)
-            role = await self._matching_role(password)
+            user = await self._matching_user(name, password)
         # A viewer's success does not reset the count: a viewer could guess the operator's password without a limit.
-        if role == "operator":
+        if user and user.role == "operator":
             await self._redis.command("DEL", attempts)
-        return role
+        return user
 
     def client_address(self, request: HTTPConnection) -> str:
         return client_address(request, self._settings.trusted_proxies)
@@ -78,11 +86,12 @@ class Passwords:
         count, _ = await self._redis.commands(("INCR", key), ("EXPIRE", key, ATTEMPTS_WINDOW_S, "NX"))
         return int(count)
 
-    async def _matching_role(self, password: str) -> Role | None:
-        for role in ROLES:
-            password_hash = password_hash_of(self._settings, role)
-            if password_hash is not None and await asyncio.to_thread(self._matches, password, password_hash):
-                return role
+    async def _matching_user(self, name: str, password: str) -> ConsoleUser | None:
+        users = self.users_named(name)
+        # An unknown name takes as long as a wrong password.
+        for user in users or self._settings.console_users[:1]:
+            if await asyncio.to_thread(self._matches, password, user.password_hash) and user in users:
+                return user
         return None
 
     def _matches(self, password: str, password_hash: str) -> bool:

@@ -1,7 +1,7 @@
 """Authentication of users: by a session that is stored in Redis, or by a trusted proxy that names the user.
 
 The session cookie contains a signed session id and nothing else. Name and role are stored in Redis, so a session can be
-revoked. A session also ends when the password of its role is changed or removed.
+revoked. A session also ends when the password of its user is changed or removed.
 """
 
 import asyncio
@@ -10,7 +10,6 @@ import hmac
 import secrets
 import time
 from dataclasses import dataclass
-from typing import Literal
 
 import orjson
 from itsdangerous import BadSignature, TimestampSigner
@@ -21,10 +20,8 @@ from starlette.responses import Response
 from app.intake.request_body import HttpRejection
 from app.ledger.keys import PARKED, SESSION, SESSIONS
 from app.ledger.redis import Redis
-from app.settings.model import Settings
+from app.settings.model import ConsoleUser, Role, Settings
 
-Role = Literal["viewer", "operator"]
-ROLES: tuple[Role, ...] = ("operator", "viewer")
 SCOPES: dict[Role, list[str]] = {"operator": ["operator", "viewer"], "viewer": ["viewer"]}
 
 #: `__Host-`: over https only, and for this host only. Browsers except Safari accept it at http://localhost too.
@@ -79,7 +76,10 @@ class Sessions(AuthenticationBackend):
         if not session_id or not stored:
             return None
         session = orjson.loads(stored)
-        is_current = session.get("password") == self._password_version(session["role"]) != ""
+        login = session.get("login", ""), session["role"]
+        is_current = session.get("password") in (
+            _password_version(user) for user in self._settings.console_users if (user.name, user.role) == login
+        )
         return User(session["name"], session["role"], session_id) if is_current else None
 
     def session_id(self, conn: HTTPConnection) -> str | None:
@@ -104,14 +104,11 @@ class Sessions(AuthenticationBackend):
             return ""
         return names[0].strip()[:80]
 
-    def _password_version(self, role: Role) -> str:
-        """Return a digest that changes with the password, or an empty string if the role has no password."""
-        password_hash = password_hash_of(self._settings, role)
-        return hashlib.sha256(password_hash.encode()).hexdigest()[:32] if password_hash else ""
-
-    async def begin(self, role: Role) -> User:
-        user, now = User(role, role, secrets.token_urlsafe(32)), int(time.time())
-        session = orjson.dumps({"name": user.name, "role": role, "password": self._password_version(role)})
+    async def begin(self, login: ConsoleUser) -> User:
+        user, now = User(login.display_name, login.role, secrets.token_urlsafe(32)), int(time.time())
+        session = orjson.dumps(
+            {"name": user.name, "login": login.name, "role": user.role, "password": _password_version(login)}
+        )
         await self._redis.commands(
             ("ZADD", SESSIONS, now + SESSION_TTL_S, user.session_id),
             ("ZREMRANGEBYSCORE", SESSIONS, "-inf", now),
@@ -139,8 +136,9 @@ class Sessions(AuthenticationBackend):
         response.delete_cookie(SESSION_COOKIE, path="/", secure=True, httponly=True, samesite="lax")
 
 
-def password_hash_of(settings: Settings, role: Role) -> str | None:
-    return settings.console_password_hash if role == "operator" else settings.console_viewer_password_hash
+def _password_version(user: ConsoleUser) -> str:
+    """Return a digest that changes with the password."""
+    return hashlib.sha256(user.password_hash.encode()).hexdigest()[:32]
 
 
 def signer(settings: Settings, salt: str) -> TimestampSigner | None:

@@ -13,7 +13,8 @@ from app.operators.redaction import redact_query
 from app.telemetry.counters import increment_now
 from app.telemetry.metric_names import OPERATOR_ACTIONS
 
-#: Failed logins within FAILED_LOGINS_WINDOW_S share one entry. These keys store their count and the id of the entry.
+#: Failed logins within FAILED_LOGINS_WINDOW_S share one entry. These keys store their count and the id of the entry;
+#: + colon and name: those of one user.
 FAILED_LOGINS_KEY, FAILED_LOGINS_ENTRY_KEY, FAILED_LOGINS_WINDOW_S = (
     f"{keys.LOGIN_ATTEMPTS}:failed",
     f"{keys.LOGIN_ATTEMPTS}:line",
@@ -61,16 +62,19 @@ class ActivityLog:
         await increment_now(self._redis, OPERATOR_ACTIONS, action.replace(" ", "_"))
         return id
 
-    async def record_failed_login(self, address: str) -> None:
-        """Replace the entry of the current window, so that failed logins cannot evict other entries."""
+    async def record_failed_login(self, user: str, address: str) -> None:
+        """Replace the entry of the current window, so that failed logins cannot evict other entries.
+
+        user: the name of a configured user, or an empty string.
+        """
+        suffix = f":{user}" if user else ""
+        count_key, entry_key = FAILED_LOGINS_KEY + suffix, FAILED_LOGINS_ENTRY_KEY + suffix
         [count, _] = await self._redis.commands(
-            ("INCR", FAILED_LOGINS_KEY), ("EXPIRE", FAILED_LOGINS_KEY, FAILED_LOGINS_WINDOW_S, "NX")
+            ("INCR", count_key), ("EXPIRE", count_key, FAILED_LOGINS_WINDOW_S, "NX")
         )
         target = f"{count} wrong password{'' if count == 1 else 's'} within 15 minutes, last from {address}"
-        entry = await self._ledger.record_activity("unknown user", "", "failed to log in", target)
-        [previous_entry] = await self._redis.commands(
-            ("SET", FAILED_LOGINS_ENTRY_KEY, entry, "EX", FAILED_LOGINS_WINDOW_S, "GET")
-        )
+        entry = await self._ledger.record_activity(user or "unknown user", "", "failed to log in", target)
+        [previous_entry] = await self._redis.commands(("SET", entry_key, entry, "EX", FAILED_LOGINS_WINDOW_S, "GET"))
         if previous_entry and count > 1:
             await self._redis.command("XDEL", keys.ACTIVITY, previous_entry)
         await increment_now(self._redis, OPERATOR_ACTIONS, "failed_to_log_in")

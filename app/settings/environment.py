@@ -174,6 +174,11 @@ def _cross_checks(settings: Settings, redis_needed: bool, token_needed: bool) ->
         yield Problem(
             "SECRET_KEY", "is required: it signs the console's sessions", fix="Set it to 32 random characters."
         )
+    names = [user.name.casefold() for user in settings.console_users if user.name]
+    if len(set(names)) < len(names):
+        yield Problem(
+            "CONSOLE_VIEWER_PASSWORD_HASH", "names a user who is an operator too", fix="Remove one of the two hashes."
+        )
     for setting, keys in (("SECRET_KEY", settings.secret_key), ("BODY_KEYS", settings.body_keys)):
         if not all(map(_is_strong, keys)):
             rule = f"must have {MIN_KEY_CHARS} characters or more each, {MIN_DISTINCT_CHARS} of them different"

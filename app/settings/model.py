@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo, available_timezones
 
@@ -45,6 +45,21 @@ def _redis_address(value: str) -> str:
 def portable_hash(argon2_hash: str) -> str:
     """Return the hash with dots for its `$`, which compose and shells would expand."""
     return argon2_hash.removeprefix("$").replace("$", ".")
+
+
+def _password_hashes(value: str) -> str:
+    """Accept one hash, or several with the names of their users, in both forms. Return the form with `$`."""
+    if ":" not in value:
+        return _argon2(value)
+    entries = [entry.rpartition(":") for entry in value.split()]
+    if not all(USER_NAME.fullmatch(name) for name, _, _ in entries):
+        raise _rule("must be one hash, or several with names like ada:HASH, separated by spaces")
+    if len({name.casefold() for name, _, _ in entries}) < len(entries):
+        raise _rule("has two hashes with the same name")
+    return " ".join(f"{name}:{_argon2(password_hash)}" for name, _, password_hash in entries)
+
+
+USER_NAME = re.compile(r"[\w.@+-]{1,80}")
 
 
 def _argon2(value: str) -> str:
@@ -105,9 +120,24 @@ Zone = Annotated[str, AfterValidator(_zone)]
 _EXAMPLE_HASH = "argon2id.v=19.m=65536,t=3,p=4.+wCWcNZPvnKLxrHdWsPvjA.TsYYKC/fTSxQmZYdMDyaMz6rp3bMjn5qq+7nKYOvXPk"
 #: The name of an account is part of the ids of its tasks: `visit:<account>/<external_id>`.
 AccountName = Annotated[str, AfterValidator(_account_name)]
-PasswordHash = Annotated[str, AfterValidator(_argon2)]
+PasswordHashes = Annotated[str, AfterValidator(_password_hashes)]
 HeaderName = Annotated[str, AfterValidator(_header_name)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+Role = Literal["operator", "viewer"]
+
+
+class ConsoleUser(NamedTuple):
+    """A user with a password. name: empty for a password without a name, which several people may share."""
+
+    name: str
+    role: Role
+    password_hash: str
+
+    @property
+    def display_name(self) -> str:
+        return self.name or self.role
 
 
 class HookSettings(BaseModel):
@@ -219,13 +249,14 @@ class Settings(BaseModel):
         description="a Slack webhook for alerts: a message when an alert starts and when it ends",
         examples=["https://hooks.example.com/services/T0/B0/x"],
     )
-    console_password_hash: PasswordHash | None = Field(
+    console_password_hash: PasswordHashes | None = Field(
         None,
         repr=False,
-        description="the hash of the operators' password for /console, from `doorbell hash-password`",
+        description="the hash of the operators' password for /console, from `doorbell hash-password`; or one per user, "
+        "with names: ada:HASH ben:HASH",
         examples=[_EXAMPLE_HASH],
     )
-    console_viewer_password_hash: PasswordHash | None = Field(
+    console_viewer_password_hash: PasswordHashes | None = Field(
         None, repr=False, description="the same for viewers, who cannot change anything", examples=[_EXAMPLE_HASH]
     )
     console_proxy_header: HeaderName | None = Field(
@@ -255,6 +286,18 @@ class Settings(BaseModel):
     def has_console(self) -> bool:
         """Whether a password or a proxy is configured; otherwise the console does not exist."""
         return bool(self.console_password_hash or self.console_viewer_password_hash or self.console_proxy_header)
+
+    @cached_property
+    def console_users(self) -> list["ConsoleUser"]:
+        """Return the users with a password."""
+        by_role: dict[Role, str | None] = {
+            "operator": self.console_password_hash,
+            "viewer": self.console_viewer_password_hash,
+        }
+        entries = [
+            (role, entry.rpartition(":")) for role, hashes in by_role.items() for entry in (hashes or "").split()
+        ]
+        return [ConsoleUser(name, role, password_hash) for role, (name, _, password_hash) in entries]
 
     @cached_property
     def active_hooks(self) -> dict[str, "Hook"]:

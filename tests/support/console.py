@@ -71,9 +71,9 @@ class Browser:
             path, data={"token": self.token, **(form or {})}, headers={**SAME_ORIGIN_HEADERS, **headers}
         )
 
-    async def log_in(self, password: str = OPERATORS, to: str = "") -> httpx.Response:
+    async def log_in(self, password: str = OPERATORS, to: str = "", name: str = "") -> httpx.Response:
         await self.get("/console/login")
-        response = await self.post("/console/login", {"password": password, "to": to})
+        response = await self.post("/console/login", {"username": name, "password": password, "to": to})
         await self.get("/console/settings")
         return response
 

@@ -21,17 +21,21 @@ async def login_page(request: Request) -> Response:
 async def log_in(request: Request) -> Response:
     console, form = context(request), request.state.form
     target, address = safe_redirect_target(form.get("to", "")), console.passwords.client_address(request)
+    name = form.get("username", "").strip()[:80] if console.passwords.have_names else ""
     try:
-        role = await console.passwords.role_of(form.get("password", ""), request)
+        login = await console.passwords.log_in(name, form.get("password", ""), request)
     except TooManyAttempts:
         error = "Too many attempts. Wait 15 minutes, or use a browser that has logged in here before."
         return await _page(request, target, error, 429)
-    if role is None:
-        await console.activity_log.record_failed_login(address)
-        return await _page(request, target, "The password is wrong.", 401)
+    if login is None:
+        # An unknown name is not stored: it may be a password in the wrong field.
+        known_names = [user.name for user in console.passwords.users_named(name)]
+        await console.activity_log.record_failed_login(known_names[0] if name and known_names else "", address)
+        error = "The name or the password is wrong." if console.passwords.have_names else "The password is wrong."
+        return await _page(request, target, error, 401)
     if request.user.is_authenticated:
         await console.sessions.end(request.user.session_id)
-    user = await console.sessions.begin(role)
+    user = await console.sessions.begin(login)
     await console.activity_log.record(user.name, user.role, "logged in", address)
     response = redirect(target)
     console.sessions.set_cookie(response, user)
@@ -48,7 +52,8 @@ async def log_out(request: Request) -> Response:
 
 
 async def _page(request: Request, target: str, error: str = "", status: int = 200) -> Response:
-    return await render(request, "login.html", status, error=error, to=target)
+    has_names = context(request).passwords.have_names
+    return await render(request, "login.html", status, error=error, to=target, has_names=has_names)
 
 
 def safe_redirect_target(target: str) -> str:

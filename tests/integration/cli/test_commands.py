@@ -290,6 +290,7 @@ def test_a_plan_contains_no_personal_data(busy: Harness) -> None:
 
 def test_hash_password_reads_stdin_and_prints_only_the_hash(harness: Harness) -> None:
     hashed = harness.doorbell_process("hash-password", stdin=b"a long enough one\n")
+    named = harness.doorbell("hash-password", "ada", stdin=b"a long enough one\n")
     short = harness.doorbell("hash-password", stdin=b"short\n")
 
     assert 0 == hashed.returncode
@@ -297,6 +298,7 @@ def test_hash_password_reads_stdin_and_prints_only_the_hash(harness: Harness) ->
     settings = read_environment(environ | {"CONSOLE_PASSWORD_HASH": hashed.stdout.strip()})
     assert PasswordHasher().verify(settings.console_password_hash or "", "a long enough one")
     assert "$" not in hashed.stdout  # compose and shells expand it
+    assert named.stdout.startswith("ada:argon2id.")
     assert (2, "") == (short.returncode, short.stdout)
 
 

@@ -15,8 +15,18 @@ from app.console.passwords import (
     attempts_key,
     client_address,
 )
+from app.console.sessions import SESSION_COOKIE
 from app.ledger.redis import Redis, RedisUnavailable
-from tests.support.console import KEY, OPERATORS, SAME_ORIGIN_HEADERS, VIEWERS, Browser, Opened
+from tests.support.console import (
+    FAST_HASHER,
+    HASHES,
+    KEY,
+    OPERATORS,
+    SAME_ORIGIN_HEADERS,
+    VIEWERS,
+    Browser,
+    Opened,
+)
 
 # -- passwords --
 
@@ -168,6 +178,88 @@ async def test_an_operator_logs_in_while_redis_is_full(app: Any, redis: Redis) -
     assert [401, 303] == statuses
     assert "logged in" in page.text
     assert "failed to log in" in page.text
+
+
+# -- users with names --
+
+ADAS, GRACES = "a password of Ada", "a password of Grace"
+NAMED_USERS = {
+    "CONSOLE_PASSWORD_HASH": f"ada:{FAST_HASHER.hash(ADAS)} Grace@Example.com:{FAST_HASHER.hash(GRACES)}",
+    "CONSOLE_VIEWER_PASSWORD_HASH": f"bob:{HASHES[VIEWERS]}",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "password", "user"),
+    [
+        ("ada", ADAS, "ada, operator"),
+        ("ADA", ADAS, "ada, operator"),
+        ("grace@example.com", GRACES, "Grace@Example.com, operator"),
+        ("bob", VIEWERS, "bob, viewer"),
+    ],
+)
+async def test_a_user_logs_in_with_name_and_password(
+    opened: Opened, environ: dict[str, str], name: str, password: str, user: str
+) -> None:
+    browser = Browser(await opened(environ | NAMED_USERS))
+
+    response = await browser.log_in(password, name=name)
+
+    assert 303 == response.status_code
+    assert user in (await browser.get("/console")).text
+
+
+@pytest.mark.parametrize(
+    ("name", "password"), [("ada", GRACES), ("nobody", ADAS), ("", ADAS), ("ada", ""), ("bob", ADAS)]
+)
+async def test_a_password_is_valid_for_its_user_only(
+    opened: Opened, environ: dict[str, str], name: str, password: str
+) -> None:
+    response = await Browser(await opened(environ | NAMED_USERS)).log_in(password, name=name)
+
+    assert 401 == response.status_code
+    assert "The name or the password is wrong." in response.text
+
+
+async def test_a_shared_password_works_beside_those_of_users(opened: Opened, environ: dict[str, str]) -> None:
+    environ["CONSOLE_VIEWER_PASSWORD_HASH"] = NAMED_USERS["CONSOLE_VIEWER_PASSWORD_HASH"]
+    app = await opened(environ)
+
+    assert [303, 303, 401] == [
+        (await Browser(app).log_in(password, name=name)).status_code
+        for name, password in (("", OPERATORS), ("bob", VIEWERS), ("bob", OPERATORS))
+    ]
+
+
+async def test_log_ins_and_failed_log_ins_are_activities_of_the_user(
+    opened: Opened, environ: dict[str, str], redis: Redis
+) -> None:
+    app = await opened(environ | NAMED_USERS)
+    for name, password in (("ada", "wrong"), ("ADA", "wrong"), ("a password typed as name", "x"), ("ada", ADAS)):
+        await Browser(app).log_in(password, name=name)
+
+    entries = [fields for _, fields in await redis.command("XRANGE", "bell:activity", "-", "+")]
+
+    assert [
+        (b"ada", b"failed to log in", b"2 wrong passwords within 15 minutes, last from 192.0.2.1"),
+        (b"unknown user", b"failed to log in", b"1 wrong password within 15 minutes, last from 192.0.2.1"),
+        (b"ada", b"logged in", b"192.0.2.1"),
+    ] == [(fields[1], fields[5], fields[7]) for fields in entries]
+
+
+async def test_a_removed_user_has_no_session(opened: Opened, environ: dict[str, str]) -> None:
+    named = await opened(environ | NAMED_USERS)
+    ada, grace = Browser(named), Browser(named)
+    await ada.log_in(ADAS, name="ada")
+    await grace.log_in(GRACES, name="grace@example.com")
+    without_ada = NAMED_USERS | {"CONSOLE_PASSWORD_HASH": NAMED_USERS["CONSOLE_PASSWORD_HASH"].split()[1]}
+    app = await opened(environ | without_ada)
+
+    async def status(browser: Browser) -> int:
+        cookie = {"cookie": f"{SESSION_COOKIE}={browser.http.cookies[SESSION_COOKIE]}"}
+        return (await Browser(app).get("/console", headers=cookie)).status_code
+
+    assert [303, 200] == [await status(ada), await status(grace)]
 
 
 async def test_failed_log_ins_share_one_activity_with_their_count(app: Any, redis: Redis) -> None:

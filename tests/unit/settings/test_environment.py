@@ -497,6 +497,38 @@ def test_both_forms_of_a_password_hash_are_read(value: str) -> None:
     assert HASH == settings.console_password_hash
 
 
+def test_users_of_the_console_have_names_and_passwords() -> None:
+    hashes = {"CONSOLE_PASSWORD_HASH": f"ada:{HASH} ben@x.org:{HASH[1:].replace('$', '.')}"}
+    settings = read_environment({**REDIS, **KEY, **hashes, "CONSOLE_VIEWER_PASSWORD_HASH": HASH})
+
+    assert [
+        ("ada", "operator", HASH, "ada"),
+        ("ben@x.org", "operator", HASH, "ben@x.org"),
+        ("", "viewer", HASH, "viewer"),
+    ] == [(*user, user.display_name) for user in settings.console_users]
+
+
+@pytest.mark.parametrize(
+    ("value", "rule"),
+    [
+        (f"ada:{HASH} {HASH}", "one hash, or several with names"),
+        (f":{HASH}", "one hash, or several with names"),
+        (f"ada lovelace:{HASH}", "one hash, or several with names"),
+        (f"ada:{HASH} Ada:{HASH}", "two hashes with the same name"),
+        ("ada:secret", "must be the hash of a password"),
+    ],
+    ids=["without a name", "empty name", "two words", "same name", "no hash"],
+)
+def test_an_invalid_list_of_users_is_a_problem(value: str, rule: str) -> None:
+    assert rule in problems(**REDIS, **KEY, CONSOLE_PASSWORD_HASH=value)["CONSOLE_PASSWORD_HASH"].rule
+
+
+def test_a_user_has_one_role() -> None:
+    hashes = {"CONSOLE_PASSWORD_HASH": f"ada:{HASH}", "CONSOLE_VIEWER_PASSWORD_HASH": f"Ada:{HASH}"}
+
+    assert "operator too" in problems(**REDIS, **KEY, **hashes)["CONSOLE_VIEWER_PASSWORD_HASH"].rule
+
+
 @pytest.mark.parametrize("quote", ["", '"'], ids=["unquoted", "in-double-quotes"])
 def test_a_password_hash_that_a_shell_expanded_is_recognized(quote: str) -> None:
     script = f'CONSOLE_PASSWORD_HASH={quote}{HASH}{quote}; printf %s "$CONSOLE_PASSWORD_HASH"'
