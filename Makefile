@@ -59,7 +59,7 @@ format: .venv/dev  ## Format the code, and fix what ruff can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: .venv/dev    ## Write the generated files: docs/redis.md, docs/cli.md, deploy/alerts.yaml, .env.example, and the alerts in docs/runbook.md
+docs: .venv/dev    ## Write the generated files: docs/redis.md, docs/cli.md, deploy/alerts.yaml, .env.example, and tables in docs/glossary.md and docs/runbook.md
 	$(BIN)/python -m app.ledger.docs
 	$(BIN)/python -m app.cli.docs
 	$(BIN)/python -m app.telemetry.alert_rules

@@ -3,35 +3,44 @@
 A reason is a key of REASONS, alone or followed by `: details`, or a failed call (`POST /visits: 422`).
 """
 
+import re
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """meaning: as in docs/glossary.md. title, cause, actions: for people who do not know Doorbell's terms.
+    """meaning: for docs/glossary.md. title, cause, actions: for people who do not know Doorbell's terms.
 
     actions: what an operator can do, the most helpful first; empty if nothing is to be done.
+    commands: those of the actions that the command line can do. ID is a visit or delivery.
     """
 
     meaning: str
     title: str
     cause: str
     actions: tuple[str, ...] = ()
+    commands: tuple[str, ...] = ()
+
+    def commands_for(self, id: str) -> list[str]:
+        return [re.sub(r"\bID\b", id, command) for command in self.commands]
 
 
-#: docs/glossary.md repeats the meanings, docs/runbook.md has the commands.
+_REPLAY, _DISCARD = "doorbell replay ID --yes", "doorbell discard ID --yes"
+#: The console, the command line, docs/glossary.md and docs/runbook.md show them.
 REASONS = {
     "body_erased": Reason(
         "the body was erased, with the personal data in it",
         "The delivery was erased",
         "The personal data of a customer was erased, and with it the body of this delivery.",
         ("Discard the failure.", "Make the tool send the event again, if the visit is still needed."),
+        (_DISCARD,),
     ),
     "body_key_unknown": Reason(
         "the key that encrypted the body is not in BODY_KEYS",
         "The delivery cannot be decrypted",
         "The key that encrypted its body was removed from BODY_KEYS.",
         ("Add the key to BODY_KEYS again, then replay.",),
+        (_REPLAY,),
     ),
     "contact_unknown": Reason(
         "no change has an e-mail address or a contact id",
@@ -42,24 +51,31 @@ REASONS = {
             "Add the address at the tool, which sends the booking again.",
             "Discard the failure: no review request will be sent.",
         ),
+        ("doorbell replay ID --contact EMAIL --yes", _DISCARD),
     ),
     "crashed_repeatedly": Reason(
         "the worker died during five runs in a row",
         "The worker crashed five times",
         "Each run of this task ended with the death of its worker.",
         ("Find the cause in the worker's log.", "Replay the task when the cause is fixed."),
+        (_REPLAY,),
     ),
     "credentials_missing": Reason(
         "a setting with a credential of the tool is missing",
         "A credential is missing",
         "The tool sends only an id, and Doorbell lacks the credential to fetch the record.",
         ("Set the credential that the details name, then replay.",),
+        ("doorbell replay --state parked --reason credentials --yes",),
     ),
     "credentials_rejected": Reason(
         "the tool rejects the credentials of the hook",
         "The tool rejects the credentials",
         "The token or password for the tool's API expired, was revoked, or lacks a permission.",
-        ("Set new credentials of the tool, then replay.",),
+        (
+            "Set new credentials of the tool, then replay.",
+            "Connect the account again, if the attempt says that a new refresh token was lost.",
+        ),
+        ("doorbell replay --state parked --reason credentials --yes",),
     ),
     "deadline_passed": Reason(
         "the run had no time left for another call",
@@ -71,18 +87,21 @@ REASONS = {
         "The delivery expired",
         "Its body was deleted after RETENTION_DAYS, before a worker could translate it.",
         ("Discard the failure.", "Make the tool send the event again, if the visit is still needed."),
+        (_DISCARD,),
     ),
     "hook_not_configured": Reason(
         "the hook of the delivery is no longer in the settings",
         "The hook was removed",
         "The settings no longer have the hook that received this delivery.",
         ("Configure the hook again, then replay.", "Discard the failure."),
+        (_REPLAY, _DISCARD),
     ),
     "internal_error": Reason(
         "a defect of Doorbell",
         "An error in Doorbell",
         "The run ended with an unexpected exception.",
         ("Report it, with the log line unhandled_exception.", "Replay the task when it is fixed."),
+        (_REPLAY,),
     ),
     "lock_contention": Reason(
         "another run uses the contact, record or token that this run needs",
@@ -114,24 +133,28 @@ REASONS = {
         "Several people have one id",
         "The tool uses one id for several people. The visit of the first is up to date, the others have none.",
         ("Set up the tool to use one id per person.", "Discard the failure."),
+        (_DISCARD,),
     ),
     "time_unknown": Reason(
         "no change has a time",
         "No time",
         "The tool never sent a time for this visit, and a visit needs one.",
         ("Make the tool send the event again.", "Discard the failure."),
+        (_DISCARD,),
     ),
     "token_missing": Reason(
         "the account has no Visits API token",
         "No token for Review Rover",
         "The Review Rover account of this hook has no token in the settings.",
         ("Set the token of the account, then replay.",),
+        ("doorbell replay --state parked --reason token_missing --yes",),
     ),
     "too_many_changes": Reason(
         "one visit has 5,000 changes",
         "Too many changes of one visit",
         "One visit has 5,000 changes: the tool is probably in a loop.",
         ("Find the loop at the tool.", "Replay the task afterwards."),
+        (_REPLAY,),
     ),
     "too_many_fetches": Reason(
         "the hook already fetches as many records as it may at once",
@@ -143,50 +166,62 @@ REASONS = {
         "Too many payments of one visit",
         "One visit has over 500 payments, so its amount cannot be added up.",
         ("Look at the changes of the visit.", "Discard those that were not applied."),
+        ("doorbell visit ID", _DISCARD),
     ),
     "too_many_reschedules": Reason(
         "one visit has over 200 ids",
         "Too many reschedules of one visit",
         "One visit was rescheduled over 200 times.",
         ("Look at the changes of the visit.", "Discard those that were not applied."),
+        ("doorbell visit ID", _DISCARD),
     ),
     "untranslatable": Reason(
         "the event lacks a value that a visit needs, or has an unknown value",
         "The event cannot be understood",
-        "The event lacks a value that a visit needs, or has an unknown value. The details name its place.",
+        "The event lacks a value that a visit needs, or has an unknown value. The details name its place. "
+        "What could be translated is applied.",
         ("Make the change in Review Rover by hand.", "Discard the failure afterwards."),
+        ("doorbell show ID", _DISCARD),
     ),
 }
 
-_RETRIED = "The call is repeated for up to RETRY_FOR_S."
-#: By status or kind of a failed call.
-_FAILED_CALLS = {
-    "401": Reason(
-        "",
-        "The token is rejected",
-        "The API does not accept the token, or it lacks a permission.",
-        ("Set a valid token.",),
-    ),
-    "403": Reason(
-        "",
-        "The token is rejected",
-        "The API does not accept the token, or it lacks a permission.",
-        ("Set a valid token.",),
-    ),
+_TOKEN_REJECTED = Reason(
+    "the API does not accept the token",
+    "The token is rejected",
+    "The API does not accept the token, or it lacks a permission.",
+    ("Set a valid token.",),
+    ("doorbell doctor",),
+)
+#: By the status of a failed call.
+FAILED_CALLS = {
+    "401": _TOKEN_REJECTED,
+    "403": _TOKEN_REJECTED,
     "404": Reason(
-        "",
+        "the API has no such address or contact",
         "The API does not know the address",
         "There is no Visits API at VISITS_API_URL, or the contact of this visit was deleted in Review Rover.",
-        ("Check the address with `doorbell doctor`, then replay the failure.", "Enter the customer's e-mail address."),
+        ("Check VISITS_API_URL, then replay the failure.", "Enter the customer's e-mail address."),
+        ("doorbell doctor", _REPLAY, "doorbell replay ID --contact EMAIL --yes"),
     ),
-    "429": Reason("", "The API limits the rate", "Doorbell waits for as long as the API demands, then continues."),
-    "4xx": Reason(
-        "",
+    "429": Reason(
+        "the API limits the rate",
+        "The API limits the rate",
+        "Doorbell waits for as long as the API demands, then continues.",
+    ),
+    "another 4xx": Reason(
+        "the API does not accept the values",
         "The values are rejected",
         "The API does not accept the values of this visit or customer. Its response says which.",
         ("Correct the values at the tool, which sends the booking again.", "Discard the failure."),
+        ("doorbell visit ID", _DISCARD),
     ),
-    "other": Reason("", "The API does not answer", _RETRIED, ("Replay the task when the API works again.",)),
+    "5xx, 408, 425 or no response": Reason(
+        "the API does not answer, or not in time",
+        "The API does not answer",
+        "The call is repeated for up to RETRY_FOR_S.",
+        ("Replay the task when the API works again.",),
+        ("doorbell replay --state parked --reason 'POST /visits' --dry-run",),
+    ),
 }
 
 
@@ -195,5 +230,7 @@ def find_reason(text: str) -> Reason:
     name, status = text.partition(":")[0], text.rpartition(": ")[2]
     if name in REASONS:
         return REASONS[name]
+    if status in FAILED_CALLS:
+        return FAILED_CALLS[status]
     is_client_error = len(status) == 3 and status[0] == "4" and status not in ("408", "425")
-    return _FAILED_CALLS.get(status) or _FAILED_CALLS["4xx" if is_client_error else "other"]
+    return FAILED_CALLS["another 4xx" if is_client_error else "5xx, 408, 425 or no response"]

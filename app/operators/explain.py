@@ -18,7 +18,7 @@ from app.ledger.reasons import find_reason
 from app.ledger.records import Attempt, BodyUnavailable, DeliveryInfo, NotFound, Task
 from app.ledger.times import iso_timestamp
 from app.operators.activity_log import Activity, ActivityLog
-from app.operators.redaction import REDACTED, redact_text
+from app.operators.redaction import REDACTED, redact_text, response_sentence
 from app.settings.model import Settings
 from app.visits.change import CONTACT_FIELDS, external_id
 from app.visits.merge import ONLY_FOR, Fact, Facts, RecordedChange, deciding_origins, desired_visit, merge_changes
@@ -398,6 +398,8 @@ def _importance(row: Row) -> int:
 def _failure_fields(task: Task) -> Row:
     fields = {
         "reason": task.reason or None,
+        # Only the failed call that is the reason has a response that explains it.
+        "detail": response_sentence(task.attempts[-1].response_text) if ": " in task.reason and task.attempts else None,
         "since": iso_timestamp(task.pending_since_ms),
         "next_attempt": iso_timestamp(task.retry_at_ms),
         "failed_attempts": task.failed_attempts,

@@ -5,6 +5,7 @@ A redacted body shows its structure, and the values that an allow-list declares 
 
 import re
 from collections.abc import Container, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl
@@ -55,6 +56,18 @@ def redact_text(text: str) -> str:
     """Hide e-mail addresses, phone numbers, and the values of keys of personal data."""
     text = _IN_FORM.sub(rf"\1{REDACTED}", _IN_JSON.sub(rf'\1"{REDACTED}"', text))
     return _PHONE.sub(REDACTED, _EMAIL.sub(f"{REDACTED}@{REDACTED}", text))
+
+
+def response_sentence(text: str) -> str:
+    """Return what an API says in the response to a failed call, without personal data; empty if it has no sentence."""
+    # The response is quoted in part, so it may be no complete JSON.
+    match = _SENTENCE.search(text)
+    with suppress(ValueError):
+        return redact_text(orjson.loads(match[1])).strip() if match else ""
+    return ""
+
+
+_SENTENCE = re.compile(r'"(?:detail|message|error_description)"\s*:\s*("(?:[^"\\]|\\.)+")')
 
 
 def redact_query(text: str) -> str:

@@ -89,7 +89,7 @@ FAILURES = Alert(
     expr=f'max(delta({metrics.TASKS}{{state="parked"}}[{_WINDOW}])) > 0',
     command="doorbell failures",
     output="the parked tasks with their reasons",
-    fix="docs/runbook.md says what to do for each reason.",
+    fix="The message and `doorbell show ID` say what helps.",
 )
 SILENT_SOURCE = Alert(
     key="silent",

@@ -6,7 +6,8 @@ failure counts of the last ten minutes. A message that was not delivered is sent
 
 import asyncio
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from statistics import median
@@ -17,6 +18,7 @@ import orjson
 
 from app.ledger import keys
 from app.ledger.ledger import take_turn
+from app.ledger.reasons import find_reason
 from app.ledger.redis import Redis, RedisUnavailable
 from app.settings.model import Settings
 from app.telemetry.alert_rules import (
@@ -43,6 +45,8 @@ POST_TIMEOUT_S = 5.0
 SAMPLE_EVERY_S = 30.0
 #: The number of gaps between recent deliveries to read, and the number that a hook needs before it can be silent.
 MAX_GAPS, MIN_GAPS = 200, 10
+#: The number of failures whose reasons are read, and of reasons that a message shows.
+MAX_REASONS, MAX_LINES = 100, 3
 
 
 @dataclass(slots=True)
@@ -90,7 +94,7 @@ class AlertMonitor:
         before = AlertState.decode(await self._redis.command("GET", keys.ALERTS))
         now = await self._sample()
         window = [sample for sample in before.samples if now.at - sample.at < WINDOW_S + SAMPLE_EVERY_S]
-        active = dict([*self._sample_alerts(window, now), *await self._current_alerts()])
+        active = dict([*await self._failure_alert(window, now), *await self._current_alerts()])
         if not window or now.at - window[-1].at >= SAMPLE_EVERY_S:
             window.append(now)
         notified = active if await self._notify(before.active, active) else before.active
@@ -106,12 +110,24 @@ class AlertMonitor:
 
     # -- conditions --
 
-    def _sample_alerts(self, window: list[Sample], now: Sample) -> Iterator[tuple[str, str]]:
-        if not window:
-            return
-        new = now.parked - min(sample.parked for sample in window)
-        if new > 0:
-            yield FAILURES.key, f"{FAILURES.text(count=new)} Total: {now.parked}."
+    async def _failure_alert(self, window: list[Sample], now: Sample) -> list[tuple[str, str]]:
+        new = now.parked - min((sample.parked for sample in window), default=now.parked)
+        if new <= 0:
+            return []
+        lines = [f"{FAILURES.text(count=new)} Total: {now.parked}.", *await self._newest_reasons(new)]
+        return [(FAILURES.key, "\n".join(lines))]
+
+    async def _newest_reasons(self, count: int) -> list[str]:
+        """Return a line for each kind of the newest failures, with what helps; the most frequent first."""
+        task_ids = await self._redis.command("ZREVRANGE", keys.PARKED, 0, min(count, MAX_REASONS) - 1)
+        names = await asyncio.gather(
+            *(self._redis.command("HGET", f"{keys.TASK}{task_id.decode()}", "reason") for task_id in task_ids)
+        )
+        reasons = Counter(find_reason(name.decode()) for name in names if name)
+        return [
+            " ".join((f"• {reason.title}: {number}.", *reason.actions[:1]))
+            for reason, number in reasons.most_common(MAX_LINES)
+        ]
 
     async def _current_alerts(self) -> list[tuple[str, str]]:
         redis, alerts = self._redis, list[tuple[str, str]]()
@@ -158,7 +174,11 @@ class AlertMonitor:
     async def _notify(self, before: dict[str, str], active: dict[str, str]) -> bool:
         """Post the alerts that started and ended. Return whether the message was delivered, or none was needed."""
         started = [f":rotating_light: {message}" for key, message in active.items() if key not in before]
-        ended = [f":white_check_mark: Resolved: {message}" for key, message in before.items() if key not in active]
+        ended = [
+            f":white_check_mark: Resolved: {message.splitlines()[0]}"
+            for key, message in before.items()
+            if key not in active
+        ]
         if not started and not ended:
             return True
         link = f"\n{self._settings.public_url}/console" if self._settings.public_url else ""

@@ -10,7 +10,7 @@ from app.ledger.ledger import Ledger
 from app.ledger.records import Attempt, DeliveryInfo, Lease, Outcome
 from app.ledger.redis import Redis
 from app.operators.explain import ALL_FIELDS, Explain
-from app.operators.redaction import REDACTED, redact_text
+from app.operators.redaction import REDACTED, redact_text, response_sentence
 from app.settings.environment import read_environment
 from app.visits.change import Contact, VisitChange
 from app.webhooks.delivery import Delivery
@@ -35,6 +35,22 @@ from tests.support.ledger import accept, change, done, visit_task
 )
 def test_personal_data_in_a_response_is_hidden(expected: str, response_text: str) -> None:
     assert expected == redact_text(response_text)
+
+
+@pytest.mark.parametrize(
+    ("sentence", "response_text"),
+    [
+        ("email must be an e-mail address", '{"error":"unprocessable","detail":"email must be an e-mail address"}'),
+        ('"a" is \\ taken', '{"message": "\\"a\\" is \\\\ taken", "deta'),  # truncated at 500 characters
+        ("•••@••• is taken", '{"detail": "ada@example.com is taken"}'),
+        ("", '{"detail": "it ends in the midd'),
+        ("", '{"detail": null}'),
+        ("", "<h1>502 Bad Gateway</h1>"),
+        ("", ""),
+    ],
+)
+def test_the_sentence_of_a_response_is_found_and_redacted(sentence: str, response_text: str) -> None:
+    assert sentence == response_sentence(response_text)
 
 
 @pytest.mark.parametrize(

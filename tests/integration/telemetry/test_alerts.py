@@ -230,6 +230,25 @@ async def test_only_new_failures_cause_an_alert(redis: Redis, channel: Channel) 
     assert "New failures in the last ten minutes: 1. Total: 2." in message
 
 
+async def test_an_alert_about_failures_says_which_and_what_helps(redis: Redis, channel: Channel) -> None:
+    scene = Scene(redis, channel)
+    await scene.beat()
+    await scene.check()
+    for name, reason in (("A", "time_unknown"), ("B", "contact_unknown"), ("C", "contact_unknown")):
+        await accept(scene.ledger, change(name))
+        await scene.ledger.complete(await start_run(scene.ledger, name), parked(reason))
+
+    [message] = await scene.check()
+
+    assert [
+        "• No e-mail address: 2. Replay with the customer's e-mail address or contact id.",
+        "• No time: 1. Make the tool send the event again.",
+    ] == [line for line in message.splitlines() if line.startswith("•")]
+    await scene.minutes_later(12)
+    [resolved] = await scene.check()
+    assert "•" not in resolved
+
+
 async def test_the_state_of_an_older_version_is_read(redis: Redis, channel: Channel) -> None:
     scene = Scene(redis, channel)
     await scene.beat()

@@ -1,11 +1,12 @@
 """Reasons of tasks in plain words."""
 
-import re
-from pathlib import Path
+import shlex
 
 import pytest
+from click import Context
 
-from app.ledger.reasons import REASONS, find_reason
+from app.cli import main
+from app.ledger.reasons import FAILED_CALLS, REASONS, Reason, find_reason
 
 
 @pytest.mark.parametrize(
@@ -26,13 +27,16 @@ def test_a_reason_has_a_title_for_people(text: str, title: str) -> None:
     assert title == find_reason(text).title
 
 
-def test_only_the_reasons_that_the_runbook_lists_as_harmless_have_no_action() -> None:
-    runbook = (Path(__file__).parents[3] / "docs" / "runbook.md").read_text()
-    table = runbook.partition("These need no operator:")[2].partition("\n## ")[0]
+@pytest.mark.parametrize("reason", [*REASONS.values(), *FAILED_CALLS.values()], ids=[*REASONS, *FAILED_CALLS])
+def test_a_command_that_helps_has_valid_arguments(reason: Reason) -> None:
+    root = Context(main, info_name="doorbell")
 
-    assert set(re.findall(r"^\| `([a-z_]+)` \|", table, re.MULTILINE)) == {
-        name for name, reason in REASONS.items() if not reason.actions
-    }
+    for line in reason.commands_for("standard-A-1"):
+        program, name, *arguments = shlex.split(line)
+        command = main.get_command(root, name)
+        assert command
+        command.make_context(name, arguments, parent=root)
+        assert ("doorbell", False) == (program, "ID" in arguments)
 
 
 @pytest.mark.parametrize("name", REASONS)
