@@ -38,6 +38,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "failures": "show",
         "deliveries": "show",
         "show": "show",
+        "visits": "visits",
         "visit": "show",
         "rejections": "show",
         "workers": "status",

@@ -1,0 +1,89 @@
+"""`doorbell visits`."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+import click
+
+from app.cli.options import complete_sources, cursor_option
+from app.cli.output import TimeType, examples, json_option, limit_option, print_rows, time_zone, utc_option
+from app.cli.session import run_with_ledger
+from app.ledger.ledger import Ledger
+from app.operators.explain import Row
+from app.operators.filter import TASK_STATES
+from app.operators.visit_lists import WHEN, VisitFilter, VisitLists, period, to_bound
+from app.settings.model import Settings
+
+
+class AmountType(click.ParamType[Decimal]):
+    name = "amount"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Decimal:
+        try:
+            amount = Decimal(str(value))
+        except InvalidOperation:
+            amount = Decimal("NaN")
+        return amount if amount.is_finite() else self.fail(f"{value} is not an amount like 120 or 79.50")
+
+
+@click.command(
+    epilog=examples("visits", "visits --when today", "visits --since 2026-12-01 --until 2026-12-24 --cancelled --json")
+)
+@click.option(
+    "--when",
+    type=click.Choice(WHEN),
+    help="Which days: from today on (the default without --since and --until), one day, past ones (latest first), or all.",
+)
+@click.option("--since", type=TimeType(), help="Only visits that start at this time or later.")
+@click.option("--until", type=TimeType(), help="Only visits that start before this time.")
+@click.option("--source", default="", help="Only this source.", shell_complete=complete_sources)
+@click.option("--state", default="", type=click.Choice(("", *TASK_STATES)), help="Only in this state.", metavar="STATE")
+@click.option("--cancelled/--not-cancelled", default=None, help="Only cancelled visits, or only others.")
+@click.option("--min-amount", type=AmountType(), help="Only with at least this amount.")
+@click.option("--max-amount", type=AmountType(), help="Only with at most this amount.")
+@limit_option
+@cursor_option
+@utc_option
+@json_option
+def visits(
+    when: str | None,
+    since: datetime | None,
+    until: datetime | None,
+    cancelled: bool | None,
+    limit: int,
+    as_json: bool,
+    **fields: Any,
+) -> None:
+    """List visits in the order of their start."""
+    filter = period(when or ("any" if since or until else "upcoming"), datetime.now(UTC), time_zone())
+    filter = replace(
+        filter,
+        since=max(filter.since, to_bound(since)) if since else filter.since,
+        until=min(filter.until or "~", to_bound(until)) if until else filter.until,
+        cancelled={None: "", True: "yes", False: "no"}[cancelled],
+        **fields,
+    )
+    rows, next_cursor = run_with_ledger(lambda ledger, settings: _load(ledger, settings, filter, limit))
+    print_rows([row if as_json else _for_people(row) for row in rows], as_json)
+    if next_cursor:
+        click.echo(f"there may be more: use --cursor '{next_cursor}', or a larger --limit", err=True)
+
+
+async def _load(ledger: Ledger, settings: Settings, filter: VisitFilter, limit: int) -> tuple[list[Row], str]:
+    rows, next_cursor = list[Row](), ""
+    async for page in VisitLists(ledger).iter_pages(filter, limit):
+        rows, next_cursor = rows + page.rows, page.next_cursor
+    return rows, next_cursor
+
+
+def _for_people(row: Row) -> Row:
+    state = f"{row['state']}, cancelled" if row["date_cancelled"] else row["state"]
+    return {
+        "start": row["start"],
+        "visit": row["visit"],
+        "number": row["number"],
+        "state": state,
+        "amount": row["amount_collected"],
+    }
