@@ -39,7 +39,7 @@ class AmountType(click.ParamType[Decimal]):
 @click.option("--since", type=TimeType(), help="Only visits that start at this time or later.")
 @click.option("--until", type=TimeType(), help="Only visits that start before this time.")
 @click.option("--source", default="", help="Only this source.", shell_complete=complete_sources)
-@click.option("--state", default="", type=click.Choice(("", *TASK_STATES)), help="Only in this state.", metavar="STATE")
+@click.option("--state", type=click.Choice(TASK_STATES), help="Only in this state.")
 @click.option("--cancelled/--not-cancelled", default=None, help="Only cancelled visits, or only others.")
 @click.option("--min-amount", type=AmountType(), help="Only with at least this amount.")
 @click.option("--max-amount", type=AmountType(), help="Only with at most this amount.")
@@ -51,6 +51,7 @@ def visits(
     when: str | None,
     since: datetime | None,
     until: datetime | None,
+    state: str | None,
     cancelled: bool | None,
     limit: int,
     as_json: bool,
@@ -62,6 +63,7 @@ def visits(
         filter,
         since=max(filter.since, to_bound(since)) if since else filter.since,
         until=min(filter.until or "~", to_bound(until)) if until else filter.until,
+        state=state or "",
         cancelled={None: "", True: "yes", False: "no"}[cancelled],
         **fields,
     )

@@ -165,8 +165,8 @@ class VisitLists:
         states = INDEXED_STATES if filter.state == "done" else (filter.state,)
         indexes = [key for state in states for key in _state_keys(state, accounts)]
         scores = await asyncio.gather(*(self._redis.command("ZMSCORE", key, *task_ids) for key in indexes))
-        is_indexed = [any(score is not None for score in of_visit) for of_visit in zip(*scores, strict=True)]
-        return [visit for visit, found in zip(batch, is_indexed, strict=True) if found == (filter.state != "done")]
+        are_indexed = (any(score is not None for score in of_visit) for of_visit in zip(*scores, strict=True))
+        return [visit for visit, is_in in zip(batch, are_indexed, strict=True) if is_in == (filter.state != "done")]
 
     async def _rows(self, visits: Sequence[tuple[str, TaskId]]) -> list[Row | None]:
         return await asyncio.gather(*(self._row(start, task_id) for start, task_id in visits))

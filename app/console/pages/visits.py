@@ -1,10 +1,14 @@
-"""One visit."""
+"""The list of visits, and one visit."""
 
 import asyncio
 import itertools
 from collections import Counter
 from collections.abc import Container
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, date, datetime, timedelta, tzinfo
+from decimal import Decimal, InvalidOperation
 from typing import Any
+from urllib.parse import urlencode
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -12,12 +16,82 @@ from starlette.responses import Response
 from app.console.context import actions, context
 from app.console.pages.reveal import field_to_reveal
 from app.console.rendering import render
+from app.console.timezone import page_zone
 from app.operators.explain import Explain
+from app.operators.filter import TASK_STATES
 from app.operators.redaction import REDACTED
+from app.operators.visit_lists import WHEN, VisitFilter, VisitLists, day_start, period
 from app.visits.client import VisitsApiError
+from app.webhooks.registry import load_sources, source_title
 
 #: Facts and changes on the page; `doorbell visit` shows all.
 MAX_ROWS = 300
+
+
+async def visits(request: Request) -> Response:
+    query = VisitQuery.of(request)
+    page = await VisitLists(context(request).ledger).visits(query.filter(datetime.now(UTC), page_zone(request)))
+    return await render(
+        request,
+        "visits.html",
+        query=query,
+        page=page,
+        when=WHEN,
+        states=TASK_STATES,
+        sources=sorted(load_sources(), key=source_title),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class VisitQuery:
+    """The query of the list. since, until: dates in the zone of the page, both included. amount: the smallest."""
+
+    when: str = ""
+    since: str = ""
+    until: str = ""
+    source: str = ""
+    state: str = ""
+    cancelled: str = ""
+    amount: str = ""
+    cursor: str = ""
+
+    @classmethod
+    def of(cls, request: Request) -> "VisitQuery":
+        """Parse the query of a URL. Values that cannot be read are ignored."""
+        values = {name: request.query_params.get(name, "").strip()[:300] for name in cls.__slots__}
+        allowed = {"when": WHEN, "state": TASK_STATES, "cancelled": ("yes", "no")}
+        readable = {name: value for name, value in values.items() if value in allowed.get(name, (value,))}
+        for name, parse in (("since", date.fromisoformat), ("until", date.fromisoformat), ("amount", Decimal)):
+            try:
+                parse(readable[name])
+            except (ValueError, InvalidOperation):
+                readable[name] = ""
+        return cls(**readable)
+
+    def filter(self, now: datetime, zone: tzinfo) -> VisitFilter:
+        dates = self.since or self.until
+        filter = period("any" if dates else self.when, now, zone)
+        if self.since:
+            filter = replace(filter, since=day_start(date.fromisoformat(self.since), zone))
+        if self.until:
+            filter = replace(filter, until=day_start(date.fromisoformat(self.until) + timedelta(1), zone))
+        return replace(
+            filter,
+            source=self.source,
+            state=self.state,
+            cancelled=self.cancelled,
+            min_amount=Decimal(self.amount) if self.amount else None,
+            cursor=self.cursor,
+        )
+
+    def query(self, **changes: str) -> str:
+        """Return the query with changed fields, for the first page unless a cursor is given."""
+        fields = asdict(self) | {"cursor": "", **changes}
+        return urlencode({name: value for name, value in fields.items() if value})
+
+    @property
+    def is_empty(self) -> bool:
+        return not replace(self, when="").query()
 
 
 async def visit(request: Request) -> Response:

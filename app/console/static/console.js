@@ -64,7 +64,7 @@
     remember("theme", root.dataset.theme);
   };
 
-  const pages = { o: "", f: "/failures", d: "/deliveries", r: "/rejections", s: "/sources", w: "/workers" };
+  const pages = { o: "", v: "/visits", f: "/failures", d: "/deliveries", r: "/rejections", s: "/sources", w: "/workers" };
   const keys = {
     "/": () => $("#q")?.focus(),
     "?": () => $("#help")?.showModal(),

@@ -91,6 +91,31 @@ def test_deliveries_and_visits_are_shown_with_changes_values_and_attempts(busy: 
     assert delivery["attempts"] == visit["attempts"]
 
 
+def test_visits_are_listed_by_their_start(busy: Harness) -> None:
+    first, second = rows(busy, "visits", "--since", "2026-03-14", "--until", "2026-03-16", "--json")
+
+    assert ("standard-A-1", "done", "2026-03-14T16:00:00Z") == (first["visit"], first["state"], first["start"])
+    assert ("standard-A-2", "parked", "contact_unknown") == (second["visit"], second["state"], second["reason"])
+    assert [second] == rows(busy, "visits", "--when", "any", "--state", "parked", "--json")
+    page = busy.doorbell("visits", "--when", "any", "--limit", "1", "--utc")
+    assert "Mar 14" in page.stdout
+    assert "standard-A-1" in page.stdout
+    cursor = re.search("--cursor '([^']+)'", page.stderr)
+    assert cursor
+    assert [second] == rows(busy, "visits", "--when", "any", "--cursor", cursor[1], "--json")
+
+
+def test_a_list_of_visits_refuses_what_it_does_not_understand(service: Harness) -> None:
+    answers = [
+        service.doorbell("visits", *options)
+        for options in (("--min-amount", "much"), ("--when", "someday"), ("--since", "soon"), ("--when", "today"))
+    ]
+
+    assert [2, 2, 2, 5] == [answer.returncode for answer in answers]
+    assert "much is not an amount like 120 or 79.50" in answers[0].stderr
+    assert "nothing matched\n" == answers[-1].stderr
+
+
 def test_personal_data_is_hidden_by_default(busy: Harness) -> None:
     delivery = next(row["delivery"] for row in rows(busy, "deliveries", "--json") if row["visits"] == ["standard-A-1"])
     commands = [["deliveries"], ["deliveries", "--json"], ["show", delivery], ["visit", "standard-A-1"], ["failures"]]
