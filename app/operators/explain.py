@@ -21,7 +21,16 @@ from app.operators.activity_log import Activity, ActivityLog
 from app.operators.redaction import REDACTED, redact_text, response_sentence
 from app.settings.model import Settings
 from app.visits.change import CONTACT_FIELDS, external_id
-from app.visits.merge import ONLY_FOR, Fact, Facts, RecordedChange, deciding_origins, desired_visit, merge_changes
+from app.visits.merge import (
+    ONLY_FOR,
+    Fact,
+    Facts,
+    RecordedChange,
+    currency,
+    deciding_origins,
+    desired_visit,
+    merge_changes,
+)
 from app.webhooks.registry import load_sources
 
 SUMMARY_FIELDS = ("time_scheduled", "time_completed", "event_date", "amount_collected", "date_cancelled")
@@ -313,6 +322,7 @@ class Explain:
             **_failure_fields(primary),
             **({"erased_at": iso_timestamp(primary.erased_at_ms)} if primary.erased_at_ms else {}),
             "aliases": [alias.external_id for alias in aliases[1:]],
+            **({"currency": code} if (code := currency(facts)) else {}),
             "facts": {name: self._fact(name, fact) for name, fact in sorted(_current_contact_facts(facts).items())},
             "changes": [self._change(change, alias) for alias in aliases for change in alias.recorded_changes()],
             "discarded_changes": [

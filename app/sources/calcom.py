@@ -126,7 +126,7 @@ def _booking(event: Event, event_type: str, booking: Payload) -> list[VisitChang
         case "BOOKING_PAID":
             # Paid but not confirmed: the amount is recorded. Without a contact, it creates no visit.
             change = _base_change(event) if booking.at("status").text() == "PENDING" else _current_booking(event)
-            return [replace(change, amount_collected=_paid(booking))]
+            return [_with_payment(change, booking)]
         case "BOOKING_NO_SHOW_UPDATED":
             return _no_show_marks(event, booking)
         case "MEETING_ENDED":
@@ -154,6 +154,7 @@ def _current_booking(event: Event) -> VisitChange:
 def _ended(booking: Payload) -> list[VisitChange]:
     """Return two changes with two times: the booking, and its end."""
     visit_id, ended_at = booking.at("uid").required_text(), booking.at("endTime").required_time()
+    payments = list(booking.at("payment")) if booking.at("paid").boolean() else []
     missed = _customer(booking).at("noShow").boolean()  # `false` means nothing: it is the state at the time of booking
     booked = VisitChange(
         action="update",
@@ -162,7 +163,8 @@ def _ended(booking: Payload) -> list[VisitChange]:
         previous_visit_id=_previous_uid(booking),
         contact=_contact(booking),
         time_scheduled=booking.at("startTime").time() or UNSET,
-        amount_collected=_collected(booking.at("payment")) if booking.at("paid").boolean() else UNSET,
+        amount_collected=_collected(payments),
+        currency=_currency(*payments, booking),
     )
     ended = VisitChange(
         action="update",
@@ -306,7 +308,7 @@ def _seat_paid(event: Event, booking: Payload) -> list[VisitChange]:
     is_pending = booking.at("status").text() == "PENDING"
     change = seats[0].base_change(event) if is_pending else seats[0].change(event)
     booking_ended = seats[0].end_booking_visit(booking.at("uid").required_text(), _happened_at(event))
-    return [replace(change, amount_collected=_paid(booking)), *booking_ended]
+    return [_with_payment(change, booking), *booking_ended]
 
 
 @dataclass(frozen=True, slots=True)
@@ -446,6 +448,11 @@ def _has_unidentified_attendee(booking: Payload) -> bool:
 # -- money --
 
 
+def _with_payment(change: VisitChange, booking: Payload) -> VisitChange:
+    currency = _currency(booking.at("paymentData"), booking)
+    return replace(change, amount_collected=_paid(booking), currency=currency)
+
+
 def _paid(booking: Payload) -> Decimal | Unset:
     """Return the amount of the payment if the event has it, else the event type's price.
 
@@ -468,6 +475,10 @@ def _collected(payments: Iterable[Payload]) -> Decimal | Unset:
 def _money(amount: Payload, beside: Payload) -> Decimal:
     # Cal.com's own list (packages/lib/currencyConversions.ts) has no currencies with thousandths.
     return amount.amount(minor_units(beside.at("currency").text(), two_decimals=THREE_DECIMAL_CURRENCIES)) or Decimal()
+
+
+def _currency(*places: Payload) -> str | None:
+    return next((code for place in places if (code := place.at("currency").currency())), None)
 
 
 # -- people --

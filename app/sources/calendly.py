@@ -94,6 +94,7 @@ def _booked(event: Event, invitee: Payload) -> VisitChange:
         previous_visit_id=_invitee_id(old_invitee) if old_invitee else None,
         time_scheduled=invitee.at("scheduled_event", "start_time").required_time(),
         amount_collected=_amount(invitee.at("payment")),
+        currency=invitee.at("payment", "currency").currency(),
         date_cancelled=None,
         no_show=None,
     )

@@ -80,6 +80,7 @@ def _base_change(event: Event, booking: Payload) -> VisitChange:
         contact=_contact(booking.at("form_submission")),
         time_scheduled=booking.at("starting_time").time() or UNSET,
         amount_collected=_charged(booking.at("payment_information")),
+        currency=booking.at("payment_information", "currency").currency(),
     )
 
 

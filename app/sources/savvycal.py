@@ -95,7 +95,10 @@ def _base_change(event: Event, kind: str, state: str, booking: Payload) -> Visit
     """Return the change of a calendar event for all of its attendees."""
     happened_at = _happened_at(event)
     base = VisitChange(
-        action="update", visit_id=booking.at("id").required_text(), version=unix_microseconds(happened_at)
+        action="update",
+        visit_id=booking.at("id").required_text(),
+        version=unix_microseconds(happened_at),
+        currency=booking.at("payment", "currency").currency(),
     )
     if state in CONFIRMED:
         action: Action = "create" if kind == "event.created" else "update"

@@ -94,6 +94,7 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
         observed_at_us=int(refunded * units),
         payment_id=_payment(kind, paid),
         amount_collected=amount - refunded if amount > refunded else None,
+        currency=paid.at("currency").currency(),
     )
     invoice = change.payment_id if kind in INVOICES else _invoice(paid)
     if invoice == change.payment_id:

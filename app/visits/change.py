@@ -101,6 +101,7 @@ class VisitChange:
     no_show: when the tool marked the customer as a no-show; None removes the mark.
     date_left: when this person left a booking that continues for others; None undoes that. The field is separate from
         date_cancelled, so that cancelling and restoring the whole booking does not change it.
+    currency: the currency of `amount_collected` (ISO 4217), if the tool tells it. People see it; the Visits API has none.
     payment_id: the payment of `amount_collected`, for tools that report payments one by one: the visit's amount is the
         sum of the newest amount of each payment. Without it, the amount is the visit's total.
     opted_out: the customer wants no review request.
@@ -117,6 +118,7 @@ class VisitChange:
     observed_at_us: int = 0
     visit_id: str = ""
     external_id_override: str | None = None
+    currency: str | None = None
     payment_id: str | None = None
     previous_visit_id: str | None = None
     contact: Contact | None = None
@@ -134,8 +136,12 @@ class VisitChange:
     def facts(self) -> dict[str, str | bool | None]:
         """Return the fields that are not UNSET. Times and money have the format of the Visits API."""
         facts = {name: _serialize(value) for name in FACTS if (value := getattr(self, name)) is not UNSET}
+        if self.currency and facts.get("amount_collected"):
+            facts["currency"] = self.currency
         if self.payment_id:
             facts[f"{PAYMENT_PREFIX}{self.payment_id}"] = facts.pop("amount_collected")
+            if "currency" in facts:
+                facts[f"currency of {self.payment_id}"] = facts.pop("currency")
         return facts
 
     @property

@@ -5,6 +5,7 @@ fetch, rank of the action, the value as text). The maximum is commutative, assoc
 depend on the *set* of changes and on nothing else.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -270,6 +271,12 @@ def _payments_total(facts: Facts) -> dict[str, str | None]:
     total = facts["amount_collected"].value if "amount_collected" in facts else None
     amount = max(sum(payments, Decimal()), Decimal(total or 0))
     return {"amount_collected": format_money(amount) if amount > 0 else None}
+
+
+def currency(facts: Facts) -> str | None:
+    """Return the currency of the amount; None if it is unknown, or if payments have several."""
+    codes = {fact.value for name, fact in facts.items() if re.match(r"currency\b", name)}
+    return codes.pop() if len(codes) == 1 else None
 
 
 def count_people(facts: Facts) -> int:

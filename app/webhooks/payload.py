@@ -148,6 +148,11 @@ class Payload:
             raise self.unexpected("an amount below a trillion")
         return amount
 
+    def currency(self) -> str | None:
+        """Return the code of a currency in upper case; None for anything else, because only people see it."""
+        is_code = isinstance(self.value, str) and re.fullmatch("[A-Za-z]{3}", self.value.strip())
+        return self.value.strip().upper() if is_code else None
+
     # -- required values --
 
     def required_text(self) -> str:

@@ -4,10 +4,8 @@ from decimal import Decimal
 
 import pytest
 
-from app.visits.change import (
-    VisitChange,
-    is_external_id,
-)
+from app.visits.change import UNSET, Unset, VisitChange, encode_change, is_external_id
+from app.visits.merge import RecordedChange, currency, merge_changes
 from tests.support.changes import ELEVEN, NINE, TEN, collected, desired_of, paid, recorded
 
 # -- completion, no-show, opt-out --
@@ -104,6 +102,29 @@ def test_the_payments_count_if_they_exceed_the_total() -> None:
     assert "120.00" == collected(total, paid(1, "p1", "100"))
     assert "130.00" == collected(total, paid(1, "p1", "100"), paid(2, "p2", "30"))
     assert "100.00" == collected(nothing, paid(1, "p1", "100"))
+
+
+@pytest.mark.parametrize(
+    ("expected", "codes"),
+    [("USD", ["USD", "USD"]), ("USD", ["USD", None]), (None, ["USD", "EUR"]), (None, [None, None])],
+)
+def test_payments_of_one_currency_have_its_name(expected: str | None, codes: list[str | None]) -> None:
+    payments = [
+        VisitChange(
+            action="update", visit_id="A", version=1, payment_id=f"p{code}", currency=code, amount_collected=Decimal(5)
+        )
+        for code in codes
+    ]
+    changes = [RecordedChange.decode("d1", encode_change(payment)) for payment in payments]
+
+    assert expected == currency(merge_changes(changes))
+
+
+@pytest.mark.parametrize(("expected", "amount"), [("USD", Decimal(5)), (None, None), (None, UNSET)])
+def test_a_change_without_an_amount_has_no_currency(expected: str | None, amount: Decimal | None | Unset) -> None:
+    change = VisitChange(action="update", visit_id="A", version=1, currency="USD", amount_collected=amount)
+
+    assert expected == change.facts().get("currency")
 
 
 def test_a_change_may_name_the_visit_of_another_source() -> None:

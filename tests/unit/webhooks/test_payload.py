@@ -181,6 +181,18 @@ def test_a_missing_boolean_is_none() -> None:
     assert [True, False, None] == [Payload(value).boolean() for value in (True, False, None)]
 
 
+@pytest.mark.parametrize(
+    ("expected", "value"),
+    [
+        ("USD", "usd"),
+        ("EUR", " EUR "),
+        *((None, value) for value in ("", "$", "usdt", "U S", 840, None, ["usd"], True)),
+    ],
+)
+def test_a_currency_is_a_code_of_three_letters_and_never_an_error(expected: str | None, value: Any) -> None:
+    assert expected == Payload(value).currency()
+
+
 @pytest.mark.parametrize("value", [True, False, 1.0, "1", "", [], {}])
 def test_a_whole_number_is_not_a_fraction_a_text_or_a_boolean(value: Any) -> None:
     assert "expected a whole number" in error_message(value, "integer")
