@@ -15,9 +15,10 @@ from app.cli.output import (
     printable,
     to_json,
 )
-from app.cli.session import run_with_ledger
+from app.cli.session import actions, run_with_ledger
 from app.ledger.ledger import Ledger
 from app.ledger.records import NotFound
+from app.operators.actions import Actions
 from app.operators.drift_audit import AuditProgress, Difference, DriftAudit
 from app.settings.model import Settings
 from app.visits.client import VisitsApiError, http_client
@@ -51,7 +52,7 @@ def audit(account: str | None, repair: bool, rate: float | None, resume: bool, a
                 async for difference in drift_audit.differences(resume, _print_progress):
                     total += 1
                     repairable += difference.is_repairable
-                    is_repaired = repair and await _requeue(drift_audit, difference)
+                    is_repaired = repair and await _requeue(actions(ledger, settings), drift_audit, difference)
                     repaired += is_repaired
                     _print_difference(difference, is_repaired, as_json)
                 _print_summary(name, drift_audit.progress)
@@ -70,11 +71,11 @@ def audit(account: str | None, repair: bool, rate: float | None, resume: bool, a
     sys.exit(CHECK_FAILED if total > repaired else 0)
 
 
-async def _requeue(audit: DriftAudit, difference: Difference) -> bool:
+async def _requeue(actions: Actions, audit: DriftAudit, difference: Difference) -> bool:
     if not difference.is_repairable:
         return False
     try:
-        await audit.repair(difference)
+        await actions.repair(audit, difference)
     except NotFound:
         return False
     return True

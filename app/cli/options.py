@@ -32,6 +32,10 @@ def complete_specimens(ctx: click.Context, param: click.Parameter, incomplete: s
     return [name for delivery in deliveries if (name := delivery["name"]).startswith(incomplete)]
 
 
+since_option = click.option("--since", type=TimeType(), help="Only after this time: 2h, 7d, or a time in ISO 8601.")
+until_option = click.option("--until", type=TimeType(), help="Only before this time.")
+
+
 def filter_options(states: Sequence[str]) -> Callable[[F], F]:
     options = [
         click.option("--state", type=click.Choice(states), help="Only in this state.") if states else None,
@@ -39,8 +43,8 @@ def filter_options(states: Sequence[str]) -> Callable[[F], F]:
         click.option("--hook", help="Only this hook.", shell_complete=complete_hooks),
         click.option("--reason", help="Only with this reason, or part of one."),
         click.option("--visit", help="Only this visit, by any of its ids."),
-        click.option("--since", type=TimeType(), help="Only after this time: 2h, 7d, or a time in ISO 8601."),
-        click.option("--until", type=TimeType(), help="Only before this time."),
+        since_option,
+        until_option,
         utc_option,
     ]
 

@@ -1,10 +1,11 @@
 """`doorbell overview`, `workers`, `operations`, `activity` and `settings`."""
 
 from dataclasses import asdict
+from datetime import datetime
 
 import click
 
-from app.cli.options import cursor_option
+from app.cli.options import cursor_option, since_option, until_option
 from app.cli.output import (
     examples,
     json_option,
@@ -18,8 +19,9 @@ from app.cli.output import (
 from app.cli.session import load_settings, run_with_ledger
 from app.ledger.ledger import Ledger
 from app.ledger.times import iso_timestamp
-from app.operators.activity_log import Activity, ActivityLog
-from app.operators.explain import Row
+from app.operators.activity_log import Activity, ActivityPage
+from app.operators.explain import Explain, Row
+from app.operators.filter import ActivityFilter
 from app.operators.operations import Operation, Operations
 from app.operators.overview import load_overview
 from app.settings.model import Settings
@@ -91,21 +93,56 @@ def _row(operation: Operation) -> Row:
     }
 
 
-@click.command(epilog=examples("activity", "activity --limit 1000 --json"))
+@click.command(
+    epilog=examples("activity --user ada --since 7d", "activity standard-A-2", "activity --action replay --json")
+)
+@click.argument("id", required=False)
+@click.option("--user", default="", help="Only of this user, or part of a name.")
+@click.option("--action", default="", help="Only this action, or part of one.")
+@since_option
+@until_option
 @limit_option
 @cursor_option
 @utc_option
 @json_option
-def activity(limit: int, cursor: str, as_json: bool) -> None:
-    """List the actions of operators, newest first."""
+def activity(
+    id: str | None,
+    user: str,
+    action: str,
+    since: datetime | None,
+    until: datetime | None,
+    limit: int,
+    cursor: str,
+    as_json: bool,
+) -> None:
+    """List the actions of operators, newest first.
 
-    async def load(ledger: Ledger, settings: Settings) -> list[Activity]:
-        return await ActivityLog(ledger).newest(cursor, limit)
+    ID is a visit or a delivery: only actions that affected it.
+    """
+    filter = ActivityFilter(
+        actor=user,
+        action=action,
+        id=id or "",
+        since=since.isoformat() if since else "",
+        until=until.isoformat() if until else "",
+        cursor=cursor,
+    )
 
-    activities = run_with_ledger(load)
-    print_rows([asdict(activity) for activity in activities], as_json)
-    if len(activities) == limit:
-        click.echo(f"there may be more: use --cursor {activities[-1].id}, or a larger --limit", err=True)
+    async def load(ledger: Ledger, settings: Settings) -> ActivityPage:
+        return await Explain(ledger, settings).find_activities(filter, limit)
+
+    page = run_with_ledger(load)
+    print_rows([_activity_row(activity, as_json) for activity in page.rows], as_json)
+    if page.next_cursor:
+        click.echo(f"there are more: use --cursor {page.next_cursor}, or a larger --limit", err=True)
+
+
+def _activity_row(activity: Activity, as_json: bool) -> Row:
+    affected = [task_id.display_id for task_id in activity.affected]
+    if as_json:
+        return asdict(activity) | {"affected": affected}
+    names = ("at", "actor", "action", "target", "operation")
+    return {name: getattr(activity, name) for name in names}
 
 
 @click.command(epilog=examples("settings", "settings --json"))

@@ -13,7 +13,7 @@ from starlette.requests import Request
 
 from app.console.sessions import cookie
 from app.ledger.times import iso_timestamp
-from app.operators.filter import Filter
+from app.operators.filter import ActivityFilter, Filter
 
 #: The first has the name of the browser's zone, the second `utc` if the user prefers UTC.
 ZONE_COOKIE, PREFERENCE_COOKIE = "doorbell-zone", "doorbell-times"
@@ -44,8 +44,20 @@ def _zone(name: str) -> ZoneInfo | None:
 def filter_of(request: Request) -> Filter:
     """Return the filter of the query. Its times without an offset are in the zone of the form, or else of the page."""
     filter = Filter.from_query(request.query_params)
-    zone = _zone(request.query_params.get("zone", "")) or page_zone(request)
-    return replace(filter, since=_to_utc(filter.since, zone))
+    return replace(filter, since=time_field(request, filter.since))
+
+
+def activity_filter_of(request: Request) -> ActivityFilter:
+    """Return the filter of the query, as filter_of() does."""
+    names = ("actor", "action", "id", "since", "until", "cursor")
+    fields = {name: request.query_params.get(name, "").strip()[:300] for name in names}
+    times = {name: time_field(request, fields[name]) for name in ("since", "until")}
+    return ActivityFilter(**fields | times)
+
+
+def time_field(request: Request, text: str) -> str:
+    """Return the value of a field in UTC."""
+    return _to_utc(text, _zone(request.query_params.get("zone", "")) or page_zone(request))
 
 
 def _to_utc(text: str, zone: tzinfo) -> str:

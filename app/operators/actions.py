@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from app.ledger.ids import TaskId
 from app.ledger.ledger import Ledger
-from app.ledger.records import NotFound
-from app.operators.activity_log import ActivityLog
+from app.ledger.records import Cause, NotFound
+from app.operators.activity_log import Action, ActivityLog
 from app.operators.erasure import Erasure, ErasureReport, activity_target, erase_all
 from app.operators.explain import Explain
 from app.operators.filter import Filter
@@ -17,6 +17,8 @@ from app.settings.model import Settings
 
 if TYPE_CHECKING:
     import httpx
+
+    from app.operators.drift_audit import Difference, DriftAudit
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +47,7 @@ class Actions:
         self._explain = Explain(ledger, settings)
 
     async def record(
-        self, action: str, target: str = "", *, operation: str = "", affected: Iterable[TaskId] = ()
+        self, action: Action, target: str = "", *, operation: str = "", affected: Iterable[TaskId] = ()
     ) -> str:
         return await self._log.record(
             self._actor.name, self._actor.role, action, target, operation=operation, affected=affected
@@ -81,7 +83,8 @@ class Actions:
 
     async def export(self, kind: Literal["deliveries", "visits"], filter: Filter) -> None:
         """Record that personal data of all deliveries or visits that match a filter is exported."""
-        await self.record(f"exported {kind}", filter.summary)
+        action: Action = "exported deliveries" if kind == "deliveries" else "exported visits"
+        await self.record(action, filter.summary)
 
     async def erase(self, erasures: Sequence[Erasure], planned: ErasureReport) -> ErasureReport:
         affected = [*planned.visits, *map(TaskId.event, planned.deliveries)]
@@ -104,13 +107,20 @@ class Actions:
         visit = await fetch_remote_visit(self._ledger, self._settings, http, account, external_id)
         return RemoteVisit(account, external_id, visit)
 
+    async def repair(self, audit: "DriftAudit", difference: "Difference") -> None:
+        """Requeue a visit that the Visits API has different. Raises NotFound."""
+        task_id = difference.task_id
+        activity = await self.record("repaired visit", task_id.display_id, affected=[task_id])
+        await audit.repair(difference, Cause(activity, (task_id,)))
+
     # -- operations --
 
     async def start(self, request: OperationRequest) -> str:
         """Store a replay or discard for a worker and return its id. Raises NotFound if its search has no match."""
         id, filter = new_operation_id(), await self._without_search(request.filter)
         target = f"{replace(request.filter, until='').summary} ({request.expected})"
-        activity = await self.record(f"started {request.kind}", target, operation=id)
+        action: Action = "started replay" if request.kind == "replay" else "started discard"
+        activity = await self.record(action, target, operation=id)
         return await self._operations.create(replace(request, filter=filter), id=id, activity=activity)
 
     async def _without_search(self, filter: Filter) -> Filter:

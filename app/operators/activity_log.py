@@ -1,14 +1,17 @@
 """The activity log of operators: a Redis stream with the newest activities, and an index by visit and delivery."""
 
 import asyncio
+import math
 import re
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 from app.ledger import keys
 from app.ledger.ids import TaskId
 from app.ledger.ledger import Ledger
 from app.ledger.times import iso_timestamp
+from app.operators.filter import ActivityFilter
 from app.operators.redaction import redact_query
 from app.telemetry.counters import increment_now
 from app.telemetry.metric_names import OPERATOR_ACTIONS
@@ -22,9 +25,46 @@ FAILED_LOGINS_KEY, FAILED_LOGINS_ENTRY_KEY, FAILED_LOGINS_WINDOW_S = (
 )
 
 
+Action = Literal[
+    "started replay",
+    "started discard",
+    "cancelled operation",
+    "repaired visit",
+    "revealed delivery",
+    "revealed visit",
+    "fetched remote visit",
+    "exported deliveries",
+    "exported visits",
+    "erased person",
+    "paused",
+    "resumed",
+    "sent a test delivery",
+    "logged in",
+    "failed to log in",
+    "ended all sessions",
+]
+ACTIONS: tuple[Action, ...] = get_args(Action)
+#: What an action does to a visit or a delivery.
+_EFFECTS = {
+    "started replay": "replayed",
+    "started discard": "discarded changes",
+    "repaired visit": "repaired after an audit",
+    "revealed delivery": "revealed personal data",
+    "revealed visit": "revealed personal data",
+    "fetched remote visit": "read from the Visits API",
+    "erased person": "erased personal data",
+}
+#: The number of entries that are read at once, and from which `actors` takes the names.
+BATCH_SIZE, ACTORS_FROM = 500, 1_000
+
+
 @dataclass(frozen=True, slots=True)
 class Activity:
-    """What an operator did. operation: the replay or discard that it started or cancelled, else empty."""
+    """What an operator did.
+
+    operation: the replay or discard that it started or cancelled, else empty. affected: the first few visits and deliveries,
+    as task ids; those of an operation are in its results.
+    """
 
     id: str
     at: str
@@ -33,6 +73,25 @@ class Activity:
     action: str
     target: str
     operation: str = ""
+    affected: tuple[TaskId, ...] = ()
+
+    @property
+    def effect(self) -> str:
+        """What it did to the visits and deliveries that it affected."""
+        return _EFFECTS.get(self.action, self.action)
+
+    def matches(self, filter: ActivityFilter) -> bool:
+        """Check actor and action."""
+        is_by_actor = filter.actor.casefold() in self.actor.casefold()
+        return is_by_actor and filter.action.casefold() in self.action.casefold()
+
+
+@dataclass(frozen=True, slots=True)
+class ActivityPage:
+    """next_cursor: empty on the last page."""
+
+    rows: list[Activity]
+    next_cursor: str = ""
 
 
 class ActivityLog:
@@ -45,7 +104,7 @@ class ActivityLog:
         self,
         actor: str,
         role: str,
-        action: str,
+        action: Action,
         target: str = "",
         *,
         operation: str = "",
@@ -79,11 +138,41 @@ class ActivityLog:
             await self._redis.command("XDEL", keys.ACTIVITY, previous_entry)
         await increment_now(self._redis, OPERATOR_ACTIONS, "failed_to_log_in")
 
-    async def newest(self, cursor: str = "", limit: int = 50) -> list[Activity]:
-        """Return activities, newest first. cursor: the id of the last activity of the previous page."""
-        start = f"({cursor}" if re.fullmatch(r"\d{1,15}-\d{1,15}", cursor) else "+"
-        entries = await self._redis.command("XREVRANGE", keys.ACTIVITY, start, "-", "COUNT", limit)
-        return [_decode(id.decode(), fields) for id, fields in entries]
+    async def newest(
+        self, filter: ActivityFilter, limit: int = 50, task_ids: Sequence[TaskId] | None = None
+    ) -> ActivityPage:
+        """Return activities, newest first. task_ids: those of `id` of the filter, see of_tasks()."""
+        rows: list[Activity] = []
+        async for activity in self._of_filter(filter) if task_ids is None else self._of_index(filter, task_ids):
+            if activity.matches(filter):
+                if len(rows) == limit:
+                    return ActivityPage(rows, rows[-1].id)
+                rows.append(activity)
+        return ActivityPage(rows)
+
+    async def _of_filter(self, filter: ActivityFilter) -> AsyncIterator[Activity]:
+        """Yield the activities in the time of the filter, newest first."""
+        end = f"({filter.cursor}" if _is_id(filter.cursor) else _bound(filter.until_ms, "+")
+        while True:
+            command = ("XREVRANGE", keys.ACTIVITY, end, _bound(filter.since_ms, "-"), "COUNT", BATCH_SIZE)
+            entries = await self._redis.command(*command)
+            for id, fields in entries:
+                yield _decode(id.decode(), fields)
+            if len(entries) < BATCH_SIZE:
+                return
+            end = f"({entries[-1][0].decode()}"
+
+    async def _of_index(self, filter: ActivityFilter, task_ids: Sequence[TaskId]) -> AsyncIterator[Activity]:
+        cursor = _position(filter.cursor) if _is_id(filter.cursor) else (math.inf,)
+        for activity in reversed(await self.of_tasks(*task_ids)):
+            position = _position(activity.id)
+            if position < cursor and filter.since_ms <= position[0] <= filter.until_ms:
+                yield activity
+
+    async def actors(self) -> list[str]:
+        """Return the names in the newest activities."""
+        entries = await self._redis.command("XREVRANGE", keys.ACTIVITY, "+", "-", "COUNT", ACTORS_FROM)
+        return sorted({_decode(id.decode(), fields).actor for id, fields in entries})
 
     async def of_tasks(self, *task_ids: TaskId) -> list[Activity]:
         """Return the activities that affected these visits or deliveries, oldest first.
@@ -98,12 +187,20 @@ class ActivityLog:
         return [_decode(id.decode(), fields) for page in pages for id, fields in page]
 
 
-def _position(id: str) -> tuple[int, ...]:
+def _is_id(text: str) -> bool:
+    return bool(re.fullmatch(r"\d{1,15}-\d{1,15}", text))
+
+
+def _bound(time_ms: float, infinite: str) -> str:
+    return f"{time_ms:.0f}" if math.isfinite(time_ms) and time_ms >= 0 else infinite
+
+
+def _position(id: str) -> tuple[float, ...]:
     return tuple(map(int, id.split("-")))
 
 
 def _decode(id: str, fields: list[bytes]) -> Activity:
     values = {name.decode(): value.decode() for name, value in zip(fields[::2], fields[1::2], strict=True)}
     at = iso_timestamp(_position(id)[0]) or ""
-    names = ("actor", "role", "action", "target", "operation")
-    return Activity(id, at, *(values.get(name, "") for name in names))
+    affected = tuple(map(TaskId, values.pop("affected", "").split()))
+    return Activity(id=id, at=at, affected=affected, **values)

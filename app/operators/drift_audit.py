@@ -23,7 +23,7 @@ import orjson
 from app.ledger import keys
 from app.ledger.ids import NO_TASK, TaskId, new_delivery_id
 from app.ledger.ledger import Ledger
-from app.ledger.records import NotFound, Task
+from app.ledger.records import NO_CAUSE, Cause, NotFound, Task
 from app.operators.explain import merge_visit
 from app.settings.model import Settings
 from app.visits.client import ConnectionFailed, OutcomeUnknown, RateLimited, Record, ServerError, VisitsClient
@@ -120,10 +120,10 @@ class DriftAudit:
                 yield difference
         await self._ledger.redis.command("DEL", self._key)
 
-    async def repair(self, difference: Difference) -> None:
+    async def repair(self, difference: Difference, cause: Cause = NO_CAUSE) -> None:
         """Requeue the visit with a recheck. Raises NotFound."""
         await self._ledger.replay(
-            difference.task_id, recheck=True, duplicate_ids=difference.remote_ids, queue="replays"
+            difference.task_id, recheck=True, duplicate_ids=difference.remote_ids, queue="replays", cause=cause
         )
 
     async def _load_progress(self) -> AuditProgress:

@@ -17,7 +17,8 @@ from app.ledger.ledger import Ledger, known_accounts
 from app.ledger.reasons import find_reason
 from app.ledger.records import Attempt, BodyUnavailable, DeliveryInfo, NotFound, Task
 from app.ledger.times import iso_timestamp
-from app.operators.activity_log import Activity, ActivityLog
+from app.operators.activity_log import Activity, ActivityLog, ActivityPage
+from app.operators.filter import ActivityFilter
 from app.operators.redaction import REDACTED, redact_text, response_sentence
 from app.settings.model import Settings
 from app.visits.change import CONTACT_FIELDS, external_id
@@ -253,11 +254,22 @@ class Explain:
         }
 
     async def activities(self, id: str) -> list[Activity]:
-        """Return what operators did with a visit or a delivery, oldest first. Raises NotFound."""
-        if not await self.is_visit(id):
-            return await self._activity_log.of_tasks(TaskId.event(id))
-        visits = [await self._ledger.load_aliases(task_id) for task_id in await self.visit_task_ids(id)]
-        return await self._activity_log.of_tasks(*(alias.task_id for aliases in visits for alias in aliases))
+        """Return what operators did with a visit or a delivery, oldest first. It may have expired."""
+        return await self._activity_log.of_tasks(*await self._possible_task_ids(id))
+
+    async def find_activities(self, filter: ActivityFilter, limit: int = 50) -> ActivityPage:
+        """Return the activities that match, newest first."""
+        task_ids = await self._possible_task_ids(filter.id) if filter.id else None
+        return await self._activity_log.newest(filter, limit, task_ids)
+
+    async def _possible_task_ids(self, id: str) -> list[TaskId]:
+        """Return the tasks that the id of a delivery or visit can mean, with all ids of the visit. Some may not exist."""
+        accounts = await known_accounts(self._ledger.redis, self._settings.all_accounts)
+        task_ids = [TaskId.visit(account, name) for account in accounts for name in _possible_names(id)]
+        for task_id in [*task_ids]:
+            with suppress(NotFound):
+                task_ids += [alias.task_id for alias in await self._ledger.load_aliases(task_id)]
+        return list(dict.fromkeys([TaskId.event(id), *task_ids]))
 
     # -- parts --
 
@@ -418,7 +430,7 @@ def _failure_fields(task: Task) -> Row:
 
 
 def _activity_rows(activities: Iterable[Activity]) -> list[Row]:
-    names = ("at", "actor", "action", "operation")
+    names = ("at", "actor", "action", "effect", "operation")
     return [{name: value for name in names if (value := getattr(activity, name))} for activity in activities]
 
 

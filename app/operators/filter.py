@@ -75,6 +75,39 @@ class Filter:
         return (float(score), name) if re.fullmatch(r"\d{1,16}", score) else (float("inf"), "")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActivityFilter:
+    """Matches activities by all fields that are not empty.
+
+    actor, action: a part of it, in any case. id: a visit or delivery that it affected. since, until: in ISO 8601. cursor:
+    the id of the last activity of the previous page.
+    """
+
+    actor: str = ""
+    action: str = ""
+    id: str = ""
+    since: str = ""
+    until: str = ""
+    cursor: str = ""
+
+    def query(self, **changes: str) -> str:
+        """Return the query of this filter with changed fields, for the first page unless a cursor is given."""
+        fields = asdict(self) | {"cursor": "", **changes}
+        return urlencode({name: value for name, value in fields.items() if value})
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.query()
+
+    @property
+    def since_ms(self) -> float:
+        return _parse_ms(self.since, float("-inf"))
+
+    @property
+    def until_ms(self) -> float:
+        return _parse_ms(self.until, float("inf"))
+
+
 def _parse_ms(text: str, default: float) -> float:
     try:
         moment = datetime.fromisoformat(text)

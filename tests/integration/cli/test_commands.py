@@ -848,6 +848,21 @@ def test_activity_lists_actions_newest_first(busy: Harness) -> None:
     assert f"--cursor {newest['id']}" in first.stderr
 
 
+def test_activity_is_filtered(busy: Harness) -> None:
+    busy.doorbell("pause", "standard")
+    busy.doorbell("visit", "standard-A-1", "--show-personal-data")
+
+    def actions_of(*options: str) -> list[str]:
+        result = busy.doorbell("activity", "--json", *options)
+        return [json.loads(line)["action"] for line in result.stdout.splitlines()]
+
+    assert ["revealed visit", "paused"] == actions_of("--user", "command line", "--since", "1h")
+    assert ["revealed visit"] == actions_of("standard-A-1")
+    assert ["paused"] == actions_of("--action", "pause")
+    assert [] == actions_of("--until", "1h")
+    assert [] == actions_of("--user", "nobody")
+
+
 def test_settings_are_shown_without_secrets(harness: Harness) -> None:
     values = {row["name"]: row["value"] for row in rows(harness, "settings", "--json")}
 

@@ -1,12 +1,16 @@
 """The activity log: what operators did, and which visits and deliveries it affected."""
 
+import asyncio
 from typing import Any
 
+import pytest
+
 from app.ledger.records import Cause
+from app.operators import activity_log
 from app.operators.actions import Actions, Actor
 from app.operators.activity_log import Activity, ActivityLog
 from app.operators.explain import Explain
-from app.operators.filter import Filter
+from app.operators.filter import ActivityFilter, Filter
 from app.operators.operations import OperationKind, OperationRequest, Operations
 from tests.support.ledger import visit_task
 from tests.support.tool_api import BOOKED, ToolWorld
@@ -117,3 +121,70 @@ async def test_a_discard_that_does_nothing_is_no_activity_of_the_visit(world: Wo
     await world.ledger.discard(visit_task("1"), cause=Cause(activity, (visit_task("1"),)))
 
     assert [] == await log.of_tasks(visit_task("1"))
+
+
+# -- filters --
+
+
+async def find(world: World, **fields: str) -> list[str]:
+    page = await Explain(world.ledger, world.context.settings).find_activities(ActivityFilter(**fields))
+    return [f"{activity.actor} {activity.action}" for activity in page.rows]
+
+
+async def test_activities_are_filtered_by_user_action_visit_and_time(world: World) -> None:
+    await world.apply(booked("1"), booked("2"))
+    [delivery] = await delivery_ids(world)
+    grace, ada = (
+        Actions(world.ledger, world.context.settings, Actor(name, "operator"))
+        for name in ("grace", "Ada (command line)")
+    )
+    await grace.reveal_visit("standard-1")
+    await ada.reveal_visit("standard-2")
+    await asyncio.sleep(0.005)
+    between = (await world.ledger.server_time()).isoformat()
+    await asyncio.sleep(0.005)
+    await ada.reveal_delivery(delivery)
+
+    first, second, third = (
+        "grace revealed visit",
+        "Ada (command line) revealed visit",
+        "Ada (command line) revealed delivery",
+    )
+    assert [third, second, first] == await find(world)
+    assert [third, second] == await find(world, actor="ada")
+    assert [second, first] == await find(world, action="revealed visit")
+    assert [first] == await find(world, id="standard-1")
+    assert [third] == await find(world, id=delivery)
+    assert [] == await find(world, id="standard-3")
+    assert [third] == await find(world, since=between)
+    assert [second, first] == await find(world, until=between)
+    assert [second] == await find(world, until=between, id="standard-2", actor="ADA", action="visit")
+    assert [] == await find(world, since=between, id="standard-2")
+
+
+@pytest.mark.parametrize("id", ["", "standard-1"], ids=["of all", "of a visit"])
+async def test_a_filtered_list_has_pages(world: World, id: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(activity_log, "BATCH_SIZE", 3)
+    await world.apply(booked())
+    log, explain = ActivityLog(world.ledger), Explain(world.ledger, world.context.settings)
+    for number in range(10):
+        name = "grace" if number % 2 else "ada"
+        await log.record(name, "operator", "revealed visit", str(number), affected=[visit_task("1")])
+
+    pages, cursor = list[list[str]](), ""
+    while len(pages) < 9:
+        page = await explain.find_activities(ActivityFilter(actor="grace", id=id, cursor=cursor), limit=2)
+        pages.append([activity.target for activity in page.rows])
+        cursor = page.next_cursor
+        if not cursor:
+            break
+
+    assert [["9", "7"], ["5", "3"], ["1"]] == pages
+
+
+async def test_the_activities_of_an_expired_visit_are_listed(world: World) -> None:
+    await world.apply(booked())
+    await Actions(world.ledger, world.context.settings, GRACE).reveal_visit("standard-1")
+    await world.redis.command("DEL", f"bell:{visit_task('1')}")
+
+    assert ["grace revealed visit"] == await find(world, id="standard-1")
