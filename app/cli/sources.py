@@ -25,7 +25,7 @@ from app.cli.session import load_settings, load_settings_or_none, run_with_ledge
 from app.ledger.ledger import Ledger
 from app.ledger.times import iso_timestamp
 from app.settings.model import Settings
-from app.settings.platform import with_public_url
+from app.settings.platform import read_variables
 from app.telemetry import counters
 from app.webhooks.registry import load_sources, load_specimens
 from app.webhooks.signatures.scheme import Scheme, fingerprint
@@ -198,7 +198,7 @@ def ring(source: str, specimen: str | None, url: str | None) -> None:
     if not os.environ.get(secrets):
         click.echo(f"{secrets} is not set here: signed with the specimen's own secret", err=True)
     try:
-        response = send_specimen(url, source, specimen, with_public_url(os.environ))
+        response = send_specimen(url, source, specimen, read_variables(os.environ))
     except UnknownSpecimen as error:
         exit_with(NOTHING_MATCHED, str(error))
     except OSError as error:

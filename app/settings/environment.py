@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from app.settings.model import HookSettings, Settings
-from app.settings.platform import with_public_url
+from app.settings.platform import read_variables
 from app.webhooks.registry import load_sources
 from app.webhooks.source import InvalidSource, LoadedSource
 
@@ -50,7 +50,7 @@ def read_environment(
     sources_needed: whether it uses sources that have no hook too. They are loaded and checked: a command starts faster
     without them.
     """
-    variables = {name: value.strip() for name, value in with_public_url(environ).items() if value.strip()}
+    variables = read_variables(environ)
     raw: dict[str, Any] = {name: variables[name.upper()] for name in Settings.model_fields if name.upper() in variables}
     raw["hooks"] = _parse_hooks(variables)
     problems: list[Problem] = []

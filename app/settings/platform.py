@@ -65,11 +65,19 @@ def find_platform(environ: Mapping[str, str]) -> Platform | None:
     return next((platform for platform in PLATFORMS if environ.get(platform.marker)), None)
 
 
-def with_public_url(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables, with PUBLIC_URL from the variable of the platform unless it is set."""
-    variables = dict(environ)
-    if not variables.get("PUBLIC_URL", "").strip():
-        for platform in PLATFORMS:
-            if name := variables.get(platform.url_variable, "").strip():
-                return {**variables, "PUBLIC_URL": platform.url.format(name)}
+def read_variables(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that are not empty, without quotes, and with PUBLIC_URL from the platform unless it is set.
+
+    `docker run --env-file` and `kubectl --from-env-file` keep the quotes that shells and compose remove.
+    """
+    variables = {name: _without_quotes(value.strip()) for name, value in environ.items()}
+    variables = {name: value for name, value in variables.items() if value}
+    for platform in PLATFORMS:
+        if name := variables.get(platform.url_variable):
+            variables.setdefault("PUBLIC_URL", platform.url.format(name))
     return variables
+
+
+def _without_quotes(value: str) -> str:
+    is_quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
+    return value[1:-1].strip() if is_quoted else value

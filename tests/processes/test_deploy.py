@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from app.cli import COMMANDS
 from app.cli.run import WEB_OPTIONS
 from app.demo.valkey import free_port, valkey
 from app.settings.environment import read_environment
@@ -110,13 +111,26 @@ def docker() -> Platform:
     return Platform(commands, ready, image["STOPSIGNAL"], grace_s)
 
 
+def kubernetes() -> Platform:
+    objects = list(yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text()))
+    pods = {o["metadata"]["labels"]["app.kubernetes.io/component"]: o for o in objects if o["kind"] == "Deployment"}
+    specs = {name: deployment["spec"]["template"]["spec"] for name, deployment in pods.items()}
+    containers = {name: spec["containers"][0] for name, spec in specs.items()}
+    # The time before SIGTERM is part of the grace period.
+    before_signal_s = float(containers["web"]["lifecycle"]["preStop"]["exec"]["command"][1])
+    grace_s = {name: float(spec["terminationGracePeriodSeconds"]) for name, spec in specs.items()}
+    grace_s["web"] -= before_signal_s
+    commands = {name: shlex.join(container["command"]) for name, container in containers.items()}
+    return Platform(commands, containers["web"]["readinessProbe"]["httpGet"]["path"], grace_s=grace_s)
+
+
 def dockerfile() -> dict[str, str]:
     """Return the last of each instruction, by name."""
     text = (DEPLOY / "Dockerfile").read_text().replace("\\\n", "")
     return dict(line.split(" ", 1) for line in text.splitlines() if line and not line.startswith("#"))
 
 
-PLATFORMS: list[Callable[[], Platform]] = [heroku_and_dokku, render, railway, fly, docker]
+PLATFORMS: list[Callable[[], Platform]] = [heroku_and_dokku, render, railway, fly, docker, kubernetes]
 
 
 @pytest.mark.parametrize("platform", PLATFORMS)
@@ -156,6 +170,67 @@ def test_a_configured_redis_evicts_nothing_and_has_an_append_only_file() -> None
     assert ["noeviction"] == [service["maxmemoryPolicy"] for service in services if service["type"] == "keyvalue"]
     assert "--maxmemory-policy noeviction" in " ".join(composed)
     assert "--appendonly yes" in " ".join(composed)
+
+
+def test_the_probes_of_kubernetes_restart_no_pod_because_redis_is_away() -> None:
+    objects = list(yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text()))
+    web, worker = (o["spec"]["template"]["spec"]["containers"][0] for o in objects if o["kind"] == "Deployment")
+
+    assert "/healthz" == web["livenessProbe"]["httpGet"]["path"]
+    assert ["doorbell", "worker", "--check"] == worker["livenessProbe"]["exec"]["command"]
+
+
+def test_the_objects_of_kubernetes_refer_to_each_other() -> None:
+    objects = list(yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text()))
+    web, worker, service, ingress = objects
+    [port] = web["spec"]["template"]["spec"]["containers"][0]["ports"]
+    [path] = ingress["spec"]["rules"][0]["http"]["paths"]
+
+    assert ["Deployment", "Deployment", "Service", "Ingress"] == [o["kind"] for o in objects]
+    assert service["spec"]["selector"].items() <= web["spec"]["template"]["metadata"]["labels"].items()
+    assert port["name"] == service["spec"]["ports"][0]["targetPort"]
+    assert service["metadata"]["name"] == path["backend"]["service"]["name"]
+    for deployment in (web, worker):
+        spec = deployment["spec"]
+        assert spec["selector"]["matchLabels"] == spec["template"]["metadata"]["labels"]
+        assert spec["template"]["spec"]["securityContext"]["runAsUser"] == int(dockerfile()["USER"])
+
+
+UNIT = DEPLOY / "doorbell@.service"
+
+
+def test_the_systemd_unit_starts_both_processes_and_gives_them_time_to_stop() -> None:
+    unit = dict(line.split("=", 1) for line in UNIT.read_text().splitlines() if "=" in line and line[0] != "#")
+
+    assert "/opt/doorbell/.venv/bin/doorbell %i" == unit["ExecStart"]
+    assert {"web", "worker"} <= set(COMMANDS["Run"])
+    assert ("SIGTERM", "30") == (unit["KillSignal"], unit["TimeoutStopSec"])
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="needs systemd-analyze")
+@pytest.mark.parametrize("process", ["web", "worker"])
+def test_systemd_accepts_the_unit(tmp_path: Path, process: str) -> None:
+    """The paths are those of this clone: systemd-analyze checks that the command exists."""
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    (tmp_path / ".venv/bin/doorbell").symlink_to(DEPLOY / "bin" / "doorbell")
+    (tmp_path / UNIT.name).write_text(UNIT.read_text().replace("/opt/doorbell", str(tmp_path)))
+    unit = tmp_path / f"doorbell@{process}.service"
+
+    result = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True)
+
+    assert (0, "") == (result.returncode, result.stderr)
+
+
+def test_compose_waits_for_redis_and_checks_the_worker() -> None:
+    services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
+
+    assert (
+        {"redis": {"condition": "service_healthy"}} == services["web"]["depends_on"] == services["worker"]["depends_on"]
+    )
+    assert "healthcheck" in services["redis"]
+    assert ["CMD", "doorbell", "worker", "--check"] == services["worker"]["healthcheck"]["test"]
+    assert ["127.0.0.1:8000:8000"] == services["web"]["ports"]
+    assert [] == services["worker"]["ports"]
 
 
 def test_the_image_has_the_pinned_python_and_packages_and_runs_without_root() -> None:
@@ -251,7 +326,9 @@ def test_the_release_command_fails_only_on_invalid_settings_and_without_redis(ha
         command = ["sh", "-c", PROCFILE["release"]]
         return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=RELEASE_S)
 
-    assert 0 == release().returncode
+    valid = release()
+    assert 0 == valid.returncode
+    assert "Next steps:\n  1. " in valid.stderr
     harness.inject_faults(down=True)
     assert 0 == release().returncode
     harness.inject_faults(down=False, slow_share=1, slow_s=60)
@@ -265,6 +342,7 @@ def test_the_release_command_fails_only_on_invalid_settings_and_without_redis(ha
     invalid = release(RETRY_CAP_S="soon")
     assert 3 == invalid.returncode
     assert "RETRY_CAP_S" in invalid.stdout
+    assert "Next steps" not in invalid.stderr
     assert "soon" not in invalid.stdout + invalid.stderr
 
 

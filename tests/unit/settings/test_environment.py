@@ -1,5 +1,7 @@
 """Settings from the environment. All problems are reported at once, without the values."""
 
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -562,6 +564,22 @@ def test_env_example_has_every_setting_with_a_valid_value() -> None:
         settings.ack,
         settings.retention_days,
     )
+
+
+def test_a_shell_and_docker_read_env_example_alike(tmp_path: Path) -> None:
+    """Compose and systemd remove quotes like a shell; `docker run --env-file` and kubectl keep them."""
+    lines = [line[1:] for line in env_example().splitlines() if re.match("#[A-Z_]+=", line)]
+    lines += ["SECRET_KEY='0123456789abcdef-0123456789abcdef'", "CONSOLE_PROXY_SECRET=fedcba9876543210"]
+    lines += ["HOOKS__CALENDLY__SECRETS='the-first-secret the-second-secret'"]
+    (tmp_path / ".env").write_text("\n".join(lines))
+    script = f"set -a; . {tmp_path}/.env; env -0"
+
+    output = subprocess.check_output(["sh", "-c", script], env={"PATH": os.environ["PATH"]}, text=True)
+
+    by_shell = dict(line.split("=", 1) for line in output.split("\0") if line)
+    by_docker = dict(line.split("=", 1) for line in lines)
+    assert read_environment(by_shell) == read_environment(by_docker)
+    assert ("the-first-secret", "the-second-secret") == read_environment(by_docker).hooks["calendly"].secrets
 
 
 def test_env_example_has_every_setting_of_a_hook() -> None:
