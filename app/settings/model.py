@@ -217,7 +217,8 @@ class Settings(BaseModel):
     )
     public_url: WebAddress | None = Field(
         None,
-        description="Doorbell's own URL, for tools that sign it (Square)",
+        description="Doorbell's own URL, for setup steps, links in alerts, and tools that sign it (Square); unset: the "
+        "platform's, on Render, Railway, Fly, and Heroku with dyno metadata",
         examples=["https://doorbell.example.com"],
     )
     secret_key: Keys = Field(
