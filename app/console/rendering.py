@@ -24,6 +24,7 @@ from app.console.sessions import cookie
 from app.console.timezone import PAGE_ZONE, browser_zone, page_zone
 from app.ledger.reasons import find_reason
 from app.ledger.times import humanize, iso_timestamp, local_time, zone_name
+from app.operators.filter import STATE_TITLES
 from app.webhooks.registry import source_title
 
 STATIC = Path(__file__).with_name("static")
@@ -155,6 +156,10 @@ def plain(value: Any) -> str:
 _TIMESTAMP = re.compile(r"[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-5][0-9]Z")
 
 
+def state_title(state: str) -> str:
+    return STATE_TITLES.get(state, state)
+
+
 def segment(text: str) -> str:
     """Quote the text as one segment of a URL's path."""
     return quote(text, safe="")
@@ -176,6 +181,7 @@ def _templates() -> Jinja2Templates:
         "iso": iso,
         "titled": source_title,
         "reason": find_reason,
+        "state_title": state_title,
     }
     environment.filters |= filters
     environment.globals["current_zone"] = current_zone

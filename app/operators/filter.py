@@ -12,6 +12,20 @@ INDEXED_STATES = ("parked", "waiting", "held", "queued", "running", "discarded")
 RESULT_STATES = ("applied", "superseded", "ignored")
 #: States of a task; `done` has no index.
 TASK_STATES = (*INDEXED_STATES, "done")
+#: The states of tasks and deliveries in words for people.
+STATE_TITLES = {
+    "queued": "Queued",
+    "running": "Running",
+    "waiting": "Waiting",
+    "held": "On hold",
+    "parked": "Needs attention",
+    "discarded": "Discarded",
+    "done": "Up to date",
+    "applied": "Applied",
+    "superseded": "Outdated",
+    "ignored": "Ignored",
+    "expired": "Expired",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ from typing import get_args
 from app.intake.endpoint import UNAVAILABLE_ANSWERS
 from app.ledger.reasons import REASONS
 from app.ledger.records import TaskState
+from app.operators.filter import STATE_TITLES
 from jobs.runs import RULES
 
 ROOT = Path(__file__).parents[2]
@@ -39,6 +40,12 @@ def literals(package: str, call: str) -> set[str]:
 
 def test_every_state_of_a_task_is_in_the_glossary() -> None:
     assert words("States of a task") == set(get_args(TaskState))
+
+
+def test_the_console_shows_the_states_in_the_words_of_the_glossary() -> None:
+    rows = section("States of a task") + section("States of a delivery")
+
+    assert STATE_TITLES == dict(re.findall(r"^\| `([a-z]+)` \| .* \| ([A-Z][a-z ]+) \|$", rows, re.MULTILINE))
 
 
 def test_every_reason_of_a_task_is_in_the_glossary_with_its_meaning() -> None:

@@ -1,5 +1,6 @@
 """Completion, no-show, opt-out and payments."""
 
+from dataclasses import replace
 from decimal import Decimal
 
 import pytest
@@ -109,12 +110,8 @@ def test_the_payments_count_if_they_exceed_the_total() -> None:
     [("USD", ["USD", "USD"]), ("USD", ["USD", None]), (None, ["USD", "EUR"]), (None, [None, None])],
 )
 def test_payments_of_one_currency_have_its_name(expected: str | None, codes: list[str | None]) -> None:
-    payments = [
-        VisitChange(
-            action="update", visit_id="A", version=1, payment_id=f"p{code}", currency=code, amount_collected=Decimal(5)
-        )
-        for code in codes
-    ]
+    payment = VisitChange(action="update", visit_id="A", version=1, amount_collected=Decimal(5))
+    payments = [replace(payment, payment_id=f"p{number}", currency=code) for number, code in enumerate(codes)]
     changes = [RecordedChange.decode("d1", encode_change(payment)) for payment in payments]
 
     assert expected == currency(merge_changes(changes))
