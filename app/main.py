@@ -147,6 +147,7 @@ async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Any]]:
     await services.console.close()
     for connection in services.connections:
         await connection.close()
+    log.info("web_stopped")
 
 
 def _tune_garbage_collector() -> None:

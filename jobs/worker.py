@@ -17,6 +17,7 @@ from app.ledger.ledger import Ledger
 from app.ledger.redis import Redis, RedisAddress
 from app.settings.model import Settings
 from app.telemetry import logs, tracing
+from app.telemetry.logs import log
 from app.visits.client import http_client
 from jobs import apply_visit, translate_event
 from jobs.arq_redis import redis_settings
@@ -58,6 +59,7 @@ async def on_startup(ctx: dict[Any, Any]) -> None:
     await ledger.record_schema()
     ctx["context"] = Context(settings, ledger, http_client(MAX_IN_FLIGHT))
     ctx["maintenance"] = asyncio.create_task(run_maintenance(ctx["context"]))
+    log.info("worker_started", accounts=sorted(settings.tokens))
 
 
 async def on_shutdown(ctx: dict[Any, Any]) -> None:
@@ -69,6 +71,7 @@ async def on_shutdown(ctx: dict[Any, Any]) -> None:
     await ctx["context"].counters.flush(ctx["context"].ledger.redis)
     await ctx["context"].http.aclose()
     await ctx["context"].ledger.redis.close()
+    log.info("worker_stopped")
 
 
 def worker_settings(settings: Settings) -> dict[str, Any]:

@@ -287,6 +287,9 @@ def test_a_delivery_is_applied_by_the_commands_of_the_procfile(harness: Harness)
         )
         assert 0 == worker.kill(signal.SIGTERM)
         assert 0 == harness.web_server.kill(signal.SIGTERM) or -signal.SIGTERM == harness.web_server.process.returncode
+        for process, server in (("web", harness.web_server), ("worker", worker)):
+            events = [json.loads(line)["event"] for line in server.log.read_text().splitlines()]
+            assert (f"{process}_started", f"{process}_stopped") == (events[0], events[-1])
 
 
 def check_worker(harness: Harness, **env: str) -> tuple[int, str]:
