@@ -16,7 +16,13 @@ from app.ledger import keys
 from app.ledger.bodies import Bodies
 from app.ledger.ledger import known_accounts
 from app.ledger.redis import Redis, RedisAddress, RedisUnavailable, ServerUnusable
-from app.settings.environment import RECOMMENDED_KEY_CHARS, SettingsError, read_environment, unknown_variables
+from app.settings.environment import (
+    RANDOM_CHARACTERS,
+    RECOMMENDED_KEY_CHARS,
+    SettingsError,
+    read_environment,
+    unknown_variables,
+)
 from app.settings.model import Settings
 from app.settings.platform import Platform, find_platform
 from app.telemetry.health import STALE_AFTER_S, WORKER_ALIVE_S, Backlog, load_backlog
@@ -174,7 +180,7 @@ def _unverified(name: str, source: Source) -> Check:
 
 def _short(name: str, setting: str) -> Check:
     return Check(
-        name, "warn", f"{setting} is shorter than {RECOMMENDED_KEY_CHARS} characters", "Use 32 random characters."
+        name, "warn", f"{setting} is shorter than {RECOMMENDED_KEY_CHARS} characters", f"Use {RANDOM_CHARACTERS}."
     )
 
 

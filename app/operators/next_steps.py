@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from app.settings.environment import RANDOM_CHARACTERS
 from app.settings.model import Settings
 from app.settings.platform import Platform
 
@@ -14,7 +15,8 @@ def next_steps(settings: Settings, platform: Platform | None) -> Iterator[str]:
     if settings.has_console:
         yield f"Log in to the console: {url}/console"
     else:
-        yield "Open the console to operators: set CONSOLE_PASSWORD_HASH to the output of `doorbell hash-password`."
+        key = "" if settings.secret_key else f", and SECRET_KEY to {RANDOM_CHARACTERS}"
+        yield f"Open the console to operators: set CONSOLE_PASSWORD_HASH to the output of `doorbell hash-password`{key}."
     if not settings.active_hooks:
         yield "Connect a tool: `doorbell sources` lists them, `doorbell sources calendly` prints the steps for one."
     for name, hook in settings.active_hooks.items():

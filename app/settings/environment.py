@@ -172,7 +172,7 @@ def _cross_checks(settings: Settings, redis_needed: bool, token_needed: bool) ->
         )
     if settings.has_console and not settings.secret_key:
         yield Problem(
-            "SECRET_KEY", "is required: it signs the console's sessions", fix="Set it to 32 random characters."
+            "SECRET_KEY", "is required: it signs the console's sessions", fix=f"Set it to {RANDOM_CHARACTERS}."
         )
     names = [user.name.casefold() for user in settings.console_users if user.name]
     if len(set(names)) < len(names):
@@ -182,7 +182,7 @@ def _cross_checks(settings: Settings, redis_needed: bool, token_needed: bool) ->
     for setting, keys in (("SECRET_KEY", settings.secret_key), ("BODY_KEYS", settings.body_keys)):
         if not all(map(_is_strong, keys)):
             rule = f"must have {MIN_KEY_CHARS} characters or more each, {MIN_DISTINCT_CHARS} of them different"
-            yield Problem(setting, rule, fix="Use 32 random characters.")
+            yield Problem(setting, rule, fix=f"Use {RANDOM_CHARACTERS}.")
     if bool(settings.console_proxy_header) != bool(settings.console_proxy_secret):
         missing = "CONSOLE_PROXY_SECRET" if settings.console_proxy_header else "CONSOLE_PROXY_HEADER"
         yield Problem(missing, "is required: a proxy needs both settings", fix="Set it, or remove the other setting.")
@@ -288,7 +288,7 @@ def _check_required_settings(
         rule = (
             f"is required, because {source.title} signs nothing: the URL of its hook has a token made with SECRET_KEY"
         )
-        yield Problem("SECRET_KEY", rule, fix="Set it to 32 random characters or more.")
+        yield Problem("SECRET_KEY", rule, fix=f"Set it to {RANDOM_CHARACTERS}.")
     if "REFRESH_TOKEN" in hook.credentials and not keys:
         yield Problem("SECRET_KEY", "is required: renewed tokens are encrypted with it")
     for setting in source.required_settings:
@@ -305,6 +305,7 @@ def _is_strong(key: str) -> bool:
 
 #: Weaker keys could be guessed and are rejected. `doctor` warns below RECOMMENDED_KEY_CHARS.
 MIN_KEY_CHARS, MIN_DISTINCT_CHARS, RECOMMENDED_KEY_CHARS = 16, 8, 32
+RANDOM_CHARACTERS = f"{RECOMMENDED_KEY_CHARS} random characters or more, such as the output of `openssl rand -hex 32`"
 
 
 def env_example() -> str:
