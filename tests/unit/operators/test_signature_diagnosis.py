@@ -113,7 +113,7 @@ def test_the_secret_of_another_hook_is_diagnosed_with_the_hook() -> None:
     assert "hook east" in summaries(diagnosis)
 
 
-@pytest.mark.parametrize("secret", ["'newer-secret'", '"newer-secret"', "whsec_newer-secret"])
+@pytest.mark.parametrize("secret", ["'newer-secret' older-secret", 'older-secret "newer-secret"', "whsec_newer-secret"])
 def test_a_secret_with_extra_characters_is_diagnosed(secret: str) -> None:
     diagnosis = diagnose_delivery("calcom", BODY.encode(), calcom(BODY.encode()), HOOKS__CALCOM__SECRETS=secret)
 
