@@ -23,6 +23,8 @@ JOB = "arq:job:"
 CIRCUIT, CIRCUITS, OUTCOMES, RATE = "bell:circuit:", "bell:circuits", "bell:outcomes:", "bell:rate:"
 #: The log of operators' activities; + colon and task id: those that affected a visit or a delivery.
 ACTIVITY, ACTIVITIES = "bell:activity", "bell:activity:"
+#: + id: a replay or discard; + id, `:tasks:` and outcome: its tasks.
+OPERATION = "bell:operation:"
 ALONE, LAST_DONE, METRICS = "bell:alone", "bell:last-done", "bell:metrics"
 WORKERS, PEOPLE, ATTEMPTS_CHANNEL = "bell:workers", "bell:people:", "bell:attempts"
 
@@ -45,7 +47,6 @@ ALERTS_LOCK = "bell:alerts:lock"
 REJECTIONS = "bell:rejections"
 REJECTION_LIST = "bell:rejections:"
 AUDIT = "bell:audit:"
-OPERATION = "bell:operation:"
 OPEN_OPERATIONS = "bell:operations:open"
 CLEANUP = "bell:cleanup"
 #: The version of the keys and their contents. A process that knows only an older one does not start.
@@ -167,6 +168,12 @@ KEY_KINDS = (
         "expires",
         "the results of an operation, for the command that waits for it",
         "1 hour",
+    ),
+    KeyKind(
+        "bell:operation:*:tasks:*",
+        "expires",
+        "the tasks of an operation with the same outcome, the newest 10,000",
+        "90 days",
     ),
     KeyKind("bell:operation:*", "expires", "an operation: its request, its operator, its result", "90 days"),
     KeyKind("bell:operations:open", "members", "unfinished operations", "until they are finished"),

@@ -369,6 +369,7 @@ class Ledger:
             recheck_ids=" ".join(map(str, duplicate_ids)),
             queue=queue,
             activity=cause.activity,
+            operation=cause.operation,
             affected=cause.affected,
         )
         answer = await self.redis.script(call)
@@ -395,6 +396,7 @@ class Ledger:
                 targets=" ".join(info.task_ids) if was_translated_on_arrival else "",
                 queue=queue,
                 activity=cause.activity,
+                operation=cause.operation,
                 affected=cause.affected,
             )
             answer = await self.redis.script(call)
@@ -420,6 +422,7 @@ class Ledger:
             delivery=delivery_id,
             change_count="" if expected_changes is None else expected_changes,
             activity=cause.activity,
+            operation=cause.operation,
             affected=cause.affected,
         )
         return int(await self.redis.script(call))

@@ -111,10 +111,11 @@ class Attempt:
 class Cause(NamedTuple):
     """Why a task is replayed or discarded: an activity of an operator, with the visits and deliveries that it affects.
 
-    affected: task ids; of a delivery, that of its event.
+    operation: the replay or discard, which records the outcome. affected: task ids; of a delivery, that of its event.
     """
 
     activity: str = ""
+    operation: str = ""
     affected: tuple[TaskId, ...] = ()
 
 

@@ -111,7 +111,7 @@ class Actions:
         """Requeue a visit that the Visits API has different. Raises NotFound."""
         task_id = difference.task_id
         activity = await self.record("repaired visit", task_id.display_id, affected=[task_id])
-        await audit.repair(difference, Cause(activity, (task_id,)))
+        await audit.repair(difference, Cause(activity, affected=(task_id,)))
 
     # -- operations --
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from app.ledger import keys
 from app.ledger.ids import delivery_time_ms
 from app.ledger.ledger import Ledger
-from app.ledger.records import Cause, NotFound, Task
+from app.ledger.records import NO_CAUSE, Cause, NotFound, Task
 from app.operators.filter import Filter
 from app.operators.replay import PlannedTask, PlanSummary
 from app.operators.selection import SelectedTask, TaskSelector, affected_by, pending_deliveries
@@ -22,11 +22,11 @@ class Discard:
     """Plans and executes a discard. Every method may raise RedisUnavailable."""
 
     def __init__(
-        self, ledger: Ledger, settings: Settings, planned_at_ms: float = float("inf"), *, activity: str = ""
+        self, ledger: Ledger, settings: Settings, planned_at_ms: float = float("inf"), *, cause: Cause = NO_CAUSE
     ) -> None:
-        """activity: the start of the discard in the activity log."""
+        """cause: the activity and the operation."""
         self._ledger, self._selector = ledger, TaskSelector(ledger, settings, "retry", per_delivery=True)
-        self._planned_at_ms, self._activity = planned_at_ms, activity
+        self._planned_at_ms, self._cause = planned_at_ms, cause
 
     async def plan(self, filter: Filter) -> AsyncIterator[PlannedTask]:
         async for selected in self._selector.iter(filter):
@@ -38,7 +38,7 @@ class Discard:
         async for selected in self._selector.iter(filter):
             planned, change_count = await self._inspect(selected)
             if not planned.skip_reason:
-                cause = Cause(self._activity, planned.affected)
+                cause = self._cause._replace(affected=planned.affected)
                 discarded = await self._ledger.discard(selected.task_id, selected.delivery, change_count, cause=cause)
                 planned = replace(planned, skip_reason=SKIP_REASONS.get(discarded, ""))
             summary.add(planned)

@@ -176,11 +176,10 @@ class Erasure:
                 await self._inspect_deliveries(batch, own_task_ids, own_deliveries, report)
         async for page in self._scan(f"{keys.OPERATION}*"):
             for key in page:
-                request = (
-                    b"" if key.endswith((":lock", ":results")) else await self._redis.command("HGET", key, "request")
-                )
+                id, colon, _ = key.removeprefix(keys.OPERATION).partition(":")
+                request = b"" if colon else await self._redis.command("HGET", key, "request")
                 if self._mentions(request or b""):
-                    report.operations.add(key.removeprefix(keys.OPERATION))
+                    report.operations.add(id)
         for key in await self._digest_keys():
             if await self._redis.command("EXISTS", key):
                 report.digests.add(key)

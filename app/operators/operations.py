@@ -2,7 +2,8 @@
 
     bell:operations                 ids of the stored operations, by creation time
     bell:operations:open            ids of the unfinished ones; workers run the oldest, one at a time
-    bell:operation:<id>             a request, its author and its progress
+    bell:operation:<id>             a request, its author, its progress, and the number of tasks by outcome
+    bell:operation:<id>:tasks:…     the tasks by outcome (scripts/lib/operations.lua)
     bell:operation:<id>:lock        the worker that runs it
     bell:operation:<id>:results     results per task, for a command that follows the operation
 
@@ -11,6 +12,7 @@ replaying a task that is done changes nothing.
 """
 
 import asyncio
+import re
 from collections import Counter
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -19,10 +21,10 @@ from typing import Any, Literal, NamedTuple
 import orjson
 
 from app.ledger import keys
-from app.ledger.ids import new_delivery_id, new_token
+from app.ledger.ids import TaskId, new_delivery_id, new_token
 from app.ledger.keys import OPERATIONS_KEY, OPERATIONS_TTL_S
 from app.ledger.ledger import Ledger
-from app.ledger.records import NotFound
+from app.ledger.records import Cause, NotFound
 from app.ledger.redis import RedisUnavailable
 from app.operators.discard import Discard
 from app.operators.filter import Filter
@@ -33,6 +35,8 @@ from app.telemetry.logs import log
 
 OperationKind = Literal["replay", "discard"]
 MAX_STORED = 500
+#: Begins the name of an outcome; the reason follows.
+FAILED = "failed:"
 PROGRESS_INTERVAL_S, LOCK_TTL_S = 0.5, 15
 #: Limits for results that no command reads; the oldest are dropped first.
 MAX_RESULTS, RESULTS_TTL_S = 10_000, 3_600
@@ -70,7 +74,8 @@ class Operation:
     """A stored operation with its progress.
 
     activity: its start in the activity log. state: `queued`, `running`, `done`, `cancelled` or `stalled` (no worker takes
-    the requeued tasks). skipped: counts by reason.
+    the requeued tasks). skipped: counts by reason. outcomes: what became of the tasks, as in scripts/lib/operations.lua. The
+    events of a retranslation have the outcomes of their visits.
     """
 
     id: str
@@ -80,6 +85,21 @@ class Operation:
     state: str = "queued"
     done: int = 0
     skipped: dict[str, int] = field(default_factory=dict)
+    outcomes: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def pending(self) -> int:
+        """The number of requeued tasks that are not done yet."""
+        return self.outcomes.get("pending", 0)
+
+    @property
+    def succeeded(self) -> int:
+        return self.outcomes.get("succeeded", 0)
+
+    @property
+    def failed(self) -> dict[str, int]:
+        """The numbers of tasks that failed again, by reason."""
+        return {name.removeprefix(FAILED): count for name, count in self.outcomes.items() if name.startswith(FAILED)}
 
     @property
     def is_open(self) -> bool:
@@ -88,6 +108,14 @@ class Operation:
     @property
     def processed(self) -> int:
         return self.done + sum(self.skipped.values())
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomePage:
+    """Tasks with the same outcome, newest first. next_cursor: empty on the last page."""
+
+    task_ids: list[TaskId]
+    next_cursor: str = ""
 
 
 def new_operation_id() -> str:
@@ -128,6 +156,13 @@ class Operations:
             with suppress(NotFound):
                 operations.append(await self.get(id.decode()))
         return operations
+
+    async def tasks(self, id: str, outcome: str, cursor: str = "", limit: int = 50) -> OutcomePage:
+        """Return the tasks with this outcome. cursor: of the previous page."""
+        start = int(cursor) if re.fullmatch("[0-9]{1,6}", cursor) else 0
+        command = ("ZREVRANGE", f"{keys.OPERATION}{id}:tasks:{outcome}", start, start + limit)
+        task_ids = [TaskId(task_id.decode()) for task_id in await self._redis.command(*command)]
+        return OutcomePage(task_ids[:limit], str(start + limit) if len(task_ids) > limit else "")
 
     async def take_results(self, id: str) -> list[TaskResult]:
         """Remove and return the results since the last call."""
@@ -196,11 +231,11 @@ class Operations:
                 request.mode,
                 recheck=request.recheck,
                 contact=request.contact,
-                activity=progress.activity,
+                cause=progress.cause,
             )
             await replay.execute(request.filter, progress.on_step)
         else:
-            discard = Discard(self._ledger, self._settings, request.planned_at_ms, activity=progress.activity)
+            discard = Discard(self._ledger, self._settings, request.planned_at_ms, cause=progress.cause)
             await discard.execute(request.filter, progress.on_step)
 
     async def _store(self, operation: Operation, *commands: tuple[Any, ...]) -> None:
@@ -228,7 +263,8 @@ class _Progress:
     def __init__(self, operation: Operation) -> None:
         continues = not operation.request.filter.ids
         self._operation = operation
-        self.id, self.request, self.activity = operation.id, operation.request, operation.activity
+        self.id, self.request = operation.id, operation.request
+        self.cause = Cause(operation.activity, operation.id)
         self.done = operation.done if continues else 0
         self._skipped = Counter(operation.skipped if continues else {})
         self._results: list[TaskResult] = []
@@ -263,4 +299,9 @@ def _decode(id: str, stored: dict[bytes, bytes]) -> Operation:
         state=stored[b"state"].decode(),
         done=int(stored[b"done"]),
         skipped=orjson.loads(stored[b"skipped"]),
+        outcomes={
+            name.removeprefix(b"tasks:").decode(): int(count)
+            for name, count in sorted(stored.items())
+            if name.startswith(b"tasks:") and int(count) > 0
+        },
     )

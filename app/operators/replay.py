@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from app.ledger import keys
 from app.ledger.ids import NO_TASK, TaskId, delivery_of, new_origin
 from app.ledger.ledger import Ledger
-from app.ledger.records import Cause, DeliveryInfo, NotFound, Task
+from app.ledger.records import NO_CAUSE, Cause, DeliveryInfo, NotFound, Task
 from app.operators.contacts import assignment, has_contact, parse_contact
 from app.operators.explain import merge_visit, run_off_loop
 from app.operators.filter import Filter
@@ -115,13 +115,13 @@ class Replay:
         *,
         recheck: bool = False,
         contact: str = "",
-        activity: str = "",
+        cause: Cause = NO_CAUSE,
     ) -> None:
         """recheck: the worker reads each visit from the API first. contact: an e-mail address or id that is assigned.
 
-        activity: the start of the replay in the activity log. Raise InvalidContact.
+        cause: the activity and the operation. Raise InvalidContact.
         """
-        self._ledger, self._settings, self._mode, self._activity = ledger, settings, mode, activity
+        self._ledger, self._settings, self._mode, self._cause = ledger, settings, mode, cause
         self._recheck, self._contact = recheck, parse_contact(contact) if contact else None
 
     async def plan(self, filter: Filter) -> AsyncIterator[PlannedTask]:
@@ -154,7 +154,7 @@ class Replay:
 
     async def replay_one(self, planned: PlannedTask) -> str:
         """Requeue a task. Return its state (`queued` or `running`), or `expired`."""
-        cause = Cause(self._activity, planned.affected)
+        cause = self._cause._replace(affected=planned.affected)
         try:
             if self._mode == "retranslate":
                 return await self._ledger.retranslate(planned.task_id.delivery_id, queue="replays", cause=cause)

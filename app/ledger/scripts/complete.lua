@@ -10,6 +10,7 @@
 --- @include lib/queue
 --- @include lib/attempts
 --- @include lib/circuit
+--- @include lib/operations
 --- @include lib/visit_days
 
 local MAX_TOKEN_REJECTIONS = 10
@@ -87,7 +88,9 @@ local function requeue_if_changed(member)
 end
 
 for _, member in ipairs(members) do
-  if get_fields(member.task, 'lease') ~= token then return 'lost' end
+  local lease, operation = get_fields(member.task, 'lease', 'operation')
+  if lease ~= token then return 'lost' end
+  member.operation = operation
 end
 if signal == 'unauthorized' and is_rejected_alone() then outcome = 'parked' else apply_signal() end
 if attempt ~= '' then record_attempt(primary, attempt) end
@@ -104,4 +107,7 @@ for i, member in ipairs(members) do
 end
 if outcome ~= 'done' then store_unfinished() end
 for _, member in ipairs(members) do requeue_if_changed(member) end
+for _, member in ipairs(members) do
+  if member.operation then settle(member.operation, member.task, primary) end
+end
 return 'ok'

@@ -6,6 +6,7 @@
 --- @returns ok | lost; {limit} if a visit accepts no more changes: then nothing was written
 --- @include lib/changes
 --- @include lib/attempts
+--- @include lib/operations
 
 local task = 'event:' .. delivery
 local hash = key.task .. task
@@ -25,7 +26,19 @@ local function retract_changes(targets)
   end
 end
 
-local lease, replaces_changes, targets = get_fields(task, 'lease', 'replaces_changes', 'targets')
+-- The outcome of a translated event is that of its visits.
+local function track_visits(operation, former_targets)
+  local has_visits = false
+  for visit in string.gmatch(task_names(changes) .. ' ' .. former_targets, '%S+') do
+    has_visits = true
+    track(operation, visit)
+    settle(operation, visit, visit)  -- it is done already if nothing changed
+  end
+  if has_visits then return stop_tracking(operation, task) end
+  settle(operation, task, task)
+end
+
+local lease, replaces_changes, targets, operation = get_fields(task, 'lease', 'replaces_changes', 'targets', 'operation')
 if lease ~= token then return 'lost' end
 local limit = first_exceeded_limit(changes)
 if limit then return {limit} end
@@ -45,5 +58,12 @@ if get_fields(task, 'changes') ~= changes_seen then
   enqueue_repeat(task)
 else
   call('HDEL', hash, 'replaces_changes')
+end
+if operation then
+  if get_fields(task, 'state') then
+    settle(operation, task, task)
+  else
+    track_visits(operation, replaces_changes and targets or '')
+  end
 end
 return 'ok'

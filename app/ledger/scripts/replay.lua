@@ -1,13 +1,14 @@
 #!lua flags=allow-oom,allow-cross-slot-keys
 --- replay: Requeue a visit, by any of its ids, or an event, in any state.
 --- recheck: 1 if the run reads the visit from the API first, under each id. recheck_ids: the API's ids of duplicates that the
---- run deletes. queue: '' | replays. activity: of the operator, or ''. affected: visits and deliveries
---- @args task recheck recheck_ids queue activity
+--- run deletes. queue: '' | replays. activity, operation: of the operator, or ''. affected: visits and deliveries
+--- @args task recheck recheck_ids queue activity operation
 --- @varargs affected
 --- @returns queued | running | gone
 --- @include lib/requeue
 --- @include lib/aliases
 --- @include lib/activities
+--- @include lib/operations
 
 if call('EXISTS', key.task .. task) == 0 then return 'gone' end
 local aliases = load_aliases(task)
@@ -17,4 +18,5 @@ if recheck == '1' then
   call('HSET', key.task .. primary, 'recheck', recheck_ids)
 end
 index_activity(activity, affected)
+track(operation, primary)
 return requeue(primary, queue)

@@ -118,7 +118,7 @@ async def test_a_discard_that_does_nothing_is_no_activity_of_the_visit(world: Wo
     log = ActivityLog(world.ledger)
     activity = await log.record("grace", "operator", "started discard")
 
-    await world.ledger.discard(visit_task("1"), cause=Cause(activity, (visit_task("1"),)))
+    await world.ledger.discard(visit_task("1"), cause=Cause(activity, affected=(visit_task("1"),)))
 
     assert [] == await log.of_tasks(visit_task("1"))
 

@@ -18,7 +18,7 @@ from app.ledger.scripts import Call
 from app.operators import search_index
 from app.operators.activity_log import ActivityLog
 from app.operators.erasure import Erasure, mentions
-from app.operators.filter import Filter
+from app.operators.filter import ActivityFilter, Filter
 from app.operators.operations import OperationRequest, Operations
 from app.settings.environment import read_environment
 from app.visits.change import Contact, VisitChange
@@ -401,7 +401,7 @@ async def test_the_activity_log_contains_no_address_of_a_search(redis: Redis) ->
         "grace", "operator", "started a replay", "reason=ada%40example.com&state=parked ada@example.com"
     )
 
-    [activity] = await ActivityLog(Ledger(redis, 30)).newest()
+    [activity] = (await ActivityLog(Ledger(redis, 30)).newest(ActivityFilter())).rows
     assert "reason=•••&state=parked •••" == activity.target
 
 

@@ -1,5 +1,6 @@
 --- Attempts of a task: the newest hundred, in fields `attempt:<number>` of its hash.
 --- @include lib/state
+--- @include lib/operations
 
 local MAX_ATTEMPTS = 100
 
@@ -22,4 +23,6 @@ local function park(task, reason, details)
   call('HSETNX', hash, 'pending_since', now)
   record_attempt(task, string.format('{"started_at_ms":%.0f,"took_ms":0,"outcome":"parked","calls":[],"response_text":"%s"}', now, details))
   count_finished(task, 'parked')
+  local operation = get_fields(task, 'operation')
+  if operation then settle(operation, task, task) end
 end

@@ -11,6 +11,7 @@
 --- @field job the id of the newest job
 --- @field jobs how many jobs were written
 --- @field queue `replays` while only a replay has queued the task
+--- @field operation the replay that requeued the task, until its outcome is known
 --- @field lease the token of the run that may write the visit; its end is the score in `bell:running`
 --- @field expired_leases how many leases expired since a run last ended
 --- @field released 1 if the task may run although others of its account are held

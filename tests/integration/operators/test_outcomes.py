@@ -1,0 +1,146 @@
+"""The outcomes of an operation: what became of the tasks that it requeued or discarded."""
+
+from collections.abc import Callable
+from urllib.parse import parse_qsl
+
+import httpx
+
+from app.ledger.ids import TaskId
+from app.operators.filter import Filter
+from app.operators.operations import Operation, Operations
+from tests.integration.operators.test_activity_log import run_operation
+from tests.support.ledger import visit_task
+from tests.support.tool_api import BOOKED, ToolWorld
+from tests.support.visit_worker import World, booked
+
+
+def rejecting(*external_ids: str) -> Callable[[httpx.Request], httpx.Response | None]:
+    """Answer 422 to the creation of these visits; of all, if none is named."""
+
+    def answer(request: httpx.Request) -> httpx.Response | None:
+        external_id = dict(parse_qsl(request.content.decode())).get("external_id", "")
+        is_rejected = request.method == "POST" and external_id and external_id in (external_ids or (external_id,))
+        return httpx.Response(422, json={"detail": "rejected"}) if is_rejected else None
+
+    return answer
+
+
+async def park(world: World, *visits: str) -> None:
+    world.transport.before = rejecting()
+    await world.accept(*(booked(visit) for visit in visits))
+    await world.run()
+    assert len(visits) == len(await world.ledger.task_ids("parked"))
+    world.transport.before = lambda request: None
+
+
+async def load(world: World, id: str) -> Operation:
+    return await Operations(world.ledger, world.context.settings).get(id)
+
+
+async def tasks(world: World, id: str, outcome: str) -> list[TaskId]:
+    return (await Operations(world.ledger, world.context.settings).tasks(id, outcome)).task_ids
+
+
+async def test_a_replay_counts_what_succeeded_and_what_failed_again_by_reason(world: World) -> None:
+    await park(world, "1", "2", "3")
+    world.transport.before = rejecting("standard-3")
+
+    id = await run_operation(world, "replay", Filter(state="parked"))
+
+    pending = await load(world, id)
+    assert ({"pending": 3}, 3) == (pending.outcomes, pending.done)
+
+    await world.run()
+
+    ended = await load(world, id)
+    assert (2, {"POST /visits: 422": 1}, 0) == (ended.succeeded, ended.failed, ended.pending)
+    assert [visit_task("3")] == await tasks(world, id, "failed:POST /visits: 422")
+    assert {visit_task("1"), visit_task("2")} == set(await tasks(world, id, "succeeded"))
+    assert [] == await tasks(world, id, "pending")
+
+
+async def test_details_of_a_reason_do_not_separate_failures(world: World) -> None:
+    world.configure(CONTACT_FOR_S="0.001")
+    await world.accept(booked(contact=None))
+    await world.run()
+
+    id = await run_operation(world, "replay", Filter(state="parked"))
+    await world.run()
+
+    assert {"contact_unknown": 1} == (await load(world, id)).failed
+
+
+async def test_a_task_that_waits_is_pending(world: World) -> None:
+    await park(world, "1")
+    world.harness.inject_faults(error_share=1)
+
+    id = await run_operation(world, "replay", Filter(state="parked"))
+    await world.run()
+    assert {"pending": 1} == (await load(world, id)).outcomes
+
+    world.harness.clear_faults()
+    await world.ledger.replay(visit_task("1"))
+    await world.run()
+    assert {"succeeded": 1} == (await load(world, id)).outcomes
+
+
+async def test_a_task_counts_for_the_newest_replay(world: World) -> None:
+    await park(world, "1")
+    world.harness.inject_faults(error_share=1)
+    first = await run_operation(world, "replay", Filter(state="parked"))
+    await world.run()
+    world.harness.clear_faults()
+
+    second = await run_operation(world, "replay", Filter(state="waiting"))
+    await world.run()
+
+    assert {"replayed": 1} == (await load(world, first)).outcomes
+    assert {"succeeded": 1} == (await load(world, second)).outcomes
+
+
+async def test_a_discard_has_its_visits_and_ends_a_pending_replay(world: World) -> None:
+    await park(world, "1")
+    replay = await run_operation(world, "replay", Filter(state="parked"))
+
+    discard = await run_operation(world, "discard", Filter(ids=("standard-1",)))
+
+    assert {"discarded": 1} == (await load(world, replay)).outcomes == (await load(world, discard)).outcomes
+    assert [visit_task("1")] == await tasks(world, discard, "discarded")
+
+
+async def test_an_event_has_the_outcome_of_its_visits(tool_world: ToolWorld) -> None:
+    tool_world.tool.add_records("acuity", BOOKED)
+    delivery = (await tool_world.receive("acuity", BOOKED)).json()["delivery"]
+    await tool_world.run()
+
+    id = await run_operation(tool_world, "replay", Filter(ids=(delivery,)), mode="retranslate")
+    assert [TaskId.event(delivery)] == await tasks(tool_world, id, "pending")
+    await tool_world.run()
+
+    ended = await load(tool_world, id)
+    assert (0, ["visit:main/acuity-123456789"]) == (ended.pending, await tasks(tool_world, id, "succeeded"))
+
+
+async def test_an_event_without_visits_has_an_outcome_of_its_own(tool_world: ToolWorld) -> None:
+    tool_world.tool.add_records("acuity", BOOKED)
+    delivery = (await tool_world.receive("acuity", BOOKED)).json()["delivery"]
+    tool_world.configure(HOOKS__ACUITY__CREDENTIALS__API_KEY="")
+    await tool_world.run()
+
+    id = await run_operation(tool_world, "replay", Filter(state="parked"))
+    await tool_world.run()
+
+    assert {"credentials_missing": 1} == (await load(tool_world, id)).failed
+    assert [TaskId.event(delivery)] == await tasks(tool_world, id, "failed:credentials_missing")
+
+
+async def test_outcomes_have_pages(world: World) -> None:
+    await park(world, "1", "2", "3")
+    id = await run_operation(world, "replay", Filter(state="parked"))
+    operations = Operations(world.ledger, world.context.settings)
+
+    first = await operations.tasks(id, "pending", limit=2)
+    second = await operations.tasks(id, "pending", first.next_cursor, limit=2)
+
+    assert (2, 1, "") == (len(first.task_ids), len(second.task_ids), second.next_cursor)
+    assert {visit_task(name) for name in "123"} == {*first.task_ids, *second.task_ids}
