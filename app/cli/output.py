@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 import click
 
+from app.cli.tables import EMPTY, format_table, terminal_width
 from app.ledger.times import local_time
 
 BUG, USAGE, CHECK_FAILED, UNREACHABLE, NOTHING_MATCHED, PARTLY_FAILED, INTERRUPTED = 1, 2, 3, 4, 5, 6, 130
@@ -105,19 +106,14 @@ def print_table(rows: list[dict[str, Any]]) -> None:
     if not rows:
         return
     names = list({name: None for row in rows for name in row})
-    lines = [
-        [name.upper().replace("_", " ") for name in names],
-        *([_cell(row.get(name)) for name in names] for row in rows),
-    ]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(names))]
-    for line in lines:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+    for line in format_table(names, [[_cell(row.get(name)) for name in names] for row in rows], terminal_width()):
+        click.echo(line)
 
 
 def _cell(value: Any) -> str:
     if isinstance(value, list):
-        return printable(" ".join(map(str, value))) or "–"
-    return "–" if value is None or value == "" else printable(for_people(value))
+        return printable(" ".join(map(str, value))) or EMPTY
+    return EMPTY if value is None or value == "" else printable(for_people(value))
 
 
 def for_people(value: Any) -> str:

@@ -3,10 +3,16 @@
 import os
 import signal
 import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
 
-from app.cli.output import CHECK_FAILED, USAGE, examples, exit_with, json_option, print_rows
+from app.cli.output import CHECK_FAILED, USAGE, examples, exit_with, json_option, print_rows, printable
+from app.cli.tables import symbol, terminal_width, wrap
+
+if TYPE_CHECKING:
+    from app.operators.doctor import Check
 
 MIN_PASSWORD_LENGTH = 12
 
@@ -106,13 +112,27 @@ def doctor(phase: str, as_json: bool) -> None:
         return [check async for check in checker.examine(os.environ, is_release=phase == "release")]
 
     checks = asyncio.run(examine())
-    print_rows([{"check": c.name, "result": c.result, "detail": c.detail, "fix": c.fix} for c in checks], as_json)
+    _print_checks(checks, as_json)
     status = checker.exit_status(checks)
     if not as_json and phase == "release" and not status:
         _print_next_steps()
     if phase == "release" and not status and "HONCHO_PROCESS_NAME" in os.environ:
         signal.pause()  # honcho ends all processes of a Procfile when one ends
     sys.exit(status)
+
+
+def _print_checks(checks: "Sequence[Check]", as_json: bool) -> None:
+    if as_json or terminal_width() is None:
+        print_rows([{"check": c.name, "result": c.result, "detail": c.detail, "fix": c.fix} for c in checks], as_json)
+        return
+    width = max(len(check.name) for check in checks)
+    indent = " " * (width + 4)
+    for check in checks:
+        # The symbol is added after wrapping, which would count the characters of its colour.
+        first, *more = wrap(printable(check.detail), f"  {check.name.ljust(width)}  ", indent)
+        click.echo(f"{symbol(check.result)}{first[1:]}")
+        for line in (*more, *wrap(f"→ {printable(check.fix)}", indent, f"{indent}  ")) if check.fix else more:
+            click.echo(line)
 
 
 def _print_next_steps() -> None:

@@ -1,11 +1,12 @@
 """`doorbell failures`, `deliveries`, `show`, `visit` and `rejections`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
 import click
 
+from app.cli.details import print_delivery, print_visit
 from app.cli.options import build_filter, complete_hooks, cursor_option, filter_options, search_option
 from app.cli.output import (
     NOTHING_MATCHED,
@@ -22,6 +23,7 @@ from app.cli.output import (
 )
 from app.cli.session import actions, run_with_ledger
 from app.ledger.ledger import Ledger
+from app.ledger.reasons import find_reason
 from app.ledger.times import iso_timestamp
 from app.operators.explain import ALL_FIELDS, Explain, Row
 from app.operators.filter import INDEXED_STATES, RESULT_STATES, Filter
@@ -62,11 +64,35 @@ def deliveries(limit: int, cursor: str, as_json: bool, **options: str | datetime
 @json_option
 def failures(limit: int, cursor: str, as_json: bool, **options: str | datetime | None) -> None:
     """List the tasks that need an operator, newest first."""
-    names = ("id", "kind", "reason", "since", "failed_attempts", "attempts", "response", "source", "hook", "delivery")
-    _list(build_filter(options, cursor=cursor, state="parked"), limit, as_json, names)
+    names = (
+        "id",
+        "kind",
+        "reason",
+        "detail",
+        "since",
+        "failed_attempts",
+        "attempts",
+        "response",
+        "source",
+        "hook",
+        "delivery",
+    )
+    _list(build_filter(options, cursor=cursor, state="parked"), limit, as_json, names, _failure_row)
 
 
-def _list(filter: Filter, limit: int, as_json: bool, names: Sequence[str]) -> None:
+def _failure_row(row: Row) -> Row:
+    problem = (
+        ": ".join(filter(None, (find_reason(row["reason"]).title, row.get("detail")))) if row.get("reason") else None
+    )
+    names = ("reason", "since", "attempts", "hook", "delivery")
+    return {"id": row["id"], "problem": problem, **{name: row.get(name) for name in names}}
+
+
+def _list(
+    filter: Filter, limit: int, as_json: bool, names: Sequence[str], for_table: Callable[[Row], Row] | None = None
+) -> None:
+    """Print rows with these fields. for_table: returns the columns of a row in a table, if they are others."""
+
     async def load(ledger: Ledger, settings: Settings) -> tuple[list[Row], str]:
         lists = Lists(ledger, settings, Explain(ledger, settings))
         rows, next_cursor = list[Row](), ""
@@ -77,8 +103,12 @@ def _list(filter: Filter, limit: int, as_json: bool, names: Sequence[str]) -> No
     rows, next_cursor = run_with_ledger(load)
     if next_cursor and not rows:
         exit_with(NOTHING_MATCHED, f"nothing matched so far: use --cursor {next_cursor} to search further back")
-    # Rows differ in their fields. A table has all columns, in the same order in every list.
-    print_rows([{name: row.get(name) for name in names if name in row or not as_json} for row in rows], as_json)
+    if for_table and not as_json:
+        rows = list(map(for_table, rows))
+    else:
+        # Rows differ in their fields. A table has all columns, in the same order in every list.
+        rows = [{name: row.get(name) for name in names if name in row or not as_json} for row in rows]
+    print_rows(rows, as_json)
     if next_cursor:
         click.echo(f"there may be more: use --cursor {next_cursor}, or a larger --limit", err=True)
 
@@ -96,7 +126,8 @@ def show(id: str, reveal: bool, as_json: bool) -> None:
             await actions(ledger, settings).reveal_delivery(id)
         return await Explain(ledger, settings, ALL_FIELDS if reveal else ()).delivery(id)
 
-    print_json(run_with_ledger(load), as_json)
+    row = run_with_ledger(load)
+    print_json(row, as_json) if as_json else print_delivery(row)
 
 
 @click.command(
@@ -128,7 +159,7 @@ def visit(external_id: str, remote: bool, reveal: bool, as_json: bool) -> None:
     except VisitsApiError as error:
         exit_with(UNREACHABLE, f"the Visits API did not return the visit: {error}")
     for row in rows:
-        print_json(row, as_json)
+        print_json(row, as_json) if as_json else print_visit(row)
 
 
 @click.command(

@@ -17,7 +17,9 @@ from app.cli.output import (
     utc_option,
 )
 from app.cli.session import load_settings, run_with_ledger
+from app.cli.tables import style, wrap
 from app.ledger.ledger import Ledger
+from app.ledger.reasons import find_reason
 from app.ledger.times import iso_timestamp
 from app.operators.activity_log import Activity, ActivityPage
 from app.operators.explain import Explain, Row
@@ -39,13 +41,33 @@ def overview(as_json: bool) -> None:
     report = run_with_ledger(load_overview).to_dict()
     if as_json:
         return print_json(report, as_json)
-    click.echo(printable(report["summary"]))
-    for title in ("states", "failures", "circuits", "hooks", "workers"):
-        rows = [report[title]] if title == "states" else report[title]
+    for line in wrap(printable(report["summary"])):
+        click.echo(line)
+    for title, rows in _overview_tables(report).items():
         if rows:
-            click.echo(f"\n{title}")
+            click.echo(f"\n{style(title, bold=True)}")
             print_table(rows)
     return None
+
+
+def _overview_tables(report: Row) -> dict[str, list[Row]]:
+    return {
+        "states": [report["states"]],
+        "failures": [{"problem": find_reason(row["reason"]).title, **row} for row in report["failures"]],
+        "circuits": report["circuits"],
+        "hooks": [
+            {
+                "hook": row["name"],
+                "source": row["source"],
+                "last delivery": row["last"],
+                "accepted, 24 h": row["accepted"],
+                "rejected, 24 h": row["rejected"],
+                "missing settings": row["missing"],
+            }
+            for row in report["hooks"]
+        ],
+        "workers": report["workers"],
+    }
 
 
 @click.command(epilog=examples("workers", "workers --json"))

@@ -2,17 +2,23 @@
 
 import asyncio
 import csv
+import fcntl
 import hashlib
 import io
 import itertools
 import json
+import os
+import pty
 import re
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -80,10 +86,10 @@ def test_deliveries_and_visits_are_shown_with_changes_values_and_attempts(busy: 
 
     assert (["standard-A-1"], "applied", "visit.created") == (first["visits"], first["state"], first["event"])
     assert (["standard-A-2"], "parked") == (second["visits"], second["state"])
-    delivery = json.loads(busy.doorbell("show", first["delivery"]).stdout)
+    [delivery] = rows(busy, "show", first["delivery"], "--json")
     assert [{"visit": "standard-A-1", "state": "applied"}] == delivery["changes"]
     assert "Applied: the Visits API has the values of this delivery." == delivery["summary"]
-    visit = json.loads(busy.doorbell("visit", "standard-A-1").stdout)
+    [visit] = rows(busy, "visit", "standard-A-1", "--json")
     assert "2026-03-14T16:00:00Z" == visit["facts"]["time_scheduled"]["value"]
     assert first["delivery"] == visit["facts"]["time_scheduled"]["delivery"]
     calls = ["GET /visits/:id 404", "GET /contacts 200", "POST /contacts 201", "POST /visits 201"]
@@ -128,7 +134,8 @@ def test_personal_data_is_hidden_by_default(busy: Harness) -> None:
 def test_revealed_personal_data_is_recorded_in_the_activity_log(busy: Harness) -> None:
     delivery = next(row["delivery"] for row in rows(busy, "deliveries", "--json") if row["visits"] == ["standard-A-1"])
     shown = [
-        busy.doorbell(*command, "--show-personal-data") for command in (["visit", "standard-A-1"], ["show", delivery])
+        busy.doorbell(*command, "--show-personal-data", "--json")
+        for command in (["visit", "standard-A-1"], ["show", delivery])
     ]
     unknown = busy.doorbell("show", "d0", "--show-personal-data")
 
@@ -960,12 +967,100 @@ def test_a_module_that_is_no_source_is_reported_in_a_sentence(monkeypatch: pytes
 
 
 def test_a_list_has_the_same_columns_whatever_its_rows_have(busy: Harness) -> None:
-    def columns(*command: str) -> str:
-        return " ".join(busy.doorbell(*command).stdout.splitlines()[0].split())
+    def columns(*command: str) -> list[str]:
+        return re.split(r" {2,}", busy.doorbell(*command).stdout.splitlines()[0])
 
     before = columns("failures")
     busy.redis_command("HSET", "bell:visit:main/standard-A-2", "failed_attempts", "2")
 
     assert before == columns("failures")
-    assert "FAILED ATTEMPTS ATTEMPTS RESPONSE SOURCE HOOK DELIVERY" in before
+    assert ["ID", "PROBLEM", "REASON", "SINCE", "ATTEMPTS", "HOOK", "DELIVERY"] == before
     assert columns("deliveries") == columns("deliveries", "--state", "parked")
+
+
+# For people
+
+
+def test_a_visit_that_needs_attention_says_why_and_what_helps(busy: Harness) -> None:
+    text = busy.doorbell("visit", "standard-A-2", "--utc").stdout
+
+    assert [
+        "✘ standard-A-2  Standard Webhooks",
+        "  Needs attention: No e-mail address (contact_unknown).",
+        "  The booking came without an e-mail address, so Review Rover cannot tell whose visit this is.",
+        "  → Replay with the customer's e-mail address or contact id.",
+        "  → Add the address at the tool, which sends the booking again.",
+        "  → Discard the failure: no review request will be sent.",
+        "    doorbell replay standard-A-2 --contact EMAIL --yes",
+        "    doorbell discard standard-A-2 --yes",
+    ] == text.splitlines()[:8]
+    assert "Mar 15, 4:00 PM UTC, " in text
+
+
+def test_a_visit_shows_its_changes_and_which_values_count(service: Harness) -> None:
+    for number, at in enumerate(("2026-03-02T09:00:00Z", "2026-03-01T09:00:00Z"), 1):
+        service.send("visit.updated", "A-1", at, contact=ADA, time_scheduled=f"2026-03-1{number}T16:00:00Z")
+    wait_until(lambda: service.visit("standard-A-1"))
+
+    text = service.doorbell("visit", "standard-A-1", "--utc").stdout
+
+    older, newer = [line for line in text.splitlines() if "  update  " in line]
+    assert "starts Mar 12, 4:00 PM UTC, contact •••" in older
+    assert "nothing: newer values count" in older
+    assert "starts Mar 11, 4:00 PM UTC" in newer
+    assert "contact, starts" in newer
+    assert "in Review Rover  visit " in text
+
+
+def test_a_delivery_quotes_what_the_api_says(busy: Harness) -> None:
+    busy.doorbell("replay", "standard-A-2", "--contact", "cont_bogus", "--yes")
+    [failure] = wait_until(lambda: [row for row in rows(busy, "failures", "--json") if "422" in row["reason"]])
+
+    shown, listed = busy.doorbell("show", failure["delivery"]).stdout, busy.doorbell("failures").stdout
+
+    assert "contact_id" in failure["detail"]
+    assert f"  It says: “{failure['detail']}”\n" in shown
+    assert f"The values are rejected: {failure['detail']}" in listed
+    assert "    doorbell discard standard-A-2 --yes\n" in shown
+
+
+def in_terminal(harness: Harness, width: int, *command: str, **env: str) -> str:
+    """Run a command in a terminal of this width. Return what it prints."""
+    reader, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, width, 0, 0))
+    with subprocess.Popen(
+        [sys.executable, "-m", "app", *command],
+        cwd=ROOT,
+        env={**harness.env, "TERM": "xterm", "COLUMNS": "", **env},
+        stdout=terminal,
+        stderr=subprocess.PIPE,
+    ):
+        os.close(terminal)
+        printed = b""
+        with suppress(OSError):  # the end of a terminal is an error
+            while chunk := os.read(reader, 65_536):
+                printed += chunk
+    os.close(reader)
+    return printed.decode().replace("\r\n", "\n")
+
+
+def test_a_terminal_of_80_columns_gets_lines_that_fit_with_symbols(busy: Harness) -> None:
+    busy.post(b"{}", {})
+    delivery = rows(busy, "failures", "--json")[0]["delivery"]
+    commands = [["deliveries"], ["failures"], ["overview"], ["doctor"], ["visit", "standard-A-2"], ["show", delivery]]
+
+    printed = {command[0]: in_terminal(busy, 80, *command, NO_COLOR="1") for command in commands}
+
+    assert {} == {
+        name: long for name, text in printed.items() if (long := [line for line in text.splitlines() if len(line) > 80])
+    }
+    assert "\x1b" not in "".join(printed.values())
+    assert f"✘ {delivery}  parked\n  at: " in printed["deliveries"]
+    assert "\n✔ redis " in printed["doctor"]
+    assert "standard-A-2\n  problem: No e-mail address · reason: contact_unknown\n" in printed["failures"]
+
+
+def test_states_have_colours_on_a_terminal_only(busy: Harness) -> None:
+    assert "\x1b[31m✘\x1b[0m parked" in in_terminal(busy, 160, "deliveries")
+    assert "\x1b" not in in_terminal(busy, 160, "deliveries", TERM="dumb")
+    assert "✘" not in busy.doorbell("deliveries").stdout

@@ -1,0 +1,160 @@
+"""Tables that fit the terminal: long sentences are shortened; where that is not enough, each row becomes a card.
+
+A file or a pipe gets whole tables, without symbols and colours. `doorbell --help` imports this module.
+"""
+
+import os
+import re
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import click
+
+#: In a narrower terminal, a table that does not fit becomes cards at once.
+MIN_TABLE_WIDTH = 100
+#: Sentences are not shortened below this width. Ids are never shortened: people copy them.
+MIN_SENTENCE_WIDTH = 24
+#: A value that is missing.
+EMPTY = "–"
+#: The columns whose values have a symbol.
+STATE_COLUMNS = ("state", "result", "outcome")
+_GOOD, _BAD, _WAITING, _NEUTRAL = ("✔", "green"), ("✘", "red"), ("!", "yellow"), ("·", None)
+_SYMBOLS = {
+    **dict.fromkeys(("ok", "applied", "done", "created", "updated", "cancelled", "deleted", "requeued"), _GOOD),
+    **dict.fromkeys(("fail", "down", "parked", "failed", "stalled"), _BAD),
+    **dict.fromkeys(("warn", "waiting", "held"), _WAITING),
+}
+
+
+def terminal_width() -> int | None:
+    """Return the number of columns of the terminal; None if stdout is a file or a pipe."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def style(text: str, **styles: Any) -> str:
+    is_plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb" or not sys.stdout.isatty()
+    return text if is_plain else click.style(text, **styles)
+
+
+def symbol(state: str) -> str:
+    """Return the symbol of a state, in its colour."""
+    sign, colour = _SYMBOLS.get(state, _NEUTRAL)
+    return style(sign, fg=colour) if colour else sign
+
+
+def format_table(names: Sequence[str], rows: Sequence[Sequence[str]], width: int | None) -> Iterator[str]:
+    """Yield the lines of a table. width: of the terminal; None for whole cells without symbols."""
+    if width is None:
+        yield from _table(names, rows, _widths(names, rows))
+        return
+    states = [index for index, name in enumerate(names) if name in STATE_COLUMNS]
+    table_width = width - 2 * len(states)
+    if _excess(_widths(names, rows), table_width) > 0:
+        filled = [index for index in range(len(names)) if any(row[index] != EMPTY for row in rows)]
+        names, rows = [names[i] for i in filled], [[row[i] for i in filled] for row in rows]
+        states = [index for index, name in enumerate(names) if name in STATE_COLUMNS]
+    widths = _fit(rows, _widths(names, rows), table_width)
+    yield from _table(names, rows, widths, states) if widths else _cards(names, rows, width)
+
+
+def _widths(names: Sequence[str], rows: Sequence[Sequence[str]]) -> list[int]:
+    return [max(map(len, cells)) for cells in zip([_heading(name) for name in names], *rows, strict=True)]
+
+
+def _excess(widths: Sequence[int], width: int) -> int:
+    return sum(widths) + 2 * (len(widths) - 1) - width
+
+
+def _heading(name: str) -> str:
+    return name.upper().replace("_", " ")
+
+
+def _fit(rows: Sequence[Sequence[str]], widths: list[int], width: int) -> list[int] | None:
+    """Return widths of the columns that fit, with shorter sentences; None if the table cannot fit."""
+    excess, fitting = _excess(widths, width), list(widths)
+    if excess > 0 and width < MIN_TABLE_WIDTH:
+        return None
+    while excess > 0:
+        sentences = [i for i in range(len(widths)) if fitting[i] > MIN_SENTENCE_WIDTH and _has_sentences(rows, i)]
+        if not sentences:
+            return None
+        fitting[max(sentences, key=fitting.__getitem__)] -= 1
+        excess -= 1
+    return fitting
+
+
+def _has_sentences(rows: Sequence[Sequence[str]], column: int) -> bool:
+    return any(row[column].count(" ") > 2 for row in rows)
+
+
+def _table(
+    names: Sequence[str], rows: Sequence[Sequence[str]], widths: Sequence[int], states: Sequence[int] = ()
+) -> Iterator[str]:
+    headings = [_heading(name).ljust(width) for name, width in zip(names, widths, strict=True)]
+    for index in states:
+        headings[index] += "  "
+    yield style("  ".join(headings).rstrip(), dim=True)
+    for row in rows:
+        cells = [_shorten(cell, width).ljust(width) for cell, width in zip(row, widths, strict=True)]
+        for index in states:
+            cells[index] = f"{symbol(_word(row[index]))} {cells[index]}"
+        yield "  ".join(cells).rstrip()
+
+
+def _shorten(cell: str, width: int) -> str:
+    return cell if len(cell) <= width else f"{cell[: width - 1].rstrip()}…"
+
+
+def _word(cell: str) -> str:
+    """Return the first word: a delivery that changes several visits may have several states."""
+    return re.split(r"\W", cell, maxsplit=1)[0]
+
+
+def _cards(names: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> Iterator[str]:
+    for number, row in enumerate(rows):
+        if number:
+            yield ""
+        title, fields = style(row[0], bold=True), list[str]()
+        for name, cell in zip(names[1:], row[1:], strict=True):
+            if name in STATE_COLUMNS:
+                title = f"{symbol(_word(cell))} {title}  {cell}"
+            elif cell != EMPTY:
+                fields.append(f"{name.replace('_', ' ')}: {cell}")
+        yield title
+        yield from pack(fields, width, "  ")
+
+
+def pack(parts: Sequence[str], width: int, indent: str, separator: str = " · ") -> Iterator[str]:
+    """Yield lines with as many parts each as fit. A longer part is wrapped."""
+    line = ""
+    for part in parts:
+        if line and len(indent + line + separator + part) > width:
+            yield indent + line
+            line = part
+        else:
+            line = line + separator + part if line else part
+        if len(indent + line) > width:
+            *full, line = textwrap.wrap(line, width - len(indent), break_long_words=False, break_on_hyphens=False)
+            yield from (indent + text for text in full)
+    if line:
+        yield indent + line
+
+
+def wrap(text: str, indent: str = "", subsequent: str | None = None) -> Iterator[str]:
+    """Yield the lines of a paragraph that fit the terminal."""
+    following = indent if subsequent is None else subsequent
+    width = terminal_width()
+    if width is None:
+        yield indent + text
+        return
+    yield from textwrap.wrap(
+        text,
+        width,
+        initial_indent=indent,
+        subsequent_indent=following,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
