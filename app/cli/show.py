@@ -28,7 +28,7 @@ from app.ledger.times import iso_timestamp
 from app.operators.explain import ALL_FIELDS, Explain, Row
 from app.operators.filter import INDEXED_STATES, RESULT_STATES, Filter
 from app.operators.lists import Lists
-from app.operators.signature_diagnosis import with_likely_causes
+from app.operators.rejections import with_likely_causes
 from app.settings.model import Settings
 from app.telemetry import rejections as rejection_notes
 

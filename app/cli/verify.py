@@ -22,7 +22,7 @@ from app.cli.output import (
     utc_option,
 )
 from app.cli.session import load_settings
-from app.operators.signature_diagnosis import Diagnosis, diagnose
+from app.operators.signature_diagnosis import Diagnosis, InvalidHeaders, diagnose, parse_headers
 from app.settings.model import Hook, Settings
 from app.webhooks.delivery import Delivery
 
@@ -59,7 +59,10 @@ def verify(
     settings = load_settings()
     configured = _find_hook(settings, hook)
     lines = [*(headers.read().splitlines() if headers else ()), *(header.encode() for header in single_headers)]
-    token, query, parsed = _parse_headers(configured, lines)
+    try:
+        token, query, parsed = parse_headers(configured, lines)
+    except InvalidHeaders as error:
+        exit_with(USAGE, str(error))
     now = at.timestamp() if at else time.time()
     arrived_at = datetime.fromtimestamp(now, UTC)
     delivery = Delivery(
@@ -82,22 +85,6 @@ def _find_hook(settings: Settings, name: str) -> Hook:
     if not hooks:
         exit_with(NOTHING_MATCHED, f"there is no hook {name}, or it has no secret")
     return hooks[0]
-
-
-def _parse_headers(configured: Hook, lines: list[bytes]) -> tuple[str, bytes, tuple[tuple[bytes, bytes], ...]]:
-    """Return the path token, the query and the headers. The first two come from a request line, if there is one."""
-    token, query = "", b""
-    headers: list[tuple[bytes, bytes]] = []
-    for number, line in enumerate(lines):
-        name, colon, value = line.partition(b":")
-        if number == 0 and b" /" in name:
-            path, _, query = line.split()[1].partition(b"?")
-            token = path.decode("latin-1").partition(f"{configured.path}/")[2]
-        elif line.strip() and not colon:
-            exit_with(USAGE, f"line {number + 1} of the headers has no colon: write `Name: value`")
-        elif line.strip():
-            headers.append((name.strip().lower(), value.strip()))
-    return token, query, tuple(headers)
 
 
 def _print_diagnosis(configured: Hook, diagnosis: Diagnosis) -> None:

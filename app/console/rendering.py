@@ -182,6 +182,7 @@ def _templates() -> Jinja2Templates:
         "titled": source_title,
         "reason": find_reason,
         "state_title": state_title,
+        "capitalize_first": lambda text: text[:1].upper() + text[1:],
     }
     environment.filters |= filters
     environment.globals["current_zone"] = current_zone

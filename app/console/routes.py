@@ -26,14 +26,16 @@ from app.console.pages import (
 
 Page = Callable[[Request], Awaitable[Response]]
 MAX_FORM_BYTES, MAX_LOGIN_BYTES = 65_536, 4_096
+#: A pasted request: URL-encoded JSON takes up to three times its size.
+MAX_PASTED_BYTES = 1_048_576
 
 
 def get(path: str, role: RequiredRole, page: Page) -> Route:
     return Route(path, page, methods=["GET"], middleware=[Middleware(RequireRole, role)])
 
 
-def post(path: str, role: RequiredRole, action: Page) -> Route:
-    max_bytes = MAX_LOGIN_BYTES if role == "anybody" else MAX_FORM_BYTES
+def post(path: str, role: RequiredRole, action: Page, max_bytes: int = MAX_FORM_BYTES) -> Route:
+    max_bytes = MAX_LOGIN_BYTES if role == "anybody" else max_bytes
     middleware = [Middleware(RequireRole, role), Middleware(OwnForm, max_bytes)]
     return Route(path, action, methods=["POST"], middleware=middleware)
 
@@ -56,6 +58,8 @@ ROUTES = [
     post("/visits/{external_id}/fetch", "operator", visits.fetch_remote),
     get("/failures", "viewer", failures.failures),
     get("/rejections", "viewer", rejections.rejections),
+    get("/rejections/check", "operator", rejections.check_form),
+    post("/rejections/check", "operator", rejections.check, MAX_PASTED_BYTES),
     get("/sources", "viewer", sources.sources),
     get("/sources/{name}", "viewer", sources.source),
     post("/sources/{hook}/test-delivery", "operator", sources.send_test_delivery),

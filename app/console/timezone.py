@@ -60,10 +60,19 @@ def time_field(request: Request, text: str) -> str:
     return _to_utc(text, _zone(request.query_params.get("zone", "")) or page_zone(request))
 
 
+def parse_local(request: Request, text: str) -> datetime | None:
+    """Return a time of a form, which is in the zone of the page without an offset; None if it is not a time."""
+    return _in_utc(text, page_zone(request))
+
+
 def _to_utc(text: str, zone: tzinfo) -> str:
+    time = _in_utc(text, zone)
+    return (iso_timestamp(time.timestamp() * 1000) or text) if time else text
+
+
+def _in_utc(text: str, zone: tzinfo) -> datetime | None:
     try:
         time = datetime.fromisoformat(text)
-        in_utc = (time if time.tzinfo else time.replace(tzinfo=zone)).astimezone(UTC)
+        return (time if time.tzinfo else time.replace(tzinfo=zone)).astimezone(UTC)
     except (ValueError, OverflowError):
-        return text
-    return iso_timestamp(in_utc.timestamp() * 1000) or text
+        return None

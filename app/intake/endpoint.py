@@ -38,6 +38,7 @@ from app.webhooks.delivery import (
     decompress,
 )
 from app.webhooks.payload import Untranslatable
+from app.webhooks.registry import load_sources
 from app.webhooks.signatures.scheme import SignatureError, VerificationContext
 from app.webhooks.source import Source
 from app.webhooks.translation import FOREIGN_TENANT, Translation, parse_event, translate_event
@@ -135,7 +136,7 @@ class WebhookEndpoint:
     ) -> Response:
         """path_rest: the part of the path after the name of the hook, with its slash."""
         if hook is None or (path_rest and not hook.source.definition.signature.needs_secret_key):
-            raise HttpRejection(404, "no_such_hook", "there is no hook of this name, or it has no secret")
+            raise HttpRejection(404, "no_such_hook", _describe_unknown_hook(hook, scope["path"]))
         method, source = scope["method"], hook.source.definition
         if method == "GET" and source.handshake and (reply := source.handshake.answer(_probe_delivery(hook, scope))):
             return Response(200, reply.body, reply.content_type)
@@ -278,6 +279,14 @@ def _error(status: int, code: str, detail: str) -> Response:
 def _unavailable(hook: Hook, code: str, detail: str) -> HttpRejection:
     """Return a rejection with the status that this tool retries."""
     return HttpRejection(hook.source.definition.unavailable_status, code, detail, **RETRY_LATER_HEADERS)
+
+
+def _describe_unknown_hook(hook: Hook | None, path: str) -> str:
+    """Name the hook only if it is a known tool's: a path may contain a secret, and operators see this text."""
+    name = path.removeprefix("/hooks/").partition("/")[0]
+    if hook:
+        return f"the URL of the hook {name} ends with its name"
+    return f"there is no hook {name if name in load_sources() else 'of this name'}, or it has no secret"
 
 
 def _describe_tenant(hook: Hook, event: Event) -> str:

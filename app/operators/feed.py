@@ -11,7 +11,7 @@ from app.ledger.ids import TaskId
 from app.ledger.ledger import Ledger
 from app.ledger.records import Attempt
 from app.ledger.redis import Redis
-from app.operators.signature_diagnosis import with_likely_causes
+from app.operators.rejections import with_likely_causes
 from app.telemetry import rejections
 
 POLL_INTERVAL_S = 0.3

@@ -1,4 +1,4 @@
-"""Diagnosis of invalid signatures, and likely causes of rejections.
+"""Diagnosis of invalid signatures.
 
 A diagnosis applies one or two corrections at a time, such as another secret or another spelling of the body. If a correction
 makes the signature valid, it is the finding. The delivery remains invalid.
@@ -8,11 +8,11 @@ import base64
 import binascii
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import combinations, product
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
 from app.ledger.times import humanize
@@ -88,6 +88,30 @@ def diagnose(settings: Settings, hook: Hook, delivery: Delivery, now: float) -> 
                 diagnosis, is_valid=False, rejection=rejection, findings=findings, secret_number=secret_number
             )
     return Diagnosis(False, rejection=rejection, findings=(_unknown_finding(rejection, case),))
+
+
+class InvalidHeaders(ValueError):
+    """A line of the headers is not `Name: value`. The message says which."""
+
+
+def parse_headers(hook: Hook, lines: Sequence[bytes]) -> tuple[str, bytes, tuple[tuple[bytes, bytes], ...]]:
+    """Return the path token, the query and the headers of a request. Raises InvalidHeaders.
+
+    The token and the query come from a request line (`POST /hooks/… HTTP/1.1`), if the first line is one.
+    """
+    token, query = "", b""
+    headers: list[tuple[bytes, bytes]] = []
+    for number, line in enumerate(lines):
+        name, colon, value = line.partition(b":")
+        words = line.split()
+        if number == 0 and b" /" in name and len(words) > 1:
+            path, _, query = words[1].partition(b"?")
+            token = path.decode("latin-1").partition(f"{hook.path}/")[2]
+        elif line.strip() and not colon:
+            raise InvalidHeaders(f"line {number + 1} of the headers has no colon: write `Name: value`")
+        elif line.strip():
+            headers.append((name.strip().lower(), value.strip()))
+    return token, query, tuple(headers)
 
 
 def _rejection(scheme: Scheme, case: _Case) -> tuple[str, str] | None:
@@ -300,41 +324,4 @@ def _url_variants(url: str, host: str) -> Iterator[tuple[str, str]]:
                 yield f"with {scheme}:{host_suffix}{path_suffix}", urlunsplit((scheme, netloc, path, parts.query, ""))
 
 
-# -- rejections, of which only reason and detail are stored --
-
-#: The likely cause, by prefix of the reason; {} is the difference between the clocks.
-CAUSES = {
-    "signature_missing": "The tool does not sign, or a proxy removes the header.",
-    "signature_stale": "The clocks differ by {}, or the request was delayed or repeated. Synchronize our clock.",
-    "signature_mismatch": "The secret of this hook is not the tool's (an old one, or another hook's), or a proxy changed "
-    "the body. Compare the fingerprints under Sources.",
-    "signature_": "The header is not in this tool's format: another tool sent it, or a proxy rewrites the header.",
-    "no_such_hook": "No hook has this URL: the name is mistyped, or the hook has no secret.",
-    "too_large": "The body is larger than MAX_BODY.",
-    "wrong_content_type": "The request is not a webhook of this tool: check the content type in the tool.",
-    "unreadable_body": "The signature is valid, but the body cannot be parsed: check the format in the tool.",
-    "method_not_allowed": "The URL was opened in a browser, or the tool uses another method than POST.",
-    "foreign_tenant": "The event belongs to another customer of the tool. If the account is yours, add it to TENANTS: its "
-    "events are lost.",
-    "wrong_content_encoding": "The tool compresses its bodies: turn compression off in the tool.",
-    "redis_down": "Redis did not answer. The tool retries.",
-    "redis_full": "Redis is full: use a larger plan, or lower RETENTION_DAYS. The tool retries.",
-    "redis_read_only": "Redis accepts no writes: it is a replica, cannot save to its disk, or lacks replicas. The tool "
-    "retries.",
-    "too_many_in_flight": "More deliveries arrive at once than Redis can store. The tool retries.",
-    "too_slow": "The sender did not finish the body in time.",
-    "unfinished": "The sender disconnected before the body was complete.",
-}
 _SECONDS = re.compile(r"(\d+) s (old|ahead|in the future)?")
-
-
-def likely_cause(reason: str, detail: str) -> str:
-    prefixes = [prefix for prefix in CAUSES if reason.startswith(prefix)]
-    match = _SECONDS.search(detail)
-    distance = humanize(float(match[1])) if match else "too much"
-    return CAUSES[max(prefixes, key=len)].replace("{}", distance) if prefixes else "–"
-
-
-def with_likely_causes(rejections: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the rejections, as `rejections.newest` returns them, each with its likely cause."""
-    return [{**rejection, "cause": likely_cause(rejection["reason"], rejection["detail"])} for rejection in rejections]

@@ -31,6 +31,7 @@ PATHS = {
     "delivery": "/console/deliveries/{delivery}",
     "visit": "/console/visits/standard-A-1",
     "rejections": "/console/rejections",
+    "check": "/console/rejections/check?hook=standard",
     "sources": "/console/sources",
     "source": "/console/sources/standard",
     "workers": "/console/workers",
