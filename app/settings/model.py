@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import urlsplit
-from zoneinfo import ZoneInfo, available_timezones
+from zoneinfo import ZoneInfo
 
 from argon2 import extract_parameters
 from argon2.exceptions import InvalidHashError
@@ -94,8 +94,10 @@ def _header_name(value: str) -> str:
 
 
 def _zone(value: str) -> str:
-    if value not in available_timezones():
-        raise _rule("must be the name of a time zone, like America/New_York")
+    try:
+        ZoneInfo(value)
+    except (KeyError, ValueError, OSError):  # ZoneInfoNotFoundError is a KeyError
+        raise _rule("must be the name of a time zone, like America/New_York") from None
     return value
 
 

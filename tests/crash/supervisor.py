@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -13,9 +12,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from app.cli.run import WEB_OPTIONS
 from app.demo import valkey
 from tests.crash.scenarios import ACUITY_KEY
-from tests.support.harness import CALENDLY_SECRET, ROOT, SECRET, TOKEN, Server
+from tests.support.harness import CALENDLY_SECRET, SECRET, TOKEN, Server
+from tests.support.processes import start_process
 
 Records = dict[str, dict[str, Any]]
 
@@ -29,10 +30,7 @@ class RestartingProcess:
         self.start()
 
     def start(self) -> None:
-        with self.log.open("ab") as out:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", *self._arguments], cwd=ROOT, env=self._env, stdout=out, stderr=out
-            )
+        self.process = start_process([sys.executable, "-m", *self._arguments], self._env, self.log)
 
     def kill(self) -> None:
         self.process.kill()
@@ -60,7 +58,9 @@ class Supervisor:
         env = self._env(stack.enter_context(tool_api(self.records)))
         ports = [valkey.free_port() for _ in range(2)]
         self.web_urls = [f"http://127.0.0.1:{port}" for port in ports]
-        self.webs = [self._start(stack, ["app", "web", "--port", str(port)], env) for port in ports]
+        self.webs = [
+            self._start(stack, ["uvicorn", "app.main:app", "--port", str(port), *WEB_OPTIONS], env) for port in ports
+        ]
         self.workers = [self._start(stack, ["jobs"], env) for _ in range(2)]
 
     def _start(self, stack: ExitStack, arguments: list[str], env: dict[str, str]) -> RestartingProcess:

@@ -33,10 +33,11 @@ import uvicorn
 from click.testing import CliRunner
 
 from app.cli import main
+from app.cli.run import WEB_OPTIONS
 from app.demo.valkey import free_port, valkey
 from app.ledger.redis import Redis, RedisAddress
+from tests.support.processes import ROOT, start_process
 
-ROOT = Path(__file__).parents[2]
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # the specification's own example
 CALENDLY_SECRET = "calendly-signing-key-for-tests"
 TOKEN = "visits-token-for-tests"
@@ -151,8 +152,7 @@ class Server:
         self.start()
 
     def start(self) -> None:
-        with self.log.open("ab") as out:
-            self.process = subprocess.Popen(self._arguments, cwd=ROOT, env=dict(self._env), stdout=out, stderr=out)
+        self.process = start_process(self._arguments, self._env, self.log)
         if self._ready:
             wait_until(self._is_ready, 60)
 
@@ -225,7 +225,8 @@ class Harness:
 
     def start_web(self, **env: str) -> Server:
         port = free_port()
-        arguments = [sys.executable, "-m", "app", "web", "--port", str(port)]
+        # The command that `doorbell web` executes.
+        arguments = [sys.executable, "-m", "uvicorn", "app.main:app", "--port", str(port), *WEB_OPTIONS]
         self.web_server = self._running.enter_context(Server(arguments, port, "/healthz", {**self.env, **env}))
         return self.web_server
 

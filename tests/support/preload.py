@@ -1,0 +1,24 @@
+"""Imports what Doorbell's processes import. tests/support/processes.py forks them from a process with these modules."""
+
+import gc
+
+import httpx_aiohttp
+import uvicorn.lifespan.on
+import uvicorn.loops.uvloop
+import uvicorn.main
+
+import app.cli.run
+import app.intake.http_protocol
+import app.main
+import app.sandbox.api
+import jobs.worker
+from app.webhooks.registry import load_sources
+
+load_sources()
+load_sources.cache_clear()
+
+# The forked processes share the memory of these objects as long as no collection visits them.
+gc.collect()
+gc.freeze()
+
+__all__ = ["app", "httpx_aiohttp", "jobs", "uvicorn"]

@@ -1,0 +1,89 @@
+"""Starts Python processes as forks of a process that has already imported Doorbell.
+
+The imports take most of the processor time of a start. A forked process has its own environment, output and signals.
+"""
+
+import multiprocessing
+import os
+import runpy
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+ROOT = Path(__file__).parents[2]
+_forkserver = multiprocessing.get_context("forkserver")
+_forkserver.set_forkserver_preload(["tests.support.preload"])
+
+
+class Process(Protocol):
+    """The part of `subprocess.Popen` that tests use."""
+
+    @property
+    def pid(self) -> int: ...
+    @property
+    def returncode(self) -> int | None: ...
+    def poll(self) -> int | None: ...
+    def wait(self, timeout: float | None = None) -> int: ...
+    def send_signal(self, signal: int) -> None: ...
+    def kill(self) -> None: ...
+
+
+def start_process(arguments: Sequence[str], env: Mapping[str, str], log: Path) -> Process:
+    """Start a command that appends its output to the log. `python -m …` and `python -c …` are forked."""
+    log.touch()
+    if arguments[0] == sys.executable and arguments[1] in ("-m", "-c"):
+        return ForkedProcess(arguments, env, log)
+    with log.open("ab") as out:
+        return subprocess.Popen(arguments, cwd=ROOT, env=dict(env), stdout=out, stderr=out)
+
+
+class ForkedProcess:
+    def __init__(self, arguments: Sequence[str], env: Mapping[str, str], log: Path) -> None:
+        self._arguments = list(arguments)
+        self._process = _forkserver.Process(target=_run_python, args=(self._arguments, dict(env), log))
+        self._process.start()
+        assert self._process.pid
+        self.pid = self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        return self._process.exitcode
+
+    def wait(self, timeout: float | None = None) -> int:
+        self._process.join(timeout)
+        if self._process.exitcode is None:
+            raise subprocess.TimeoutExpired(self._arguments, timeout or 0)
+        return self._process.exitcode
+
+    def send_signal(self, signal: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, signal)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+def _run_python(arguments: list[str], env: dict[str, str], log: Path) -> None:
+    """Do what the interpreter does for `-m MODULE …` or `-c CODE …`."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.environ.clear()
+    os.environ.update(env)
+    time.tzset()
+    os.chdir(ROOT)
+    _, option, code, *options = arguments
+    sys.argv = [option, *options]
+    if option == "-m":
+        runpy.run_module(code, run_name="__main__", alter_sys=True)
+    else:
+        exec(compile(code, "<string>", "exec"), {"__name__": "__main__"})
