@@ -288,6 +288,9 @@ class Harness:
         """Set fault switches of the sandbox (see app/sandbox/api.py)."""
         self.http.put(f"{self.sandbox.url}/_sandbox/faults", json=switches).raise_for_status()
 
+    def faults(self) -> dict[str, Any]:
+        return dict(self.http.get(f"{self.sandbox.url}/_sandbox/faults").json())
+
     def clear_faults(self) -> None:
         self.http.delete(f"{self.sandbox.url}/_sandbox/faults").raise_for_status()
 
