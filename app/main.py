@@ -196,11 +196,14 @@ async def not_found(request: Request, _: Exception) -> Response:
     """Answer people in HTML and programs in JSON."""
     headers = {"vary": "Accept", "content-security-policy": "default-src 'none'"}
     if "text/html" in request.headers.get("accept", ""):
-        link = '<p><a href="/console">Open the console</a></p>' if _services(request).settings.has_console else ""
-        return HTMLResponse(NOT_FOUND_PAGE.format(link=link), 404, headers)
+        hint = CONSOLE_LINK if _services(request).settings.has_console else NO_CONSOLE
+        return HTMLResponse(NOT_FOUND_PAGE.format(hint=hint), 404, headers)
     return JSONResponse({"error": "not_found", "detail": "there is nothing at this address"}, 404, headers)
 
 
+CONSOLE_LINK = '<p><a href="/console">Open the console</a></p>'
+NO_CONSOLE = """<p>It has no console, because no password is set: set <code>CONSOLE_PASSWORD_HASH</code> to the output of
+<code>doorbell hash-password</code>, and restart.</p>"""
 NOT_FOUND_PAGE = """<!doctype html>
 <html lang="en">
 <head>
@@ -212,7 +215,7 @@ NOT_FOUND_PAGE = """<!doctype html>
 <body>
 <h1>Not found</h1>
 <p>Doorbell is running, but there is nothing at this address.</p>
-{link}
+{hint}
 </body>
 </html>
 """

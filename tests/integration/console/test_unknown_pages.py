@@ -35,6 +35,7 @@ async def test_without_a_console_no_page_leads_to_it(opened: Opened, environ: di
 
     assert [404] * 3 == [page.status_code for page in pages]
     assert [] == [page.text for page in pages if "Doorbell is running" not in page.text or "/console" in page.text]
+    assert [] == [page.text for page in pages if "CONSOLE_PASSWORD_HASH" not in page.text]
 
 
 async def test_an_unknown_address_answers_a_program_in_json(app: Any) -> None:
