@@ -27,10 +27,12 @@ from app.cli.output import (
 )
 from app.cli.session import actions, actor, run_with_ledger
 from app.ledger.ledger import Ledger
+from app.ledger.reasons import find_reason
 from app.ledger.records import NotFound
 from app.operators.discard import Discard
 from app.operators.filter import INDEXED_STATES, TASK_STATES, Filter
 from app.operators.operations import Operation, OperationKind, OperationRequest, Operations, TaskResult
+from app.operators.outcomes import outcome_title
 from app.operators.replay import PlannedTask, PlanSummary, Replay
 from app.operators.selection import Mode
 from app.settings.model import Settings
@@ -42,6 +44,8 @@ MAX_ROWS = 20
 POLL_INTERVAL_S = 0.2
 #: The command ends after this time without progress and without a live worker.
 NO_WORKER_AFTER_S = 5.0
+#: The command waits for the outcomes of requeued tasks until none came for this time.
+OUTCOME_WAIT_S = 3.0
 DONE: dict[OperationKind, str] = {"replay": "requeued", "discard": "discarded"}
 
 
@@ -183,7 +187,8 @@ def _plan_and_run(request: OperationRequest, dry_run: bool, yes: bool, as_json: 
     _print_outcome(operation)
     if operation.state != "done":
         sys.exit(PARTLY_FAILED)
-    sys.exit(_exit_status(request.kind, operation.processed, operation.skipped))
+    status = _exit_status(request.kind, operation.processed, operation.skipped)
+    sys.exit(status or (PARTLY_FAILED if operation.failed else 0))
 
 
 # -- plan --
@@ -254,10 +259,11 @@ def _run(request: OperationRequest, as_json: bool) -> Operation:
     async def run(ledger: Ledger, settings: Settings) -> Operation:
         nonlocal id
         id = await actions(ledger, settings).start(request)
-        return await _wait(ledger, settings, id, show)
+        await _wait(ledger, settings, id, results)
+        return await _wait_for_outcomes(Operations(ledger, settings), id, results)
 
     try:
-        with _progress(request.expected, as_json) as show:
+        with _show_results(request.expected, as_json) as results:
             return run_with_ledger(run)
     except KeyboardInterrupt:
         stop = f"`doorbell cancel {id}` stops it" if id else "if it was started"
@@ -274,17 +280,38 @@ class NoLiveWorker(Exception):
     """The operation makes no progress, and no worker has sent a heartbeat."""
 
 
-Show = Callable[[Operation, list[TaskResult]], None]
+class _Results:
+    """The results of the tasks, as they arrive: lines of JSON; otherwise a progress bar, then a table."""
+
+    def __init__(self, bar: Any, as_json: bool) -> None:
+        self._bar, self._as_json = bar, as_json
+        self._shown: dict[TaskResult, None] = {}
+        #: By task, once a run has decided.
+        self.outcomes: dict[str, str] = {}
+
+    def add(self, operation: Operation, results: list[TaskResult]) -> None:
+        self._bar.update(max(0, operation.processed - self._bar.pos))
+        # If a worker dies, the next worker repeats some results.
+        fresh = [result for result in results if result not in self._shown]
+        self._shown.update(dict.fromkeys(fresh))
+        if self._as_json and fresh:
+            print_rows([result._asdict() for result in fresh], self._as_json)
+
+    def rows(self) -> list[dict[str, str]]:
+        return [
+            {"id": result.id, "task_id": result.task_id, "state": self.outcomes.get(result.task_id, result.state)}
+            for result in self._shown
+        ]
 
 
-async def _wait(ledger: Ledger, settings: Settings, id: str, show: Show) -> Operation:
+async def _wait(ledger: Ledger, settings: Settings, id: str, results: _Results) -> None:
     """Show progress until the operation ends. Raises NoLiveWorker, NotFound."""
     operations, processed, progress_at = Operations(ledger, settings), -1, time.monotonic()
     while True:
         operation = await operations.get(id)
-        show(operation, await operations.take_results(id))
+        results.add(operation, await operations.take_results(id))
         if not operation.is_open:
-            return operation
+            return
         if operation.processed != processed:
             processed, progress_at = operation.processed, time.monotonic()
         elif time.monotonic() - progress_at > NO_WORKER_AFTER_S and not await live_workers(ledger.redis):
@@ -292,30 +319,44 @@ async def _wait(ledger: Ledger, settings: Settings, id: str, show: Show) -> Oper
         await asyncio.sleep(POLL_INTERVAL_S)
 
 
+async def _wait_for_outcomes(operations: Operations, id: str, results: _Results) -> Operation:
+    """Wait until the requeued tasks are done, or none was for OUTCOME_WAIT_S: a retry may be an hour away."""
+    operation, progress_at = await operations.get(id), time.monotonic()
+    while operation.pending and time.monotonic() - progress_at < OUTCOME_WAIT_S:
+        await asyncio.sleep(POLL_INTERVAL_S)
+        pending, operation = operation.pending, await operations.get(id)
+        if operation.pending != pending:
+            progress_at = time.monotonic()
+    if operation.processed <= MAX_ROWS:
+        for outcome in operation.outcomes:
+            page = await operations.tasks(id, outcome, limit=MAX_ROWS)
+            results.outcomes |= dict.fromkeys(page.task_ids, outcome_title(outcome).lower())
+    return operation
+
+
 @contextmanager
-def _progress(total: int, as_json: bool) -> Iterator[Show]:
-    """Print results as lines of JSON; otherwise a progress bar, and a table if there are at most MAX_ROWS results."""
-    shown: dict[TaskResult, None] = {}
+def _show_results(total: int, as_json: bool) -> Iterator[_Results]:
+    """Yield the object that shows results. A table is printed at the end if there are at most MAX_ROWS."""
     with click.progressbar(length=total, file=sys.stderr, hidden=as_json or not sys.stderr.isatty()) as bar:
-
-        def show(operation: Operation, results: list[TaskResult]) -> None:
-            bar.update(max(0, operation.processed - bar.pos))
-            # If a worker dies, the next worker repeats some results.
-            fresh = [result for result in results if result not in shown]
-            shown.update(dict.fromkeys(fresh))
-            if as_json and fresh:
-                print_rows([result._asdict() for result in fresh], as_json)
-
+        results = _Results(bar, as_json)
         try:
-            yield show
+            yield results
         finally:
             if not as_json and total <= MAX_ROWS:
-                print_table([result._asdict() for result in shown])
+                print_table(results.rows())
 
 
 def _print_outcome(operation: Operation) -> None:
     skipped = sum(operation.skipped.values())
     click.echo(f"{DONE[operation.request.kind]}: {operation.done}; skipped: {skipped}", err=True)
+    if operation.outcomes and operation.request.kind == "replay":
+        failed = sum(operation.failed.values())
+        click.echo(f"succeeded: {operation.succeeded}; failed again: {failed}; pending: {operation.pending}", err=True)
+    for reason, count in operation.failed.items():
+        command = f"`doorbell failures --reason '{reason}'`"
+        click.echo(f"  {count} × {find_reason(reason).title}: {command}", err=True)
+    if operation.pending:
+        click.echo(f"`doorbell operations {operation.id}` shows what becomes of those that are pending", err=True)
     if operation.state == "stalled":
         click.echo(
             "the workers do not run the requeued tasks; the other tasks were not changed: run the command again",

@@ -20,6 +20,7 @@ from app.cli.session import load_settings, run_with_ledger
 from app.cli.tables import style, wrap
 from app.ledger.ledger import Ledger
 from app.ledger.reasons import find_reason
+from app.ledger.records import NotFound
 from app.ledger.times import iso_timestamp
 from app.operators.activity_log import Activity, ActivityPage
 from app.operators.explain import Explain, Row
@@ -85,33 +86,45 @@ def workers(as_json: bool) -> None:
     print_rows([worker.to_dict() for worker in run_with_ledger(load)], as_json)
 
 
-@click.command(epilog=examples("operations", "operations --json"))
+@click.command(epilog=examples("operations", "operations d019a3b1c2d0a1b2c3d4e", "operations --json"))
+@click.argument("operation", required=False)
 @limit_option
 @utc_option
 @json_option
-def operations(limit: int, as_json: bool) -> None:
-    """List replays and discards with their progress, newest first.
+def operations(operation: str | None, limit: int, as_json: bool) -> None:
+    """List replays and discards with their results, newest first.
 
-    `doorbell cancel` stops an operation.
+    OPERATION is the id of one of them. `doorbell cancel` stops an operation.
     """
 
     async def load(ledger: Ledger, settings: Settings) -> list[Operation]:
-        return await Operations(ledger, settings).newest(limit)
+        stored = Operations(ledger, settings)
+        try:
+            return [await stored.get(operation)] if operation else await stored.newest(limit)
+        except NotFound:
+            return []
 
-    print_rows([_row(operation) for operation in run_with_ledger(load)], as_json)
+    print_rows([_operation_row(stored, as_json) for stored in run_with_ledger(load)], as_json)
 
 
-def _row(operation: Operation) -> Row:
-    return {
+def _operation_row(operation: Operation, as_json: bool) -> Row:
+    row: Row = {
         "operation": operation.id,
         "at": iso_timestamp(operation.created_at_ms),
         "actor": operation.request.actor,
         "kind": operation.request.kind,
         "filter": operation.request.filter.summary,
         "state": operation.state,
+    }
+    if not as_json:
+        return row | {"result": operation.result}
+    return row | {
         "expected": operation.request.expected,
         "done": operation.done,
         "skipped": operation.processed - operation.done,
+        "succeeded": operation.succeeded,
+        "failed": operation.failed,
+        "pending": operation.pending,
     }
 
 

@@ -25,6 +25,7 @@ from app.console.timezone import PAGE_ZONE, browser_zone, page_zone
 from app.ledger.reasons import find_reason
 from app.ledger.times import humanize, iso_timestamp, local_time, zone_name
 from app.operators.filter import STATE_TITLES
+from app.operators.outcomes import outcome_title, skip_title
 from app.webhooks.registry import source_title
 
 STATIC = Path(__file__).with_name("static")
@@ -181,6 +182,8 @@ def _templates() -> Jinja2Templates:
         "iso": iso,
         "titled": source_title,
         "reason": find_reason,
+        "outcome_title": outcome_title,
+        "skip_title": skip_title,
         "state_title": state_title,
         "capitalize_first": lambda text: text[:1].upper() + text[1:],
     }

@@ -70,6 +70,7 @@ ROUTES = [
     get("/operations", "viewer", operations.operations),
     post("/operations", "operator", operations.start),
     get("/operations/{operation}", "viewer", operations.operation),
+    get("/operations/{operation}/tasks", "viewer", operations.tasks),
     post("/operations/{operation}/cancel", "operator", operations.cancel),
     get("/erasure", "operator", erasure.erasure_form),
     post("/erasure", "operator", erasure.erase),

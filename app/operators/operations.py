@@ -102,6 +102,15 @@ class Operation:
         return {name.removeprefix(FAILED): count for name, count in self.outcomes.items() if name.startswith(FAILED)}
 
     @property
+    def result(self) -> str:
+        """The numbers of tasks by outcome, as text."""
+        counts = {"succeeded": self.succeeded, "failed again": sum(self.failed.values()), "pending": self.pending}
+        if self.request.kind == "discard" or not self.outcomes:
+            counts = {"discarded" if self.request.kind == "discard" else "requeued": self.done}
+        counts["skipped"] = sum(self.skipped.values())
+        return ", ".join(f"{count:,} {name}" for name, count in counts.items() if count) or "nothing"
+
+    @property
     def is_open(self) -> bool:
         return self.state in ("queued", "running")
 

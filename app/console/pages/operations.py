@@ -102,6 +102,23 @@ async def operation(request: Request) -> Response:
     return await render(request, "operation.html", operation=operation, time_left=time_left, filter=description)
 
 
+async def tasks(request: Request) -> Response:
+    """List the tasks with one outcome, each with its state now."""
+    console, id = context(request), request.path_params["operation"]
+    outcome, cursor = (request.query_params.get(name, "").strip()[:200] for name in ("outcome", "cursor"))
+    operation, page = await asyncio.gather(console.operations.get(id), console.operations.tasks(id, outcome, cursor))
+    rows = await asyncio.gather(*(console.lists.task_row(task_id) for task_id in page.task_ids))
+    return await render(
+        request,
+        "operation_tasks.html",
+        operation=operation,
+        outcome=outcome,
+        tasks=list(zip(page.task_ids, rows, strict=True)),
+        cursor=cursor,
+        next_cursor=page.next_cursor,
+    )
+
+
 async def cancel(request: Request) -> Response:
     id = request.path_params["operation"]
     await actions(request).cancel(id)

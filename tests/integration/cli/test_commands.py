@@ -286,6 +286,20 @@ def test_doctor_reports_no_problem_of_a_healthy_system(harness: Harness) -> None
 # Replay
 
 
+def test_a_replay_that_fails_again_says_so_and_exits_with_6(busy: Harness) -> None:
+    replayed = busy.doorbell("replay", "--state", "parked", "--yes")
+    [operation] = rows(busy, "operations", "--json")
+    [of_id] = rows(busy, "operations", operation["operation"], "--json")
+
+    assert 6 == replayed.returncode
+    assert "failed again: no e-mail address" in replayed.stdout
+    assert "succeeded: 0; failed again: 1; pending: 0" in replayed.stderr
+    assert "1 × No e-mail address: `doorbell failures --reason 'contact_unknown'`" in replayed.stderr
+    assert (0, {"contact_unknown": 1}, 0) == (operation["succeeded"], operation["failed"], operation["pending"])
+    assert operation == of_id
+    assert "1 failed again" in busy.doorbell("operations").stdout
+
+
 def test_a_replay_shows_its_plan_and_needs_a_confirmation(busy: Harness) -> None:
     planned = busy.doorbell("replay", "--state", "parked", "--contact", "cont_KYdl3lftgZXGRbxqoj", "--dry-run")
     unconfirmed = busy.doorbell("replay", "--state", "parked", "--contact", "cont_KYdl3lftgZXGRbxqoj")

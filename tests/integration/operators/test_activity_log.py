@@ -1,7 +1,6 @@
 """The activity log: what operators did, and which visits and deliveries it affected."""
 
 import asyncio
-from typing import Any
 
 import pytest
 
@@ -11,23 +10,10 @@ from app.operators.actions import Actions, Actor
 from app.operators.activity_log import Activity, ActivityLog
 from app.operators.explain import Explain
 from app.operators.filter import ActivityFilter, Filter
-from app.operators.operations import OperationKind, OperationRequest, Operations
 from tests.support.ledger import visit_task
+from tests.support.operations import GRACE, run_operation
 from tests.support.tool_api import BOOKED, ToolWorld
 from tests.support.visit_worker import World, booked, change, park_visits
-
-GRACE = Actor("grace", "operator")
-
-
-async def run_operation(world: World, kind: OperationKind, filter: Filter, **options: Any) -> str:
-    """Start an operation as an operator does, let a worker run it, and return its id."""
-    planned_at_ms = int((await world.ledger.server_time()).timestamp() * 1000)
-    request = OperationRequest(
-        kind=kind, filter=filter, actor=GRACE.name, expected=1, planned_at_ms=planned_at_ms, **options
-    )
-    operation = await Actions(world.ledger, world.context.settings, GRACE).start(request)
-    await Operations(world.ledger, world.context.settings).run_next()
-    return operation
 
 
 async def activities(world: World, id: str) -> list[Activity]:

@@ -1,36 +1,12 @@
 """The outcomes of an operation: what became of the tasks that it requeued or discarded."""
 
-from collections.abc import Callable
-from urllib.parse import parse_qsl
-
-import httpx
-
 from app.ledger.ids import TaskId
 from app.operators.filter import Filter
 from app.operators.operations import Operation, Operations
-from tests.integration.operators.test_activity_log import run_operation
 from tests.support.ledger import visit_task
+from tests.support.operations import park, rejecting, run_operation
 from tests.support.tool_api import BOOKED, ToolWorld
 from tests.support.visit_worker import World, booked
-
-
-def rejecting(*external_ids: str) -> Callable[[httpx.Request], httpx.Response | None]:
-    """Answer 422 to the creation of these visits; of all, if none is named."""
-
-    def answer(request: httpx.Request) -> httpx.Response | None:
-        external_id = dict(parse_qsl(request.content.decode())).get("external_id", "")
-        is_rejected = request.method == "POST" and external_id and external_id in (external_ids or (external_id,))
-        return httpx.Response(422, json={"detail": "rejected"}) if is_rejected else None
-
-    return answer
-
-
-async def park(world: World, *visits: str) -> None:
-    world.transport.before = rejecting()
-    await world.accept(*(booked(visit) for visit in visits))
-    await world.run()
-    assert len(visits) == len(await world.ledger.task_ids("parked"))
-    world.transport.before = lambda request: None
 
 
 async def load(world: World, id: str) -> Operation:
