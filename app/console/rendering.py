@@ -120,6 +120,12 @@ def local_seconds(value: Any) -> str:
     return local_time(time, PAGE_ZONE.get(), "seconds") if time else ""
 
 
+def local_hour(value: Any) -> str:
+    """Format the hour of a time in the zone of the page: `2 PM`, or `2:30 PM`."""
+    clock = local(value).split(", ")[-1]
+    return " ".join(clock.split(" ")[:2]).replace(":00", "")
+
+
 def local_input(value: str) -> str:
     """Format a time in ISO 8601 as the value of a field for a date and a time in the zone of the page."""
     try:
@@ -175,6 +181,7 @@ def _templates() -> Jinja2Templates:
         "due": due,
         "local": local,
         "local_seconds": local_seconds,
+        "local_hour": local_hour,
         "local_input": local_input,
         "plain": plain,
         "number": number,

@@ -3,17 +3,19 @@
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
 from app.ledger.ledger import Ledger
 from app.ledger.reasons import find_reason
+from app.ledger.redis import Redis
 from app.ledger.times import humanize, iso_timestamp
 from app.operators.explain import Explain, Row
 from app.operators.lists import FailureGroup, Lists
 from app.settings.model import Settings
 from app.telemetry import counters
+from app.telemetry.alert_rules import MIN_BAD_SIGNATURES
 from app.telemetry.health import (
     CIRCUIT_REASONS,
     STALE_AFTER_S,
@@ -25,6 +27,7 @@ from app.telemetry.health import (
     load_backlog,
     open_circuits,
 )
+from app.telemetry.rejections import mismatch_times
 from app.webhooks.registry import source_title
 
 Level = Literal["bad", "warn", "new", "good"]
@@ -34,11 +37,22 @@ ARRIVED_OUTCOMES, REJECTED_OUTCOMES, PARKED_OUTCOMES = ("accepted", "repeat", "i
 
 
 @dataclass(frozen=True, slots=True)
+class Problem:
+    """Something to do. hook: the hook that it is about, if it is about one."""
+
+    kind: Literal["workers", "api", "memory", "stalled", "credentials", "signatures", "paused", "failures", "slow"]
+    level: Level
+    sentence: str
+    hook: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class HookStats:
     """One hook.
 
     last: time of the last delivery, in ms. accepted, rejected: requests of the last 24 hours. missing: unset variables
-    without which its records cannot be fetched.
+    without which its records cannot be fetched. mismatches: requests of the last 24 hours with a wrong signature, since
+    the last delivery; at most MAX_NEWEST of telemetry.rejections.
     """
 
     name: str
@@ -47,6 +61,12 @@ class HookStats:
     accepted: int
     rejected: int
     missing: list[str] = field(default_factory=list)
+    mismatches: int = 0
+
+    @property
+    def has_wrong_secret(self) -> bool:
+        """Whether the tool's own requests are rejected. A stranger's do not count while genuine ones arrive."""
+        return self.mismatches >= (MIN_BAD_SIGNATURES if self.last else 1)
 
     @property
     def rejected_share(self) -> float:
@@ -87,8 +107,8 @@ class Overview:
 
     def status(self) -> tuple[Level, str]:
         """Return the worst problem as a sentence, with its level."""
-        if problem := self._failure() or self._warning():
-            return problem
+        for problem in self.problems():
+            return problem.level, problem.sentence
         if not self.hooks:
             return "new", "No hook is configured: no URL accepts webhooks."
         if self.last_delivery_ms is None:
@@ -97,40 +117,58 @@ class Overview:
         pending = f"{self._pending:,} tasks are pending" if self._pending else "no task is pending"
         return "good", f"Everything works. The last delivery arrived {ago} ago, {pending}."
 
+    def problems(self) -> list[Problem]:
+        """Return all problems, the worst first."""
+        return [*self._outages(), *self._hook_problems(), *self._delays()]
+
     @property
     def _pending(self) -> int:
         return sum(self.states[state] for state in ("queued", "waiting", "held"))
 
-    def _failure(self) -> tuple[Level, str] | None:
+    def _outages(self) -> Iterator[Problem]:
         if not self.workers and (self._pending or self.last_delivery_ms):
-            return (
-                "bad",
-                f"No worker is running: deliveries are stored, but not applied. {_changes_wait(self._pending)}.",
-            )
-        if circuit := next((circuit for circuit in self.circuits if not circuit.is_paused), None):
-            reason = CIRCUIT_REASONS.get(circuit.reason, circuit.reason)
-            return "bad", f"The Visits API {reason}. {_changes_wait(circuit.held)} until it recovers; nothing is lost."
+            waiting = _changes_wait(self._pending)
+            yield Problem("workers", "bad", f"No worker is running: deliveries are stored, but not applied. {waiting}.")
+        for circuit in self.circuits:
+            if not circuit.is_paused:
+                reason, waiting = CIRCUIT_REASONS.get(circuit.reason, circuit.reason), _changes_wait(circuit.held)
+                account = "" if circuit.account == "main" else f" for the account {circuit.account}"
+                sentence = f"The Visits API {reason}{account}. {waiting} until it recovers; nothing is lost."
+                yield Problem("api", "bad", sentence)
         if self.memory_share > 0.9:
-            return "bad", f"Redis is {self.memory_share:.0%} full. When it is full, senders get 503 and retry."
+            sentence = f"Redis is {self.memory_share:.0%} full. When it is full, senders get 503 and retry."
+            yield Problem("memory", "bad", sentence)
         if self.backlog.is_stalled:
             stalled = humanize(self.backlog.no_progress_s)
-            return "bad", f"Tasks are due, and no task has finished for {stalled}: restart the workers."
-        return None
+            sentence = f"Tasks are due, and no task has finished for {stalled}: restart the workers."
+            yield Problem("stalled", "bad", sentence)
 
-    def _warning(self) -> tuple[Level, str] | None:
-        if self.circuits:
-            circuit = self.circuits[0]
-            waiting = _changes_wait(circuit.held)
-            return "warn", f"Paused by an operator: {waiting} for the account {circuit.account}. Nothing is lost."
-        if hook := next((hook for hook in self.hooks if hook.missing), None):
-            settings = ", ".join(hook.missing)
-            return "warn", f"The hook {hook.name} cannot fetch its records: set {settings}, then replay its failures."
+    def _hook_problems(self) -> Iterator[Problem]:
+        for hook in self.hooks:
+            if hook.missing:
+                settings = ", ".join(hook.missing)
+                sentence = f"The hook {hook.name} cannot fetch its records: set {settings}, then replay its failures."
+                yield Problem("credentials", "warn", sentence, hook.name)
+            if hook.has_wrong_secret:
+                times = "a request" if hook.mismatches == 1 else f"{hook.mismatches} requests"
+                sentence = (
+                    f"The hook {hook.name} rejected {times} with a wrong signature, and accepted none since: compare its "
+                    "secret with the tool's."
+                )
+                yield Problem("signatures", "warn", sentence, hook.name)
+
+    def _delays(self) -> Iterator[Problem]:
+        for circuit in self.circuits:
+            if circuit.is_paused:
+                waiting = _changes_wait(circuit.held)
+                sentence = f"Paused by an operator: {waiting} for the account {circuit.account}. Nothing is lost."
+                yield Problem("paused", "warn", sentence)
         if self.states["parked"]:
-            return "warn", _failures_need_operator(self.states["parked"], self.groups)
-        if self.backlog.oldest_s > STALE_AFTER_S:
+            yield Problem("failures", "warn", _failures_need_operator(self.states["parked"], self.groups))
+        if self.backlog.oldest_s > STALE_AFTER_S and not self.backlog.is_stalled:
             oldest = humanize(self.backlog.oldest_s)
-            return "warn", f"The oldest task has been due for {oldest}: the workers cannot keep up."
-        return None
+            sentence = f"The oldest task has been due for {oldest}: the workers cannot keep up."
+            yield Problem("slow", "warn", sentence)
 
     def to_dict(self) -> Row:
         """Return all values, with times in ISO 8601."""
@@ -138,6 +176,7 @@ class Overview:
         return {
             "status": level,
             "summary": summary,
+            "problems": [asdict(problem) for problem in self.problems()],
             "last_delivery": iso_timestamp(self.last_delivery_ms),
             "oldest_due_s": round(self.backlog.oldest_s, 1),
             "redis_bytes": self.memory_bytes,
@@ -182,13 +221,22 @@ async def load_overview(ledger: Ledger, settings: Settings) -> Overview:
         last_delivery_times(redis, settings),
         open_circuits(redis, settings),
     )
+    mismatches = await _count_mismatches(redis, last_deliveries)
     return Overview(
         states=states,
         backlog=backlog,
         circuits=circuits,
         workers=workers,
         hooks=[
-            _hook(name, hook.source.name, last_deliveries[name], hours, settings.missing_credentials(name))
+            HookStats(
+                name,
+                hook.source.name,
+                last_deliveries[name],
+                accepted=sum(counts[name, outcome] for _, counts in hours for outcome in ARRIVED_OUTCOMES),
+                rejected=sum(counts[name, "rejected"] for _, counts in hours),
+                missing=settings.missing_credentials(name),
+                mismatches=mismatches[name],
+            )
             for name, hook in settings.active_hooks.items()
         ],
         hours=[_hour(at, counts) for at, counts in hours],
@@ -198,15 +246,13 @@ async def load_overview(ledger: Ledger, settings: Settings) -> Overview:
     )
 
 
-def _hook(
-    name: str,
-    source: str,
-    last: float | None,
-    hours: Sequence[tuple[int, Counter[tuple[str, str]]]],
-    missing: list[str],
-) -> HookStats:
-    arrived = sum(counts[name, outcome] for _, counts in hours for outcome in ARRIVED_OUTCOMES)
-    return HookStats(name, source, last, arrived, sum(counts[name, "rejected"] for _, counts in hours), missing)
+async def _count_mismatches(redis: Redis, last_deliveries: Mapping[str, float | None]) -> dict[str, int]:
+    """Count the wrong signatures of each hook since its last delivery, within the hours of the chart."""
+    earliest_ms = (time.time() - CHART_HOURS * counters.HOUR_S) * 1000
+    times = await asyncio.gather(
+        *(mismatch_times(redis, hook, max(earliest_ms, last or 0)) for hook, last in last_deliveries.items())
+    )
+    return {hook: len(mismatches) for hook, mismatches in zip(last_deliveries, times, strict=True)}
 
 
 def _hour(hour: int, counts: Counter[tuple[str, str]]) -> HourStats:

@@ -1,5 +1,8 @@
 """The overview, and the stream that keeps pages current."""
 
+from collections import Counter
+from urllib.parse import quote
+
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -8,22 +11,66 @@ from app.console.events import EventStream
 from app.console.pages.sources import hook_addresses
 from app.console.rendering import render
 from app.ledger.times import humanize
-from app.operators.overview import load_overview
+from app.operators.overview import HookStats, Problem, load_overview
+from app.settings.model import Settings
+
+#: What an operator does first about each kind of problem: the text of the button, and its page.
+ACTIONS = {
+    "workers": ("Show workers", "/console/workers"),
+    "api": ("Show accounts", "/console/sources#accounts"),
+    "memory": ("Show settings", "/console/settings"),
+    "stalled": ("Show workers", "/console/workers"),
+    "credentials": ("Show the steps", "/console/sources/{source}"),
+    "signatures": ("Show rejections", "/console/rejections?hook={hook}"),
+    "paused": ("Resume…", "/console/sources#accounts"),
+    "failures": ("Show failures", "/console/failures"),
+    "slow": ("Show workers", "/console/workers"),
+}
 
 
 async def overview(request: Request) -> Response:
     console = context(request)
     view = await load_overview(console.ledger, console.settings)
     level, summary = view.status()
+    failures_by_source = Counter[str]()
+    for group in view.groups:
+        failures_by_source[group.source] += group.count
     return await render(
         request,
         "overview.html",
         view=view,
         level=level,
         summary=summary,
+        problems=[(problem, *_action(console.settings, problem)) for problem in view.problems()],
+        hooks=sorted(view.hooks, key=lambda hook: _urgency(hook, failures_by_source[hook.source])),
+        failures=failures_by_source,
+        chart_top=_chart_top(max(hour.total for hour in view.hours)),
         oldest_due=humanize(view.backlog.oldest_s) if view.backlog.oldest_s >= 1 else "none",
         addresses=hook_addresses(request),
     )
+
+
+def _action(settings: Settings, problem: Problem) -> tuple[str, str]:
+    """Return the text of the button and its address."""
+    label, address = ACTIONS[problem.kind]
+    hook = settings.active_hooks.get(problem.hook)
+    return label, address.format(hook=quote(problem.hook), source=hook.source.name if hook else "")
+
+
+def _urgency(hook: HookStats, failures: int) -> tuple[bool, bool, bool, bool]:
+    """Sort hooks with problems first, and those that never received anything last."""
+    is_working = not (hook.missing or hook.has_wrong_secret)
+    return is_working, not failures, not hook.rejected, hook.last is None
+
+
+def _chart_top(count: int) -> int:
+    """Return the top of the axis: 4, 10, 20, 40, 100, … It is even, because the axis shows its half."""
+    power = 1
+    while True:
+        for step in (4, 10, 20):
+            if step * power >= count:
+                return step * power
+        power *= 10
 
 
 async def stream(request: Request) -> Response:

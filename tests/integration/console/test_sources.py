@@ -1,11 +1,13 @@
 """The pages of sources, and the state of their hooks on the overview."""
 
+import re
 from typing import Any
 
 import pytest
 
+from app.ledger.redis import Redis
 from tests.support.console import Browser, Opened
-from tests.support.harness import CALENDLY_SECRET, TOKEN
+from tests.support.harness import CALENDLY_SECRET, TOKEN, sign_standard, standard_body
 
 SQUARE = {"HOOKS__SQUARE__SECRETS": "signature-key-of-square", "PUBLIC_URL": "https://doorbell.example.com"}
 MISSING = "HOOKS__SQUARE__CREDENTIALS__TOKEN"
@@ -18,9 +20,9 @@ async def test_a_hook_is_connected_after_its_first_delivery(app: Any, delivery: 
     sources = (await operator.get("/console/sources")).text
     standard, calendly = [(await operator.get(f"/console/sources/{name}")).text for name in ("standard", "calendly")]
 
-    assert (1, 1) == (sources.count("connected</span>"), sources.count("waiting for its first delivery"))
-    assert ("connected</span>" in standard, "waiting for its first delivery" in standard) == (True, False)
-    assert ("connected</span>" in calendly, "waiting for its first delivery" in calendly) == (False, True)
+    assert (1, 1) == (sources.count("Connected</span>"), sources.count("Waiting for its first delivery"))
+    assert ("Connected</span>" in standard, "Waiting for its first delivery" in standard) == (True, False)
+    assert ("Connected</span>" in calendly, "Waiting for its first delivery" in calendly) == (False, True)
 
 
 async def test_a_hook_without_its_credentials_says_what_is_missing(opened: Opened, environ: dict[str, str]) -> None:
@@ -40,7 +42,7 @@ async def test_a_hook_with_its_credentials_lacks_nothing(opened: Opened, environ
 
     pages = [(await operator.get(f"/console{path}")).text for path in ("", "/sources")]
 
-    assert [] == [page for page in pages if "cannot fetch" in page]
+    assert [] == [page for page in pages if "annot fetch" in page]
 
 
 async def test_the_steps_of_a_hook_have_its_own_url_and_variables(opened: Opened, environ: dict[str, str]) -> None:
@@ -70,3 +72,31 @@ async def test_a_secret_has_matched_after_a_test_delivery(app: Any, name: str) -
     assert "never" in before
     assert "Doorbell answered 202" in after
     assert "never" not in after
+
+
+@pytest.mark.parametrize(("mismatches", "is_shown"), [(1, True), (0, False)])
+async def test_the_overview_names_a_hook_whose_secret_is_wrong(
+    app: Any, redis: Redis, mismatches: int, is_shown: bool
+) -> None:
+    operator = Browser(app)
+    await operator.log_in()
+    raw = standard_body("visit.created", "A-1")
+    for _ in range(mismatches):
+        await operator.http.post("/hooks/standard", content=raw + b" ", headers=sign_standard(raw))
+    await app.state.services.rejections.flush()
+
+    page = (await operator.get("/console")).text
+
+    sentence = "The hook standard rejected a request with a wrong signature, and accepted none since"
+    assert is_shown == (sentence in page)
+    assert is_shown == ('class="button main" href="/console/rejections?hook=standard"' in page)
+
+
+async def test_the_overview_shows_hooks_with_problems_first(opened: Opened, environ: dict[str, str]) -> None:
+    operator = Browser(await opened(environ | SQUARE))
+    await operator.log_in()
+
+    page = (await operator.get("/console")).text
+
+    hooks = re.findall(r'data-name="Hook"><a [^>]*>(\w+)</a>', page)
+    assert ["square", "standard", "calendly"] == hooks

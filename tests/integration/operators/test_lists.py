@@ -20,7 +20,7 @@ from app.operators.explain import MAX_CHANGES_ON_LOOP, Explain
 from app.operators.filter import Filter
 from app.operators.lists import PAGE_SIZE, Lists
 from app.operators.operations import OperationRequest, Operations
-from app.operators.overview import Overview
+from app.operators.overview import HookStats, Overview
 from app.operators.replay import Replay
 from app.settings.environment import read_environment
 from app.telemetry import counters
@@ -278,6 +278,38 @@ async def test_many_matches_are_counted_in_batches(
 
 
 # -- overview --
+
+
+def test_a_pause_or_an_outage_hides_no_other_problem() -> None:
+    states = dict.fromkeys(("queued", "waiting", "held"), 0) | {"parked": 35}
+    view = Overview(
+        states=states,
+        circuits=[
+            Circuit("main", "down", "2026-03-14T16:00:00Z", 7),
+            Circuit("east", "paused", "2026-03-14T16:00:00Z", 1),
+        ],
+        hooks=[
+            HookStats("calcom", "calcom", None, accepted=0, rejected=1, mismatches=1),
+            HookStats(
+                "acuity", "acuity", None, accepted=0, rejected=0, missing=["HOOKS__ACUITY__CREDENTIALS__API_KEY"]
+            ),
+            HookStats("stripe", "stripe", 1.0, accepted=9, rejected=2, mismatches=2),  # two strangers
+        ],
+        workers=[Worker("dyno-1", 7, 0, None)],
+    )
+    view.backlog = Backlog({"queued": 0.0}, 0.0)
+
+    problems = [(problem.kind, problem.hook) for problem in view.problems()]
+
+    assert [
+        ("api", ""),
+        ("signatures", "calcom"),
+        ("credentials", "acuity"),
+        ("paused", ""),
+        ("failures", ""),
+    ] == problems
+    assert ("bad", view.problems()[0].sentence) == view.status()
+    assert view.to_dict()["problems"][-1]["sentence"] == "35 failures need attention."
 
 
 def test_the_overview_shows_a_worse_problem_before_a_pause() -> None:
