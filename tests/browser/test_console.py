@@ -45,12 +45,6 @@ PATHS = {
 OpenConsole = Callable[..., ConsoleBrowser]
 
 
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    with browsers.chromium() as browser:
-        yield browser
-
-
 @pytest.fixture
 def running(harness: Harness) -> Harness:
     harness.env |= HASHES | {

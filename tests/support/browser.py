@@ -4,6 +4,7 @@ CHROMIUM_PATH is the path of Chromium, which is searched on the PATH by default.
 """
 
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -33,6 +34,7 @@ class ConsoleBrowser:
         self.context = browser.new_context(viewport=options.pop("viewport", WIDE), **options)
         self.context.set_default_timeout(15_000)
         self.page: Page = self.context.new_page()
+        self.clicks = 0
         self.errors: list[str] = []
         self.foreign_requests: list[str] = []
         self.page.on("console", self._on_console_message)
@@ -50,11 +52,25 @@ class ConsoleBrowser:
     def open(self, path: str) -> Any:
         return self.page.goto(self.url + path)
 
-    def log_in(self, password: str) -> None:
+    def log_in(self, password: str, name: str = "") -> None:
         self.open("/console/login")
+        if name:
+            self.page.fill("#username", name)
         self.page.fill("#password", password)
         self.page.click("button.main")
         self.page.wait_for_url(f"{self.url}/console")
+
+    def click(self, selector: str) -> None:
+        """Click as an operator does, and count it."""
+        self.page.click(selector)
+        self.clicks += 1
+
+    def search(self, text: str) -> None:
+        """Type into the search field and press Enter, which counts as a click."""
+        self.page.fill("#q", text)
+        self.page.press("#q", "Enter")
+        self.page.wait_for_url(re.compile("/console/(search|visits|deliveries)"))
+        self.clicks += 1
 
     @property
     def heading(self) -> str:
