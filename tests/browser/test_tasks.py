@@ -48,9 +48,11 @@ def console(browser: ConsoleBrowser) -> ConsoleBrowser:
     return browser
 
 
-def book(office: Harness, id: str, email: str = "", at: str = "15:00", event: str = "created", said: str = "") -> None:
+def book(
+    office: Harness, id: str, email: str = "", at: str = "15:00", event: str = "created", timestamp: str = ""
+) -> None:
     contact = {"email": email} if email else {"first_name": "Grace"}
-    response = office.send(f"visit.{event}", id, said or None, contact=contact, time_scheduled=AT.format(at))
+    response = office.send(f"visit.{event}", id, timestamp or None, contact=contact, time_scheduled=AT.format(at))
     assert 202 == response.status_code
 
 
@@ -63,9 +65,11 @@ def create_failures(office: Harness, *ids: str) -> None:
 
 def test_why_is_this_visit_wrong(office: Harness, console: ConsoleBrowser) -> None:
     book(office, "A-0", "lovelace@example.com", at="09:00")
-    book(office, "A-1", "lovelace@example.com", at="15:00", said=AT.format("08:00"))
-    book(office, "A-1", "lovelace@example.com", at="14:00", event="updated", said=AT.format("08:20"))
-    book(office, "A-1", "lovelace@example.com", at="15:30", event="updated", said=AT.format("08:10"))  # arrives late
+    book(office, "A-1", "lovelace@example.com", at="15:00", timestamp=AT.format("08:00"))
+    book(office, "A-1", "lovelace@example.com", at="14:00", event="updated", timestamp=AT.format("08:20"))
+    book(
+        office, "A-1", "lovelace@example.com", at="15:30", event="updated", timestamp=AT.format("08:10")
+    )  # arrives late
     wait_until(lambda: (office.visit("standard-A-1") or {}).get("time_scheduled") == AT.format("14:00"))
 
     console.search("lovelace@example.com")
