@@ -1,6 +1,7 @@
 """Checks of the settings, Redis, the workers and the Visits API, each with a fix."""
 
 import asyncio
+import os
 import sys
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -61,8 +62,8 @@ async def examine(environ: Mapping[str, str], *, is_release: bool = False) -> As
                 problem.fix,
             )
         return
-    for problem in unknown_variables(environ):
-        yield Check(problem.name, "warn", problem.rule, problem.fix)
+    for check in _unknown_variables(environ):
+        yield check
     async for check in _examine(settings, find_platform(environ), is_release):
         # The new version may fix the problem, so the problem must not stop the release.
         is_downgraded = is_release and check.result != "ok" and check.name != "redis"
@@ -148,11 +149,15 @@ def _hooks(settings: Settings) -> list[Check]:
 
 async def local_checks(redis: Redis, settings: Settings) -> AsyncIterator[Check]:
     """Yield the checks that need only the settings and Redis. Raises RedisUnavailable."""
-    for check in _settings_checks(settings):
+    for check in [*_unknown_variables(os.environ), *_settings_checks(settings)]:
         yield check
     async for check in _redis_checks(redis, settings):
         yield check
     yield await _worker(redis)
+
+
+def _unknown_variables(environ: Mapping[str, str]) -> list[Check]:
+    return [Check(problem.name, "warn", problem.rule, problem.fix) for problem in unknown_variables(environ)]
 
 
 def _settings_checks(settings: Settings) -> list[Check]:

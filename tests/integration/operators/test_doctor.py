@@ -9,7 +9,8 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from starlette.routing import Route
 
 from app.ledger.redis import Redis
-from app.operators.doctor import Check, examine, exit_status
+from app.operators.doctor import Check, examine, exit_status, local_checks
+from app.settings.environment import read_environment
 from tests.support.harness import serving
 
 
@@ -72,6 +73,13 @@ async def test_a_variable_that_looks_like_a_setting_is_a_warning(redis: Redis) -
     check = (await checks(redis, RETRY_FRIST_S="3"))["RETRY_FRIST_S"]
 
     assert ("warn", "Did you mean RETRY_FIRST_S?") == (check.result, check.fix)
+
+
+async def test_the_console_reports_such_a_variable_too(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RETRY_FRIST_S", "3")
+    settings = read_environment({"REDIS_URL": redis.address.url})
+
+    assert "RETRY_FRIST_S" in [check.name async for check in local_checks(redis, settings)]
 
 
 @pytest.mark.parametrize("setting", ["SECRET_KEY", "BODY_KEYS", "METRICS_TOKEN", "HOOKS__CALENDLY__SECRETS"])
