@@ -8,16 +8,17 @@ import ast
 import gc
 import importlib
 import os
+import re
 import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import click
-from click.shell_completion import CompletionItem
+from click.shell_completion import BashComplete, CompletionItem, add_completion_class
 
 from app import __version__
-from app.cli.output import CHECK_FAILED, INTERRUPTED, exit_with
+from app.cli.output import CHECK_FAILED, INTERRUPTED, did_you_mean, exit_with
 
 ROOT = Path(__file__).parent.parent.parent
 #: Allocations between two garbage collections of the youngest generation; Python's default is 700.
@@ -59,6 +60,35 @@ COMMANDS: dict[str, dict[str, str]] = {
 }
 
 
+#: What people call some commands.
+OTHER_NAMES = {
+    "check": "doctor",
+    "events": "deliveries",
+    "forget": "erase",
+    "list": "deliveries",
+    "log": "activity",
+    "requeue": "replay",
+    "retry": "replay",
+    "send": "ring",
+    "status": "overview",
+}
+
+
+class QuotingBashComplete(BashComplete):
+    """Completion for bash in which a value with blanks stays one word."""
+
+    source_template = BashComplete.source_template.replace("read type value", "read -r type value")
+
+    def format_completion(self, item: CompletionItem) -> str:
+        return f"{item.type},{_SPECIAL.sub(_ESCAPED, item.value)}"
+
+
+_SPECIAL, _ESCAPED = re.compile(r"([^\w.@%+=:,/-])"), r"\\\1"
+
+
+add_completion_class(QuotingBashComplete, "bash")
+
+
 class CommandGroup(click.Group):
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [name for section in COMMANDS.values() for name in section]
@@ -70,6 +100,17 @@ class CommandGroup(click.Group):
                 command: click.Command = getattr(module, name.replace("-", "_"))
                 return command
         return None
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.NoSuchCommand as error:
+            name = error.command_name
+            question = f"; did you mean {OTHER_NAMES[name]}?" if name in OTHER_NAMES else ""
+            question = question or did_you_mean(name, self.list_commands(ctx))
+            raise click.UsageError(f"there is no command {name}{question}", ctx) from None
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         commands = [(name, module) for section in COMMANDS.values() for name, module in section.items()]

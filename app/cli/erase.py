@@ -101,4 +101,4 @@ def _print_report(report: ErasureReport, as_json: bool) -> None:
         row = {name: sorted(getattr(report, name)) for name in (*LABELS, "unreadable", "busy")}
         click.echo(json.dumps(row | {"people": len(report.people), "digests": len(report.digests)}))
     else:
-        print_table([{"what": name, "count": count, "": LABELS[name]} for name, count in report.counts.items()])
+        print_table([{"data": name, "count": count, "effect": LABELS[name]} for name, count in report.counts.items()])

@@ -55,7 +55,10 @@ def export() -> None:
 @search_option
 @_format_options
 def deliveries(format: Format, reveal: bool, yes: bool, **options: str | datetime | None) -> None:
-    """Write deliveries, newest first; with --show-personal-data also their bodies."""
+    """Write deliveries, newest first.
+
+    With --show-personal-data also their bodies.
+    """
     filter = build_filter(options)
 
     async def rows(ledger: Ledger, settings: Settings) -> AsyncIterator[Row]:
@@ -80,7 +83,10 @@ def deliveries(format: Format, reveal: bool, yes: bool, **options: str | datetim
 @search_option
 @_format_options
 def visits(format: Format, reveal: bool, yes: bool, **options: str | datetime | None) -> None:
-    """Write visits as the stored changes define them; with --show-personal-data also their contacts."""
+    """Write visits as the stored changes define them.
+
+    With --show-personal-data also their contacts.
+    """
     filter = build_filter(options)
 
     async def rows(ledger: Ledger, settings: Settings) -> AsyncIterator[Row]:

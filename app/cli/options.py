@@ -1,48 +1,36 @@
-"""The filter options that several commands share, and the completion of their values."""
+"""The filter options that several commands share."""
 
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
 import click
-from click.shell_completion import CompletionItem
 
-from app.cli.output import TimeType, utc_option
-from app.cli.session import load_settings_or_none
+from app.cli.completion import complete_hooks, complete_reasons, complete_sources, complete_visits
+from app.cli.output import TimeType, did_you_mean, utc_option
 from app.operators.filter import Filter
-from app.webhooks.registry import load_sources, load_specimens
+from app.webhooks.registry import load_sources
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-def complete_sources(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    titles = {name: tool.definition.title for name, tool in load_sources().items()}
-    return [CompletionItem(name, help=title) for name, title in titles.items() if name.startswith(incomplete)]
-
-
-def complete_hooks(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    settings = load_settings_or_none()
-    return [name for name in (settings.hooks if settings else ()) if name.startswith(incomplete)]
-
-
-def complete_specimens(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    """Complete the specimens of the source, which is the preceding argument."""
-    source = str(ctx.params.get("source"))
-    deliveries = load_specimens(source)["deliveries"] if source in load_sources() else []
-    return [name for delivery in deliveries if (name := delivery["name"]).startswith(incomplete)]
 
 
 since_option = click.option("--since", type=TimeType(), help="Only after this time: 2h, 7d, or a time in ISO 8601.")
 until_option = click.option("--until", type=TimeType(), help="Only before this time.")
 
 
+def _check_source(ctx: click.Context, param: click.Parameter, name: str | None) -> str | None:
+    if name and name not in load_sources():
+        raise click.BadParameter(f"there is no source {name}{did_you_mean(name, load_sources())}", ctx, param)
+    return name
+
+
 def filter_options(states: Sequence[str]) -> Callable[[F], F]:
     options = [
         click.option("--state", type=click.Choice(states), help="Only in this state.") if states else None,
-        click.option("--source", help="Only this source.", shell_complete=complete_sources),
+        click.option("--source", help="Only this source.", shell_complete=complete_sources, callback=_check_source),
         click.option("--hook", help="Only this hook.", shell_complete=complete_hooks),
-        click.option("--reason", help="Only with this reason, or part of one."),
-        click.option("--visit", help="Only this visit, by any of its ids."),
+        click.option("--reason", help="Only with this reason, or part of one.", shell_complete=complete_reasons),
+        click.option("--visit", help="Only this visit, by any of its ids.", shell_complete=complete_visits),
         since_option,
         until_option,
         utc_option,

@@ -5,6 +5,7 @@ import re
 import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta, tzinfo
+from difflib import get_close_matches
 from typing import Any, NoReturn
 
 import click
@@ -74,6 +75,11 @@ class TimeType(click.ParamType[datetime]):
 def exit_with(status: int, sentence: str) -> NoReturn:
     click.echo("\n".join(map(printable, sentence.split("\n"))), err=True)
     sys.exit(status)
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """Return a question with the most similar name, to follow a sentence; empty if none is similar."""
+    return next((f"; did you mean {match}?" for match in get_close_matches(name, list(names), 1)), "")
 
 
 def confirm(question: str, yes: bool) -> None:

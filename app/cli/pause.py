@@ -2,8 +2,8 @@
 
 import click
 
-from app.cli.options import complete_hooks
-from app.cli.output import NOTHING_MATCHED, examples, exit_with
+from app.cli.completion import complete_hooks
+from app.cli.output import NOTHING_MATCHED, did_you_mean, examples, exit_with
 from app.cli.session import actions, run_with_ledger
 from app.ledger.ledger import Ledger
 from app.settings.model import Settings
@@ -39,7 +39,10 @@ def _set_paused(hook: str, is_paused: bool) -> tuple[str, str]:
 
     async def step(ledger: Ledger, settings: Settings) -> tuple[str, str]:
         if hook not in settings.accounts:
-            exit_with(NOTHING_MATCHED, f"there is no hook {hook}: see `doorbell sources`")
+            exit_with(
+                NOTHING_MATCHED,
+                f"there is no hook {hook}{did_you_mean(hook, settings.accounts) or ': see `doorbell sources`'}",
+            )
         account, act = settings.accounts[hook], actions(ledger, settings)
         if not await (act.pause(account) if is_paused else act.resume(account)):
             exit_with(NOTHING_MATCHED, f"the account {account} is {'paused already' if is_paused else 'not paused'}")

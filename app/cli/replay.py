@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import click
 
+from app.cli.completion import complete_failures, complete_operations
 from app.cli.options import build_filter, filter_options, search_option
 from app.cli.output import (
     INTERRUPTED,
@@ -61,7 +62,7 @@ def plan_options(command: F) -> F:
         "replay --hook calendly --since 7d --retranslate --dry-run",
     )
 )
-@click.argument("ids", nargs=-1)
+@click.argument("ids", nargs=-1, shell_complete=complete_failures)
 @filter_options(TASK_STATES)
 @search_option
 @click.option("--retranslate", "mode", flag_value="retranslate", help="Translate the stored bodies again.")
@@ -120,7 +121,7 @@ def _check_contact(text: str) -> None:
         "discard standard-A-2 --yes --json",
     )
 )
-@click.argument("ids", nargs=-1)
+@click.argument("ids", nargs=-1, shell_complete=complete_failures)
 @filter_options(INDEXED_STATES)
 @search_option
 @plan_options
@@ -142,7 +143,7 @@ def discard(ids: tuple[str, ...], dry_run: bool, yes: bool, as_json: bool, **opt
 
 
 @click.command(epilog=examples("cancel d019a3b1c2d0a1b2c3d4e"))
-@click.argument("operation")
+@click.argument("operation", shell_complete=complete_operations)
 def cancel(operation: str) -> None:
     """Stop a replay or discard.
 

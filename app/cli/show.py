@@ -6,8 +6,9 @@ from typing import Any
 
 import click
 
+from app.cli.completion import complete_deliveries, complete_hooks, complete_visits
 from app.cli.details import print_delivery, print_visit
-from app.cli.options import build_filter, complete_hooks, cursor_option, filter_options, search_option
+from app.cli.options import build_filter, cursor_option, filter_options, search_option
 from app.cli.output import (
     NOTHING_MATCHED,
     UNREACHABLE,
@@ -114,7 +115,7 @@ def _list(
 
 
 @click.command(epilog=examples("show d019a3b1c2d0a1b2c3d4e", "show d019a3b1c2d0a1b2c3d4e --show-personal-data"))
-@click.argument("id")
+@click.argument("id", shell_complete=complete_deliveries)
 @personal_data_option
 @utc_option
 @json_option
@@ -133,7 +134,7 @@ def show(id: str, reveal: bool, as_json: bool) -> None:
 @click.command(
     epilog=examples("visit standard-A-1", "visit standard-A-1 --remote", "visit standard-A-1 --json | jq .facts")
 )
-@click.argument("external_id")
+@click.argument("external_id", shell_complete=complete_visits)
 @click.option("--remote", is_flag=True, help="Also read the visit from the Visits API.")
 @personal_data_option
 @utc_option

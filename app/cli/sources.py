@@ -3,17 +3,18 @@
 import base64
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from secrets import token_bytes, token_urlsafe
 from typing import Any
 
 import click
 
-from app.cli.options import complete_hooks, complete_sources, complete_specimens
+from app.cli.completion import complete_hooks, complete_sources, complete_specimens
 from app.cli.output import (
     CHECK_FAILED,
     NOTHING_MATCHED,
     UNREACHABLE,
+    did_you_mean,
     examples,
     exit_with,
     json_option,
@@ -22,6 +23,7 @@ from app.cli.output import (
     utc_option,
 )
 from app.cli.session import load_settings, load_settings_or_none, run_with_ledger
+from app.cli.tables import style, wrap
 from app.ledger.ledger import Ledger
 from app.ledger.times import iso_timestamp
 from app.settings.model import Settings
@@ -29,7 +31,7 @@ from app.settings.platform import read_variables
 from app.telemetry import counters
 from app.webhooks.registry import load_sources, load_specimens
 from app.webhooks.signatures.scheme import Scheme, fingerprint
-from app.webhooks.source import VERIFIED_BY, LoadedSource, Source
+from app.webhooks.source import VERIFIED_BY, Evidence, LoadedSource, Source
 
 
 @click.command(epilog=examples("sources", "sources calendly"))
@@ -38,7 +40,8 @@ from app.webhooks.source import VERIFIED_BY, LoadedSource, Source
 def sources(name: str | None, as_json: bool) -> None:
     """List the supported tools, or show how to connect one.
 
-    NAME is a source from the list, or a hook.
+    NAME is a source from the list, or a hook. SIGNED: whether a signature covers the whole body. VERIFIED BY: the weakest
+    evidence for the facts in the module.
     """
     settings = load_settings_or_none()
     active_hooks = settings.active_hooks.values() if settings else ()
@@ -56,23 +59,52 @@ def sources(name: str | None, as_json: bool) -> None:
             }
             for tool in load_sources().values()
         ]
-        return print_rows(rows if as_json else [_without_evidence(row) for row in rows], as_json)
+        return print_rows(rows if as_json else [_row_for_people(row) for row in rows], as_json)
     tool = _find_tool(name, settings)
     source = tool.definition
     public_url = (settings and settings.public_url) or "https://YOUR-DOORBELL"
-    click.echo(f"{source.title}  ({source.docs})")
+    click.echo(f"{style(source.title, bold=True)}\n{source.docs}")
     click.echo(f"Verified by {VERIFIED_BY[source.evidence]}.")
     url = f"{public_url}/hooks/{name}"
     if source.signature.needs_secret_key:
         url = f"the URL that `doorbell hook-url {name}` prints"
-    click.echo(tool.setup_for(name, url))
-    click.echo(f"\n{'; '.join(_terms_of(source))}.")
+    for step in _paragraphs(tool.setup_for(name, url)):
+        for line in wrap(step, subsequent="   " if step[:1].isdigit() else ""):
+            click.echo(line)
+    click.echo()
+    for line in wrap(f"{'; '.join(_terms_of(source))}."):
+        click.echo(line)
     return None
 
 
-def _without_evidence(row: dict[str, Any]) -> dict[str, Any]:
-    """Remove `evidence`: the column `verified_by` describes it in words."""
-    return {name: value for name, value in row.items() if name != "evidence"}
+def _row_for_people(row: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "source": row["source"],
+        "title": row["title"],
+        "signed": {"body": "yes", "fields": "some fields", "nothing": "no"}[row["proves"]],
+        "verified by": VERIFIED_BY_BRIEFLY[row["evidence"]],
+        "hooks": [path.rpartition("/")[2] for path in row["hooks"]],
+    }
+
+
+#: VERIFIED_BY in few words.
+VERIFIED_BY_BRIEFLY: Mapping[Evidence, str] = {
+    "vendor": "vendor's documentation",
+    "second-hand": "integrators' code",
+    "recalled": "nobody",
+}
+
+
+def _paragraphs(text: str) -> Iterator[str]:
+    """Join the lines of a step, so that they can be wrapped at another width."""
+    paragraph = ""
+    for line in text.splitlines():
+        if paragraph and (line[:1].isdigit() or paragraph.endswith(".")):
+            yield paragraph
+            paragraph = line
+        else:
+            paragraph = f"{paragraph} {line.strip()}".strip()
+    yield paragraph
 
 
 def _find_tool(name: str, settings: Settings | None = None) -> LoadedSource:
@@ -80,7 +112,9 @@ def _find_tool(name: str, settings: Settings | None = None) -> LoadedSource:
     hook = settings.active_hooks.get(name) if settings else None
     tool = hook.source if hook else load_sources().get(name)
     if tool is None:
-        exit_with(NOTHING_MATCHED, f"there is no source {name}; the sources are {', '.join(load_sources())}")
+        names = [*load_sources(), *(settings.active_hooks if settings else ())]
+        advice = did_you_mean(name, names) or ": `doorbell sources` lists them"
+        exit_with(NOTHING_MATCHED, f"there is no source {name}{advice}")
     return tool
 
 
@@ -116,7 +150,9 @@ def hook_url(hook: str) -> None:
     settings = load_settings()
     configured = settings.active_hooks.get(hook)
     if configured is None:
-        exit_with(NOTHING_MATCHED, f"there is no hook {hook}, or it has no secret")
+        exit_with(
+            NOTHING_MATCHED, f"there is no hook {hook}, or it has no secret{did_you_mean(hook, settings.active_hooks)}"
+        )
     if not settings.public_url:
         click.echo("PUBLIC_URL is not set: put the URL of this Doorbell before the path", err=True)
     click.echo(settings.hook_url(configured))

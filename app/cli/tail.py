@@ -6,7 +6,7 @@ from datetime import datetime
 
 import click
 
-from app.cli.options import complete_hooks, complete_sources
+from app.cli.completion import complete_hooks, complete_sources, complete_visits
 from app.cli.output import examples, json_option, printable, time_zone, to_json, utc_option
 from app.cli.session import open_ledger, run_with_ledger
 from app.ledger.ledger import Ledger
@@ -21,7 +21,7 @@ from app.settings.model import Settings
 @click.command(epilog=examples("tail", "tail --source calendly", "tail --visit standard-A-1 --json"))
 @click.option("--source", default="", help="Only this source.", shell_complete=complete_sources)
 @click.option("--hook", default="", help="Only this hook.", shell_complete=complete_hooks)
-@click.option("--visit", default="", help="Only this visit (external_id).")
+@click.option("--visit", default="", help="Only this visit (external_id).", shell_complete=complete_visits)
 @utc_option
 @json_option
 def tail(source: str, hook: str, visit: str, as_json: bool) -> None:

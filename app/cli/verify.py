@@ -8,12 +8,13 @@ from typing import BinaryIO
 
 import click
 
-from app.cli.options import complete_hooks
+from app.cli.completion import complete_hooks
 from app.cli.output import (
     CHECK_FAILED,
     NOTHING_MATCHED,
     USAGE,
     TimeType,
+    did_you_mean,
     examples,
     exit_with,
     json_option,
@@ -83,7 +84,9 @@ def _find_hook(settings: Settings, name: str) -> Hook:
     if len(hooks) > 1:
         exit_with(USAGE, f"{name} has several hooks: choose one of {', '.join(hook.name for hook in hooks)}")
     if not hooks:
-        exit_with(NOTHING_MATCHED, f"there is no hook {name}, or it has no secret")
+        exit_with(
+            NOTHING_MATCHED, f"there is no hook {name}, or it has no secret{did_you_mean(name, settings.active_hooks)}"
+        )
     return hooks[0]
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from app.cli.options import complete_sources, cursor_option
+from app.cli.completion import complete_sources
+from app.cli.options import cursor_option
 from app.cli.output import TimeType, examples, json_option, limit_option, print_rows, time_zone, utc_option
 from app.cli.session import run_with_ledger
 from app.ledger.ledger import Ledger

@@ -37,7 +37,7 @@ from app.webhooks.delivery import JWT_PATTERN, decode_base64url
 
 #: The effect of an erasure on each part of an ErasureReport.
 LABELS = {
-    "people": "e-mail addresses; a phone number matches all addresses whose visits have it",
+    "people": "e-mail addresses that are meant; a phone number means all addresses whose visits have it",
     "visits": "contact and quoted responses erased",
     "deliveries": "body and headers erased",
     "shared": "of these deliveries also mention visits of other people; these visits are not changed",

@@ -766,18 +766,75 @@ def test_verify_explains_an_invalid_signature(harness: Harness, tmp_path: Path) 
     assert 2 == harness.doorbell("verify", "standard", "--header", "no colon", stdin=raw).returncode
 
 
-def test_names_are_completed(harness: Harness) -> None:
-    def completed(*words: str) -> list[str]:
-        env = {"_DOORBELL_COMPLETE": "bash_complete", "COMP_WORDS": " ".join(["doorbell", *words])}
-        result = harness.doorbell(**env, COMP_CWORD=str(len(words)))
-        return [line.partition(",")[2] for line in result.stdout.splitlines()]
+def completed(harness: Harness, *words: str) -> list[str]:
+    env = {"_DOORBELL_COMPLETE": "bash_complete", "COMP_WORDS": "\n".join(["doorbell", *words])}
+    result = harness.doorbell(**env, COMP_CWORD=str(len(words)))
+    return [line.partition(",")[2] for line in result.stdout.splitlines() if line]
 
-    assert ["deliveries", "demo", "discard", "doctor"] == sorted(completed("d"))
-    assert ["calcom", "calendly"] == completed("ring", "cal")
-    assert ["calendly"] == completed("failures", "--hook", "cal")
-    assert ["an invitee books and pays"] == completed("ring", "calendly", "an\\ invitee\\ b")
+
+def test_names_are_completed(harness: Harness) -> None:
+    assert ["deliveries", "demo", "discard", "doctor"] == sorted(completed(harness, "d"))
+    assert ["calcom", "calendly"] == completed(harness, "ring", "cal")
+    assert ["calendly"] == completed(harness, "failures", "--hook", "cal")
+    assert ["an\\ invitee\\ books\\ and\\ pays"] == completed(harness, "ring", "calendly", "an\\ invitee\\ b")
     for shell in ("bash", "zsh", "fish"):
         assert "_DOORBELL_COMPLETE" in harness.doorbell(_DOORBELL_COMPLETE=f"{shell}_source").stdout
+
+
+def test_ids_and_reasons_are_completed_from_redis(busy: Harness) -> None:
+    [delivery] = [row["delivery"] for row in rows(busy, "deliveries", "--visit", "A-1", "--json")]
+
+    assert delivery in completed(busy, "show", "")
+    assert {"standard-A-1", "standard-A-2"} == set(completed(busy, "visit", "standard-A-"))
+    assert ["standard-A-2"] == completed(busy, "replay", "")
+    assert ["contact_unknown"] == completed(busy, "failures", "--reason", "")
+    assert [] == completed(busy, "cancel", "")
+
+
+def test_nothing_is_completed_without_redis(harness: Harness) -> None:
+    harness.env["REDIS_URL"] = "redis://127.0.0.1:1/0"
+
+    assert [] == completed(harness, "show", "")
+    assert "time_unknown" in completed(harness, "failures", "--reason", "ti")
+
+
+def test_bash_inserts_a_name_with_blanks_as_one_word(harness: Harness, tmp_path: Path) -> None:
+    program = tmp_path / "doorbell"
+    program.write_text(
+        f"#!/bin/sh\nexec '{sys.executable}' -c 'from app.cli import main; main(prog_name=\"doorbell\")' \"$@\"\n"
+    )
+    program.chmod(0o755)
+    script = r"""
+    eval "$(_DOORBELL_COMPLETE=bash_source doorbell)"
+    COMP_WORDS=(doorbell ring calendly 'an\ inv') COMP_CWORD=3
+    _doorbell_completion doorbell
+    printf '%s\n' "${COMPREPLY[@]}"
+    """
+    env = harness.env | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+
+    result = subprocess.run(["bash", "-c", script], cwd=ROOT, env=env, capture_output=True, text=True)
+
+    assert [r"an\ invitee\ books\ and\ pays"] == result.stdout.splitlines(), result.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "question"),
+    [
+        (["failurs"], "there is no command failurs; did you mean failures?"),
+        (["retry"], "there is no command retry; did you mean replay?"),
+        (["failures", "--source", "calendy"], "there is no source calendy; did you mean calendly?"),
+        (["sources", "calendy"], "there is no source calendy; did you mean calendly?"),
+        (["pause", "calendy"], "there is no hook calendy; did you mean calendly?"),
+        (["verify", "calendy"], "there is no hook calendy, or it has no secret; did you mean calendly?"),
+    ],
+)
+def test_a_misspelt_name_is_answered_with_the_most_similar_one(
+    harness: Harness, command: list[str], question: str
+) -> None:
+    result = harness.doorbell(*command)
+
+    assert result.returncode in (2, 5)
+    assert question in result.stderr
 
 
 # Status
@@ -1018,11 +1075,11 @@ def test_a_visit_shows_its_changes_and_which_values_count(service: Harness) -> N
 
     text = service.doorbell("visit", "standard-A-1", "--utc").stdout
 
-    older, newer = [line for line in text.splitlines() if "  update  " in line]
-    assert "starts Mar 12, 4:00 PM UTC, contact •••" in older
-    assert "nothing: newer values count" in older
-    assert "starts Mar 11, 4:00 PM UTC" in newer
-    assert "contact, starts" in newer
+    first, second = [line for line in text.splitlines() if "  update  " in line]
+    assert "starts Mar 11, 4:00 PM UTC, contact •••" in first
+    assert "contact, starts" in first
+    assert "starts Mar 12, 4:00 PM UTC, contact •••" in second
+    assert "nothing: newer values count" in second
     assert "in Review Rover  visit " in text
 
 
