@@ -88,5 +88,5 @@ def _for_people(row: Row) -> Row:
         "visit": row["visit"],
         "number": row["number"],
         "state": state,
-        "amount": row["amount_collected"],
+        "amount": " ".join(filter(None, (row["amount_collected"], row["currency"]))),
     }

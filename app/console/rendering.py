@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 from jinja2 import Environment, PackageLoader
-from markupsafe import Markup
+from markupsafe import Markup, escape
 from starlette.authentication import UnauthenticatedUser
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -24,6 +24,7 @@ from app.console.sessions import cookie
 from app.console.timezone import PAGE_ZONE, browser_zone, page_zone
 from app.ledger.reasons import find_reason
 from app.ledger.times import humanize, iso_timestamp, local_time, zone_name
+from app.operators.explain import FIELD_TITLES
 from app.operators.filter import STATE_TITLES
 from app.operators.outcomes import outcome_title, skip_title
 from app.webhooks.registry import source_title
@@ -163,6 +164,28 @@ def plain(value: Any) -> str:
 _TIMESTAMP = re.compile(r"[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-5][0-9]Z")
 
 
+def sentence(text: str) -> Markup:
+    """Format a sentence with times in ISO 8601: it begins with a capital, and its times are in the zone of the page."""
+    escaped = str(escape(text[:1].upper() + text[1:]))
+    return Markup(_TIMESTAMP.sub(lambda match: str(plain(match[0])), escaped))
+
+
+def version(value: int) -> str | Markup:
+    """Format the version of a change: a time, if the tool sends times, else a number."""
+    if value < _FIRST_TIME_US:
+        return str(value)
+    at = iso_timestamp(value / 1000) or ""
+    return Markup('<time datetime="{}">{}</time>').format(at, local_seconds(at))
+
+
+#: Versions are microseconds since 1970 from this on: in 1973. Counts of versions are smaller.
+_FIRST_TIME_US = 100_000_000_000_000
+
+
+def field_title(name: str) -> str:
+    return FIELD_TITLES.get(name, name)
+
+
 def state_title(state: str) -> str:
     return STATE_TITLES.get(state, state)
 
@@ -193,6 +216,9 @@ def _templates() -> Jinja2Templates:
         "skip_title": skip_title,
         "state_title": state_title,
         "capitalize_first": lambda text: text[:1].upper() + text[1:],
+        "field_title": field_title,
+        "sentence": sentence,
+        "version": version,
     }
     environment.filters |= filters
     environment.globals["current_zone"] = current_zone

@@ -5,6 +5,7 @@ import time
 
 from app.operators.search_index import normalize_email
 from app.visits.change import Contact, VisitChange
+from app.visits.merge import RecordedChange
 
 _CONTACT_ID = re.compile(r"[A-Za-z0-9_]{1,80}")
 
@@ -28,6 +29,11 @@ def parse_contact(text: str) -> Contact:
 def assignment(contact: Contact) -> VisitChange:
     """Return the change of an operator. It overrides all older changes, and no newer one."""
     return VisitChange(action="update", visit_id="", version=time.time_ns() // 1000, contact=contact)
+
+
+def is_assignment(change: RecordedChange, recorded_at_ms: int) -> bool:
+    """Return whether the change may be an `assignment` that was recorded at this time."""
+    return bool(change.contact) and not change.facts and abs(change.version // 1000 - recorded_at_ms) < 1_000
 
 
 def has_contact(current: Contact, assigned: Contact) -> bool:

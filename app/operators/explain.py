@@ -8,17 +8,26 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Container, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ParamSpec, TypeVar
 
 from app.ledger import keys
-from app.ledger.ids import TaskId, delivery_of
+from app.ledger.ids import TaskId, delivery_of, delivery_time_ms
 from app.ledger.ledger import Ledger, known_accounts
 from app.ledger.reasons import find_reason
 from app.ledger.records import Attempt, BodyUnavailable, DeliveryInfo, NotFound, Task
 from app.ledger.times import iso_timestamp
 from app.operators.activity_log import Activity, ActivityLog, ActivityPage
+from app.operators.contacts import is_assignment
 from app.operators.filter import ActivityFilter
+from app.operators.history import (
+    HistoryLine,
+    activity_line,
+    attempt_lines,
+    delivery_history,
+    pending_lines,
+    visit_history,
+)
 from app.operators.redaction import REDACTED, redact_text, response_sentence
 from app.settings.model import Settings
 from app.visits.change import CONTACT_FIELDS, external_id
@@ -35,6 +44,27 @@ from app.visits.merge import (
 from app.webhooks.registry import load_sources
 
 SUMMARY_FIELDS = ("time_scheduled", "time_completed", "event_date", "amount_collected", "date_cancelled")
+
+#: The fields of visits and contacts, in words.
+FIELD_TITLES = {
+    "time_scheduled": "Start",
+    "time_completed": "Completed",
+    "date_cancelled": "Cancelled",
+    "no_show": "No-show",
+    "date_left": "Left the booking",
+    "opted_out": "Wants no review request",
+    "amount_collected": "Amount",
+    "currency": "Currency",
+    "event_date": "Date for Review Rover",
+    "contact.email": "E-mail address",
+    "contact.first_name": "First name",
+    "contact.last_name": "Last name",
+    "contact.phone": "Phone number",
+    "contact.id": "Contact in Review Rover",
+    "contact_id": "Contact in Review Rover",
+    "id": "Number in Review Rover",
+    "external_id": "Id",
+}
 
 #: The most important first, if a delivery has several changes to one visit.
 FINISHED_STATES = ("applied", "discarded", "superseded")
@@ -82,10 +112,6 @@ def _split_owner(name: str) -> tuple[str, str]:
     """Split the name of a fact into its field and the e-mail address that the fact is bound to."""
     field, _, owner = name.partition(" of ") if name.startswith("contact.") else name.partition(ONLY_FOR)
     return field, owner
-
-
-#: The maximum difference between the clocks of a web process and a worker.
-MAX_CLOCK_SKEW_MS = 1_000
 
 
 async def run_off_loop(visit: Sequence[Task], step: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -177,10 +203,12 @@ class Explain:
         """Return one delivery with its changes and attempts."""
         try:
             meta, raw = await self._ledger.load_delivery(id)
-            body = raw.decode("utf-8", "replace") if "body" in self._reveal else f"{len(raw)} bytes"
+            size = len(raw)
+            body = raw.decode("utf-8", "replace") if "body" in self._reveal else f"{size} bytes"
         except BodyUnavailable as error:
-            meta, body = error.info, str(error)
+            meta, body, size = error.info, str(error), None
         changes = await self._changes(id, meta.task_ids, VisitCache(self._ledger))
+        history, attempts = await self._history(id, meta)
         return {
             "delivery": id,
             "summary": _delivery_sentence(meta, changes),
@@ -192,8 +220,10 @@ class Explain:
             "matched_secret": meta.secret_index + 1,
             "ignored": meta.ignored or None,
             "body": body,
+            "size": size,
             "changes": changes,
-            "attempts": [self.attempt(attempt) for attempt in await self._attempts_of(meta)],
+            "history": [line.to_dict() for line in history],
+            "attempts": [self.attempt(attempt) for attempt in attempts],
             "activities": _activity_rows(await self._activity_log.of_tasks(TaskId.event(id))),
         }
 
@@ -281,28 +311,33 @@ class Explain:
         except NotFound:
             return []
 
-    async def _attempts_of(self, meta: DeliveryInfo) -> list[Attempt]:
-        """Return the attempts of the delivery's event, and of its visits after the delivery arrived."""
-        attempts_by_task: dict[TaskId, list[Attempt]] = {}
+    async def _history(self, id: str, meta: DeliveryInfo) -> tuple[list[HistoryLine], list[Attempt]]:
+        """Return what happened to a delivery, and its attempts: those of its event, and those that applied it."""
+        lines, attempts = list[HistoryLine](), list[Attempt]()
+        visits: dict[TaskId, list[Task]] = {}
         for task_id in meta.task_ids:
             with suppress(NotFound):
                 task = await self._ledger.load_task(task_id)
-                attempts_by_task[task_id] = task.attempts
+                if task_id.is_event:
+                    attempts += task.attempts
+                    lines += attempt_lines(task.attempts, task.reason)
+                    lines += pending_lines(task)
                 for target in task.targets if task_id.is_event else [task_id]:
-                    attempts_by_task |= await self._attempts_since(target, meta.received_at_ms - MAX_CLOCK_SKEW_MS)
-        return sorted(
-            (attempt for attempts in attempts_by_task.values() for attempt in attempts),
-            key=lambda attempt: attempt.started_at_ms,
+                    aliases = await self._ledger.load_aliases(target)
+                    visits[aliases[0].task_id] = aliases
+        for aliases in visits.values():
+            of_visit, own = await run_off_loop(aliases, delivery_history, aliases, id)
+            name = aliases[0].external_id if len(visits) > 1 else ""
+            lines += [replace(line, visit=name) for line in of_visit]
+            attempts += own
+        lines += map(activity_line, await self._activity_log.of_tasks(TaskId.event(id)))
+        return (
+            [
+                HistoryLine(meta.received_at_ms, "message", f"received at /hooks/{meta.hook}; the signature is valid"),
+                *sorted(lines, key=lambda line: line.at_ms),
+            ],
+            sorted(attempts, key=lambda attempt: attempt.started_at_ms),
         )
-
-    async def _attempts_since(self, task_id: TaskId, at: int) -> dict[TaskId, list[Attempt]]:
-        try:
-            aliases = await self._ledger.load_aliases(task_id)
-        except NotFound:
-            return {}
-        return {
-            alias.task_id: [attempt for attempt in alias.attempts if attempt.started_at_ms >= at] for alias in aliases
-        }
 
     async def _changes(self, id: str, task_ids: Iterable[TaskId], visits: VisitCache) -> list[Row]:
         """Return the changes of a delivery with the state of each."""
@@ -322,13 +357,31 @@ class Explain:
         aliases = await self._ledger.load_aliases(task_id)
         details = await run_off_loop(aliases, self._visit_details, aliases)
         activities = await self._activity_log.of_tasks(*(alias.task_id for alias in aliases))
-        return details | {"activities": _activity_rows(activities)}
+        history = await run_off_loop(aliases, visit_history, aliases, activities, await self._assignments(aliases))
+        return details | {
+            "history": [line.to_dict() for line in history],
+            "activities": _activity_rows(activities),
+        }
+
+    async def _assignments(self, aliases: Sequence[Task]) -> set[str]:
+        """Return the deliveries of changes that an operator made: they are not stored."""
+        candidates = {
+            delivery_of(change.origin)
+            for alias in aliases
+            for change in (*alias.recorded_changes(), *alias.recorded_changes(discarded=True))
+            if is_assignment(change, delivery_time_ms(change.origin))
+        }
+        stored = await asyncio.gather(
+            *(self._ledger.redis.command("EXISTS", f"{keys.DELIVERY}{id}") for id in candidates)
+        )
+        return {id for id, exists in zip(candidates, stored, strict=True) if not exists}
 
     def _visit_details(self, aliases: list[Task]) -> Row:
         primary, facts = aliases[0], merge_visit(aliases)
         return {
             "visit": primary.external_id,
             "summary": _visit_sentence(primary),
+            "desired": desired_visit(facts).fields,
             "account": primary.account,
             "state": primary.state,
             **_failure_fields(primary),
@@ -450,9 +503,9 @@ def _delivery_sentence(meta: DeliveryInfo, changes: Sequence[Row]) -> str:
     if states["queued"] or states["running"]:
         return "Accepted, not applied yet."
     if states["applied"]:
-        return "Applied: the Visits API has the values of this delivery."
+        return "Applied: Review Rover has the values of this delivery."
     if states["superseded"]:
-        return "Superseded: newer changes decide all fields of this delivery."
+        return "Outdated: newer messages decide all fields of this delivery."
     return "Discarded by an operator."
 
 
@@ -471,7 +524,7 @@ def _visit_sentence(primary: Task) -> str:
         case "discarded":
             return "An operator discarded the changes that were not applied."
     if not primary.remote:
-        return "The Visits API has no such visit, and should have none."
+        return "Review Rover has no such visit, and should have none."
     if primary.remote.get("date_cancelled"):
-        return "The visit is cancelled in the Visits API."
-    return "The visit is up to date in the Visits API."
+        return "The visit is cancelled in Review Rover."
+    return "The visit is up to date in Review Rover."

@@ -142,6 +142,16 @@ class Lists:
         newest = await asyncio.gather(*(self._redis.command("ZREVRANGE", key, 0, 0, "WITHSCORES") for key in lists))
         return f"{max((float(end[1]) for end in newest if end), default=0):.0f}"
 
+    async def neighbors(self, hook: str, id: str) -> tuple[str, str]:
+        """Return the deliveries of the hook that arrived before and after this one, or empty strings."""
+        key = f"{keys.DELIVERIES}{hook}"
+        rank = await self._redis.command("ZRANK", key, id)
+        if rank is None:
+            return "", ""
+        ids = [id.decode() for id in await self._redis.command("ZRANGE", key, max(0, rank - 1), rank + 1)]
+        position = ids.index(id)
+        return "".join(ids[:position]), "".join(ids[position + 1 :])
+
     async def count_by_state(self) -> dict[str, int]:
         sizes = await asyncio.gather(
             *(self._redis.command("ZCARD", f"{keys.STATE}{state}") for state in INDEXED_STATES)

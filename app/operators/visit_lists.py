@@ -16,7 +16,7 @@ from app.operators.explain import Row, merge_visit, run_off_loop
 from app.operators.filter import INDEXED_STATES
 from app.operators.lists import BATCH_SIZE, MAX_ROWS_CHECKED, MAX_SCANNED, PAGE_SIZE, ListPage
 from app.visits.change import visit_start
-from app.visits.merge import desired_visit
+from app.visits.merge import currency, desired_visit
 from app.webhooks.registry import source_of_visit
 
 #: `past` is the only one that lists the latest visits first.
@@ -84,7 +84,8 @@ def to_bound(moment: datetime) -> str:
 
 def visit_row(aliases: Sequence[Task], start: str = "") -> Row:
     """Return a visit without personal data. start: of a visit whose changes have no time any more."""
-    primary, fields = aliases[0], desired_visit(merge_visit(aliases)).fields
+    primary, facts = aliases[0], merge_visit(aliases)
+    fields = desired_visit(facts).fields
     remote = primary.remote or {}
     merged_start = visit_start(fields) or start
     return {
@@ -98,6 +99,7 @@ def visit_row(aliases: Sequence[Task], start: str = "") -> Row:
         "date_cancelled": fields.get("date_cancelled"),
         "time_completed": fields.get("time_completed"),
         "amount_collected": fields.get("amount_collected"),
+        "currency": currency(facts),
     }
 
 

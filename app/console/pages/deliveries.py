@@ -76,10 +76,14 @@ async def _page(request: Request, revealed: Container[str] = ()) -> Response:
         )
     except BodyUnavailable as error:
         body = [str(error)]
+    previous_id, next_id = await console.lists.neighbors(delivery_details["hook"], id)
     return await render(
         request,
         "delivery.html",
         delivery=delivery_details,
+        previous_id=previous_id,
+        next_id=next_id,
+        revealed=revealed,
         body=body,
         steps=await preview(Replay(console.ledger, console.settings).plan(Filter(ids=(id,)))),
         is_open=any(

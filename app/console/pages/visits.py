@@ -2,8 +2,7 @@
 
 import asyncio
 import itertools
-from collections import Counter
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from decimal import Decimal, InvalidOperation
@@ -21,11 +20,16 @@ from app.operators.explain import Explain
 from app.operators.filter import TASK_STATES
 from app.operators.redaction import REDACTED
 from app.operators.visit_lists import WHEN, VisitFilter, VisitLists, day_start, period
+from app.visits.change import CONTACT_FIELDS
 from app.visits.client import VisitsApiError
-from app.webhooks.registry import load_sources, source_title
+from app.webhooks.registry import load_sources, source_of_visit, source_title
 
 #: Facts and changes on the page; `doorbell visit` shows all.
 MAX_ROWS = 300
+#: Values of one field that do not count.
+MAX_OTHERS = 3
+#: The field of the form that reveals the whole contact.
+CONTACT = "contact"
 
 
 async def visits(request: Request) -> Response:
@@ -101,7 +105,9 @@ async def visit(request: Request) -> Response:
 async def reveal(request: Request) -> Response:
     field = field_to_reveal(request)
     await actions(request).reveal_visit(request.path_params["external_id"], field)
-    return await _page(request, (field,))
+    return await _page(
+        request, (CONTACT, *(f"contact.{name}" for name in CONTACT_FIELDS)) if field == CONTACT else (field,)
+    )
 
 
 async def fetch_remote(request: Request) -> Response:
@@ -113,7 +119,7 @@ async def fetch_remote(request: Request) -> Response:
         [result, *_] = await actions(request).fetch_remote(external_id, console.visits_api)
         remote["visit"] = result.visit
     except VisitsApiError as error:
-        remote["error"] = f"The Visits API could not be read: {error}."
+        remote["error"] = f"Review Rover could not be read: {error}."
     return await _page(request, remote=remote)
 
 
@@ -121,23 +127,48 @@ async def _page(request: Request, revealed: Container[str] = (), remote: dict[st
     console, external_id = context(request), request.path_params["external_id"]
     visits = await Explain(console.ledger, console.settings, revealed).visit(external_id)
     for visit in visits:
-        await asyncio.to_thread(_prepare, visit)
+        await asyncio.to_thread(_prepare, visit, revealed)
     return await render(request, "visit.html", external_id=external_id, visits=visits, revealed=revealed, remote=remote)
 
 
-def _prepare(visit: dict[str, Any]) -> None:
-    """Add the reason why each value won, and drop the oldest rows above MAX_ROWS."""
-    field_deliveries = {(change["delivery"], name) for change in visit["changes"] for name in change["fields"]}
-    counts = Counter(name for _, name in field_deliveries)
-    for name, fact in visit["facts"].items():
-        fact["hidden"] = fact["value"] == REDACTED
-        fact["decided_by"] = "the only value" if counts[name] < 2 else f"the newest of {counts[name]}"
-    changes = sorted(visit["changes"], key=_version)
-    visit["discarded_changes"] = sorted(visit["discarded_changes"], key=_version)[-MAX_ROWS:]
-    visit["more_facts"] = max(0, len(visit["facts"]) - MAX_ROWS)
+def _prepare(visit: dict[str, Any], revealed: Container[str]) -> None:
+    """Add what the head of the page shows, and for each field the values that do not count; drop rows above MAX_ROWS."""
+    facts, changes = visit["facts"], sorted(visit["changes"], key=_version)
+    desired = visit["desired"]
+    visit |= {
+        "start": desired.get("time_scheduled") or desired.get("time_completed"),
+        "source": source_of_visit(visit["visit"]),
+        "customer": _customer({name: fact["value"] for name, fact in facts.items()}, CONTACT in revealed),
+    }
+    for name, fact in facts.items():
+        others = [
+            {"value": change["fields"][name], "delivery": change["delivery"]}
+            for change in reversed(changes)
+            if change["delivery"] != fact["delivery"] and change["fields"].get(name, fact["value"]) != fact["value"]
+        ]
+        fact |= {
+            "hidden": fact["value"] == REDACTED,
+            "others": others[:MAX_OTHERS],
+            "more_others": max(0, len(others) - MAX_OTHERS),
+        }
+    for name, rows in (("changes", changes), ("discarded_changes", sorted(visit["discarded_changes"], key=_version))):
+        visit[name] = rows[-MAX_ROWS:]
     visit["more_changes"] = max(0, len(changes) - MAX_ROWS)
-    visit["facts"] = dict(itertools.islice(visit["facts"].items(), MAX_ROWS))
-    visit["changes"] = changes[-MAX_ROWS:]
+    visit["more_facts"] = max(0, len(facts) - MAX_ROWS)
+    visit["more_lines"] = max(0, len(visit["history"]) - MAX_ROWS)
+    visit["history"] = visit["history"][-MAX_ROWS:]
+    visit["facts"] = dict(itertools.islice(facts.items(), MAX_ROWS))
+
+
+def _customer(values: Mapping[str, Any], is_revealed: bool) -> list[str]:
+    """Return the name, address and number of the customer, or which of them there are."""
+    names = [values.get("contact.first_name"), values.get("contact.last_name")]
+    parts = {
+        "name": " ".join(filter(None, names)),
+        "e-mail address": values.get("contact.email"),
+        "phone number": values.get("contact.phone"),
+    }
+    return [value if is_revealed else label for label, value in parts.items() if value]
 
 
 def _version(change: dict[str, Any]) -> int:

@@ -1,14 +1,19 @@
-"""The list of visits."""
+"""The list of visits, one visit, and its deliveries."""
 
+import asyncio
+import html
 import re
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 
 import pytest
 
 from app.ledger.ledger import Ledger
+from app.ledger.records import Attempt, Outcome
 from app.ledger.redis import Redis
-from tests.support.console import Browser
+from app.visits.change import UNSET, Contact
+from tests.support.console import Browser, activities
 from tests.support.ledger import accept, change, done, start_run
 
 TODAY = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0)
@@ -76,3 +81,103 @@ async def test_an_empty_list_says_why(operator: Browser) -> None:
 
 async def test_the_menu_has_the_visits(operator: Browser) -> None:
     assert '<a href="/console/visits">Visits</a>' in (await operator.get("/console")).text
+
+
+# -- one visit --
+
+
+@pytest.fixture
+async def moved(app: Any, redis: Redis) -> list[str]:
+    """Return the deliveries of a visit that was booked, moved, and then booked again by an older message."""
+    ledger, contact = Ledger(redis, 30), Contact(email="ada@example.com", first_name="Ada", last_name="Lovelace")
+    three, two, four = (datetime(2027, 1, 15, hour, tzinfo=UTC) for hour in (20, 19, 21))
+    messages = [(1, three, Decimal("79.50")), (3, two, UNSET), (2, four, UNSET)]
+    ids = []
+    for version, start, amount in messages:
+        sent = change("A", version=version, contact=contact, time_scheduled=start, amount_collected=amount)
+        ids.append((await accept(ledger, sent)).delivery_id)
+        await asyncio.sleep(0.002)
+    remote = {"visit:main/standard-A": {"id": 15, "time_scheduled": "2027-01-15T19:00:00Z"}}
+    at = int((await ledger.server_time()).timestamp() * 1000)
+    created = Attempt(started_at_ms=at, took_ms=7, outcome="created", calls=[["POST /visits", 201]])
+    outcome = Outcome(state="done", attempt=created, start="2027-01-15T19:00", remote=remote)
+    await ledger.complete(await start_run(ledger, "A"), outcome)
+    return ids
+
+
+def lines(page: str) -> list[str]:
+    """Return the sentences of the history, without their times."""
+    history = page.partition('id="history"')[2].partition("</section>")[0] or page.partition('id="timeline"')[2]
+    texts = [re.sub("<[^>]+>", " ", text) for text in re.findall(r"<li.*?<div>(.*?)</div></li>", history, re.DOTALL)]
+    return [re.sub(r" ([,;])", r"\1", " ".join(html.unescape(text).split())) for text in texts]
+
+
+async def test_a_visit_tells_its_story_in_the_zone_of_the_browser(app: Any, moved: list[str]) -> None:
+    operator = Browser(app)
+    operator.http.cookies.set("doorbell-zone", "America/New_York")
+    await operator.log_in()
+
+    page = (await operator.get("/console/visits/standard-A")).text
+
+    assert [
+        "Booked for Jan 15, 2027, 3:00 PM EST, amount 79.50 amount counts delivery",
+        "Moved to Jan 15, 2027, 2:00 PM EST counts delivery",
+        "An older message, for Jan 15, 2027, 4:00 PM EST, arrived late and changed nothing delivery the newer delivery",
+        "Created in Review Rover",
+    ] == lines(page)
+    heading = re.sub("<[^>]+>", "", page.partition("<h1>")[2].partition("</h1>")[0]).strip()
+    assert "Visit on Jan 15, 2027, 2:00 PM EST" == heading
+    assert "<dd>#15</dd>" in page
+    assert "<details" in page.partition("All fields and messages")[0]
+
+
+async def test_the_table_of_fields_has_the_values_that_do_not_count(app: Any, moved: list[str]) -> None:
+    operator = Browser(app)
+    await operator.log_in()
+
+    page = (await operator.get("/console/visits/standard-A")).text
+
+    [start] = re.findall(r'<tr><th scope="row" data-name="Field">Start</th>.*?</tr>', page, re.DOTALL)
+    assert ["7:00", "9:00", "8:00"] == re.findall(r"Jan 15, 2027, (\d+:00) PM UTC", start)[:3]
+    assert [moved[1], moved[2], moved[0]] == re.findall(r"/console/deliveries/(\w+)", start)
+
+
+async def test_the_customer_is_hidden_until_an_operator_reveals_it(app: Any, moved: list[str], redis: Redis) -> None:
+    operator = Browser(app)
+    await operator.log_in()
+    path = "/console/visits/standard-A"
+
+    hidden, revealed = await operator.get(path), await operator.post(f"{path}/reveal", {"field": "contact"})
+
+    assert "••• (name, e-mail address)" in hidden.text
+    assert [] == [word for word in ("Ada", "Lovelace", "ada@example.com") if word in hidden.text]
+    assert "Ada Lovelace · ada@example.com" in revealed.text
+    assert [(b"revealed visit", b"standard-A: contact")] == await activities(redis)
+    assert "revealed personal data" in (await operator.get(path)).text.lower()
+
+
+# -- one delivery --
+
+
+async def test_a_delivery_tells_its_own_story_with_a_link_to_the_newer_one(app: Any, moved: list[str]) -> None:
+    operator = Browser(app)
+    await operator.log_in()
+
+    first, second, late = [(await operator.get(f"/console/deliveries/{id}")).text for id in moved]
+
+    assert "Created in Review Rover" in lines(second)
+    assert "Created in Review Rover" not in lines(late)
+    assert f'href="/console/deliveries/{moved[1]}">the newer delivery' in late
+    assert "Outdated: a newer message decides the newer delivery" == lines(late)[-1]
+    size = next(iter(re.findall(r"<dt>Size</dt><dd>(\d+) bytes", first)))
+    assert int(size) > 0
+
+
+async def test_a_delivery_links_its_neighbors_on_the_same_hook(app: Any, moved: list[str]) -> None:
+    operator = Browser(app)
+    await operator.log_in()
+
+    pages = [(await operator.get(f"/console/deliveries/{id}")).text for id in moved]
+
+    links = [dict(re.findall(r'rel="(prev|next)" href="/console/deliveries/(\w+)"', page)) for page in pages]
+    assert [{"next": moved[1]}, {"prev": moved[0], "next": moved[2]}, {"prev": moved[1]}] == links

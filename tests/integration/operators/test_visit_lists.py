@@ -140,6 +140,7 @@ async def test_a_row_has_what_people_look_for_and_no_personal_data(ledger: Ledge
         "date_cancelled": "2031-03-14T08:00:00Z",
         "time_completed": None,
         "amount_collected": "20.00",
+        "currency": None,
     }
 
 
