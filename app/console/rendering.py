@@ -190,6 +190,11 @@ def state_title(state: str) -> str:
     return STATE_TITLES.get(state, state)
 
 
+def marked(text: str) -> Markup:
+    """Return the text with `code` between backticks as code."""
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
+
+
 def segment(text: str) -> str:
     """Quote the text as one segment of a URL's path."""
     return quote(text, safe="")
@@ -215,6 +220,7 @@ def _templates() -> Jinja2Templates:
         "outcome_title": outcome_title,
         "skip_title": skip_title,
         "state_title": state_title,
+        "marked": marked,
         "capitalize_first": lambda text: text[:1].upper() + text[1:],
         "field_title": field_title,
         "sentence": sentence,

@@ -65,12 +65,16 @@ Expiry = Literal["expires", "task", "members", "permanent"]
 
 @dataclass(frozen=True, slots=True)
 class KeyKind:
-    """Keys of one pattern, as docs/redis.md and the settings page of the console describe them."""
+    """Keys of one pattern, as docs/redis.md describes them.
+
+    title: what they are to an operator, who sees title, contents and retention in the console; empty for bookkeeping.
+    """
 
     pattern: str
     expiry: Expiry
     contents: str
     retention: str
+    title: str = ""
 
 
 _DELIVERY = "RETENTION_DAYS after it arrived; if its record is fetched, or it is translated again, after it was done"
@@ -79,8 +83,20 @@ _RETENTION, _STATE, _SHORT, _ALWAYS = "RETENTION_DAYS", "until the state changes
 
 #: The first pattern that matches is the kind of a key.
 KEY_KINDS = (
-    KeyKind("bell:delivery:*", "task", "a delivery: its body, and the headers that its source needs", _DELIVERY),
-    KeyKind("bell:visit:*", "task", "a visit: its changes with contact, its attempts, the API's last answer", _TASK),
+    KeyKind(
+        "bell:delivery:*",
+        "task",
+        "a delivery: its body, and the headers that its source needs",
+        _DELIVERY,
+        title="Deliveries",
+    ),
+    KeyKind(
+        "bell:visit:*",
+        "task",
+        "a visit: its changes with contact, its attempts, the API's last answer",
+        _TASK,
+        title="Visits",
+    ),
     KeyKind("bell:event:*", "task", "an event that is fetched or translated again: its attempts", _TASK),
     KeyKind("bell:deliveries:*", "members", "the ids of the deliveries of a hook", _RETENTION),
     KeyKind("bell:hooks", "permanent", "the hooks that ever received a delivery", _ALWAYS),
@@ -91,17 +107,36 @@ KEY_KINDS = (
         "RETENTION_DAYS after the day, or until the visit expires, if that is later",
     ),
     KeyKind("bell:visit-days", "members", "the days that have visits", "until the last visit of the day is removed"),
-    KeyKind("bell:dedup:*", "expires", "the digest of an event, to recognize a repeat", "8 days; 400 for Cronofy"),
-    KeyKind("bell:people:*", "expires", "the tool's ids of the people in a booking", "2 years after its last record"),
+    KeyKind(
+        "bell:dedup:*",
+        "expires",
+        "the digest of an event, to recognize a repeat",
+        "8 days; 400 for Cronofy",
+        title="Repeats",
+    ),
+    KeyKind(
+        "bell:people:*",
+        "expires",
+        "the tool's ids of the people in a booking",
+        "2 years after its last record",
+        title="People of a booking",
+    ),
     KeyKind(
         "bell:contact-index:*",
         "expires",
         "the keyed digest of an address or number, and its visits",
         "as long as the visits",
+        title="Search",
     ),
     KeyKind("bell:contact:*:lock", "expires", "which worker creates a contact", _SHORT),
-    KeyKind("bell:contact:*", "expires", "the keyed digest of an address, and the id of its contact", "30 days"),
-    KeyKind("bell:record:*", "expires", "a record that was fetched from a tool", "30 seconds"),
+    KeyKind(
+        "bell:contact:*",
+        "expires",
+        "the keyed digest of an address, and the id of its contact",
+        "30 days",
+        title="Contacts",
+    ),
+    KeyKind("bell:record:*", "expires", "a record that was fetched from a tool", "30 seconds", title="Fetched records"),
     KeyKind(
         "bell:retry-after:*",
         "expires",
@@ -109,7 +144,13 @@ KEY_KINDS = (
         "5 minutes at most",
     ),
     KeyKind("bell:token:*:lock", "expires", "which worker exchanges a token", _SHORT),
-    KeyKind("bell:token:*", "permanent", "the access token of a hook, encrypted", "until it is replaced"),
+    KeyKind(
+        "bell:token:*",
+        "permanent",
+        "the access token of a hook, encrypted",
+        "until it is replaced",
+        title="Access tokens",
+    ),
     KeyKind("bell:queue:visits:health-check", "expires", "the health check of arq", _SHORT),
     KeyKind("bell:queue:*", "members", "the jobs of a queue, by the time at which they are due", "until they are done"),
     KeyKind("arq:job:*", "expires", "a job: the id of its task", "until it is done; 30 days at most"),
@@ -136,11 +177,17 @@ KEY_KINDS = (
     KeyKind("bell:cleanup", "expires", "when expired members are removed next", "1 hour"),
     KeyKind("bell:worker:*", "expires", "the heartbeat of a worker", "30 seconds"),
     KeyKind("bell:workers", "members", "the live workers", "30 seconds"),
-    KeyKind("bell:hourly:*", "expires", "counters of one hour", "8 days"),
+    KeyKind("bell:hourly:*", "expires", "counters of one hour", "8 days", title="Counters"),
     KeyKind("bell:metrics", "permanent", "counters for /metrics", _ALWAYS),
     KeyKind("bell:alerts:lock", "expires", "which process checks for alerts", _SHORT),
     KeyKind("bell:alerts", "expires", "the active alerts, and the failure counts of ten minutes", "7 days"),
-    KeyKind("bell:request-index:*", "expires", "the digest of a request id, and its delivery", _RETENTION),
+    KeyKind(
+        "bell:request-index:*",
+        "expires",
+        "the digest of a request id, and its delivery",
+        _RETENTION,
+        title="Request ids",
+    ),
     KeyKind(
         "bell:secret-used:*", "expires", "when each secret of a hook last verified a delivery", "1 year after that"
     ),
@@ -151,7 +198,11 @@ KEY_KINDS = (
         "30 days after the last",
     ),
     KeyKind(
-        "bell:rejections:*", "expires", "the newest 50 rejections of a hook: reason and time", "30 days after the last"
+        "bell:rejections:*",
+        "expires",
+        "the newest 50 rejections of a hook: reason and time",
+        "30 days after the last",
+        title="Rejections",
     ),
     KeyKind("bell:rejections", "permanent", "counters of rejections, and of events from other accounts", _ALWAYS),
     KeyKind("bell:audit:*", "expires", "the progress of an audit", "until it ends; 7 days at most"),
@@ -161,7 +212,7 @@ KEY_KINDS = (
         "the newest 100 activities that affected a visit or a delivery",
         "90 days after the last",
     ),
-    KeyKind("bell:activity", "members", "the actions of operators", "the newest 10,000"),
+    KeyKind("bell:activity", "members", "the actions of operators", "the newest 10,000", title="Activity"),
     KeyKind("bell:operation:*:lock", "expires", "which worker runs an operation", _SHORT),
     KeyKind(
         "bell:operation:*:results",
@@ -175,12 +226,24 @@ KEY_KINDS = (
         "the tasks of an operation with the same outcome, the newest 10,000",
         "90 days",
     ),
-    KeyKind("bell:operation:*", "expires", "an operation: its request, its operator, its result", "90 days"),
+    KeyKind(
+        "bell:operation:*",
+        "expires",
+        "an operation: its request, its operator, its result",
+        "90 days",
+        title="Operations",
+    ),
     KeyKind("bell:operations:open", "members", "unfinished operations", "until they are finished"),
     KeyKind("bell:operations", "members", "the newest 500 operations", "90 days"),
-    KeyKind("bell:session:*", "expires", "a session of the console", "12 hours"),
+    KeyKind("bell:session:*", "expires", "a session of the console", "12 hours", title="Sessions"),
     KeyKind("bell:sessions", "expires", "the ids of all sessions, to end them", "12 hours"),
-    KeyKind("bell:login-attempts*", "expires", "failed log-ins, by the digest of the client", "15 minutes"),
+    KeyKind(
+        "bell:login-attempts*",
+        "expires",
+        "failed log-ins, by the digest of the client",
+        "15 minutes",
+        title="Failed log-ins",
+    ),
 )
 
 

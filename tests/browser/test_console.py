@@ -39,7 +39,8 @@ PATHS = {
     "operation": "/console/operations/{operation}",
     "activity": "/console/activity",
     "settings": "/console/settings",
-    "erasure": "/console/erasure",
+    "retention": "/console/settings/retention",
+    "erasure": "/console/settings/erasure",
     "search": "/console/search?q=nobody",
 }
 OpenConsole = Callable[..., ConsoleBrowser]
@@ -247,7 +248,7 @@ def test_a_person_is_erased_after_a_plan(running: Harness, open_console: OpenCon
     console = open_console(OPERATOR, java_script_enabled=False)
 
     console.open("/console/settings")
-    console.page.click("text=Erase a person…")
+    console.page.click("text=Erase a person")
     console.page.fill("#person", "+1 (555) 010-0001")
     console.page.click("main button")
     assert "visits" in console.page.inner_text("table")

@@ -18,7 +18,7 @@ from app.settings.model import Settings
 ACTIONS = {
     "workers": ("Show workers", "/console/workers"),
     "api": ("Show accounts", "/console/sources#accounts"),
-    "memory": ("Show settings", "/console/settings"),
+    "memory": ("Show data retention", "/console/settings/retention"),
     "stalled": ("Show workers", "/console/workers"),
     "credentials": ("Show the steps", "/console/sources/{source}"),
     "signatures": ("Show rejections", "/console/rejections?hook={hook}"),

@@ -1,4 +1,4 @@
-"""Preferences of this browser, open sessions, checks, the environment, and retention."""
+"""Preferences of this browser, open sessions, checks, the configuration, and data retention."""
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -19,11 +19,24 @@ async def settings(request: Request) -> Response:
     return await render(
         request,
         "settings.html",
-        checks=[check async for check in doctor.local_checks(console.redis, console.settings)],
+        checks=sorted(
+            [check async for check in doctor.local_checks(console.redis, console.settings)],
+            key=lambda check: {"ok": 2, "warn": 1}.get(check.result, 0),  # problems first
+        ),
         environment=list(console.settings.describe()),
-        kinds=KEY_KINDS,
         sessions=await console.sessions.count(),
     )
+
+
+async def retention(request: Request) -> Response:
+    settings = context(request).settings
+    period = f"{settings.retention_days} days"
+    rows = [
+        (kind.title, kind.contents, kind.retention.replace("RETENTION_DAYS", period))
+        for kind in KEY_KINDS
+        if kind.title
+    ]
+    return await render(request, "retention.html", rows=rows, period=period, is_encrypted=bool(settings.body_keys))
 
 
 async def save_preferences(request: Request) -> Response:

@@ -297,7 +297,7 @@ async def test_a_person_is_erased_after_the_address_is_typed_again(app: Any, del
     await operator.log_in()
 
     async def submit(**form: str) -> tuple[int, str]:
-        response = await operator.post("/console/erasure", form)
+        response = await operator.post("/console/settings/erasure", form)
         [message] = re.findall(
             r"neither an e-mail|Nothing is stored|would be erased|confirmation differs|Erased\.", response.text
         )[:1]
@@ -324,7 +324,7 @@ async def test_an_erasure_on_a_page_has_a_time_limit(app: Any, delivery: str, mo
     monkeypatch.setattr(erasure, "TIMEOUT_S", 0.0)
 
     for form in ({"person": "ada@example.com"}, {"person": "ada@example.com", "confirm": "ada@example.com"}):
-        response = await operator.post("/console/erasure", form)
+        response = await operator.post("/console/settings/erasure", form)
 
         assert 409 == response.status_code
         assert "use `doorbell erase`" in html.unescape(response.text)
