@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
@@ -69,10 +70,11 @@ def _delivery(redis: Redis, number: int, at: int, names: dict[str, str]) -> list
     record = (
         orjson.dumps(meta | {"ignored": "", "headers": {}, "task_ids": [task_id]}) + b"\n" + COMPRESSOR.compress(body)
     )
+    starts = datetime.fromtimestamp(at / 1000 + 86_400, UTC).strftime("%Y-%m-%dT%H:%M")
     change = {
         "a": "create",
         "o": at * 1000,
-        "f": {"time_scheduled": "2027-03-14T16:00:00Z"},
+        "f": {"time_scheduled": f"{starts}:00Z"},
         "c": {"email": "a@example.com"},
     }
     fields: dict[str, Any] = {
@@ -90,12 +92,14 @@ def _delivery(redis: Redis, number: int, at: int, names: dict[str, str]) -> list
     fields |= {
         "attempts": 1,
         "attempt:1": orjson.dumps(attempt),
-        "remote": orjson.dumps({"id": number, "event_date": "2027-03-14T16:00:00Z"}),
+        "remote": orjson.dumps({"id": number, "time_scheduled": f"{starts}:00Z", "event_date": f"{starts}:00Z"}),
     }
     commands = [
         redis.command("SET", f"bell:delivery:{id}", record),
         redis.command("ZADD", f"bell:deliveries:{hook}", at, id),
         redis.command("SET", counters.request_key(f"req-{number}"), id),
+        redis.command("RPUSH", f"bell:visit-day:{starts[:10]}", f"{starts[11:]} main/{name}"),
+        redis.command("ZADD", "bell:visit-days", starts[:10].replace("-", ""), starts[:10]),
     ]
     if failed:
         fields |= {"state": "parked", "reason": REASONS[number // 20 % len(REASONS)], "pending_since": at}
@@ -126,12 +130,19 @@ def pages(names: dict[str, str]) -> dict[str, str]:
         "deliveries, a page far back": f"/console/deliveries?cursor={int(time.time() * 1000) - 20 * DAY_MS}_",
         "delivery": f"/console/deliveries/{names['delivery']}",
         "visit": f"/console/visits/{names['visit']}",
+        "visits": "/console/visits",
+        "visits of all days": "/console/visits?when=any",
+        "visits, parked": "/console/visits?when=any&state=parked",
+        "visits, discarded (none)": "/console/visits?when=any&state=discarded",
+        "visits of 250 or more (none)": "/console/visits?when=any&amount=250",
+        "visits of a source": "/console/visits?when=any&source=calendly&cancelled=no",
         "rejections": "/console/rejections",
         "sources": "/console/sources",
         "source": "/console/sources/standard",
         "workers": "/console/workers",
         "operations": "/console/operations",
         "activity": "/console/activity",
+        "activity of a visit": f"/console/activity?id={names['visit']}",
         "settings": "/console/settings",
         "search: delivery": f"/console/search?q={names['delivery']}",
         "search: visit": f"/console/search?q={names['visit']}",
@@ -139,6 +150,8 @@ def pages(names: dict[str, str]) -> dict[str, str]:
         "search: request": f"/console/search?q={names['request']}",
         "search: e-mail": "/console/search?q=ada@example.com",
         "search: phone": "/console/search?q=555-010-0001",
+        "search: a name": "/console/search?q=Lovelace",
+        "search: the beginning of an id": "/console/search?q=standard-V-47",
         "search: nothing": "/console/search?q=nobody",
     }
 
@@ -153,7 +166,7 @@ def main() -> None:
             "REDIS_URL": url,
             "VISITS_API_TOKEN": "bench",
             "HOOKS__STANDARD__SECRETS": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
-            "HOOKS__CALENDLY__SECRETS": "bench",
+            "HOOKS__CALENDLY__SECRETS": "secret-of-the-bench",
             "SECRET_KEY": KEY,
             "CONSOLE_PASSWORD_HASH": hash_password(PASSWORD),
         }
