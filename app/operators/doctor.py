@@ -347,8 +347,12 @@ async def _visits_api(settings: Settings, account: str, token: str) -> Check:
             http.stream("GET", url, headers=headers) as response,
         ):
             pass  # only the head of the response is needed
-    except (httpx.HTTPError, TimeoutError) as error:
-        return Check(name, "down", f"{type(error).__name__}", "Check VISITS_API_URL; until then changes wait.")
+    except (httpx.TimeoutException, TimeoutError):
+        detail = f"{settings.visits_api_url} does not answer within {API_TIMEOUT_S:.0f} s"
+        return Check(name, "down", detail, "Changes wait until it answers.")
+    except httpx.HTTPError as error:
+        detail = f"{settings.visits_api_url} cannot be reached ({type(error).__name__})"
+        return Check(name, "down", detail, "Check VISITS_API_URL; until then changes wait.")
     took_ms = (time.monotonic() - started) * 1000
     if response.status_code in (401, 403):
         return Check(name, "fail", f"{response.status_code}: the token is not accepted", "Check VISITS_API_TOKEN.")

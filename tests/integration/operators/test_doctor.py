@@ -58,6 +58,12 @@ async def test_a_failing_visits_api_is_down(redis: Redis, status: int) -> None:
         assert "down" == (await checks(redis, VISITS_API_URL=url))["visits_api main"].result
 
 
+async def test_an_unreachable_visits_api_is_named_with_its_address(redis: Redis) -> None:
+    check = (await checks(redis, VISITS_API_URL="http://127.0.0.1:1/api/v1"))["visits_api main"]
+
+    assert ("down", "http://127.0.0.1:1/api/v1 cannot be reached (ConnectError)") == (check.result, check.detail)
+
+
 async def test_an_http_server_at_the_address_of_redis_is_named_without_a_traceback(
     redis: Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
