@@ -29,7 +29,9 @@ PATHS = {
     "deliveries": "/console/deliveries",
     "parked": "/console/deliveries?state=parked",
     "delivery": "/console/deliveries/{delivery}",
+    "visits": "/console/visits?when=any",
     "visit": "/console/visits/standard-A-1",
+    "failed visit": "/console/visits/standard-B-2",
     "rejections": "/console/rejections",
     "check": "/console/rejections/check?hook=standard",
     "sources": "/console/sources",
@@ -37,11 +39,13 @@ PATHS = {
     "workers": "/console/workers",
     "operations": "/console/operations",
     "operation": "/console/operations/{operation}",
+    "tasks": "/console/operations/{operation}/tasks?outcome=failed:contact_unknown",
     "activity": "/console/activity",
     "settings": "/console/settings",
     "retention": "/console/settings/retention",
     "erasure": "/console/settings/erasure",
     "search": "/console/search?q=nobody",
+    "hits": "/console/search?q=standard-B-1",
 }
 OpenConsole = Callable[..., ConsoleBrowser]
 
@@ -598,6 +602,7 @@ def test_every_page_is_accessible_and_fits_a_phone(
     for name, path in PATHS.items():
         for console, width in ((wide, "wide"), (narrow, "narrow")):
             assert 200 == console.open(path.format(**ids)).status, name
+            console.page.evaluate("document.querySelectorAll('main details').forEach(details => details.open = true)")
             console.screenshot(f"{name}-{color_scheme}-{width}")
             problems |= {f"{name} {width} {violation}" for violation in console.violations()}
             if console.horizontal_overflow():
