@@ -168,7 +168,7 @@ def _settings_checks(settings: Settings) -> list[Check]:
 def _public_url(settings: Settings) -> Check:
     if settings.public_url:
         return Check("public_url", "ok", settings.public_url)
-    detail = "PUBLIC_URL is not set: the URLs of hooks are shown without a host, and alerts have no link to the console"
+    detail = "PUBLIC_URL is not set: commands print URLs without a host, and alerts have no link to the console"
     return Check("public_url", "warn", detail, "Set PUBLIC_URL to the URL of the web process.")
 
 
