@@ -124,7 +124,7 @@ KEY_KINDS = (
     KeyKind(
         "bell:contact-index:*",
         "expires",
-        "the keyed digest of an address or number, and its visits",
+        "the keyed digest of an address, a number or a word of a name, and its visits",
         "as long as the visits",
         title="Search",
     ),

@@ -256,9 +256,12 @@ class Ledger:
         """Return the days that have visits, the earliest first."""
         return [day.decode() for day in await self.redis.command("ZRANGE", keys.VISIT_DAYS, 0, -1)]
 
-    async def visits_of_day(self, day: str) -> list[tuple[str, TaskId]]:
-        """Return the visits that start on a day in UTC, in order, each with its start. Some may have expired."""
-        entries = set(await self.redis.command("LRANGE", f"{keys.VISIT_DAY}{day}", 0, -1))
+    async def visits_of_day(self, day: str, limit: int = 0) -> list[tuple[str, TaskId]]:
+        """Return the visits that start on a day in UTC, in order, each with its start. Some may have expired.
+
+        limit: 0 for all; else any of them.
+        """
+        entries = set(await self.redis.command("LRANGE", f"{keys.VISIT_DAY}{day}", 0, limit - 1))
         return [
             (f"{day}T{time}", TaskId(f"visit:{subject}"))
             for time, _, subject in (entry.decode().partition(" ") for entry in sorted(entries))

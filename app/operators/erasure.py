@@ -67,7 +67,7 @@ class ErasureReport:
 
     people: digests of the addresses. deliveries, operations: ids. digests: Redis keys. shared: deliveries that also mention
     visits of other people. unfinished: tasks that are not done and lack the erased data. unreadable: deliveries that cannot
-    be decrypted. busy: tasks and operations that were in use and are not erased. phones: numbers, never shown.
+    be decrypted. busy: tasks and operations that were in use and are not erased. phones, names: never shown.
     """
 
     people: set[str] = field(default_factory=set)
@@ -80,6 +80,7 @@ class ErasureReport:
     unreadable: set[str] = field(default_factory=set)
     busy: set[str] = field(default_factory=set)
     phones: set[str] = field(default_factory=set)
+    names: set[str] = field(default_factory=set)
 
     def add(self, report: "ErasureReport") -> None:
         for attribute in fields(ErasureReport):
@@ -307,6 +308,8 @@ class Erasure:
         for phone in filter(None, map(search_index.normalize_phone, planned.phones)):
             for key in self._settings.secret_key:
                 await self._redis.command("ZREM", search_index.index_key(phone, key), *planned.visits, "")
+        for key in {key for name in planned.names for key in search_index.name_keys(name, self._settings.secret_key)}:
+            await self._redis.command("ZREM", key, *planned.visits, "")
         async for page in self._scan(f"{keys.RECORD}*"):  # of all people: they expire within seconds
             for key in page:
                 await self._redis.command("DEL", key)
@@ -378,6 +381,7 @@ class Erasure:
                 redacted = self._redacted_contact(contact, task.account, primary)
                 if redacted != contact:
                     report.phones.add(contact.get("phone", ""))
+                    report.names.add(search_index.full_name(contact.get("first_name"), contact.get("last_name")))
                     redacted_fields[f"{prefix}:{origin}"] = b"%d %b" % (
                         stored.number,
                         orjson.dumps(change | {"c": redacted}),

@@ -130,7 +130,7 @@ def delivery_history(aliases: Sequence[Task], delivery: str) -> tuple[list[Histo
     return lines, own
 
 
-#: The maximum difference between the clocks of a web process and a worker.
+#: The maximum difference between the clocks of two machines.
 MAX_CLOCK_SKEW_MS = 1_000
 
 

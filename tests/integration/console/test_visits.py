@@ -181,3 +181,42 @@ async def test_a_delivery_links_its_neighbors_on_the_same_hook(app: Any, moved: 
 
     links = [dict(re.findall(r'rel="(prev|next)" href="/console/deliveries/(\w+)"', page)) for page in pages]
     assert [{"next": moved[1]}, {"prev": moved[0], "next": moved[2]}, {"prev": moved[1]}] == links
+
+
+# -- search --
+
+
+async def test_results_show_title_time_tool_and_state(app: Any, moved: list[str], redis: Redis) -> None:
+    await accept(Ledger(redis, 30), change("A-later", time_scheduled=TODAY))
+    operator = Browser(app)
+    operator.http.cookies.set("doorbell-zone", "America/New_York")
+    await operator.log_in()
+
+    page = (await operator.get("/console/search?q=standard")).text
+
+    rows = [
+        re.sub(r"\s+", " ", re.sub("<[^>]+>", " ", row)) for row in re.findall(r"<tr tabindex.*?</tr>", page, re.DOTALL)
+    ]
+    [row] = [row for row in rows if "Visit #15" in row]
+    for text in ("standard-A", "Jan 15, 2027, 2:00 PM EST", "Standard Webhooks", "Up to date", "79.50"):
+        assert text in row
+
+
+async def test_a_search_without_result_says_what_was_searched(app: Any) -> None:
+    operator = Browser(app)
+    await operator.log_in()
+
+    page = (await operator.get("/console/search?q=nobody")).text
+
+    for text in ("Nothing matches.", "whole ids of visits", "the beginnings of ids", "the name of the customer"):
+        assert text in page
+
+
+async def test_the_only_result_is_opened(app: Any, moved: list[str]) -> None:
+    operator = Browser(app)
+    await operator.log_in()
+
+    answers = [await operator.get(f"/console/search?q={text}") for text in ("standard-A", moved[0], moved[0][:16])]
+
+    targets = ["/console/visits/standard-A", *[f"/console/deliveries/{moved[0]}"] * 2]
+    assert targets == [answer.headers["location"] for answer in answers]

@@ -163,12 +163,12 @@ def test_a_replay_shows_that_the_body_was_erased(harness: Harness) -> None:
 
     replayed = harness.doorbell("replay", id, "--retranslate", "--dry-run")
     repeat = harness.doorbell("replay", id, "--recheck", "--yes")
-    output = harness.doorbell("show", id, "--show-personal-data")
+    output = harness.doorbell("show", id, "--show-personal-data", "--json")
 
     assert "its body was erased at 20" in replayed.stdout
     assert 0 == repeat.returncode
     assert "its body was erased at 20" in json.loads(output.stdout)["body"]
-    assert "erased_at" in harness.doorbell("visit", "standard-A").stdout
+    assert "erased_at" in harness.doorbell("visit", "standard-A", "--json").stdout
     wait_for_workers(harness)
     assert 1 == len(harness.visits())
 
@@ -331,13 +331,18 @@ async def test_an_erased_visit_is_not_in_the_search_index(harness: Harness, redi
     await accept(ledger, change("A", contact=Contact(**ADA)))
     for name in ("A", "B"):
         await search_index.index(
-            redis, visit_task(name), Contact(email=EMAIL if name == "A" else None, phone=ADA["phone"]), KEY, 60_000
+            redis,
+            visit_task(name),
+            Contact(email=EMAIL if name == "A" else None, phone=ADA["phone"], last_name=ADA["last_name"]),
+            KEY,
+            60_000,
         )
 
     await Erasure(ledger, read_environment(harness.env), EMAIL).execute()
 
     assert [] == await search_index.lookup(redis, EMAIL, [KEY])
     assert [visit_task("B")] == await search_index.lookup(redis, ADA["phone"], [KEY])
+    assert [visit_task("B")] == await search_index.lookup_name(redis, ADA["last_name"], [KEY])
 
 
 async def test_a_shared_phone_number_matches_all_its_people(harness: Harness, redis: Redis, ledger: Ledger) -> None:
@@ -354,7 +359,8 @@ async def test_a_shared_phone_number_matches_all_its_people(harness: Harness, re
     assert [1, 2] == [report["people"] for report in reports]
     assert [1, 2] == [len(report["visits"]) for report in reports]
     assert re.search(
-        r"people +2 +e-mail addresses; a phone number", harness.doorbell("erase", ADA["phone"], "--dry-run").stdout
+        r"people +2 +e-mail addresses that are meant; a phone number",
+        harness.doorbell("erase", ADA["phone"], "--dry-run").stdout,
     )
 
 
