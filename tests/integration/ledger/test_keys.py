@@ -65,7 +65,7 @@ def test_every_key_has_a_kind_and_expires(harness: Harness) -> None:
         run_with_redis(harness.redis_url, use_console)
         harness.inject_faults(down=True)
         harness.send("visit.created", "D", contact=ADA, time_scheduled=SOON)
-        wait_until(lambda: harness.doorbell("visit", "standard-D").stdout.count("waiting"))
+        wait_until(lambda: harness.doorbell("visit", "standard-D", "--json").stdout.count("waiting"))
         problems_before = run_with_redis(harness.redis_url, expiry_problems)
         harness.clear_faults()
         wait_until(lambda: harness.visit("standard-D"))
