@@ -1,6 +1,7 @@
 """`doorbell replay`, `discard` and `cancel`. A worker runs the operation, and the command shows its progress."""
 
 import asyncio
+import re
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -33,7 +34,7 @@ from app.ledger.records import NotFound
 from app.operators.discard import Discard
 from app.operators.filter import INDEXED_STATES, TASK_STATES, Filter
 from app.operators.operations import Operation, OperationKind, OperationRequest, Operations, TaskResult
-from app.operators.outcomes import outcome_title
+from app.operators.outcomes import outcome_title, plan_counts
 from app.operators.replay import PlannedTask, PlanSummary, Replay
 from app.operators.selection import Mode
 from app.settings.model import Settings
@@ -58,7 +59,7 @@ def plan_options(command: F) -> F:
 @click.command(
     epilog=examples(
         "replay --state parked --reason 422 --since 2h --dry-run",
-        "replay standard-A-5 --contact ada@example.com --yes",
+        "replay --contact standard-A-5=ada@example.com --contact standard-A-6=bob@example.com",
         "replay --hook calendly --since 7d --retranslate --dry-run",
     )
 )
@@ -69,7 +70,11 @@ def plan_options(command: F) -> F:
 @click.option("--reconcile", "mode", flag_value="reconcile", help="Fetch the current record from the tool.")
 @click.option("--recheck", is_flag=True, help="Read the visit from the Visits API first.")
 @click.option(
-    "--contact", default="", help="Assign this contact: an e-mail address, or an id of Review Rover (cont_…)."
+    "--contact",
+    "contacts",
+    multiple=True,
+    metavar="[VISIT=]CONTACT",
+    help="Assign a contact, an e-mail address or an id of Review Rover (cont_…), to a visit. Once per visit.",
 )
 @plan_options
 @json_option
@@ -77,7 +82,7 @@ def replay(
     ids: tuple[str, ...],
     mode: Mode | None,
     recheck: bool,
-    contact: str,
+    contacts: tuple[str, ...],
     dry_run: bool,
     yes: bool,
     as_json: bool,
@@ -85,33 +90,46 @@ def replay(
 ) -> None:
     """Requeue deliveries or visits.
 
-    Select them by IDs, or by a filter. Without --retranslate or --reconcile the stored changes are applied again. Newer
-    values take precedence. A worker runs the replay; Ctrl-C does not stop it, `doorbell cancel` does.
+    Select them by IDs, by a filter, or by --contact VISIT=CONTACT. Without --retranslate or --reconcile the stored
+    changes are applied again. Newer values take precedence. A worker runs the replay; Ctrl-C does not stop it,
+    `doorbell cancel` does.
     """
-    filter = _parse_filter("replay", ids, options)
-    _check_contact(contact)
+    contact_by_visit = _parse_contacts(contacts)
+    visits = tuple(filter(None, contact_by_visit))
+    has_selection = ids or any(options.values())
+    selection = _parse_filter("replay", ids if has_selection else visits, options)
     request = OperationRequest(
         kind="replay",
-        filter=filter,
+        filter=selection,
         actor=actor().name,
         expected=0,
         planned_at_ms=0,
         mode=mode or "retry",
-        contact=contact,
+        contacts=contact_by_visit,
         recheck=recheck,
         keeps_results=True,
     )
     _plan_and_run(request, dry_run, yes, as_json)
 
 
-def _check_contact(text: str) -> None:
+def _parse_contacts(texts: tuple[str, ...]) -> dict[str, str]:
+    """Return the contacts by visit; by an empty string, if the visit is not named."""
     from app.operators.contacts import InvalidContact, parse_contact
 
-    if text:
-        try:
-            parse_contact(text)
-        except InvalidContact as error:
-            raise click.BadParameter(str(error), param_hint="--contact") from None
+    pairs = [_VISIT_AND_CONTACT.fullmatch(text) for text in texts]
+    contacts = {pair["visit"] or "": pair["contact"] for pair in pairs if pair}
+    if len(contacts) < len(texts):
+        raise click.BadParameter("each visit has one contact.", param_hint="--contact")
+    try:
+        for contact in contacts.values():
+            parse_contact(contact)
+    except InvalidContact as error:
+        raise click.BadParameter(str(error), param_hint="--contact") from None
+    return contacts
+
+
+#: An external_id, if there is one, and a contact.
+_VISIT_AND_CONTACT = re.compile(r"(?:(?P<visit>[A-Za-z0-9._-]+)=)?(?P<contact>.*)", re.DOTALL)
 
 
 @click.command(
@@ -179,7 +197,9 @@ def _plan_and_run(request: OperationRequest, dry_run: bool, yes: bool, as_json: 
     if not summary.total:
         exit_with(NOTHING_MATCHED, "nothing matched")
     if not as_json:
-        _print_plan(summary, DONE[request.kind])
+        _print_plan(summary, request.kind)
+    if "" in request.contacts and summary.total > 1:
+        exit_with(USAGE, f"{summary.total} are selected: name the visit of each contact, --contact VISIT=CONTACT")
     if dry_run or not summary.actionable:
         sys.exit(_exit_status(request.kind, summary.total, summary.skipped))
     confirm(f"{summary.actionable} tasks will be {DONE[request.kind]}. Continue?", yes)
@@ -204,12 +224,16 @@ async def _plan(
     """
     planned_at_ms = int((await ledger.server_time()).timestamp() * 1000)
     summary, skipped = PlanSummary(MAX_ROWS), list[PlannedTask]()
+    unmatched = set(filter(None, request.contacts))
     async for planned in _tasks(ledger, settings, request):
         summary.add(planned)
+        unmatched -= {planned.id, planned.task_id.external_id}
         if as_json and dry_run:
             print_rows([asdict(planned)], as_json)
         elif as_json and not summary.actionable:
             skipped.append(planned)
+    if unmatched:
+        exit_with(USAGE, f"--contact names visits that are not selected: {', '.join(sorted(unmatched))}")
     if skipped and not summary.actionable:
         rows = (TaskResult(planned.id, planned.task_id, planned.skip_reason) for planned in skipped)
         print_rows([row._asdict() for row in rows], as_json)
@@ -219,17 +243,19 @@ async def _plan(
 def _tasks(ledger: Ledger, settings: Settings, request: OperationRequest) -> AsyncIterator[PlannedTask]:
     if request.kind == "discard":
         return Discard(ledger, settings).plan(request.filter)
-    replay = Replay(ledger, settings, request.mode, recheck=request.recheck, contact=request.contact)
+    replay = Replay(ledger, settings, request.mode, recheck=request.recheck, contacts=request.contacts)
     return replay.plan(request.filter)
 
 
-def _print_plan(summary: PlanSummary, done: str) -> None:
-    """Print counts by reason, by call and by the reason for skipping, then the first few tasks with their calls."""
+def _print_plan(summary: PlanSummary, kind: OperationKind) -> None:
+    """Print counts by outcome and by call, then the first few tasks with their calls."""
+    done = DONE[kind]
     click.echo(f"{summary.total} selected: {summary.actionable} would be {done}, {summary.skipped.total()} skipped")
-    for title, counts in (("reason", summary.by_reason), ("call", summary.by_call), ("skipped", summary.skipped)):
-        if counts:
-            click.echo()
-            print_table([{title: name, "count": count} for name, count in counts.most_common()])
+    for count in plan_counts(summary, kind):
+        click.echo(f"  {count.number} {count.text}")
+    if summary.by_call:
+        click.echo()
+        print_table([{"call": name, "count": count} for name, count in summary.by_call.most_common()])
     if summary.samples:
         click.echo()
         print_table([row for planned in summary.samples for row in _call_rows(planned)])

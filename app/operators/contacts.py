@@ -7,7 +7,7 @@ from app.operators.search_index import normalize_email
 from app.visits.change import Contact, VisitChange
 from app.visits.merge import RecordedChange
 
-_CONTACT_ID = re.compile(r"[A-Za-z0-9_]{1,80}")
+_CONTACT_ID = re.compile(r"cont_[A-Za-z0-9_]{1,80}")
 
 
 class InvalidContact(Exception):
@@ -24,6 +24,14 @@ def parse_contact(text: str) -> Contact:
     if _CONTACT_ID.fullmatch(text.strip()):
         return Contact(id=text.strip())
     raise InvalidContact
+
+
+def is_contact(text: str) -> bool:
+    try:
+        parse_contact(text)
+    except InvalidContact:
+        return False
+    return True
 
 
 def assignment(contact: Contact) -> VisitChange:

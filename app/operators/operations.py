@@ -46,7 +46,8 @@ MAX_RESULTS, RESULTS_TTL_S = 10_000, 3_600
 class OperationRequest:
     """A replay or discard as an operator started it.
 
-    expected: the number of tasks in the plan. mode, contact, recheck: only for a replay. keeps_results: a command reads
+    expected: the number of tasks in the plan. mode, contacts, recheck: only for a replay. contacts: by visit, see Replay; an
+    operation that ended has only the visits. keeps_results: a command reads
     the result of each task.
     """
 
@@ -56,7 +57,7 @@ class OperationRequest:
     expected: int
     planned_at_ms: int
     mode: Mode = "retry"
-    contact: str = ""
+    contacts: dict[str, str] = field(default_factory=dict)
     recheck: bool = False
     keeps_results: bool = False
 
@@ -239,7 +240,7 @@ class Operations:
                 self._settings,
                 request.mode,
                 recheck=request.recheck,
-                contact=request.contact,
+                contacts=request.contacts,
                 cause=progress.cause,
             )
             await replay.execute(request.filter, progress.on_step)
@@ -249,9 +250,11 @@ class Operations:
 
     async def _store(self, operation: Operation, *commands: tuple[Any, ...]) -> None:
         """Store the operation. commands: executed first, in the same transaction."""
-        key = f"{keys.OPERATION}{operation.id}"
+        key, request = f"{keys.OPERATION}{operation.id}", operation.request
+        if not operation.is_open:
+            request = replace(request, contacts=dict.fromkeys(request.contacts, ""))
         stored = {
-            "request": orjson.dumps(asdict(operation.request)),
+            "request": orjson.dumps(asdict(request)),
             "at": operation.created_at_ms,
             "activity": operation.activity,
             "state": operation.state,
@@ -300,6 +303,8 @@ class _Progress:
 def _decode(id: str, stored: dict[bytes, bytes]) -> Operation:
     request = orjson.loads(stored[b"request"])
     filter = request.pop("filter")
+    if contact := request.pop("contact", ""):  # stored when a replay had one contact for all visits
+        request["contacts"] = {"": contact}
     return Operation(
         id=id,
         request=OperationRequest(filter=Filter(**filter | {"ids": tuple(filter["ids"])}), **request),

@@ -1,7 +1,11 @@
-"""Outcomes of replays and discards in plain words."""
+"""Plans and outcomes of replays and discards in plain words."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
 
 from app.ledger.reasons import REASONS, find_reason
-from app.operators.operations import FAILED
+from app.operators.operations import FAILED, OperationKind
+from app.operators.replay import PlanSummary
 
 #: What became of a task of an operation, except failures.
 OUTCOMES = {
@@ -37,3 +41,30 @@ def skip_title(skip_reason: str) -> str:
     if skip_reason.partition(":")[0] in REASONS:
         return find_reason(skip_reason).title
     return _SKIP_TITLES.get(skip_reason, skip_reason)
+
+
+class PlanCount(NamedTuple):
+    """The number of tasks with the same expected outcome. tone: `good`, `bad` or `off`."""
+
+    number: int
+    text: str
+    tone: str
+
+
+def plan_counts(summary: PlanSummary, kind: OperationKind) -> list[PlanCount]:
+    """Return what an operation would do, by outcome."""
+    return [count for count in _plan_counts(summary, kind) if count.number]
+
+
+def _plan_counts(summary: PlanSummary, kind: OperationKind) -> Iterator[PlanCount]:
+    if kind == "discard":
+        yield PlanCount(summary.actionable, "would be discarded", "good")
+    else:
+        yield PlanCount(summary.sent, "would be sent to Review Rover", "good")
+        yield PlanCount(summary.fetched, "would be fetched again from the tool", "good")
+        for (reason, is_same), count in summary.obstacles.most_common():
+            way = "would fail the same way" if is_same else "would fail"
+            yield PlanCount(count, f"{way}: {find_reason(reason).title}", "bad")
+        yield PlanCount(summary.idle, "would send nothing: Review Rover is up to date", "off")
+    for skip_reason, count in summary.skipped.most_common():
+        yield PlanCount(count, f"would be skipped: {skip_title(skip_reason)}", "off")

@@ -38,6 +38,7 @@ from app.visits.merge import (
     Facts,
     RecordedChange,
     changed_fields,
+    count_people,
     deciding_origins,
     desired_visit,
     merge_changes,
@@ -47,6 +48,9 @@ from app.webhooks.translation import Translation, translate_event
 #: The next batch of tasks is requeued when workers took half of this one, so new deliveries wait for one batch at most.
 BATCH_SIZE = 100
 STALL_TIMEOUT_S = 120.0
+NO_CONTACTS: Mapping[str, str] = {}
+#: Begins the name of a call that is not made, because a fact is missing.
+WAIT = "wait: "
 
 
 class NoWorkerProgress(Exception):
@@ -62,13 +66,17 @@ class Call:
     fields: Mapping[str, str | None] = field(default_factory=dict)
 
 
+NOTHING_TO_SEND = Call("translate: nothing to send")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedTask:
     """The plan of a replay for one visit or delivery.
 
     id: as the operator wrote it. state, reason: those of the task at this time. skip_reason: `applied`, `superseded`,
     `unchanged`, `discarded`, `expired`, `queued`, `running`, `unknown`, a reason of a task, or a sentence; empty if the
-    task would be requeued. affected: the visits, and the deliveries as tasks of their events, whose changes it applies.
+    task would be requeued. obstacle: the reason with which it would fail again, as far as is known. affected: the visits,
+    and the deliveries as tasks of their events, whose changes it applies.
     """
 
     id: str
@@ -76,17 +84,36 @@ class PlannedTask:
     state: str = "done"
     reason: str = ""
     skip_reason: str = ""
+    obstacle: str = ""
     calls: tuple[Call, ...] = ()
     affected: tuple[TaskId, ...] = ()
+
+    @property
+    def needs_contact(self) -> bool:
+        """Whether an operator should name the contact of the visit."""
+        reasons = ("contact_unknown", "GET /contacts", "POST /contacts")
+        return not self.skip_reason and (self.obstacle == reasons[0] or self.reason.startswith(reasons))
+
+    @property
+    def fetches_record(self) -> bool:
+        return self.task_id.is_event and not any("/visits" in call.call for call in self.calls)
 
 
 @dataclass(slots=True)
 class PlanSummary:
-    """Counts of planned tasks, and the first `max_samples` of them."""
+    """Counts of planned tasks, and the first `max_samples` of them.
+
+    by_reason, by_call: of the tasks that would be requeued. obstacles: the reasons with which some of these would fail, and
+    whether it is the reason of their last failure. idle: those that would send nothing. fetched: those that would fetch a
+    record.
+    """
 
     max_samples: int = 20
     total: int = 0
     actionable: int = 0
+    idle: int = 0
+    fetched: int = 0
+    obstacles: Counter[tuple[str, bool]] = field(default_factory=Counter)
     by_reason: Counter[str] = field(default_factory=Counter)
     by_call: Counter[str] = field(default_factory=Counter)
     skipped: Counter[str] = field(default_factory=Counter)
@@ -100,8 +127,19 @@ class PlanSummary:
         self.actionable += 1
         self.by_reason[planned.reason or planned.state] += 1
         self.by_call.update(call.call for call in planned.calls)
+        if planned.obstacle:
+            self.obstacles[planned.obstacle, planned.reason.startswith(planned.obstacle)] += 1
+        elif not planned.calls or planned.calls == (NOTHING_TO_SEND,):
+            self.idle += 1
+        elif planned.fetches_record:
+            self.fetched += 1
         if len(self.samples) < self.max_samples:
             self.samples.append(planned)
+
+    @property
+    def sent(self) -> int:
+        """The number of tasks that would call the Visits API."""
+        return self.actionable - self.obstacles.total() - self.idle - self.fetched
 
 
 class Replay:
@@ -114,15 +152,17 @@ class Replay:
         mode: Mode = "retry",
         *,
         recheck: bool = False,
-        contact: str = "",
+        contacts: Mapping[str, str] = NO_CONTACTS,
         cause: Cause = NO_CAUSE,
     ) -> None:
-        """recheck: the worker reads each visit from the API first. contact: an e-mail address or id that is assigned.
+        """recheck: the worker reads each visit from the API first.
 
-        cause: the activity and the operation. Raise InvalidContact.
+        contacts: an e-mail address or id to assign, by visit (its task, external_id, or the id that selected it; an empty
+        string for all). cause: the activity and the operation. Raise InvalidContact.
         """
         self._ledger, self._settings, self._mode, self._cause = ledger, settings, mode, cause
-        self._recheck, self._contact = recheck, parse_contact(contact) if contact else None
+        self._recheck = recheck
+        self._contacts = {visit: parse_contact(contact) for visit, contact in contacts.items()}
 
     async def plan(self, filter: Filter) -> AsyncIterator[PlannedTask]:
         """Yield what would be done for each selected task. A visit with several ids is one task."""
@@ -158,11 +198,17 @@ class Replay:
         try:
             if self._mode == "retranslate":
                 return await self._ledger.retranslate(planned.task_id.delivery_id, queue="replays", cause=cause)
-            if self._contact and not planned.task_id.is_event:
-                await self._assign_contact(planned.task_id, self._contact)
+            if contact := self._contact_of(planned):
+                await self._assign_contact(planned.task_id, contact)
             return await self._ledger.replay(planned.task_id, self._recheck, queue="replays", cause=cause)
         except NotFound:
             return "expired"
+
+    def _contact_of(self, planned: PlannedTask) -> Contact | None:
+        if not planned.task_id.is_visit:
+            return None
+        names = (planned.task_id, planned.task_id.external_id, planned.id, "")
+        return next((self._contacts[name] for name in names if name in self._contacts), None)
 
     async def _assign_contact(self, task_id: TaskId, contact: Contact) -> None:
         aliases = await self._ledger.load_aliases(task_id)
@@ -211,7 +257,9 @@ class Replay:
         if stored.hook is None or stored.event is None:
             return replace(planned, skip_reason=stored.problem)
         if requests := stored.record_requests:
-            return replace(planned, calls=tuple(Call(request.label, request.path) for request in requests))
+            obstacle = "credentials_missing" if self._settings.missing_credentials(stored.hook.name) else ""
+            calls = tuple(Call(request.label, request.path) for request in requests)
+            return replace(planned, calls=calls, obstacle=obstacle)
         if self._mode == "reconcile":
             return replace(planned, skip_reason="record_not_fetchable")
         # Newer changes of its visits may have expired already; the replay would undo them.
@@ -235,14 +283,22 @@ class Replay:
         if primary.state == "discarded" or (primary.state in ("queued", "running") and not self._recheck):
             return replace(planned, skip_reason=primary.state)
         assigned = []
-        if self._contact:
-            assigned = [RecordedChange.decode("operator", encode_change(assignment(self._contact)))]
+        if contact := self._contact_of(planned):
+            assigned = [RecordedChange.decode("operator", encode_change(assignment(contact)))]
         facts = await run_off_loop(aliases, merge_visit, aliases, *assigned)
         calls = await self._calls(aliases, facts if assigned or any(alias.changes for alias in aliases) else None)
         if primary.state == "done" and not calls:
             deciding = {delivery_of(origin) for origin in deciding_origins(facts)}
             return replace(planned, skip_reason="superseded" if delivery and delivery not in deciding else "applied")
-        return replace(planned, calls=calls)
+        return replace(planned, calls=calls, obstacle=self._obstacle(planned.task_id, facts, calls))
+
+    def _obstacle(self, task_id: TaskId, facts: Facts, calls: tuple[Call, ...]) -> str:
+        """Return the reason with which a run of the visit would fail, or an empty string."""
+        if task_id.account not in self._settings.tokens:
+            return "token_missing"
+        if count_people(facts) > 1:
+            return "several_people"
+        return next((call.call.removeprefix(WAIT) for call in calls if call.call.startswith(WAIT)), "")
 
     async def _calls(self, aliases: list[Task], facts: Facts | None) -> tuple[Call, ...]:
         """Predict the calls of a worker without a request to the API. facts: None if the visit has no changes."""
@@ -263,13 +319,13 @@ class Replay:
         if primary.remote is None and (desired.is_cancelled or desired.is_empty):
             return Call("GET /visits/:id: none should exist", name) if primary.state != "done" else None
         if primary.remote is None and not desired.has_date:
-            return Call("wait: time_unknown", name)
+            return Call(f"{WAIT}time_unknown", name)
         if primary.remote is None:
             has_contact = (
                 desired.contact.cache_key(self._settings.contact_hash_key(primary.account))
                 and not desired.contact.is_erased
             )
-            return Call("POST /visits", name, whole) if has_contact else Call("wait: contact_unknown", name)
+            return Call("POST /visits", name, whole) if has_contact else Call(f"{WAIT}contact_unknown", name)
         if contact := await self._contact_call(primary, desired):
             return Call(contact, name, whole)
         changed = changed_fields(primary.remote, desired)
@@ -321,7 +377,7 @@ class Replay:
         affected = (planned.task_id, *aliases_by_task, *(task_id for task_id, _ in translated.values()))
         return replace(
             planned,
-            calls=tuple(calls or [Call("translate: nothing to send")]),
+            calls=tuple(calls or [NOTHING_TO_SEND]),
             affected=tuple(dict.fromkeys(affected))[:MAX_AFFECTED],
         )
 

@@ -162,7 +162,7 @@ def test_operators_can_act_on_a_full_redis(service: Harness) -> None:
     # In the console
     with Console(service) as console:
         console.log_in()
-        console.run_operation("replay", "standard-A-2", contact=DOCUMENTED_CONTACT)
+        console.run_operation("replay", "standard-A-2", **{"contact:visit:main/standard-A-2": DOCUMENTED_CONTACT})
         console.run_operation("discard", "standard-A-3")
         assert 303 == console.post("/console/accounts/main/pause").status_code
         assert 303 == console.post("/console/accounts/main/resume").status_code

@@ -14,17 +14,20 @@ from starlette.responses import Response
 from app.console.context import ConsoleContext, actions, context
 from app.console.rendering import number, redirect, render
 from app.ledger.times import humanize
-from app.operators.contacts import InvalidContact, parse_contact
+from app.operators.contacts import InvalidContact, is_contact
 from app.operators.discard import Discard
 from app.operators.filter import INDEXED_STATES, RESULT_STATES, Filter
 from app.operators.operations import OperationKind, OperationRequest
-from app.operators.replay import PlannedTask, Replay
+from app.operators.outcomes import PlanCount, plan_counts
+from app.operators.replay import PlannedTask, PlanSummary, Replay
 
 #: The operator types the number of tasks to confirm an operation on more than this.
 CONFIRM_ABOVE = 25
-#: The preview ends after this many steps or this time, whichever comes first.
-PREVIEW_STEPS, PREVIEW_TIMEOUT_S = 20, 0.15
+#: A plan is made for as many tasks as this time allows, and shows the first PREVIEW_STEPS.
+PREVIEW_STEPS, PREVIEW_TIMEOUT_S = 50, 0.15
 MAX_SELECTED_IDS = 200
+#: Begins the name of a field; the task of a visit follows.
+CONTACT = "contact:"
 
 
 @dataclass(slots=True)
@@ -32,17 +35,38 @@ class Plan:
     """The plan of an operation.
 
     do: `replay` or `discard`. filter: its `until` is the time of the plan, so that later arrivals are not included.
-    is_empty: no row is selected and no filter is set. count: the number of matches; for a result state an upper bound.
-    steps: the first tasks with the calls that a worker would make.
+    contacts: by task, as typed. is_empty: no row is selected and no filter is set. count: the number of matches; for a
+    result state an upper bound. steps: the first tasks with the calls that a worker would make. summary: of all tasks that
+    were planned in time.
     """
 
     do: OperationKind
     filter: Filter
-    contact: str
+    contacts: dict[str, str]
     until: int
     is_empty: bool = False
     count: int = 0
     steps: list[PlannedTask] = field(default_factory=list)
+    summary: PlanSummary = field(default_factory=PlanSummary)
+
+    @property
+    def counts(self) -> list[PlanCount]:
+        return plan_counts(self.summary, self.do)
+
+    @property
+    def invalid_contacts(self) -> list[str]:
+        """The tasks whose contact is neither an e-mail address nor an id."""
+        return [task_id for task_id, contact in self.contacts.items() if not is_contact(contact)]
+
+    @property
+    def valid_contacts(self) -> dict[str, str]:
+        return {task_id: contact for task_id, contact in self.contacts.items() if is_contact(contact)}
+
+    def asks_contact(self, step: PlannedTask) -> bool:
+        """Whether the form has a field for the contact of this visit."""
+        if self.do == "discard" or not step.task_id.is_visit or step.skip_reason:
+            return False
+        return step.needs_contact or step.task_id in self.contacts or self.count == 1
 
     @property
     def needs_confirmation(self) -> bool:
@@ -71,14 +95,14 @@ async def start(request: Request) -> Response:
         actor=request.user.name,
         expected=plan.count,
         planned_at_ms=plan.until,
-        contact=plan.contact,
+        contacts=plan.contacts,
         recheck=bool(form.get("recheck")),
     )
     return redirect(f"/console/operations/{await actions(request).start(operation_request)}")
 
 
 def _start_error(plan: Plan, form: Mapping[str, str]) -> str:
-    if form.get("contact", "").strip() and not plan.contact:
+    if plan.invalid_contacts:
         return f"{InvalidContact()} Nothing was done."
     if plan.is_empty:
         return "No row is selected. Nothing was done."
@@ -125,15 +149,16 @@ async def cancel(request: Request) -> Response:
     return redirect(f"/console/operations/{id}")
 
 
-async def preview(planned_tasks: AsyncIterator[PlannedTask]) -> list[PlannedTask]:
-    samples: list[PlannedTask] = []
+async def preview(planned_tasks: AsyncIterator[PlannedTask]) -> tuple[list[PlannedTask], PlanSummary]:
+    """Return the first tasks, and a summary of all that are planned within PREVIEW_TIMEOUT_S."""
+    samples, summary = list[PlannedTask](), PlanSummary(max_samples=0)
     with suppress(TimeoutError):
         async with asyncio.timeout(PREVIEW_TIMEOUT_S):
             async for planned in planned_tasks:
-                samples.append(planned)
-                if len(samples) >= PREVIEW_STEPS:
-                    break
-    return samples
+                summary.add(planned)
+                if len(samples) < PREVIEW_STEPS:
+                    samples.append(planned)
+    return samples, summary
 
 
 def _now_ms() -> int:
@@ -145,20 +170,18 @@ async def _plan(console: ConsoleContext, form: Mapping[str, str], ids: tuple[str
     filter = Filter(ids=ids) if ids else Filter.from_query(form)
     # A form without a selected row has no filter either, and must not select everything.
     is_empty = filter.is_empty and form.get("all") != "1"
-    plan = Plan(do, filter if ids else _resolve_filter(do, filter, until), _contact(form), until, is_empty)
+    plan = Plan(do, filter if ids else _resolve_filter(do, filter, until), _contacts(form), until, is_empty)
     if not is_empty:
         plan.count = len(filter.ids) or await console.lists.count(plan.filter)
-        plan.steps = await preview(_steps(console, plan)) if plan.count else []
+    if plan.count:
+        plan.steps, plan.summary = await preview(_steps(console, plan))
     return plan
 
 
-def _contact(form: Mapping[str, str]) -> str:
-    """Return the contact of the form, or an empty string if it is invalid."""
-    contact = form.get("contact", "").strip()
-    with suppress(InvalidContact):
-        parse_contact(contact)
-        return contact
-    return ""
+def _contacts(form: Mapping[str, str]) -> dict[str, str]:
+    """Return the fields `contact:<task>` that are not empty."""
+    fields = {name.removeprefix(CONTACT): value.strip() for name, value in form.items() if name.startswith(CONTACT)}
+    return {task_id: contact for task_id, contact in fields.items() if contact}
 
 
 def _resolve_filter(do: OperationKind, filter: Filter, until: int) -> Filter:
@@ -174,7 +197,7 @@ def _resolve_filter(do: OperationKind, filter: Filter, until: int) -> Filter:
 def _steps(console: ConsoleContext, plan: Plan) -> AsyncIterator[PlannedTask]:
     if plan.do == "discard":
         return Discard(console.ledger, console.settings).plan(plan.filter)
-    return Replay(console.ledger, console.settings, contact=plan.contact).plan(plan.filter)
+    return Replay(console.ledger, console.settings, contacts=plan.valid_contacts).plan(plan.filter)
 
 
 async def _plan_page(request: Request, plan: Plan, error: str = "") -> Response:

@@ -300,6 +300,24 @@ def test_a_replay_that_fails_again_says_so_and_exits_with_6(busy: Harness) -> No
     assert "1 failed again" in busy.doorbell("operations").stdout
 
 
+def test_each_contact_names_its_visit(busy: Harness) -> None:
+    busy.send("visit.created", "A-3", contact={"first_name": "Bob"}, time_scheduled="2026-03-15T16:00:00Z")
+    wait_until(lambda: len(rows(busy, "failures", "--json")) == 2)
+    pairs = ["standard-A-2=grace@example.com", "standard-A-3=Bob@Example.com"]
+
+    ambiguous = busy.doorbell("replay", "--state", "parked", "--contact", "ada@example.com", "--yes")
+    unselected = busy.doorbell("replay", "standard-A-2", "--contact", pairs[1], "--yes")
+    twice = busy.doorbell("replay", "--contact", pairs[0], "--contact", pairs[0], "--yes")
+    replayed = busy.doorbell("replay", *(word for pair in pairs for word in ("--contact", pair)), "--yes")
+
+    assert [2, 2, 2, 0] == [result.returncode for result in (ambiguous, unselected, twice, replayed)]
+    assert "2 are selected: name the visit of each contact" in ambiguous.stderr
+    assert "--contact names visits that are not selected: standard-A-3" in unselected.stderr
+    assert "succeeded: 2; failed again: 0; pending: 0" in replayed.stderr
+    [operation] = busy.redis_command("ZRANGE", "bell:operations", 0, -1)
+    assert b"example.com" not in busy.redis_command("HGET", b"bell:operation:" + operation, "request")
+
+
 def test_a_replay_shows_its_plan_and_needs_a_confirmation(busy: Harness) -> None:
     planned = busy.doorbell("replay", "--state", "parked", "--contact", "cont_KYdl3lftgZXGRbxqoj", "--dry-run")
     unconfirmed = busy.doorbell("replay", "--state", "parked", "--contact", "cont_KYdl3lftgZXGRbxqoj")
@@ -315,7 +333,7 @@ def test_a_replay_shows_its_plan_and_needs_a_confirmation(busy: Harness) -> None
 def test_a_replay_prints_each_result_as_json_and_continues_after_an_unknown_id(busy: Harness) -> None:
     ids = ("standard-A-2", "standard-nobody", "standard-A-1")
 
-    result = busy.doorbell("replay", *ids, "--contact", "cont_KYdl3lftgZXGRbxqoj", "--yes", "--json")
+    result = busy.doorbell("replay", *ids, "--contact", "standard-A-2=cont_KYdl3lftgZXGRbxqoj", "--yes", "--json")
 
     states = {row["id"]: row["state"] for row in map(json.loads, result.stdout.splitlines())}
     assert 6 == result.returncode

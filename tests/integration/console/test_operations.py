@@ -3,9 +3,12 @@
 import re
 from typing import Any
 
+import httpx
 import pytest
 
+from app.ledger.redis import Redis
 from app.operators.filter import Filter
+from app.operators.operations import Operations
 from tests.support.console import Browser
 from tests.support.operations import park, rejecting, run_operation
 from tests.support.visit_worker import World, booked
@@ -101,3 +104,78 @@ async def test_the_list_of_operations_has_their_results(world: World, operator: 
 
     assert "1 succeeded, 1 failed again" in page
     assert "1 discarded" in page
+
+
+# -- plans --
+
+
+async def test_a_plan_begins_with_the_counts_by_outcome(world: World, operator: Browser) -> None:
+    world.configure(CONTACT_FOR_S="0.001")
+    await world.accept(booked("1", contact=None), booked("2", contact=None))
+    await world.run()
+    await park(world, "3", parked=3)
+
+    page = (await operator.get("/console/plan?do=replay&state=parked")).text
+
+    counts = re.findall(r"<li class=.*?</li>", page.partition("<ul")[2], re.DOTALL)
+    assert ["1 would be sent to Review Rover", "2 would fail the same way: No e-mail address"] == [
+        text_of(f"<main{count}") for count in counts
+    ]
+    assert 'href="/console/visits/standard-3"' in page
+    assert ["contact:visit:main/standard-1", "contact:visit:main/standard-2"] == sorted(
+        re.findall(r'name="(contact:[^"]*)"', page)
+    )
+
+
+async def test_each_visit_of_a_plan_gets_its_own_contact(world: World, operator: Browser) -> None:
+    await world.accept(booked("1", contact=None), booked("2", contact=None))
+    await world.run()
+    form = {"do": "replay", "ids": "standard-1 standard-2", "expected": "2"}
+    await operator.get("/console/plan?do=replay&ids=standard-1&ids=standard-2")
+    first, second = "contact:visit:main/standard-1", "contact:visit:main/standard-2"
+
+    rejected = await operator.post("/console/operations", form | {first: "ada@example.com", second: "Bob"})
+    started = await operator.post("/console/operations", form | {first: "ada@example.com", second: "bob@example.com"})
+    await Operations(world.ledger, world.context.settings).run_next()
+    await world.run()
+
+    assert (409, 303) == (rejected.status_code, started.status_code)
+    assert "Nothing was done" in rejected.text
+    assert 'value="ada@example.com"' in rejected.text  # it need not be typed again
+    assert 1 == rejected.text.count('aria-invalid="true"')
+    contact_ids = [world.contacts(f"{name}@example.com")[0]["id"] for name in ("ada", "bob")]
+    assert contact_ids == [
+        visit["contact_id"] for visit in sorted(world.harness.visits(), key=lambda v: v["external_id"])
+    ]
+    assert b"@" not in await world.redis.command("HGET", f"bell:operation:{id_of(started)}", "request")
+    page = text_of((await operator.get(f"/console/operations/{id_of(started)}")).text)
+    assert "Contacts assigned to 2 visits" in page
+
+
+def id_of(response: httpx.Response) -> str:
+    return response.headers["location"].rpartition("/")[2]
+
+
+async def test_a_discard_is_red_and_can_be_cancelled(world: World, operator: Browser) -> None:
+    await park(world, "1")
+
+    page = (await operator.get("/console/plan?do=discard&ids=standard-1")).text
+
+    assert '<button class="main danger">Discard 1</button>' in page
+    assert '<a class="button" href="/console/failures">Cancel</a>' in page
+    assert "1 would be discarded" in text_of(page)
+
+
+async def test_nothing_selected_is_nothing_done_whatever_the_filter_of_the_list(
+    world: World, operator: Browser, redis: Redis
+) -> None:
+    await park(world, "1", "2")
+    await operator.get("/console/failures")
+
+    for do in ("replay", "discard"):
+        page = (await operator.get(f"/console/plan?do={do}")).text
+        started = await operator.post("/console/operations", {"do": do, "expected": "2"})
+
+        assert "Nothing is selected" in page
+        assert 409 == started.status_code
+    assert 0 == await redis.command("EXISTS", "bell:operations")

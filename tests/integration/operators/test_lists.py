@@ -352,7 +352,7 @@ def test_an_operation_continues_after_the_death_of_its_worker(harness: Harness) 
         actor="ada",
         expected=300,
         planned_at_ms=1_795_600_000_000,
-        contact="cont_KYdl3lftgZXGRbxqoj",
+        contacts={"": "cont_KYdl3lftgZXGRbxqoj"},
     )
     harness.inject_faults(slow_share=1, slow_s=0.1)  # so that the operation takes a while
     id = run_on_operations(lambda operations: operations.create(request))
@@ -377,7 +377,7 @@ async def test_a_stored_operation_equals_its_request(ledger: Ledger) -> None:
         actor="ada",
         expected=7,
         planned_at_ms=1_795_600_000_000,
-        contact="cont_x",
+        contacts={"standard-1": "cont_x"},
         recheck=True,
     )
 

@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 import uuid
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -16,7 +17,8 @@ import jobs.apply_visit
 from app.cli.options import build_filter
 from app.ledger.ids import delivery_of
 from app.ledger.records import Attempt, DeliveryInfo, Lease
-from app.operators.replay import Call, NoWorkerProgress, PlannedTask, Replay
+from app.operators.outcomes import plan_counts
+from app.operators.replay import NO_CONTACTS, Call, NoWorkerProgress, PlannedTask, PlanSummary, Replay
 from app.operators.selection import Mode, TaskSelector
 from app.visits.change import Contact, VisitChange
 from app.webhooks.delivery import Delivery, Event
@@ -355,16 +357,22 @@ def replay_of(world: World, mode: Mode = "retry", **options: Any) -> Replay:
 
 
 async def plan(
-    world: World, mode: Mode = "retry", recheck: bool = False, contact: str = "", **conditions: Any
+    world: World,
+    mode: Mode = "retry",
+    recheck: bool = False,
+    contacts: Mapping[str, str] = NO_CONTACTS,
+    **conditions: Any,
 ) -> list[PlannedTask]:
-    replay = replay_of(world, mode, recheck=recheck, contact=contact)
+    replay = replay_of(world, mode, recheck=recheck, contacts=contacts)
     return [step async for step in replay.plan(build_filter(conditions))]
 
 
-async def execute(world: World, mode: Mode = "retry", contact: str = "", **conditions: Any) -> list[tuple[str, str]]:
+async def execute(
+    world: World, mode: Mode = "retry", contacts: Mapping[str, str] = NO_CONTACTS, **conditions: Any
+) -> list[tuple[str, str]]:
     """Execute a replay and return each id with its state."""
     done: list[tuple[str, str]] = []
-    replay = replay_of(world, mode, contact=contact)
+    replay = replay_of(world, mode, contacts=contacts)
     await replay.execute(build_filter(conditions), lambda step, state: done.append((step.id, state)))
     return done
 
@@ -467,10 +475,10 @@ async def test_a_second_replay_changes_nothing(world: World) -> None:
 async def test_an_operator_assigns_a_contact_by_its_address(world: World) -> None:
     await world.accept(booked(contact=None))
     await world.run()
-    [step] = await plan(world, ids=("standard-1",), contact="Ada@Example.com")
+    [step] = await plan(world, ids=("standard-1",), contacts={"standard-1": "Ada@Example.com"})
 
     for _ in range(2):
-        await execute(world, contact="Ada@Example.com", ids=("standard-1",))
+        await execute(world, contacts={"standard-1": "Ada@Example.com"}, ids=("standard-1",))
         await world.run()
 
     [contact] = world.contacts("ada@example.com")
@@ -479,10 +487,60 @@ async def test_an_operator_assigns_a_contact_by_its_address(world: World) -> Non
     assert 2 == len((await world.load_task()).changes)
 
 
+async def test_each_visit_gets_the_contact_that_an_operator_names_for_it(world: World) -> None:
+    await world.accept(booked("1", contact=None), booked("2", contact=None), booked("3", contact=None))
+    await world.run()
+    contacts = {"standard-1": "ada@example.com", "visit:main/standard-2": "bob@example.com"}
+    calls = {
+        step.id: [call.call for call in step.calls] for step in await plan(world, contacts=contacts, state="waiting")
+    }
+
+    await execute(world, contacts=contacts, state="waiting")
+    await world.run()
+
+    created = ["POST /visits"]
+    assert {"standard-1": created, "standard-2": created, "standard-3": ["wait: contact_unknown"]} == calls
+    [ada], [bob] = world.contacts("ada@example.com"), world.contacts("bob@example.com")
+    contact_by_visit = {visit["external_id"]: visit["contact_id"] for visit in world.harness.visits()}
+    assert {"standard-1": ada["id"], "standard-2": bob["id"]} == contact_by_visit
+
+
+async def test_a_plan_counts_what_would_be_sent_and_what_would_fail_the_same_way(world: World) -> None:
+    world.configure(CONTACT_FOR_S="0.001")
+    await world.apply(booked("1"))
+    await world.accept(booked("2", contact=None), booked("3", contact=None))
+    await world.run()
+    await park_visits(world, "4", parked=3)
+
+    summary = PlanSummary()
+    for step in await plan(world, hook="standard"):
+        summary.add(step)
+
+    assert [
+        (1, "would be sent to Review Rover", "good"),
+        (2, "would fail the same way: No e-mail address", "bad"),
+        (1, "would be skipped: already applied", "off"),
+    ] == plan_counts(summary, "replay")
+
+
+async def test_a_plan_knows_the_missing_credential_and_the_missing_token(tool_world: ToolWorld) -> None:
+    tool_world.tool.add_records("acuity", BOOKED)
+    await tool_world.receive("acuity", BOOKED)
+    tool_world.configure(HOOKS__ACUITY__CREDENTIALS__API_KEY="")
+    await tool_world.run()
+
+    [step] = await plan(tool_world, state="parked")
+    assert ("credentials_missing", "credentials_missing") == (step.reason.partition(":")[0], step.obstacle)
+
+    tool_world.configure()
+    [fixed] = await plan(tool_world, state="parked")
+    assert "" == fixed.obstacle
+
+
 async def test_an_address_replaces_an_assigned_contact_id(world: World) -> None:
     await world.apply(booked(contact=Contact(id=DOCUMENTED_CONTACT, email="ada@example.com")))
 
-    await execute(world, contact="ada@example.com", ids=("standard-1",))
+    await execute(world, contacts={"standard-1": "ada@example.com"}, ids=("standard-1",))
     await world.run()
 
     [contact] = world.contacts("ada@example.com")
@@ -492,10 +550,10 @@ async def test_an_address_replaces_an_assigned_contact_id(world: World) -> None:
 async def test_an_operator_assigns_a_contact_once(world: World) -> None:
     await world.accept(booked(contact=None))
     await world.run()
-    [step] = await plan(world, ids=("standard-1",), contact=DOCUMENTED_CONTACT)
+    [step] = await plan(world, ids=("standard-1",), contacts={"standard-1": DOCUMENTED_CONTACT})
 
     for _ in range(2):
-        await execute(world, contact=DOCUMENTED_CONTACT, ids=("standard-1",))
+        await execute(world, contacts={"standard-1": DOCUMENTED_CONTACT}, ids=("standard-1",))
         await world.run()
 
     assert ["POST /visits"] == [call.call for call in step.calls]
