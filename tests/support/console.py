@@ -78,6 +78,11 @@ class Browser:
         return response
 
 
+def main_text(page: str) -> str:
+    """Return the text of the main part, with single spaces."""
+    return " ".join(re.sub("<[^>]*>", " ", page.partition("<main")[2]).split())
+
+
 def path_of(page: Any, delivery: str) -> str:
     """Return an existing path for a route."""
     values = {
