@@ -218,7 +218,8 @@ def test_systemd_accepts_the_unit(tmp_path: Path, process: str) -> None:
 
     result = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True)
 
-    assert (0, "") == (result.returncode, result.stderr)
+    # A machine may have other units with faults.
+    assert (0, []) == (result.returncode, [line for line in result.stderr.splitlines() if "doorbell@" in line])
 
 
 def test_compose_waits_for_redis_and_checks_the_worker() -> None:
