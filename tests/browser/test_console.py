@@ -610,6 +610,35 @@ def test_every_page_is_accessible_and_fits_a_phone(
     assert set() == problems
 
 
+@pytest.mark.parametrize("has_javascript", [True, False], ids=["JavaScript", "no-JavaScript"])
+def test_the_current_page_is_visible_in_the_navigation_of_a_phone(
+    running: Harness, open_console: OpenConsole, has_javascript: bool
+) -> None:
+    console = open_console(OPERATOR, viewport=NARROW, java_script_enabled=has_javascript)
+
+    for path in ("", "/rejections", "/workers", "/activity", "/settings/retention"):
+        console.open(f"/console{path}")
+        tab = console.page.locator(".side nav [aria-current]").bounding_box()
+        assert tab
+        assert (tab["x"] >= 0, tab["x"] + tab["width"] <= NARROW["width"]) == (True, True), path
+
+
+def test_a_row_of_a_list_has_two_lines_on_a_phone(running: Harness, open_console: OpenConsole) -> None:
+    running.start_worker()
+    create_visit(running, "A-1")
+    create_failure(running, "a-rather-long-id-of-a-tool-" + "x" * 60)
+    wait_until(lambda: running.visit("standard-A-1") and failures(running) == 1)
+    console = open_console(OPERATOR, viewport=NARROW)
+
+    for path in ("/deliveries", "/failures", "/visits?when=any"):
+        console.open(f"/console{path}")
+        rows = [row.bounding_box() for row in console.page.locator(".rows tbody tr").all()]
+        assert rows
+        assert [] == [row for row in rows if row and row["height"] > 75], path
+        links = [link.bounding_box() for link in console.page.locator(".rows tbody a:visible").all()]
+        assert [] == [link for link in links if link and link["x"] + link["width"] > NARROW["width"]], path
+
+
 def test_the_checkbox_of_a_row_has_its_full_size_on_a_phone(running: Harness, open_console: OpenConsole) -> None:
     create_visit(running, "A-1")
     console = open_console(OPERATOR, viewport=NARROW)

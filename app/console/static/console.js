@@ -17,6 +17,9 @@
     if (!oldZone && cookieOf("zone") && $("time")) location.reload();
   }
 
+  // On a phone, the navigation is wider than the screen.
+  $(".side nav [aria-current]")?.scrollIntoView({ inline: "center", block: "nearest" });
+
   let previousKey = "";
 
   const moveFocus = (offset) => {
