@@ -30,7 +30,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "sources": "sources",
         "hook-url": "sources",
         "secrets": "sources",
-        "ring": "sources",
+        "ring": "specimens",
         "verify": "verify",
     },
     "Run": {"web": "run", "worker": "run", "doctor": "run", "settings": "status", "hash-password": "run"},

@@ -17,13 +17,14 @@ if TYPE_CHECKING:
 MIN_PASSWORD_LENGTH = 12
 
 
-@click.command(epilog=examples("demo", "demo --once"))
+@click.command(epilog=examples("demo", "demo --all", "demo --once"))
 @click.option("--once", is_flag=True, help="Exit after the last step: status 0 if every step passed, else 1.")
-def demo(once: bool) -> None:
+@click.option("--all", "with_more_sources", is_flag=True, help="Connect seven familiar tools, not three.")
+def demo(once: bool, with_more_sources: bool) -> None:
     """Run the whole system on this machine, without any setup."""
     from app.demo.story import run
 
-    sys.exit(run(once))
+    sys.exit(run(once, with_more_sources))
 
 
 @click.command(epilog=examples("web", "web --host 0.0.0.0 --port 8080"))

@@ -1,7 +1,6 @@
-"""`doorbell sources`, `hook-url`, `secrets` and `ring`, which help to connect a tool."""
+"""`doorbell sources`, `hook-url` and `secrets`, which help to connect a tool."""
 
 import base64
-import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from secrets import token_bytes, token_urlsafe
@@ -9,17 +8,15 @@ from typing import Any
 
 import click
 
-from app.cli.completion import complete_hooks, complete_sources, complete_specimens
+from app.cli.completion import complete_hooks, complete_sources
 from app.cli.output import (
     CHECK_FAILED,
     NOTHING_MATCHED,
-    UNREACHABLE,
     did_you_mean,
     examples,
     exit_with,
     json_option,
     print_rows,
-    printable,
     utc_option,
 )
 from app.cli.session import load_settings, load_settings_or_none, run_with_ledger
@@ -27,9 +24,8 @@ from app.cli.tables import style, wrap
 from app.ledger.ledger import Ledger
 from app.ledger.times import iso_timestamp
 from app.settings.model import Settings
-from app.settings.platform import read_variables
 from app.telemetry import counters
-from app.webhooks.registry import load_sources, load_specimens
+from app.webhooks.registry import load_sources
 from app.webhooks.signatures.scheme import Scheme, fingerprint
 from app.webhooks.source import VERIFIED_BY, Evidence, LoadedSource, Source
 
@@ -60,7 +56,7 @@ def sources(name: str | None, as_json: bool) -> None:
             for tool in load_sources().values()
         ]
         return print_rows(rows if as_json else [_row_for_people(row) for row in rows], as_json)
-    tool = _find_tool(name, settings)
+    tool = find_tool(name, settings)
     source = tool.definition
     public_url = (settings and settings.public_url) or "https://YOUR-DOORBELL"
     click.echo(f"{style(source.title, bold=True)}\n{source.docs}")
@@ -107,7 +103,7 @@ def _paragraphs(text: str) -> Iterator[str]:
     yield paragraph
 
 
-def _find_tool(name: str, settings: Settings | None = None) -> LoadedSource:
+def find_tool(name: str, settings: Settings | None = None) -> LoadedSource:
     """Return the source of this name, or the source of this hook."""
     hook = settings.active_hooks.get(name) if settings else None
     tool = hook.source if hook else load_sources().get(name)
@@ -190,7 +186,7 @@ def generate(name: str) -> None:
 
     NAME is a source, or a hook.
     """
-    source = _find_tool(name, load_settings_or_none()).definition
+    source = find_tool(name, load_settings_or_none()).definition
     secret = _generate_secret(source.signature) if source.is_secret_user_chosen else None
     if secret is None:
         exit_with(CHECK_FAILED, f"{source.title} generates its secrets itself: see `doorbell sources {name}`")
@@ -210,35 +206,3 @@ def _generate_secret(scheme: Scheme) -> str | None:
     if scheme.secret_problem("a text, and not base64") is None:
         return token_urlsafe(32)
     return next((secret for secret in (f"whsec_{key}", key) if scheme.secret_problem(secret) is None), None)
-
-
-@click.command(epilog=examples("ring calendly", 'ring calendly "an invitee books"'))
-@click.argument("source", shell_complete=complete_sources)
-@click.argument("specimen", required=False, shell_complete=complete_specimens)
-@click.option("--to", "url", help="The URL of Doorbell or of a hook [default: http://127.0.0.1:$PORT/hooks/SOURCE].")
-def ring(source: str, specimen: str | None, url: str | None) -> None:
-    """Send a specimen with a valid signature of its hook.
-
-    SPECIMEN is its number or a part of its name; without it, the command lists the specimens.
-    """
-    from app.webhooks.specimens import UnknownSpecimen, hook_of, send_specimen
-
-    _find_tool(source)
-    names = [delivery["name"] for delivery in load_specimens(source)["deliveries"]]
-    if specimen is None:
-        return print_rows([{"number": number, "specimen": name} for number, name in enumerate(names, 1)], False)
-    url = (url or f"http://127.0.0.1:{os.environ.get('PORT', '8000')}").rstrip("/")
-    if url.count("/") == 2:
-        url += f"/hooks/{source}"
-    secrets = f"HOOKS__{hook_of(url, source).upper()}__SECRETS"
-    if not os.environ.get(secrets):
-        click.echo(f"{secrets} is not set here: signed with the specimen's own secret", err=True)
-    try:
-        response = send_specimen(url, source, specimen, read_variables(os.environ))
-    except UnknownSpecimen as error:
-        exit_with(NOTHING_MATCHED, str(error))
-    except OSError as error:
-        exit_with(UNREACHABLE, f"{url} cannot be reached ({error})")
-    click.echo(printable(response.text))
-    click.echo(f"status {response.status_code}", err=True)
-    sys.exit(0 if response.is_success else CHECK_FAILED)

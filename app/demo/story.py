@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,18 @@ import httpx
 
 from app.demo import valkey
 from app.demo.system import NotStarted, System, wait_until
+from app.visits.change import external_id
+from app.webhooks.fresh_specimens import refresh
+from app.webhooks.registry import source_title
 from app.webhooks.specimens import find_specimen, specimen_body
 
-APPOINTMENT_ID = b"123456789"
-#: Ids in the specimens. Each run replaces them: with the ids of an earlier run, deliveries would be repeats.
-SPECIMEN_IDS = (b"INV-OLD-1", b"INV-NEW-2", b"bookUidOld1")
+#: What `demo --all` sends for the tools that the steps do not show: a booking and its move.
+MORE_BOOKINGS = {
+    "square": ("a customer books", "it is moved"),
+    "zoom": ("an invitee books", "moved: the created half"),
+    "housecallpro": ("a job is scheduled", "it is moved by an hour"),
+    "mindbody": ("an appointment is booked", "it is moved"),
+}
 #: How long a step waits to confirm that nothing calls the Visits API.
 NO_EFFECT_S = 0.5
 
@@ -35,7 +44,7 @@ class Step:
     passed: bool
 
 
-def run(once: bool) -> int:
+def run(once: bool, with_more_sources: bool = False) -> int:
     """Run the demo. Return the exit status: 0 if every step passed."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     signal.signal(
@@ -45,7 +54,7 @@ def run(once: bool) -> int:
         with ExitStack() as stack:
             click.echo(f"{'doorbell demo':14} Ctrl-C stops everything; all files are in one temporary folder")
             try:
-                system = System(stack)
+                system = System(stack, with_more_sources)
             except valkey.NoServer as error:
                 click.echo(str(error), err=True)
                 return 4
@@ -65,9 +74,10 @@ def run(once: bool) -> int:
 class DemoSteps:
     def __init__(self, system: System) -> None:
         self.system = system
+        # New ids in each run: with those of an earlier run, deliveries would be repeats.
         self.run_id = secrets.token_hex(4)
-        #: Acuity's ids are numbers.
-        self.appointment_id = str(int(self.run_id, 16) + 1)
+        #: The external_id of the first visit.
+        self.booking = ""
 
     def run_all(self) -> bool:
         """Run and print every step. Return True if all passed."""
@@ -79,6 +89,7 @@ class DemoSteps:
             self.api_down,
             self.id_only,
             self.no_email,
+            *(partial(self.moved, source) for source in MORE_BOOKINGS if source in self.system.sources),
         ]
         click.echo()
         passed = 0
@@ -91,14 +102,15 @@ class DemoSteps:
         return passed == len(steps)
 
     def booked(self) -> Step:
-        response = self._ring("calendly", "an invitee books")
-        visit = self._wait_for_visit(f"calendly-INV-OLD-1-{self.run_id}", time_scheduled="2026-10-01T15:00:00Z")
+        response, expected = self._ring("calendly", "an invitee books")
+        self.booking = expected.pop("external_id")
+        visit = self._wait_for_visit(self.booking, **expected)
         passed = response.status_code == 202 and bool(visit)
         return Step("Calendly: an invitee books", _summary(response), _visit_line(visit), passed)
 
     def sent_again(self) -> Step:
         calls_before = len(self.system.api_calls())
-        response = self._ring("calendly", "an invitee books")
+        response, _ = self._ring("calendly", "an invitee books")
         time.sleep(NO_EFFECT_S)
         visits = self.system.visits()
         calls = len(self.system.api_calls()) - calls_before - 1  # the list of visits is a call too
@@ -108,9 +120,10 @@ class DemoSteps:
         return Step("Calendly: the same delivery is sent again", _summary(response), result, passed)
 
     def rescheduled(self) -> Step:
-        created, cancelled = self._ring("calendly", "the new half"), self._ring("calendly", "the old half")
-        moved = {"time_scheduled": "2026-10-02T16:00:00Z", "event_date": "2026-10-02T16:00:00Z"}
-        visit = self._wait_for_visit(f"calendly-INV-OLD-1-{self.run_id}", **moved)
+        created, expected = self._ring("calendly", "the new half")
+        cancelled, _ = self._ring("calendly", "the old half")
+        start = expected["time_scheduled"]
+        visit = self._wait_for_visit(self.booking, time_scheduled=start, event_date=start)
         is_only_visit = len(self.system.visits()) == 1
         sent = 'Calendly: rescheduled; the "created" webhook arrives before the "cancelled" one'
         result = f"{_visit_line(visit)}, {'the only visit' if is_only_visit else 'not the only visit'}"
@@ -118,7 +131,8 @@ class DemoSteps:
         return Step(sent, f"{_summary(created)}, {_summary(cancelled)}", result, passed)
 
     def forged(self) -> Step:
-        body, headers = self._specimen("calendly", "she cancels")
+        recorded = self._specimen("calendly", "she cancels")
+        body, headers = specimen_body(recorded), recorded["headers"]
         response = self.system.send("calendly", body.replace(b"Ada", b"Eve"), headers, signed_body=body)
         time.sleep(NO_EFFECT_S)
         visits = self.system.visits()
@@ -129,23 +143,25 @@ class DemoSteps:
     def api_down(self) -> Step:
         with self.system.visits_api_down():
             started = time.monotonic()
-            response = self._ring("calcom", "an attendee books")
+            response, expected = self._ring("calcom", "an attendee books")
             failed_calls = wait_until(lambda: [c for c in self.system.api_calls() if c["response"] == 503][1:])
-        visit = self._wait_for_visit(f"calcom-bookUidOld1-{self.run_id}", time_scheduled="2026-10-01T15:00:00Z")
+        visit = self._wait_for_visit(**expected)
         result = f"the API answered 503 at first; after {time.monotonic() - started:.1f} s: {_visit_line(visit)}"
         passed = response.status_code == 202 and bool(failed_calls) and bool(visit)
         return Step("Cal.com: booked while the Visits API is down", _summary(response), result, passed)
 
     def id_only(self) -> Step:
-        response = self._ring("acuity", "a client books and pays")
-        visit = self._wait_for_visit(f"acuity-{self.appointment_id}", amount_collected="75.50")
+        response, expected = self._ring("acuity", "a client books and pays")
+        visit = self._wait_for_visit(**expected)
         sent = "Acuity: the webhook contains only an id; the worker fetches the appointment"
         return Step(sent, _summary(response), _visit_line(visit), response.status_code == 202 and bool(visit))
 
     def no_email(self) -> Step:
         visit_id = f"walk-in-{self.run_id}"
-        data = {"visit_id": visit_id, "contact": {"first_name": "Grace"}, "time_scheduled": "2026-10-05T09:00:00Z"}
-        body = json.dumps({"type": "visit.created", "timestamp": "2026-10-01T09:00:00Z", "data": data}).encode()
+        now = datetime.now(UTC)
+        start = (now + timedelta(days=6)).replace(hour=9, minute=0, second=0)
+        data = {"visit_id": visit_id, "contact": {"first_name": "Grace"}, "time_scheduled": f"{start:%FT%TZ}"}
+        body = json.dumps({"type": "visit.created", "timestamp": f"{now:%FT%TZ}", "data": data}).encode()
         headers = {"Content-Type": "application/json", "webhook-id": f"msg_{self.run_id}"}
         response = self.system.send("standard", body, headers)
         external_id = f"standard-{visit_id}"
@@ -155,6 +171,17 @@ class DemoSteps:
         passed = response.status_code == 202 and bool(parked) and not has_visit
         return Step("Standard: a booking without an e-mail address", _summary(response), result, passed)
 
+    def moved(self, source: str) -> Step:
+        """Send a booking and its move, as `doorbell ring --fresh` does."""
+        booking, move = MORE_BOOKINGS[source]
+        first, booked = self._ring(source, booking)
+        self._wait_for_visit(**booked)
+        second, moved = self._ring(source, move)
+        visit = self._wait_for_visit(booked["external_id"], time_scheduled=moved["time_scheduled"])
+        passed = first.status_code == second.status_code == 202 and bool(visit)
+        sent = f"{source_title(source)}: {booking}, and it is moved"
+        return Step(sent, f"{_summary(first)}, {_summary(second)}", _visit_line(visit), passed)
+
     def wait(self) -> None:
         """Print commands to try, and wait for Ctrl-C."""
         system = self.system
@@ -162,7 +189,7 @@ class DemoSteps:
         settings.write_text("".join(f"{name}='{value}'\n" for name, value in system.env.items()))
         doorbell = Path(sys.executable).with_name("doorbell")
         click.echo(f"""
-Everything keeps running. Open the console and repair the last booking (Failures, select it, enter a contact):
+Everything keeps running. Open the console and repair the booking without an address (Failures, enter an e-mail address):
 
   {system.web_url.replace("127.0.0.1", "localhost")}/console    password: {system.password}
 
@@ -171,25 +198,26 @@ Or in another terminal:
   set -a; . {settings}; set +a
   {doorbell} failures
   {doorbell} visit standard-walk-in-{self.run_id}
-  {doorbell} replay standard-walk-in-{self.run_id} --contact cont_KYdl3lftgZXGRbxqoj --yes
-  {doorbell} ring calendly "an invitee books" --to {system.web_url}
+  {doorbell} replay standard-walk-in-{self.run_id} --contact grace@example.com --yes
+  {doorbell} visits
+  {doorbell} ring calendly "an invitee books" --fresh --wait --to {system.web_url}
   {doorbell} doctor
   curl -H 'Authorization: Bearer any' {system.sandbox_url}/api/v1/visits
 """)
         while True:
             time.sleep(3600)
 
-    def _ring(self, source: str, specimen: str) -> httpx.Response:
-        body, headers = self._specimen(source, specimen)
-        return self.system.send(source, body, headers)
+    def _ring(self, source: str, name: str) -> tuple[httpx.Response, dict[str, str]]:
+        """Send a specimen. Return the response, and the fields that its visit should have."""
+        recorded = self._specimen(source, name)
+        self.system.records |= recorded.get("records", {})
+        response = self.system.send(source, specimen_body(recorded), recorded["headers"])
+        [change, *_] = recorded["expect"]
+        expected = {name: change[name] for name in ("time_scheduled", "amount_collected") if change.get(name)}
+        return response, {"external_id": external_id(source, change["visit_id"]), **expected}
 
-    def _specimen(self, source: str, name: str) -> tuple[bytes, dict[str, str]]:
-        """Return the body and headers, with the ids of this run."""
-        specimen = find_specimen(source, name)
-        body = specimen_body(specimen)
-        for id in SPECIMEN_IDS:
-            body = body.replace(id, id + b"-" + self.run_id.encode())
-        return body.replace(APPOINTMENT_ID, self.appointment_id.encode()), dict(specimen["headers"])
+    def _specimen(self, source: str, name: str) -> dict[str, Any]:
+        return refresh(source, find_specimen(source, name), self.run_id, datetime.now(UTC))
 
     def _wait_for_visit(self, external_id: str, **fields: str) -> dict[str, Any] | None:
         """Return the only visit with that external_id once it has these values; None if it does not."""

@@ -22,10 +22,11 @@ import httpx
 
 from app.console.passwords import hash_password
 from app.demo import valkey
-from app.webhooks.registry import load_specimens
+from app.webhooks.registry import load_sources
 from app.webhooks.specimens import sign_headers
 
-SOURCES = ("calendly", "calcom", "acuity")
+#: The hooks of the demo, besides `standard`; with --all also the others.
+SOURCES, MORE_SOURCES = ("calendly", "calcom", "acuity"), ("square", "zoom", "housecallpro", "mindbody")
 STEP_TIMEOUT_S = 30.0
 WEB_READY_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 10.0
@@ -39,16 +40,21 @@ class NotStarted(Exception):
 class System:
     """Starts all processes, and is a client of them. Raises NoServer, NotStarted."""
 
-    def __init__(self, stack: ExitStack) -> None:
+    def __init__(self, stack: ExitStack, with_more_sources: bool = False) -> None:
         self.folder = Path(stack.enter_context(TemporaryDirectory(prefix="doorbell-demo-")))
-        self.secrets = {name: secrets.token_hex(16) for name in SOURCES}
+        self.sources = (*SOURCES, *MORE_SOURCES) if with_more_sources else SOURCES
+        self.secrets = {name: secrets.token_hex(16) for name in self.sources}
         self.secrets["standard"] = "whsec_" + secrets.token_hex(24)
         self.password = secrets.token_urlsafe(12)
         self.http = stack.enter_context(httpx.Client(timeout=10, trust_env=False))
         self._redis_url = self._start_redis(stack)
         self.sandbox_url = self._start_sandbox(stack)
-        self.env = self._environment(stack.enter_context(tool_api()))
-        self.web_url = self._start_web_and_worker(stack)
+        #: What the APIs of the tools return, by path.
+        self.records: dict[str, Any] = {}
+        self._web_port = valkey.free_port()
+        self.web_url = f"http://127.0.0.1:{self._web_port}"
+        self.env = self._environment(stack.enter_context(tool_api(self.records)))
+        self._start_web_and_worker(stack)
 
     def _start_redis(self, stack: ExitStack) -> str:
         if url := os.environ.get("REDIS_URL"):
@@ -75,26 +81,33 @@ class System:
             "VISITS_API_URL": f"{self.sandbox_url}/api/v1",
             "VISITS_API_TOKEN": secrets.token_hex(16),
             **{f"HOOKS__{name.upper()}__SECRETS": secret for name, secret in self.secrets.items()},
-            "HOOKS__ACUITY__CREDENTIALS__USER_ID": "1",
-            "HOOKS__ACUITY__CREDENTIALS__API_KEY": self.secrets["acuity"],
-            "HOOKS__ACUITY__API_URL": tool_url,
+            **{name: value for source in self.sources for name, value in self._tool_settings(source, tool_url)},
             "SECRET_KEY": secrets.token_hex(32),
             "CONSOLE_PASSWORD_HASH": hash_password(self.password),
             "RETRY_FIRST_S": "1",
             "CONTACT_FOR_S": "2",
         }
 
-    def _start_web_and_worker(self, stack: ExitStack) -> str:
-        started, port = time.monotonic(), valkey.free_port()
+    def _tool_settings(self, source: str, tool_url: str) -> Iterator[tuple[str, str]]:
+        """Yield what a source needs besides its secret: credentials and the address of its API, or our URL."""
+        tool, prefix = load_sources()[source], f"HOOKS__{source.upper()}"
+        if tool.fetch:
+            yield f"{prefix}__API_URL", tool_url
+            for name in tool.definition.missing_credentials({}):
+                yield f"{prefix}__CREDENTIALS__{name}", self.secrets[source]
+        if tool.definition.signature.needs_url:
+            yield "PUBLIC_URL", self.web_url
+
+    def _start_web_and_worker(self, stack: ExitStack) -> None:
+        started = time.monotonic()
         log = stack.enter_context((self.folder / "log").open("wb"))
         stack.enter_context(process("worker", env=self.env, log=log))
-        web = stack.enter_context(process("web", "--port", str(port), env=self.env, log=log))
-        url = f"http://127.0.0.1:{port}"
-        wait_until(lambda: web.poll() is not None or self._is_up(f"{url}/readyz"), WEB_READY_TIMEOUT_S)
-        if not self._is_up(f"{url}/readyz"):
+        web = stack.enter_context(process("web", "--port", str(self._web_port), env=self.env, log=log))
+        url = f"{self.web_url}/readyz"
+        wait_until(lambda: web.poll() is not None or self._is_up(url), WEB_READY_TIMEOUT_S)
+        if not self._is_up(url):
             raise NotStarted((self.folder / "log").read_text("utf-8", "replace").strip())
-        _report("web + worker", f"{url}, ready in {time.monotonic() - started:.1f} s")
-        return url
+        _report("web + worker", f"{self.web_url}, ready in {time.monotonic() - started:.1f} s")
 
     def _is_up(self, url: str) -> bool:
         try:
@@ -155,14 +168,14 @@ def process(
 
 
 @contextmanager
-def tool_api() -> Iterator[str]:
-    """Start Acuity's API, which returns the specimen's record for every request; yield its URL."""
-    [record] = load_specimens("acuity")["deliveries"][0]["records"].values()
+def tool_api(records: Mapping[str, Any]) -> Iterator[str]:
+    """Start a server that returns the record of a path, as the APIs of the tools do; yield its URL."""
 
     class Records(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
+            record = records.get(self.path.lstrip("/"))
             body = json.dumps(record).encode()
-            self.send_response(200)
+            self.send_response(404 if record is None else 200)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()

@@ -10,6 +10,7 @@ import httpx
 import orjson
 
 from app.webhooks.delivery import Delivery
+from app.webhooks.fresh_specimens import refresh
 from app.webhooks.registry import load_sources, load_specimens
 from app.webhooks.signatures.scheme import VerificationContext
 
@@ -77,6 +78,7 @@ def sign_specimen(
     keys: Sequence[str],
     address: str,
     auth: Sequence[str] = ("signature",),
+    fresh: str | None = None,
 ) -> Specimen:
     """Sign a specimen. Raise UnknownSpecimen if none matches.
 
@@ -85,8 +87,11 @@ def sign_specimen(
     keys: SECRET_KEY.
     address: the hook's URL as the tool knows it.
     auth: the forms of authentication that the hook accepts.
+    fresh: the name from which new ids are made; without it, the ids and dates are the recorded ones.
     """
     recorded = find_specimen(source, name_or_number)
+    if fresh:
+        recorded = refresh(source, recorded, fresh, datetime.now(UTC))
     scheme = load_sources()[source].definition.with_auth(auth).signature
     defaults = {**load_specimens(source), **recorded}
     secrets = [defaults["signing_key"]] if "signing_key" in defaults else [*secrets] or [defaults["secret"]]
@@ -107,14 +112,16 @@ def hook_of(url: str, source: str) -> str:
     return name or source
 
 
-def send_specimen(url: str, source: str, name_or_number: str, environ: Mapping[str, str]) -> httpx.Response:
+def send_specimen(
+    url: str, source: str, name_or_number: str, environ: Mapping[str, str], fresh: str | None = None
+) -> httpx.Response:
     """Send a specimen, signed with the secret of the hook in the URL, or with its own. Raise UnknownSpecimen, OSError."""
     public_url, hook = environ.get("PUBLIC_URL", "").rstrip("/"), hook_of(url, source)
     prefix = f"HOOKS__{hook.upper()}"
     names = (f"{prefix}__SECRETS", "SECRET_KEY", f"{prefix}__AUTH")
     secrets, keys, auth = (environ.get(name, "").split() for name in names)
     address = f"{public_url}/hooks/{hook}" if public_url else url
-    specimen = sign_specimen(source, name_or_number, hook, secrets, keys, address, auth or ("signature",))
+    specimen = sign_specimen(source, name_or_number, hook, secrets, keys, address, auth or ("signature",), fresh)
     try:
         return httpx.request(
             specimen.method,

@@ -1,9 +1,11 @@
 """`doorbell demo` as a newcomer runs it: in a clone, without settings, ended with Ctrl-C."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 from tests.support.harness import ROOT, wait_until
@@ -29,14 +31,21 @@ def test_every_step_passes_and_ctrl_c_stops_everything(tmp_path: Path) -> None:
     env.pop("REDIS_URL", None)
     log = tmp_path / "log"
     with log.open("wb") as out:
-        demo = subprocess.Popen([sys.executable, "-m", "app", "demo"], cwd=ROOT, env=env, stdout=out, stderr=out)
+        demo = subprocess.Popen(
+            [sys.executable, "-m", "app", "demo", "--all"], cwd=ROOT, env=env, stdout=out, stderr=out
+        )
     wait_until(lambda: "Everything keeps running" in log.read_text() or demo.poll() is not None, 60)
     children = children_of(demo.pid)
 
     demo.send_signal(signal.SIGINT)
     status = demo.wait(30)
 
-    assert "7 of 7 steps passed." in log.read_text()
+    text = log.read_text()
+    starts = re.findall(r"time_scheduled (\S+Z)", text)
+    assert "11 of 11 steps passed." in text
+    assert [] == [start for start in starts if datetime.fromisoformat(start) < datetime.now(UTC)]
+    tools = ("Calendly", "Cal.com", "Acuity", "Square", "Zoom", "Housecall Pro", "Mindbody")
+    assert [] == [tool for tool in tools if tool not in text]
     assert 0 == status
     assert 4 == len(children)  # Valkey, sandbox, web, worker
     assert [] == [pid for pid in children if is_alive(pid)]

@@ -213,6 +213,35 @@ def test_ring_sends_a_signed_specimen_and_shows_a_rejection(service: Harness) ->
     assert "an invitee books" in service.doorbell("ring", "calendly").stdout
 
 
+def test_ring_shows_what_became_of_a_delivery(service: Harness) -> None:
+    to = service.web_server.url
+
+    first = service.doorbell("ring", "calendly", "an invitee books", "--to", to, "--wait")
+    repeat = service.doorbell("ring", "calendly", "an invitee books", "--to", to)
+
+    delivery = json.loads(repeat.stdout)["delivery"]
+    assert (0, 0) == (first.returncode, repeat.returncode)
+    assert f"✔ {delivery}  Calendly\n  Applied: " in first.stdout
+    assert "calendly-INV-OLD-1  applied" in first.stdout
+    assert "it was sent before, and a repeat has no effect: --fresh sends it with new ids" in repeat.stderr
+    assert f"`doorbell show {delivery}`" in repeat.stderr
+
+
+def test_ring_sends_new_ids_and_the_same_ones_for_the_same_name(service: Harness) -> None:
+    def visits(*options: str) -> set[str]:
+        result = service.doorbell("ring", "calendly", *options, "--to", service.web_server.url)
+        [row] = rows(service, "deliveries", "--search", json.loads(result.stdout)["delivery"], "--json")
+        return set(row["visits"])
+
+    booked, other = visits("an invitee books", "--fresh=lee"), visits("an invitee books", "--fresh")
+    visits("the new half", "--fresh=lee")
+
+    wait_until(lambda: service.visit(*booked)["time_scheduled"].endswith("T16:00:00Z"))
+    assert datetime.now(UTC) < datetime.fromisoformat(service.visit(*booked)["time_scheduled"])
+    assert booked.isdisjoint(other)
+    assert {"calendly-INV-OLD-1"}.isdisjoint(booked | other)
+
+
 @pytest.mark.parametrize(
     ("status", "command", "env"),
     [

@@ -1,0 +1,119 @@
+"""`doorbell ring`, which sends specimens, and `doorbell specimen`, for authors of sources."""
+
+import asyncio
+import os
+import sys
+import time
+from secrets import token_hex
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from app.cli.completion import complete_sources, complete_specimens
+from app.cli.details import print_delivery
+from app.cli.output import (
+    CHECK_FAILED,
+    NOTHING_MATCHED,
+    UNREACHABLE,
+    examples,
+    exit_with,
+    print_rows,
+    printable,
+    utc_option,
+)
+from app.cli.session import load_settings, run_with_ledger
+from app.cli.sources import find_tool
+from app.operators.explain import Explain
+from app.settings.platform import read_variables
+from app.webhooks.registry import load_specimens
+
+if TYPE_CHECKING:
+    import httpx
+
+#: `--fresh` without a name.
+NEW_NAME = "new"
+#: How long `ring --wait` waits for a worker.
+WAIT_S = 15.0
+
+
+@click.command(
+    epilog=examples(
+        "ring calendly",
+        'ring calendly "an invitee books" --fresh --wait',
+        "ring calendly 5 --fresh=lee --to https://doorbell.example.com/hooks/east",
+    )
+)
+@click.argument("source", shell_complete=complete_sources)
+@click.argument("specimen", required=False, shell_complete=complete_specimens)
+@click.option("--to", "url", help="The URL of Doorbell or of a hook [default: http://127.0.0.1:$PORT/hooks/SOURCE].")
+@click.option(
+    "--fresh",
+    is_flag=False,
+    flag_value=NEW_NAME,
+    metavar="[=NAME]",
+    help="Send new ids, and dates around today. The same NAME gives the same ids: one visit, in several specimens.",
+)
+@click.option("--wait", is_flag=True, help="Wait until a worker is done with the delivery, and show what became of it.")
+@utc_option
+def ring(source: str, specimen: str | None, url: str | None, fresh: str | None, wait: bool) -> None:
+    """Send a specimen with a valid signature of its hook.
+
+    SPECIMEN is its number or a part of its name; without it, the command lists the specimens.
+    """
+    from app.webhooks.specimens import UnknownSpecimen, hook_of, send_specimen
+
+    find_tool(source)
+    names = [delivery["name"] for delivery in load_specimens(source)["deliveries"]]
+    if specimen is None:
+        print_rows([{"number": number, "specimen": name} for number, name in enumerate(names, 1)], False)
+        return
+    if wait:
+        load_settings(redis_needed=True)
+    url = (url or f"http://127.0.0.1:{os.environ.get('PORT', '8000')}").rstrip("/")
+    if url.count("/") == 2:
+        url += f"/hooks/{source}"
+    secrets = f"HOOKS__{hook_of(url, source).upper()}__SECRETS"
+    if not os.environ.get(secrets):
+        click.echo(f"{secrets} is not set here: signed with the specimen's own secret", err=True)
+    name = token_hex(3) if fresh == NEW_NAME else fresh
+    try:
+        response = send_specimen(url, source, specimen, read_variables(os.environ), name)
+    except UnknownSpecimen as error:
+        exit_with(NOTHING_MATCHED, str(error))
+    except OSError as error:
+        exit_with(UNREACHABLE, f"{url} cannot be reached ({error})")
+    click.echo(printable(response.text))
+    click.echo(f"status {response.status_code}", err=True)
+    if not response.is_success:
+        sys.exit(CHECK_FAILED)
+    if name:
+        click.echo(f"--fresh={name} sends the next specimen of this visit", err=True)
+    _show_result(response, wait, bool(name))
+
+
+def _show_result(response: "httpx.Response", wait: bool, is_fresh: bool) -> None:
+    """Say what became of a delivery, or which command does."""
+    is_json = response.headers.get("content-type", "").startswith("application/json")
+    answer = response.json() if is_json else {}
+    id = answer.get("delivery") if isinstance(answer, dict) else None
+    if not id:  # a handshake
+        return
+    if answer.get("repeat"):
+        advice = "another name gives new ids" if is_fresh else "--fresh sends it with new ids"
+        click.echo(f"it was sent before, and a repeat has no effect: {advice}", err=True)
+    if wait:
+        click.echo()
+        print_delivery(run_with_ledger(lambda ledger, settings: _wait_for_result(Explain(ledger, settings), id)))
+    else:
+        click.echo(f"`doorbell show {id}` shows what becomes of it", err=True)
+
+
+async def _wait_for_result(explain: Explain, id: str) -> dict[str, Any]:
+    """Return the delivery when no worker has anything to do for it, or after WAIT_S."""
+    deadline = time.monotonic() + WAIT_S
+    while True:
+        delivery = await explain.delivery(id)
+        states = {change["state"] for change in delivery["changes"]}
+        if not states & {"queued", "running"} or time.monotonic() > deadline:
+            return delivery
+        await asyncio.sleep(0.1)
