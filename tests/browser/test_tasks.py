@@ -113,6 +113,11 @@ def test_why_is_this_hook_rejected(office: Harness, console: ConsoleBrowser) -> 
     assert console.clicks <= 2
 
 
+def contact_id(office: Harness, email: str) -> str:
+    [contact] = office.get_from_api(f"/contacts?email={email}")["data"]
+    return str(contact["id"])
+
+
 def test_mend_a_missing_address(office: Harness, console: ConsoleBrowser) -> None:
     create_failures(office, "D-1")
 
@@ -120,12 +125,29 @@ def test_mend_a_missing_address(office: Harness, console: ConsoleBrowser) -> Non
     console.click("main a:has-text('No e-mail address')")
     console.click("a[href$='standard-D-1']")
     console.click("text=Replay…")
-    console.page.fill("#contact", "hopper@example.com")
+    console.page.fill("input[name$='standard-D-1']", "hopper@example.com")
     console.click("button.main")
 
-    visit = wait_until(lambda: office.visit("standard-D-1"))
-    [contact] = office.get_from_api("/contacts?email=hopper@example.com")["data"]
-    assert visit["contact_id"] == contact["id"]
+    console.page.wait_for_selector("text=Done: 1 succeeded.")
+    visit = office.visit("standard-D-1")
+    assert visit
+    assert contact_id(office, "hopper@example.com") == visit["contact_id"]
+    assert console.clicks <= 4
+
+
+def test_mend_the_missing_addresses_of_several_people(office: Harness, console: ConsoleBrowser) -> None:
+    people = {"D-2": "noether@example.com", "D-3": "curie@example.com"}
+    create_failures(office, *people)
+
+    console.open("/console")
+    console.click("tr:has-text('No e-mail address') >> text=Replay…")
+    for id, email in people.items():
+        console.page.fill(f"input[name$='standard-{id}']", email)
+    console.click("button.main")
+
+    for id, email in people.items():
+        visit = wait_until(lambda id=id: office.visit(f"standard-{id}"))
+        assert contact_id(office, email) == visit["contact_id"]
     assert console.clicks <= 4
 
 
