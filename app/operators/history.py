@@ -166,6 +166,7 @@ def _messages(aliases: Sequence[Task], assigned: Container[str]) -> Iterator[His
     if compacted := sum(alias.compacted_count for alias in aliases):
         text = f"{compacted:,} older messages that count no more were removed"
         yield HistoryLine(delivery_time_ms(messages[0].delivery) if messages else 0, "message", text)
+    valued = {name for m in messages for change in m.changes for name, value in change.facts.items() if value}
     facts: Facts = {}
     names = {aliases[0].external_id}
     for message in messages:
@@ -180,7 +181,7 @@ def _messages(aliases: Sequence[Task], assigned: Container[str]) -> Iterator[His
             text += "; an operator discarded this"
         else:
             facts = joined
-        counts = _counting_fields(message, final)
+        counts = _counting_fields(message, final, valued)
         yield HistoryLine(
             delivery_time_ms(message.delivery),
             "message",
@@ -282,9 +283,12 @@ def _is_outdated(change: RecordedChange, new: DesiredVisit) -> bool:
     return any((value or None) != (current or None) for value, current in values)
 
 
-def _counting_fields(message: _Message, final: Facts) -> str:
-    """Return `counts` if the message decides all of its fields, else those that it decides: `amount counts`."""
-    own = {_field_word(name) for change in message.changes for name in change.facts}
+def _counting_fields(message: _Message, final: Facts, valued: Container[str]) -> str:
+    """Return `counts` if the message decides all of its fields, else those that it decides: `amount counts`.
+
+    valued: the fields that have a value in some message. "Not cancelled" decides nothing if nobody ever cancelled.
+    """
+    own = {_field_word(name) for change in message.changes for name in change.facts if name in valued}
     decided = {_field_word(name) for name, fact in final.items() if delivery_of(fact.origin) == message.delivery}
     counting = sorted(own & decided - {""})
     if not counting:

@@ -127,6 +127,13 @@ async def test_a_message_may_count_in_part(ledger: Ledger) -> None:
     assert ["amount counts", "counts", None] == [event.get("counts") for event in await history(ledger)]
 
 
+async def test_a_field_that_never_had_a_value_does_not_count(ledger: Ledger) -> None:
+    await accept(ledger, change("A", version=1, time_scheduled=THREE, date_cancelled=None))
+    await accept(ledger, change("A", version=2, time_scheduled=TWO))
+
+    assert [None, "counts"] == [event.get("counts") for event in await history(ledger) if event["kind"] == "message"]
+
+
 async def test_a_booking_without_an_address_says_so_and_why_it_was_not_applied(ledger: Ledger) -> None:
     await accept(ledger, change("A", time_scheduled=THREE))
     await run(ledger, "contact_unknown", calls=[["GET /visits/:id", 404]], state="waiting", reason="contact_unknown")
