@@ -40,6 +40,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "deliveries": "show",
         "show": "show",
         "visits": "visits",
+        "search": "visits",
         "visit": "show",
         "rejections": "show",
         "workers": "status",

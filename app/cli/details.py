@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from app.cli.output import for_people, print_table, printable
+from app.cli.output import for_people, print_table, printable, sentence_for_people
 from app.cli.tables import style, symbol, wrap
 from app.ledger.ids import delivery_time_ms
 from app.ledger.reasons import find_reason
@@ -26,21 +26,21 @@ VISIT_FIELDS = {
 def print_visit(row: Row) -> None:
     row = _printable_row(row)
     _print_lines(_visit_lines(row))
+    _print_history(row["history"])
     decided = _fields_by_delivery(row["facts"])
     changes = sorted(row["changes"], key=lambda change: delivery_time_ms(change["delivery"]))
     _print_section("Changes, oldest first", [_change_row(change, decided) for change in changes])
     _print_section("Discarded changes", [_change_row(change, {}) for change in row["discarded_changes"]])
     _print_attempts(row["attempts"])
-    _print_section("Operators", row.get("activities", ()))
     _print_section("Values", list(_value_rows(row)))
 
 
 def print_delivery(row: Row) -> None:
     row = _printable_row(row)
     _print_lines(_delivery_lines(row))
+    _print_history(row["history"])
     _print_section("Visits", [_task_row(change) for change in row["changes"]])
     _print_attempts(row["attempts"])
-    _print_section("Operators", row.get("activities", ()))
 
 
 def _printable_row(value: Any) -> Any:
@@ -178,6 +178,30 @@ def _pairs(values: Mapping[str, str | None]) -> Iterator[str]:
     width = max(map(len, filled), default=0)
     for label, value in filled.items():
         yield from wrap(value, f"  {label.ljust(width)}  ", " " * (width + 4))
+
+
+def _print_history(history: Iterable[Row]) -> None:
+    lines = [(for_people(line["at"]), " ".join(_history_parts(line))) for line in history]
+    width = max((len(at) for at, _ in lines), default=0)
+    click.echo(f"\n{style('What happened', bold=True)}")
+    for at, text in lines:
+        _print_lines(wrap(text, f"{at.ljust(width)}  ", " " * (width + 2)))
+
+
+def _history_parts(line: Row) -> Iterator[str]:
+    if "visit" in line:
+        yield f"{line['visit']}:"
+    if "actor" in line:
+        yield f"{line['actor']}:"
+    yield sentence_for_people(line["text"])
+    if "counts" in line:
+        yield f"({line['counts']})"
+    if "repeated" in line:
+        yield f"({line['repeated']:,} times, last {for_people(line['last'])})"
+    if "superseded_by" in line:
+        yield f"→ {line['superseded_by']}"
+    if "operation" in line:
+        yield f"(operation {line['operation']})"
 
 
 def _print_attempts(attempts: Iterable[Row]) -> None:

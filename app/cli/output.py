@@ -128,6 +128,11 @@ def for_people(value: Any) -> str:
     return local_time(datetime.fromisoformat(text), time_zone()) if _TIMESTAMP.fullmatch(text) else text
 
 
+def sentence_for_people(text: str) -> str:
+    """Format the times in a sentence like `for_people`."""
+    return _TIMESTAMP.sub(lambda match: for_people(match[0]), text)
+
+
 _TIMESTAMP = re.compile(r"[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-5][0-9](\.[0-9]{3})?Z")
 
 

@@ -1,4 +1,4 @@
-"""`doorbell visits`."""
+"""`doorbell visits` and `search`."""
 
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -9,7 +9,17 @@ import click
 
 from app.cli.completion import complete_sources
 from app.cli.options import cursor_option
-from app.cli.output import TimeType, examples, json_option, limit_option, print_rows, time_zone, utc_option
+from app.cli.output import (
+    NOTHING_MATCHED,
+    TimeType,
+    examples,
+    exit_with,
+    json_option,
+    limit_option,
+    print_rows,
+    time_zone,
+    utc_option,
+)
 from app.cli.session import run_with_ledger
 from app.ledger.ledger import Ledger
 from app.operators.explain import Row
@@ -72,6 +82,33 @@ def visits(
     print_rows([row if as_json else _for_people(row) for row in rows], as_json)
     if next_cursor:
         click.echo(f"there may be more: use --cursor '{next_cursor}', or a larger --limit", err=True)
+
+
+@click.command(epilog=examples("search Lovelace", "search ada@example.com", "search acuity-10 --json"))
+@click.argument("text")
+@utc_option
+@json_option
+def search(text: str, as_json: bool) -> None:
+    """Find visits and deliveries by a name, an id or its beginning, an e-mail address or a phone number.
+
+    Names, addresses and numbers are those of the customers of visits that a worker has run.
+    """
+    from app.operators.search import Search
+
+    hits = run_with_ledger(lambda ledger, settings: Search(ledger, settings).find(text))
+    if not hits.rows and not as_json:
+        exit_with(NOTHING_MATCHED, "\n".join(["nothing matched; searched:", *(f"- {line}" for line in hits.searched)]))
+    print_rows([row if as_json else _hit_for_people(row) for row in hits.rows], as_json)
+
+
+def _hit_for_people(row: Row) -> Row:
+    return {
+        "at": row["at"],
+        "id": row["id"],
+        "title": row["title"],
+        "state": f"{row['state']}, cancelled" if row.get("cancelled") else row["state"],
+        "amount": " ".join(filter(None, (row.get("amount_collected"), row.get("currency")))),
+    }
 
 
 async def _load(ledger: Ledger, settings: Settings, filter: VisitFilter, limit: int) -> tuple[list[Row], str]:

@@ -111,6 +111,29 @@ def test_visits_are_listed_by_their_start(busy: Harness) -> None:
     assert [second] == rows(busy, "visits", "--when", "any", "--cursor", cursor[1], "--json")
 
 
+def test_a_search_finds_names_and_beginnings_and_says_what_it_searched(busy: Harness) -> None:
+    by_name, by_beginning = rows(busy, "search", "lovelace", "--json"), rows(busy, "search", "standard-A", "--json")
+    nothing = busy.doorbell("search", "nobody")
+
+    assert ["standard-A-1"] == [row["id"] for row in by_name]
+    assert ["standard-A-1", "standard-A-2"] == sorted(row["id"] for row in by_beginning)
+    assert "Visit #" in busy.doorbell("search", "lovelace").stdout
+    assert (5, "") == (nothing.returncode, nothing.stdout)
+    assert "nothing matched; searched:\n- whole ids of visits" in nothing.stderr
+
+
+def test_a_visit_and_a_delivery_show_their_history(busy: Harness) -> None:
+    busy.doorbell("visit", "standard-A-1", "--show-personal-data")
+    [delivery, *_] = rows(busy, "deliveries", "--search", "standard-A-1", "--json")
+
+    visit = busy.doorbell("visit", "standard-A-1", "--utc").stdout.partition("What happened")[2].partition("\n\n")[0]
+    shown = busy.doorbell("show", delivery["delivery"], "--utc").stdout
+
+    sentences = ["booked for Mar 14", "created in Review Rover", "(command line): revealed personal data"]
+    assert [True] * 3 == [sentence in visit for sentence in sentences]
+    assert [True, True, False] == [sentence in shown for sentence in sentences]
+
+
 def test_a_list_of_visits_refuses_what_it_does_not_understand(service: Harness) -> None:
     answers = [
         service.doorbell("visits", *options)
