@@ -1,9 +1,8 @@
 """`doorbell sources`, `hook-url` and `secrets`, which help to connect a tool."""
 
-import base64
 import sys
-from collections.abc import Iterable, Iterator, Mapping
-from secrets import token_bytes, token_urlsafe
+from collections.abc import Mapping
+from textwrap import indent
 from typing import Any
 
 import click
@@ -23,11 +22,12 @@ from app.cli.session import load_settings, load_settings_or_none, run_with_ledge
 from app.cli.tables import style, wrap
 from app.ledger.ledger import Ledger
 from app.ledger.times import iso_timestamp
+from app.operators.setup_steps import new_secret, setup_steps, terms_of
 from app.settings.model import Settings
 from app.telemetry import counters
 from app.webhooks.registry import load_sources
-from app.webhooks.signatures.scheme import Scheme, fingerprint
-from app.webhooks.source import VERIFIED_BY, Evidence, LoadedSource, Source
+from app.webhooks.signatures.scheme import fingerprint
+from app.webhooks.source import VERIFIED_BY, Evidence, LoadedSource
 
 
 @click.command(epilog=examples("sources", "sources calendly"))
@@ -61,14 +61,17 @@ def sources(name: str | None, as_json: bool) -> None:
     public_url = (settings and settings.public_url) or "https://YOUR-DOORBELL"
     click.echo(f"{style(source.title, bold=True)}\n{source.docs}")
     click.echo(f"Verified by {VERIFIED_BY[source.evidence]}.")
-    url = f"{public_url}/hooks/{name}"
+    url, shell_url = f"{public_url}/hooks/{name}", ""
     if source.signature.needs_secret_key:
-        url = f"the URL that `doorbell hook-url {name}` prints"
-    for step in _paragraphs(tool.setup_for(name, url)):
-        for line in wrap(step, subsequent="   " if step[:1].isdigit() else ""):
+        url, shell_url = f"the URL that `doorbell hook-url {name}` prints", f"$(doorbell hook-url {name})"
+    for step in setup_steps(tool, name, url, shell_url):
+        number = f"{step.number}. " if step.number else ""
+        for line in wrap(number + step.text, subsequent="   " if number else ""):
             click.echo(line)
+        for command in step.commands:
+            click.echo(indent(f"$ {command}", "   "))
     click.echo()
-    for line in wrap(f"{'; '.join(_terms_of(source))}."):
+    for line in wrap(f"{'; '.join(terms_of(source))}."):
         click.echo(line)
     return None
 
@@ -91,18 +94,6 @@ VERIFIED_BY_BRIEFLY: Mapping[Evidence, str] = {
 }
 
 
-def _paragraphs(text: str) -> Iterator[str]:
-    """Join the lines of a step, so that they can be wrapped at another width."""
-    paragraph = ""
-    for line in text.splitlines():
-        if paragraph and (line[:1].isdigit() or paragraph.endswith(".")):
-            yield paragraph
-            paragraph = line
-        else:
-            paragraph = f"{paragraph} {line.strip()}".strip()
-    yield paragraph
-
-
 def find_tool(name: str, settings: Settings | None = None) -> LoadedSource:
     """Return the source of this name, or the source of this hook."""
     hook = settings.active_hooks.get(name) if settings else None
@@ -112,28 +103,6 @@ def find_tool(name: str, settings: Settings | None = None) -> LoadedSource:
         advice = did_you_mean(name, names) or ": `doorbell sources` lists them"
         exit_with(NOTHING_MATCHED, f"there is no source {name}{advice}")
     return tool
-
-
-def _terms_of(source: Source) -> Iterable[str]:
-    """Yield sentences about the signature, responses, compression and settings of a source."""
-    yield PROVES[source.signature.coverage]
-    yield f"while Redis is unavailable, the tool gets {source.unavailable_status} and retries"
-    yield f"the tool gets a response within {source.sender_timeout_s:g} s"
-    if source.content_encodings:
-        yield f"bodies may be compressed ({', '.join(source.content_encodings)})"
-    required = [f"HOOKS__<NAME>__{setting}" for setting in source.required_settings]
-    required += ["PUBLIC_URL"] * source.signature.needs_url + ["SECRET_KEY"] * source.signature.needs_secret_key
-    if required:
-        yield f"the hook also needs {', '.join(required)}"
-    if source.credential_names:
-        yield f"Doorbell fetches records with the credentials {', '.join(source.credential_names)}"
-
-
-PROVES = {
-    "body": "The signature covers the whole body",
-    "fields": "The signature covers only some fields of the body",
-    "nothing": "No signature covers the body: anyone with the URL or the token can forge a delivery",
-}
 
 
 @click.command("hook-url", epilog=examples("hook-url gingr"))
@@ -187,7 +156,7 @@ def generate(name: str) -> None:
     NAME is a source, or a hook.
     """
     source = find_tool(name, load_settings_or_none()).definition
-    secret = _generate_secret(source.signature) if source.is_secret_user_chosen else None
+    secret = new_secret(source)
     if secret is None:
         exit_with(CHECK_FAILED, f"{source.title} generates its secrets itself: see `doorbell sources {name}`")
     click.echo(secret)
@@ -198,11 +167,3 @@ def generate(name: str) -> None:
 def print_fingerprint() -> None:
     """Print the fingerprint of a secret that is read from standard input."""
     click.echo(fingerprint(sys.stdin.readline().strip(), load_settings().secret_key))
-
-
-def _generate_secret(scheme: Scheme) -> str | None:
-    """Return a new secret; None if the tool generates its own secrets. Some schemes accept only base64."""
-    key = base64.b64encode(token_bytes(32)).decode()
-    if scheme.secret_problem("a text, and not base64") is None:
-        return token_urlsafe(32)
-    return next((secret for secret in (f"whsec_{key}", key) if scheme.secret_problem(secret) is None), None)

@@ -195,6 +195,13 @@ def marked(text: str) -> Markup:
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
+def recipe(text: str, url: str) -> Markup:
+    """Return a step of a setup: the names of variables are code to copy, and the URL of a new hook, if it is complete."""
+    copied = "" if url.endswith("•") else f"|{re.escape(str(escape(url)))}"
+    pattern = rf"\bHOOKS__[A-Z0-9_]+\b{copied if url else ''}"
+    return Markup(re.sub(pattern, r'<code class="copy">\g<0></code>', str(marked(text))))
+
+
 def segment(text: str) -> str:
     """Quote the text as one segment of a URL's path."""
     return quote(text, safe="")
@@ -204,7 +211,7 @@ def _templates() -> Jinja2Templates:
     environment = Environment(
         loader=PackageLoader("app.console"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    filters: dict[str, Callable[[Any], Any]] = {
+    filters: dict[str, Callable[..., Any]] = {
         "ago": ago,
         "due": due,
         "local": local,
@@ -221,6 +228,7 @@ def _templates() -> Jinja2Templates:
         "skip_title": skip_title,
         "state_title": state_title,
         "marked": marked,
+        "recipe": recipe,
         "capitalize_first": lambda text: text[:1].upper() + text[1:],
         "field_title": field_title,
         "sentence": sentence,

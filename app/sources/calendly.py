@@ -28,10 +28,13 @@ SETUP = """
    create a personal access token as an owner or admin of the organization.
 2. Make up a signing key (32 random characters or more) and set it as HOOKS__CALENDLY__SECRETS. Without a signing key
    Calendly signs nothing, and Doorbell rejects every delivery.
-3. GET https://api.calendly.com/users/me with that token, and note `current_organization` in the response.
-4. POST JSON to https://api.calendly.com/webhook_subscriptions with `url` {url}, `organization` from step 3, `scope`
-   "organization", `signing_key` from step 2, and `events`: invitee.created, invitee.canceled, invitee_no_show.created,
-   invitee_no_show.deleted.
+3. Ask Calendly for your organization, with that token, and note `current_organization` in the response.
+   $ curl https://api.calendly.com/users/me -H "Authorization: Bearer TOKEN"
+4. Create a subscription for {url}, with the token from step 1, the signing key from step 2 and the organization from step 3.
+   $ curl https://api.calendly.com/webhook_subscriptions -H "Authorization: Bearer TOKEN" \\
+       -H "Content-Type: application/json" -d '{"url": "{url}", "organization": "ORGANIZATION",
+       "scope": "organization", "signing_key": "SIGNING_KEY", "events": ["invitee.created", "invitee.canceled",
+       "invitee_no_show.created", "invitee_no_show.deleted"]}'
 5. After 24 hours of failures Calendly disables a subscription for good: then do step 4 again.
 
 Calendly does not send the end of a meeting, so a review request counts from its start. It only sends payments that were

@@ -28,8 +28,10 @@ SETUP = """
    more.
 2. Set HOOKS__JANE__API_URL to https://CLINIC.janeapp.com/api/2026-01-01/ with the clinic's name. In the sandbox set
    HOOKS__JANE__TOKEN_URL too: …/realms/jane_partner_sandbox/protocol/openid-connect/token.
-3. As an owner or with full permissions, POST {"event_topic": "…", "target_url": "{url}"} to `webhooks` below that
-   address, for each of APPOINTMENT_BOOKED, APPOINTMENT_RESCHEDULED, APPOINTMENT_CANCELLED and APPOINTMENT_UNCANCELLED.
+3. As an owner or with full permissions, subscribe {url} to four events, with an access token of the app.
+   $ for event in APPOINTMENT_BOOKED APPOINTMENT_RESCHEDULED APPOINTMENT_CANCELLED APPOINTMENT_UNCANCELLED; do
+       curl https://CLINIC.janeapp.com/api/2026-01-01/webhooks -H "Authorization: Bearer TOKEN" \\
+       -H "Content-Type: application/json" -d '{"event_topic": "'$event'", "target_url": "{url}"}'; done
 4. Each response shows a signing secret, once. Set all of them as HOOKS__JANE__SECRETS, separated by spaces, and restart.
 
 Jane does not send the end of an appointment, so a review request counts from its start. It sends no payments. It sends no

@@ -30,13 +30,17 @@ from app.webhooks.source import Ignored, Source
 
 SETUP = """
 1. In Mindbody's developer portal go live, have the business activate the link to your account, and create an API key.
-2. POST to https://mb-api.mindbodyonline.com/push/api/v1/subscriptions, with the header API-Key: `eventIds` with
-   appointmentBooking.created, appointmentBooking.updated and appointmentBooking.cancelled, and for classes
-   classRosterBooking.created, classRosterBookingStatus.updated, classRosterBooking.cancelled and class.updated,
-   `eventSchemaVersion` 1, a `referenceId` of your own, and as `webhookUrl` {url}, which Mindbody probes with HEAD.
+2. Create a subscription for {url}, which Mindbody probes with HEAD. The last four events are those of classes.
+   $ curl https://mb-api.mindbodyonline.com/push/api/v1/subscriptions -H "API-Key: KEY" \\
+       -H "Content-Type: application/json" -d '{"webhookUrl": "{url}", "eventSchemaVersion": 1,
+       "referenceId": "doorbell", "eventIds": ["appointmentBooking.created", "appointmentBooking.updated",
+       "appointmentBooking.cancelled", "classRosterBooking.created", "classRosterBookingStatus.updated",
+       "classRosterBooking.cancelled", "class.updated"]}'
 3. The response shows `messageSignatureKey` once: set it unchanged, with its `=`, as HOOKS__MINDBODY__SECRETS. Restart.
-4. PATCH …/subscriptions/ID with {"status": "Active"}. A subscription that failed for hours is deactivated: PATCH it
-   again.
+4. Activate the subscription, with its ID from the response. Mindbody deactivates one that failed for hours:
+   then activate it again.
+   $ curl -X PATCH https://mb-api.mindbodyonline.com/push/api/v1/subscriptions/ID -H "API-Key: KEY" \\
+       -H "Content-Type: application/json" -d '{"status": "Active"}'
 5. If several sites use this address, set HOOKS__MINDBODY__TENANTS to the siteId of yours.
 
 Mindbody does not reliably send the end of an appointment, so a review request counts from its start. Cancel no-shows, or

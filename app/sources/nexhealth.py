@@ -42,14 +42,17 @@ from app.webhooks.source import Ignored, Source
 SETUP = """
 1. In the NexHealth Developer Portal create an API key and set it as HOOKS__NEXHEALTH__CREDENTIALS__API_KEY. It is
    exchanged for tokens, which needs SECRET_KEY, 32 random characters or more.
-2. Get a token for the next steps: POST to https://nexhealth.info/authenticates with the headers Authorization: and the API
-   key, and Nex-Api-Version: v20240412. Send the `data.token` of the response as Authorization: Bearer TOKEN in the next
-   steps, with the same Nex-Api-Version.
-3. POST {"target_url": "{url}?subdomain=SUBDOMAIN"} to https://nexhealth.info/webhook_endpoints, with the subdomain of the
-   practice. Set the `secret_key` of the response as HOOKS__NEXHEALTH__SECRETS and restart. Each practice has its own
-   endpoint; set the keys of all of them.
-4. POST to https://nexhealth.info/webhook_endpoints/ID/webhook_subscriptions?subdomain=SUBDOMAIN, with that endpoint's ID,
-   {"resource_type": "Appointment", "event": "…"} for appointment_created, appointment_updated and appointment_insertion.
+2. Get a token for the next steps: the `data.token` of the response.
+   $ curl -X POST https://nexhealth.info/authenticates -H "Authorization: API_KEY" -H "Nex-Api-Version: v20240412"
+3. Create an endpoint, with the subdomain of the practice. Set the `secret_key` of the response as HOOKS__NEXHEALTH__SECRETS
+   and restart. Each practice has its own endpoint; set the keys of all of them.
+   $ curl https://nexhealth.info/webhook_endpoints -H "Authorization: Bearer TOKEN" -H "Nex-Api-Version: v20240412" \\
+       -H "Content-Type: application/json" -d '{"target_url": "{url}?subdomain=SUBDOMAIN"}'
+4. Subscribe that endpoint to the events of appointments, with its ID.
+   $ for event in appointment_created appointment_updated appointment_insertion; do
+       curl "https://nexhealth.info/webhook_endpoints/ID/webhook_subscriptions?subdomain=SUBDOMAIN" \\
+       -H "Authorization: Bearer TOKEN" -H "Nex-Api-Version: v20240412" -H "Content-Type: application/json" \\
+       -d '{"resource_type": "Appointment", "event": "'$event'"}'; done
 5. After 48 hours of failures NexHealth disables an endpoint: PATCH it with "active": true.
 
 The deliveries contain health data: protect logs and Redis accordingly, and sign the agreements that the law requires. Not

@@ -37,9 +37,10 @@ SETUP = """
    characters or more, and HOOKS__SERVICEM8__TIMEZONE to the account's time zone. Restart.
 2. In ServiceM8 open Settings, API Keys, create a key that may read jobs, contacts and payments, and set it as
    HOOKS__SERVICEM8__CREDENTIALS__TOKEN. A public add-on sets …__CLIENT_ID, …__CLIENT_SECRET and …__REFRESH_TOKEN instead.
-3. POST a form to https://api.servicem8.com/webhook_subscriptions/event, with the header X-API-Key, for each of the events
-   job.created, job.updated, job.status_changed, job.completed and job.invoice_paid: `event`, a `unique_id` of your own,
-   and `callback_url`: {url}
+3. Subscribe {url} to five events, with the API key from step 2.
+   $ for event in job.created job.updated job.status_changed job.completed job.invoice_paid; do
+       curl https://api.servicem8.com/webhook_subscriptions/event -H "X-API-Key: KEY" -d "event=$event" \\
+       -d "unique_id=doorbell-$event" --data-urlencode "callback_url={url}"; done
 4. ServiceM8 may disable a subscription that fails for 12 hours; then do step 3 again.
 
 ServiceM8 signs nothing: anyone who knows the address can make Doorbell fetch a job, and nothing else. Quotes are not visits

@@ -230,7 +230,7 @@ def test_an_account_is_paused_and_resumed(running: Harness, open_console: OpenCo
     console = open_console(OPERATOR)
     console.open("/console/sources")
     console.page.click("button:has-text('Pause')")
-    assert "paused" == console.page.inner_text("td .state.held")
+    assert "Paused" == console.page.inner_text("td .state.held")
     create_visit(running, "A-1")
     wait_until(lambda: "held" in running.doorbell("deliveries").stdout)
 
@@ -240,7 +240,7 @@ def test_an_account_is_paused_and_resumed(running: Harness, open_console: OpenCo
     console.page.click("text=Resume…")
     console.page.click("button:has-text('Resume')")
 
-    assert "active" == console.page.inner_text("td .state.applied")
+    assert "On" == console.page.inner_text("td .state.applied")
     wait_until(lambda: running.visit("standard-A-1"))
 
 

@@ -1,11 +1,14 @@
 """Tests of the declarations and specimens of every source."""
 
+import json
 import re
+import subprocess
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
+from app.operators.setup_steps import setup_steps
 from app.webhooks.registry import load_specimens
 from tests.support.specimens import BY_TOOL, TOOLS, _changes, each_tool
 
@@ -47,6 +50,19 @@ def test_a_source_has_a_title_docs_and_setup_steps(name: str) -> None:
     assert is_made_up == source.is_secret_user_chosen, "the setup says who makes up the secret"
     assert "SECRET_KEY" in source.setup or not source.signature.needs_secret_key
     assert "PUBLIC_URL" in source.setup or not source.signature.needs_url
+
+
+@every_source
+def test_the_steps_are_numbered_and_their_commands_are_valid(name: str) -> None:
+    steps = setup_steps(TOOLS[name], "east", "https://doorbell.example.com/hooks/east")
+
+    numbers = [step.number for step in steps if step.number]
+    assert list(range(1, len(numbers) + 1)) == numbers
+    assert [] == [step.text for step in steps if "$ " in step.text or "{url}" in step.text or "\n" in step.text]
+    for command in (command for step in steps for command in step.commands):
+        subprocess.run(["bash", "-n", "-c", command], check=True)
+        for body in re.findall(r"-d '(\{.*\})'", command, re.DOTALL):
+            assert json.loads(body.replace("'$event'", "an event"))
 
 
 @every_source

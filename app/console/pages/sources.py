@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import httpx
@@ -11,16 +12,15 @@ from starlette.responses import Response
 from app.console.context import ConsoleContext, actions, context
 from app.console.rendering import redirect, render
 from app.ledger.records import NotFound
+from app.operators.setup_steps import new_secret, setup_steps, terms_of
 from app.telemetry import counters
-from app.telemetry.health import last_delivery_times, open_circuits
+from app.telemetry.health import CIRCUIT_REASONS, last_delivery_times, open_circuits
 from app.webhooks.registry import load_sources, load_specimens
 from app.webhooks.source import VERIFIED_BY, LoadedSource
 from app.webhooks.specimens import UnknownSpecimen, sign_specimen
 
 #: Replaces a token that this user may not see, or that does not exist yet.
 HIDDEN_TOKEN = "•••"
-#: A line break inside a step or a paragraph.
-_CONTINUED_LINE = re.compile(r"(?<!\n)\n(?!\n|\d+\.) *")
 
 
 async def sources(request: Request) -> Response:
@@ -32,9 +32,10 @@ async def sources(request: Request) -> Response:
     return await render(
         request,
         "sources.html",
-        sources=sorted(cards, key=lambda card: not card["hooks"]),
+        sources=sorted(cards, key=_urgency),
         accounts={account: settings.hooks_for(account) for account in settings.accounts.values()},
         circuits={circuit.account: circuit for circuit in circuits},
+        reasons=CIRCUIT_REASONS,
     )
 
 
@@ -43,11 +44,17 @@ def _card(console: ConsoleContext, name: str, source: LoadedSource, last_deliver
         "name": name,
         "title": source.definition.title,
         "verified_by": VERIFIED_BY[source.definition.evidence],
+        "coverage": source.definition.signature.coverage,
         "hooks": [
             {"name": hook, "last": last_deliveries[hook], "missing": console.settings.missing_credentials(hook)}
             for hook in _hooks_of(console, name)
         ],
     }
+
+
+def _urgency(card: dict[str, Any]) -> tuple[bool, bool]:
+    """Sort sources with a problem first, and those without a hook last."""
+    return not any(hook["missing"] for hook in card["hooks"]), not card["hooks"]
 
 
 def _hooks_of(console: ConsoleContext, source: str) -> list[str]:
@@ -63,12 +70,11 @@ async def _page(request: Request, name: str, response: dict[str, Any] | None = N
     if source is None:
         raise NotFound(name)
     hooks, addresses = _hooks_of(console, name), hook_addresses(request)
-    token = f"/{HIDDEN_TOKEN}" if source.definition.signature.needs_secret_key else ""
-    default_address = f"{_base_url(request)}/hooks/{name}{token}"
     card = _card(console, name, source, await last_delivery_times(console.redis, console.settings))
+    new_hook = _new_hook(request, name, hooks)
     setup = {
-        hook: _CONTINUED_LINE.sub(" ", source.setup_for(hook, addresses.get(hook, default_address)))
-        for hook in hooks or [name]
+        hook: setup_steps(source, hook, addresses.get(hook) or _future_address(request, source, hook))
+        for hook in ([new_hook] if new_hook else hooks)
     }
     return await render(
         request,
@@ -79,9 +85,25 @@ async def _page(request: Request, name: str, response: dict[str, Any] | None = N
         addresses=addresses,
         hidden_token=HIDDEN_TOKEN,
         setup=setup,
+        new_hook=new_hook,
+        future_address=_future_address(request, source, new_hook),
+        new_secret=new_secret(source.definition) if "operator" in request.auth.scopes else None,
+        terms=list(terms_of(source.definition)),
         specimens=[recorded["name"] for recorded in load_specimens(name)["deliveries"]],
         response=response,
     )
+
+
+def _new_hook(request: Request, source: str, hooks: Sequence[str]) -> str:
+    """Return the hook that a user wants to add, or the first hook of a source without one; else an empty string."""
+    name = request.query_params.get("hook", "").strip().lower()
+    is_free = re.fullmatch("[a-z][a-z0-9_]{0,30}", name) and name not in context(request).settings.hooks
+    return name if is_free and "__" not in name else "" if hooks else source
+
+
+def _future_address(request: Request, source: LoadedSource, hook: str) -> str:
+    token = f"/{HIDDEN_TOKEN}" if source.definition.signature.needs_secret_key else ""
+    return f"{_base_url(request)}/hooks/{hook}{token}"
 
 
 async def _secrets(console: ConsoleContext, hook: str) -> list[dict[str, Any]]:

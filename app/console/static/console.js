@@ -187,7 +187,12 @@
     getSelection().selectAllChildren(element);
     return Promise.resolve(document.execCommand("copy"));
   };
+  const copyable = new Set();
   for (const element of document.querySelectorAll(".copy")) {
+    // A value that a recipe repeats has one button.
+    const group = element.closest(".recipe")?.getAttribute("aria-label");
+    if (group && copyable.has(group + element.textContent)) continue;
+    copyable.add(group + element.textContent);
     const button = document.createElement("button");
     button.type = "button";
     button.className = "copy-button";
@@ -197,7 +202,8 @@
       button.textContent = "Copied";
       setTimeout(() => (button.textContent = "Copy"), 2000);
     });
-    element.after(button);
+    button.setAttribute("aria-label", `Copy ${element.textContent.slice(0, 60)}`);
+    (element.closest("pre") ?? element).after(button);
   }
 
   const reloading = $("[data-reload-s]");

@@ -1,12 +1,13 @@
 """The pages of sources, and the state of their hooks on the overview."""
 
+import html
 import re
 from typing import Any
 
 import pytest
 
 from app.ledger.redis import Redis
-from tests.support.console import Browser, Opened
+from tests.support.console import VIEWERS, Browser, Opened
 from tests.support.harness import CALENDLY_SECRET, TOKEN, sign_standard, standard_body
 
 SQUARE = {"HOOKS__SQUARE__SECRETS": "signature-key-of-square", "PUBLIC_URL": "https://doorbell.example.com"}
@@ -53,12 +54,61 @@ async def test_the_steps_of_a_hook_have_its_own_url_and_variables(opened: Opened
     page = (await operator.get("/console/sources/calendly")).text
 
     own, other = [
-        page.partition(f"Steps for the hook {hook}")[2].partition("</pre>")[0] for hook in ("calendly", "east")
+        page.partition(f"Steps for the hook {hook}")[2].partition("</div>\n")[0] for hook in ("calendly", "east")
     ]
     assert ("HOOKS__CALENDLY__SECRETS" in own, "/hooks/calendly" in own) == (True, True)
     assert ("HOOKS__EAST__SECRETS" in other, "/hooks/east" in other) == (True, True)
     assert [] == [name for name in ("EAST", "east") if name in own]
     assert [] == [name for name in ("CALENDLY", "/hooks/calendly") if name in other]
+
+
+async def test_the_steps_of_a_new_account_have_its_own_variables_and_a_new_secret(app: Any) -> None:
+    operator = Browser(app)
+    await operator.log_in()
+
+    pages = [(await operator.get("/console/sources/calendly?hook=East")).text for _ in range(2)]
+
+    recipes = [page.partition('class="recipe"')[2].partition("</section>")[0] for page in pages]
+    assert "HOOKS__EAST__SOURCE=calendly" in recipes[0]
+    assert [] == [name for name in ("CALENDLY", "/hooks/calendly") if name in recipes[0]]
+    secrets = [re.findall(r">HOOKS__EAST__SECRETS=([\w-]{32,})<", recipe) for recipe in recipes]
+    assert [1, 1] == [len(found_secrets) for found_secrets in secrets]
+    assert secrets[0] != secrets[1]
+    assert '<code class="copy">https://doorbell.example.com/hooks/east</code>' in recipes[0]
+
+
+@pytest.mark.parametrize("name", ["calendly", "standard", "a__b", "<i>", "../x", "x" * 50])
+async def test_a_hook_that_exists_or_has_no_valid_name_has_no_new_steps(app: Any, name: str) -> None:
+    operator = Browser(app)
+    await operator.log_in()
+
+    page = (await operator.get("/console/sources/calendly", params={"hook": name})).text
+
+    assert "Steps for the hook calendly" in page
+    assert "Connect another account" not in page
+
+
+async def test_only_operators_see_a_new_secret(app: Any) -> None:
+    viewer = Browser(app)
+    await viewer.log_in(VIEWERS)
+
+    page = (await viewer.get("/console/sources/calendly?hook=east")).text
+
+    assert "HOOKS__EAST__SECRETS" in page
+    assert "HOOKS__EAST__SECRETS=" not in page
+
+
+async def test_a_recipe_has_numbered_steps_and_commands_to_copy(app: Any) -> None:
+    operator = Browser(app)
+    await operator.log_in()
+
+    page = (await operator.get("/console/sources/calendly")).text
+
+    steps = page.partition('<ol class="steps">')[2].partition("</ol>")[0]
+    assert 5 == steps.count("<li>")
+    assert 2 == steps.count('<pre tabindex="0" aria-label="Command of step')
+    assert '"url": "https://doorbell.example.com/hooks/calendly"' in html.unescape(steps)
+    assert "`" not in steps
 
 
 @pytest.mark.parametrize("name", ["calendly", "standard"])

@@ -1,0 +1,81 @@
+"""How a tool is connected, for console and command line: the steps, their commands, a new secret, and the terms."""
+
+import base64
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from secrets import token_bytes, token_urlsafe
+
+from app.webhooks.source import LoadedSource, Source
+
+#: What a signature proves, by the coverage of the scheme.
+PROVES = {
+    "body": "The signature covers the whole body",
+    "fields": "The signature covers only some fields of the body",
+    "nothing": "No signature covers the body: anyone with the URL or the token can forge a delivery",
+}
+
+
+@dataclass(slots=True)
+class SetupStep:
+    """A step, or a paragraph after the steps: then its number is 0. commands: of the shell, with their line breaks."""
+
+    number: int
+    text: str
+    commands: list[str] = field(default_factory=list)
+
+
+def setup_steps(source: LoadedSource, hook: str, url: str, shell_url: str = "") -> list[SetupStep]:
+    """Return the steps that connect a hook. shell_url: the URL in commands, if it is not `url`.
+
+    In the text of a source, a step begins with its number, and a command with `$`, on lines of their own. A command
+    continues on lines with more indentation, which is removed.
+    """
+    steps: list[SetupStep] = []
+    is_new, command_indent = True, 99
+    for line in source.setup_for(hook, "{url}").splitlines():
+        text, indentation = line.strip(), len(line) - len(line.lstrip())
+        numbered = re.match(r"([0-9]+)\. ", line)
+        if text and indentation > command_indent:
+            steps[-1].commands[-1] += f"\n  {text}"
+            continue
+        command_indent = indentation if text.startswith("$ ") else 99
+        if text.startswith("$ "):
+            steps[-1].commands.append(text[2:])
+        elif numbered:
+            steps.append(SetupStep(int(numbered[1]), text[numbered.end() :]))
+        elif text and is_new:
+            steps.append(SetupStep(0, text))
+        elif text:
+            steps[-1].text += f" {text}"
+        is_new = not text
+    for step in steps:
+        step.text = step.text.replace("{url}", url)
+        step.commands = [command.replace("{url}", shell_url or url) for command in step.commands]
+    return steps
+
+
+def terms_of(source: Source) -> Iterator[str]:
+    """Yield sentences about the signature, responses, compression and settings of a source."""
+    yield PROVES[source.signature.coverage]
+    yield f"while Redis is unavailable, the tool gets {source.unavailable_status} and retries"
+    yield f"the tool gets a response within {source.sender_timeout_s:g} s"
+    if source.content_encodings:
+        yield f"bodies may be compressed ({', '.join(source.content_encodings)})"
+    required = [f"HOOKS__<NAME>__{setting}" for setting in source.required_settings]
+    required += ["PUBLIC_URL"] * source.signature.needs_url + ["SECRET_KEY"] * source.signature.needs_secret_key
+    if required:
+        yield f"the hook also needs {', '.join(required)}"
+    if source.credential_names:
+        yield f"Doorbell fetches records with the credentials {', '.join(source.credential_names)}"
+
+
+def new_secret(source: Source) -> str | None:
+    """Return a new secret; None if the tool generates its own. Some schemes accept only base64."""
+    scheme = source.signature
+    if not source.is_secret_user_chosen:
+        return None
+    key = base64.b64encode(token_bytes(32)).decode()
+    if scheme.secret_problem("a text, and not base64") is None:
+        return token_urlsafe(32)
+    return next((secret for secret in (f"whsec_{key}", key) if scheme.secret_problem(secret) is None), None)
