@@ -112,6 +112,18 @@ class Operation:
         return ", ".join(f"{count:,} {name}" for name, count in counts.items() if count) or "nothing"
 
     @property
+    def status(self) -> str:
+        """The state; of a replay that is done: `pending`, `failed again` or `done`, by the outcomes."""
+        if self.state != "done":
+            return self.state
+        return "pending" if self.pending else "failed again" if self.failed else "done"
+
+    @property
+    def is_live(self) -> bool:
+        """Whether its result may still change."""
+        return self.is_open or self.pending > 0
+
+    @property
     def is_open(self) -> bool:
         return self.state in ("queued", "running")
 

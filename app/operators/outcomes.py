@@ -58,7 +58,7 @@ def plan_counts(summary: PlanSummary, kind: OperationKind) -> list[PlanCount]:
 
 def _plan_counts(summary: PlanSummary, kind: OperationKind) -> Iterator[PlanCount]:
     if kind == "discard":
-        yield PlanCount(summary.actionable, "would be discarded", "good")
+        yield PlanCount(summary.actionable, "would be discarded", "off")
     else:
         yield PlanCount(summary.sent, "would be sent to Review Rover", "good")
         yield PlanCount(summary.fetched, "would be fetched again from the tool", "good")

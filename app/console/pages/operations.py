@@ -54,6 +54,13 @@ class Plan:
         return plan_counts(self.summary, self.do)
 
     @property
+    def sendable(self) -> list[str]:
+        """The ids of the tasks that would not fail, if others would, and if they are few enough for a selection."""
+        ids = [step.task_id.display_id for step in self.steps if not (step.skip_reason or step.obstacle)]
+        is_complete = len(self.steps) == self.count
+        return ids if is_complete and self.summary.obstacles else []
+
+    @property
     def invalid_contacts(self) -> list[str]:
         """The tasks whose contact is neither an e-mail address nor an id."""
         return [task_id for task_id, contact in self.contacts.items() if not is_contact(contact)]
@@ -122,8 +129,8 @@ async def operation(request: Request) -> Response:
     rate = operation.processed / max(0.5, time.time() - operation.created_at_ms / 1000)
     remaining = operation.request.expected - operation.processed
     time_left = humanize(remaining / rate) if operation.is_open and rate and remaining > 0 else ""
-    description = replace(operation.request.filter, until="").summary
-    return await render(request, "operation.html", operation=operation, time_left=time_left, filter=description)
+    filter = replace(operation.request.filter, until="")
+    return await render(request, "operation.html", operation=operation, time_left=time_left, filter=filter)
 
 
 async def tasks(request: Request) -> Response:

@@ -97,8 +97,8 @@ async def test_the_list_of_operations_has_their_results(world: World, operator: 
 
     page = main_text((await operator.get("/console/operations")).text)
 
-    assert "1 succeeded, 1 failed again" in page
-    assert "1 discarded" in page
+    assert "Replay 1 Failed again 1 succeeded, 1 failed again" in page
+    assert "Discard 1 Done 1 discarded" in page
 
 
 # -- plans --
@@ -117,6 +117,7 @@ async def test_a_plan_begins_with_the_counts_by_outcome(world: World, operator: 
         main_text(f"<main{count}") for count in counts
     ]
     assert 'href="/console/visits/standard-3"' in page
+    assert '<a href="/console/plan?do=replay&amp;ids=standard-3">Replay only the 1 that would be sent</a>' in page
     assert ["contact:visit:main/standard-1", "contact:visit:main/standard-2"] == sorted(
         re.findall(r'name="(contact:[^"]*)"', page)
     )
