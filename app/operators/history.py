@@ -49,9 +49,9 @@ class HistoryLine:
     """One line of the history.
 
     kind: message, attempt or activity. delivery: of a message. counts: what of the message decides about the visit, such
-    as `start counts`. superseded_by: the delivery that decides instead. calls: of an attempt. repeated: how often an
-    attempt ended in this way, the last time at last_ms. actor, operation: of an activity. visit: set if the history is
-    that of a delivery with several visits.
+    as `only the start counts`. superseded_by: the delivery that decides instead. calls: of an attempt. repeated: how
+    often an attempt ended in this way, the last time at last_ms. actor, operation: of an activity. visit: set if the
+    history is that of a delivery with several visits.
     """
 
     at_ms: int
@@ -108,7 +108,7 @@ def delivery_history(aliases: Sequence[Task], delivery: str) -> tuple[list[Histo
 
     These are the attempts from its arrival to the one that applied it, unless newer messages had arrived before.
     """
-    lines = [line for line in _messages(aliases, ()) if line.delivery == delivery]
+    lines = [replace(line, delivery="") for line in _messages(aliases, ()) if line.delivery == delivery]
     attempts = sorted(
         (attempt for alias in aliases for attempt in alias.attempts), key=lambda attempt: attempt.started_at_ms
     )
@@ -293,7 +293,11 @@ def _counting_fields(message: _Message, final: Facts, valued: Container[str]) ->
     counting = sorted(own & decided - {""})
     if not counting:
         return ""
-    return "counts" if own - {""} <= decided else f"{' and '.join(counting)} {'count' if counting[1:] else 'counts'}"
+    return (
+        "counts"
+        if own - {""} <= decided
+        else f"only the {' and the '.join(counting)} {'count' if counting[1:] else 'counts'}"
+    )
 
 
 def _field_word(name: str) -> str:

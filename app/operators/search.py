@@ -56,14 +56,14 @@ class Search:
 
     def _searched(self) -> list[str]:
         by_contact = (
-            "the e-mail address, the phone number and the name of the customer, of visits that a worker has run: whole "
-            "words, the newest 200 visits of each"
+            "customers of visits that a worker has run, by e-mail address, phone number or name (whole words; the newest "
+            f"{search_index.MAX_VISITS_PER_KEY} visits of each)"
             if self._settings.secret_key
             else "no customers: that needs SECRET_KEY"
         )
         return [
-            "whole ids of visits (of Doorbell or of the tool), deliveries and requests",
-            f"the beginnings of ids, of deliveries and of the {MAX_SCANNED:,} visits whose start is nearest to today",
+            "ids of visits (Doorbell's and the tool's), deliveries and requests",
+            f"beginnings of the ids of deliveries, and of the {MAX_SCANNED:,} visits whose start is nearest to today",
             by_contact,
         ]
 

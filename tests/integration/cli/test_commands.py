@@ -119,7 +119,7 @@ def test_a_search_finds_names_and_beginnings_and_says_what_it_searched(busy: Har
     assert ["standard-A-1", "standard-A-2"] == sorted(row["id"] for row in by_beginning)
     assert "Visit #" in busy.doorbell("search", "lovelace").stdout
     assert (5, "") == (nothing.returncode, nothing.stdout)
-    assert "nothing matched; searched:\n- whole ids of visits" in nothing.stderr
+    assert "nothing matched; searched:\n- ids of visits" in nothing.stderr
 
 
 def test_a_visit_and_a_delivery_show_their_history(busy: Harness) -> None:

@@ -124,7 +124,7 @@ async def test_a_message_may_count_in_part(ledger: Ledger) -> None:
     await accept(ledger, change("A", version=1, contact=ADA, time_scheduled=THREE, amount_collected=Decimal(80)))
     await accept(ledger, change("A", version=2, time_scheduled=TWO))
 
-    assert ["amount counts", "counts", None] == [event.get("counts") for event in await history(ledger)]
+    assert ["only the amount counts", "counts", None] == [event.get("counts") for event in await history(ledger)]
 
 
 async def test_a_field_that_never_had_a_value_does_not_count(ledger: Ledger) -> None:

@@ -146,5 +146,5 @@ async def test_an_empty_result_says_what_was_searched(ledger: Ledger) -> None:
     without_key = await Search(ledger, read_environment(ENVIRONMENT)).find("nothing")
 
     assert [] == with_key.rows
-    assert "the name of the customer" in with_key.searched[-1]
+    assert "e-mail address, phone number or name" in with_key.searched[-1]
     assert "no customers: that needs SECRET_KEY" == without_key.searched[-1]
