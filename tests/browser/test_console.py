@@ -106,7 +106,8 @@ def create_data(console: ConsoleBrowser, harness: Harness) -> dict[str, str]:
     delivery = create_visit(harness, "A-1")
     for number in range(30):
         create_failure(harness, f"B-{number}")
-    harness.post(b"{}", {"content-type": "application/json"})
+    for headers in ({"content-type": "application/json"}, sign_standard(b"another body")):
+        assert 401 == harness.post(b"{}", headers).status_code
     wait_until(lambda: harness.visit("standard-A-1") and failures(harness) == 30, 30)
     console.open("/console/plan?do=replay&ids=standard-B-1")
     console.page.click("button.main")
