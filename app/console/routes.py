@@ -57,6 +57,7 @@ ROUTES = [
     post("/visits/{external_id}/reveal", "operator", visits.reveal),
     post("/visits/{external_id}/fetch", "operator", visits.fetch_remote),
     get("/failures", "viewer", failures.failures),
+    get("/failures/newer", "viewer", failures.newer_count),
     get("/rejections", "viewer", rejections.rejections),
     get("/rejections/check", "operator", rejections.check_form),
     post("/rejections/check", "operator", rejections.check, MAX_PASTED_BYTES),

@@ -332,6 +332,53 @@ def test_a_new_delivery_is_offered_and_does_not_shift_the_list(running: Harness,
     assert "standard-A-2" in console.page.inner_text("tbody tr:first-child")
 
 
+def test_a_new_failure_is_offered_and_does_not_shift_the_list(running: Harness, open_console: OpenConsole) -> None:
+    running.start_worker()
+    create_failure(running, "B-1")
+    wait_until(lambda: failures(running) == 1)
+    console = open_console(OPERATOR)
+    console.open("/console/failures")
+    before = console.page.locator("tbody tr").bounding_box()
+
+    create_failure(running, "B-2")
+
+    console.page.wait_for_selector("text=1 new failure; show")
+    assert before == console.page.locator("tbody tr").bounding_box()
+    console.page.click("text=1 new failure; show")
+    assert 2 == console.page.locator("tbody tr").count()
+
+
+def test_workers_are_live(running: Harness, open_console: OpenConsole) -> None:
+    console = open_console(OPERATOR)
+    console.open("/console/workers")
+    assert "No worker is running." in console.page.inner_text("main")
+
+    running.start_worker()
+    create_visit(running, "A-1")
+
+    console.page.wait_for_selector("table:has-text('running')")
+
+
+def test_a_choice_with_the_mouse_filters_a_list_and_with_the_keyboard_waits_for_the_button(
+    running: Harness, open_console: OpenConsole
+) -> None:
+    create_visit(running, "A-1")
+    console = open_console(OPERATOR)
+    page = console.page
+    console.open("/console/deliveries")
+
+    page.focus("#since")
+    page.keyboard.press("Shift+Tab")
+    page.keyboard.press("ArrowDown")
+    assert ("standard", f"{console.url}/console/deliveries") == (page.input_value("#hook"), page.url)
+    page.click("h1")
+    page.click("#state")
+    page.evaluate("state.value = 'parked'; state.dispatchEvent(new Event('change', { bubbles: true }))")
+
+    page.wait_for_url("**/deliveries?state=parked&hook=standard&**")
+    assert "No delivery matches" in page.inner_text("main")
+
+
 def test_a_long_reason_leaves_the_other_columns_their_width(running: Harness, open_console: OpenConsole) -> None:
     running.start_worker()
     for number in range(3):

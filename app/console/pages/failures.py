@@ -1,6 +1,7 @@
 """Tasks that need an operator."""
 
 import asyncio
+import re
 from collections import Counter
 from dataclasses import replace
 
@@ -38,3 +39,10 @@ async def failures(request: Request) -> Response:
         reasons=dict(reasons.most_common(50)),
         sources=dict(sources),
     )
+
+
+async def newer_count(request: Request) -> Response:
+    """Render how the number of failures has changed since the list was rendered."""
+    known = request.query_params.get("known", "")
+    change = request.state.failure_count - int(known) if re.fullmatch("[0-9]{1,12}", known) else 0
+    return await render(request, "newer_failures.html", filter=filter_of(request), change=change)

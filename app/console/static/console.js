@@ -172,6 +172,14 @@
     update();
   }
 
+  // A choice with the mouse shows its result. The keyboard passes through other choices, so it needs the button.
+  let usesPointer = false;
+  document.addEventListener("pointerdown", () => (usesPointer = true), true);
+  document.addEventListener("keydown", () => (usesPointer = false), true);
+  document.addEventListener("change", ({ target }) => {
+    if (usesPointer && target.matches(".filters[method=get] select")) target.form.requestSubmit();
+  });
+
   const selectAll = $("#select-all");
   if (selectAll) {
     selectAll.hidden = false;
