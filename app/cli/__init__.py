@@ -31,6 +31,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "hook-url": "sources",
         "secrets": "sources",
         "ring": "specimens",
+        "specimen": "specimens",
         "verify": "verify",
     },
     "Run": {"web": "run", "worker": "run", "doctor": "run", "settings": "status", "hash-password": "run"},

@@ -117,3 +117,38 @@ async def _wait_for_result(explain: Explain, id: str) -> dict[str, Any]:
         if not states & {"queued", "running"} or time.monotonic() > deadline:
             return delivery
         await asyncio.sleep(0.1)
+
+
+# -- for authors of sources --
+
+
+@click.group(epilog=examples("specimen sign tidybook"))
+def specimen() -> None:
+    """Complete the specimens of a source, for its author."""
+
+
+@specimen.command(epilog=examples("specimen sign tidybook --dry-run", "specimen sign tidybook"))
+@click.argument("source", shell_complete=complete_sources)
+@click.option("--dry-run", is_flag=True, help="Only show what would be added to the file.")
+def sign(source: str, dry_run: bool) -> None:
+    """Fill in signatures and propose the expected changes in app/sources/SOURCE.json.
+
+    A missing or wrong signature is replaced by that of the module's scheme, if signed_with, the shell command in the file,
+    makes the same one. A missing `expect` becomes what the module translates: compare it with the tool's documentation.
+    """
+    from app.cli.specimen_files import CannotComplete, SpecimenFile
+
+    file = SpecimenFile(find_tool(source).name)
+    count = 0
+    try:
+        for name, additions in file.complete():
+            for addition in additions:
+                count += 1
+                click.echo(printable(f"{name}: {addition}"))
+    except CannotComplete as problem:
+        exit_with(CHECK_FAILED, f"{problem}; the file was not changed")
+    if not count:
+        click.echo("nothing is missing", err=True)
+    elif not dry_run:
+        file.write()
+        click.echo(f"written to {file.path}", err=True)

@@ -23,7 +23,12 @@ _NOT_ALLOWED = re.compile(r"[^A-Za-z0-9._-]")
 
 
 class Unset(Enum):
-    """The value of a field that a change does not mention. None clears a field, UNSET leaves it unchanged."""
+    """The value of a field that a change does not mention: UNSET leaves the field unchanged, None clears it.
+
+    A method of Payload returns None for a value that is missing in the event. Where an event may leave out a field, write
+    `….time() or UNSET`: None would erase the value of an earlier event. In a Contact it is the other way round: None
+    leaves a field unchanged, and an empty text clears it.
+    """
 
     UNSET = "unset"
 
@@ -90,6 +95,7 @@ CONTACT_FIELDS = {"id": 120, "email": 320, "first_name": 200, "last_name": 200, 
 class VisitChange:
     """What one event means for one visit: fields and values, and when they became true in the tool.
 
+    None clears a field, UNSET leaves it unchanged (see Unset). Fields of a contact that are None stay unchanged.
     visit_id: the tool's stable id. It includes the tenant where ids are only unique per tenant.
     external_id_override: the full external_id, used instead of visit_id. The visit may belong to another source (a
         payment that names its visit). `is_external_id` must accept it.

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cache, wraps
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from typing import Any
 
 from app.visits.change import CONTACT_FIELDS, VisitChange
@@ -103,12 +104,16 @@ def load_specimens(name: str) -> dict[str, Any]:
     """Return the recorded deliveries of a source, with the changes they should become. Raise InvalidSource."""
     path = f"app/sources/{name}.json"
     try:
-        specimens: dict[str, Any] = json.loads(files(SOURCES).joinpath(f"{name}.json").read_text("utf-8"))
+        specimens: dict[str, Any] = json.loads(specimens_file(name).read_text("utf-8"))
     except FileNotFoundError:
         raise InvalidSource(f"{path} is missing: it has the specimens of app/sources/{name}.py") from None
     except ValueError as error:
         raise InvalidSource(f"{path} is not valid JSON: {error}") from None
     return specimens
+
+
+def specimens_file(name: str) -> Traversable:
+    return files(SOURCES).joinpath(f"{name}.json")
 
 
 def source_of_visit(external_id: str) -> str:

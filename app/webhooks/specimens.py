@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import orjson
 
+from app.visits.change import VisitChange
 from app.webhooks.delivery import Delivery
 from app.webhooks.fresh_specimens import refresh
 from app.webhooks.registry import load_sources, load_specimens
@@ -34,6 +35,22 @@ def specimen_body(recorded: Mapping[str, Any]) -> bytes:
     """Return the body of a recorded delivery: a string unchanged, anything else as compact JSON."""
     body = recorded["body"]
     return body.encode() if isinstance(body, str) else orjson.dumps(body)
+
+
+def describe_change(change: VisitChange) -> dict[str, Any]:
+    """Return a change in the format of `expect` in the specimens."""
+    contact = change.contact.to_dict() if change.contact else {}
+    optional = ("visit_id", "external_id_override")
+    flags = ("observed_at_us", "times_are_observed", "only_for_contact", "first_contact_stays")
+    return {
+        "action": change.action,
+        **{name: value for name in optional if (value := getattr(change, name))},
+        "version": change.version,
+        **({"previous_visit_id": change.previous_visit_id} if change.previous_visit_id else {}),
+        **({"contact": contact} if contact else {}),
+        **change.facts(),
+        **{name: value for name in flags if (value := getattr(change, name))},
+    }
 
 
 def sign_headers(

@@ -10,7 +10,7 @@ import pytest
 
 from app.operators.setup_steps import setup_steps
 from app.webhooks.registry import load_specimens
-from tests.support.specimens import BY_TOOL, TOOLS, _changes, each_tool
+from tests.support.specimens import BY_TOOL, TOOLS, UNREADABLE, _changes, each_tool
 
 every_source = pytest.mark.parametrize("name", TOOLS)
 
@@ -21,6 +21,7 @@ def expected_changes(name: str) -> list[dict[str, Any]]:
 
 @every_source
 def test_a_source_has_specimens(name: str) -> None:
+    assert name not in UNREADABLE, UNREADABLE[name]
     recorded = load_specimens(name)
 
     signature = TOOLS[name].definition.signature

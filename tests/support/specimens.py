@@ -19,7 +19,7 @@ from app.webhooks.payload import Payload
 from app.webhooks.registry import load_sources, load_specimens
 from app.webhooks.signatures.combined import FirstPresent
 from app.webhooks.signatures.scheme import Scheme, SignatureError, VerificationContext
-from app.webhooks.source import Ignored, LoadedSource
+from app.webhooks.source import Ignored, InvalidSource, LoadedSource
 
 TOOLS = load_sources()
 
@@ -92,6 +92,14 @@ class Specimen:
 
     def verify(self, delivery: Delivery | None = None, **options: Any) -> int:
         return self.tool.definition.signature.verify(delivery or self.delivery, self.context(**options))
+
+    @cached_property
+    def is_valid(self) -> bool:
+        try:
+            self.verify()
+        except SignatureError:
+            return False
+        return True
 
     def rejection(self, delivery: Delivery | None = None, **options: Any) -> str:
         """Return the reason of the rejection, and check that its message contains no secret."""
@@ -193,14 +201,20 @@ def _read(tool: LoadedSource) -> Iterator[Specimen]:
         )
 
 
+#: Why the specimens of a tool cannot be read. A separate test reports it.
+UNREADABLE: dict[str, str] = {}
+
+
 def _read_all() -> dict[str, list[Specimen]]:
-    """Return the specimens by tool. A source without a file has none, and fails a separate test."""
-    by_tool = {}
+    """Return the specimens by tool; none if they cannot be read."""
+    by_tool: dict[str, list[Specimen]] = {}
     for name, tool in TOOLS.items():
         try:
             by_tool[name] = list(_read(tool))
-        except FileNotFoundError:
-            by_tool[name] = []
+        except InvalidSource as error:
+            by_tool[name], UNREADABLE[name] = [], str(error)
+        except (KeyError, TypeError, ValueError) as error:
+            by_tool[name], UNREADABLE[name] = [], f"app/sources/{name}.json: a delivery lacks {error}"
     return by_tool
 
 
@@ -209,14 +223,19 @@ BY_TOOL = _read_all()
 _A_TIME = re.compile(rb"(?<![0-9])1[0-9]{9}(?:[0-9]{3})?(?![0-9])|20[0-9]{2}-[0-9]{2}-[0-9]{2}T[0-9:.]+Z")
 
 
-def signed(name: str) -> list[Specimen]:
+def deliveries(name: str) -> list[Specimen]:
     """Return the specimens of a tool that are signed, or have a token in their URL."""
     return [specimen for specimen in BY_TOOL[name] if not specimen.is_handshake]
 
 
+def signed(name: str) -> list[Specimen]:
+    """Return the specimens whose signature is valid: one test reports the others."""
+    return [specimen for specimen in deliveries(name) if specimen.is_valid]
+
+
 def events(name: str) -> list[Specimen]:
     """Return the specimens that are no handshake."""
-    return [specimen for specimen in signed(name) if not specimen.is_answered]
+    return [specimen for specimen in deliveries(name) if not specimen.is_answered]
 
 
 def mismatches(expected: Any, specimens: Iterable[Specimen], actual_value: Callable[[Specimen], Any]) -> dict[str, Any]:
