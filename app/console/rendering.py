@@ -175,7 +175,7 @@ def version(value: int) -> str | Markup:
     if value < _FIRST_TIME_US:
         return str(value)
     at = iso_timestamp(value / 1000) or ""
-    return Markup('<time datetime="{}">{}</time>').format(at, local_seconds(at))
+    return Markup('<time datetime="{}"><span>{}</span></time>').format(at, local_seconds(at))
 
 
 #: Versions are microseconds since 1970 from this on: in 1973. Counts of versions are smaller.

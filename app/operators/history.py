@@ -108,7 +108,7 @@ def delivery_history(aliases: Sequence[Task], delivery: str) -> tuple[list[Histo
 
     These are the attempts from its arrival to the one that applied it, unless newer messages had arrived before.
     """
-    lines = [replace(line, delivery="") for line in _messages(aliases, ()) if line.delivery == delivery]
+    lines = [replace(line, delivery="") for line in _messages(aliases, (), delivery) if line.delivery == delivery]
     attempts = sorted(
         (attempt for alias in aliases for attempt in alias.attempts), key=lambda attempt: attempt.started_at_ms
     )
@@ -160,16 +160,20 @@ class _Message:
     is_discarded: bool
 
 
-def _messages(aliases: Sequence[Task], assigned: Container[str]) -> Iterator[HistoryLine]:
+def _messages(aliases: Sequence[Task], assigned: Container[str], only: str = "") -> Iterator[HistoryLine]:
+    """Yield the lines of the newest MAX_MESSAGES messages, or of `only` one delivery."""
     messages = _in_order_of_arrival(aliases)
-    final = merge_changes(change for alias in aliases for change in alias.recorded_changes())
-    if compacted := sum(alias.compacted_count for alias in aliases):
-        text = f"{compacted:,} older messages that count no more were removed"
-        yield HistoryLine(delivery_time_ms(messages[0].delivery) if messages else 0, "message", text)
+    final = _merge(messages)
     valued = {name for m in messages for change in m.changes for name, value in change.facts.items() if value}
-    facts: Facts = {}
-    names = {aliases[0].external_id}
-    for message in messages:
+    of_delivery = [number for number, message in enumerate(messages) if message.delivery == only]
+    first = of_delivery[0] if of_delivery else max(0, len(messages) - MAX_MESSAGES)
+    last = of_delivery[-1] + 1 if of_delivery else len(messages)
+    older, names = messages[:first], {aliases[0].external_id, *(message.external_id for message in messages[:first])}
+    if count := 0 if only else first + sum(alias.compacted_count for alias in aliases):
+        at_ms = delivery_time_ms(messages[first].delivery) if messages else 0
+        yield HistoryLine(at_ms, "message", f"{count:,} older messages are not shown")
+    facts = _merge(older)
+    for message in messages[first:last]:
         joined = join_facts(facts, merge_changes(message.changes))
         is_assignment = message.delivery in assigned
         effect = _effect(message, facts, joined, is_first=message is messages[0])
@@ -190,6 +194,14 @@ def _messages(aliases: Sequence[Task], assigned: Container[str]) -> Iterator[His
             counts=counts if len(messages) > 1 else "",
             superseded_by="" if counts or message.is_discarded else _superseding(message, final),
         )
+
+
+#: A history has at most this many messages.
+MAX_MESSAGES = 300
+
+
+def _merge(messages: Iterable[_Message]) -> Facts:
+    return merge_changes(change for message in messages if not message.is_discarded for change in message.changes)
 
 
 def _in_order_of_arrival(aliases: Sequence[Task]) -> list[_Message]:
@@ -270,6 +282,8 @@ def _without_effect(message: _Message, new: DesiredVisit) -> str:
     current = new.fields.get("time_scheduled")
     if older := next((time for time in times if time != current), None):
         return f"an older message, for {older}, arrived late and changed nothing"
+    if not any(change.facts or change.contact for change in message.changes):
+        return "a message without values changed nothing"
     if any(_is_outdated(change, new) for change in message.changes):
         return "an older message arrived late and changed nothing"
     return "a message with the same values changed nothing"

@@ -1,7 +1,6 @@
 """The list of visits, and one visit."""
 
 import asyncio
-import itertools
 from collections.abc import Container, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, date, datetime, timedelta, tzinfo
@@ -16,7 +15,7 @@ from app.console.context import actions, context
 from app.console.pages.reveal import field_to_reveal
 from app.console.rendering import render
 from app.console.timezone import page_zone
-from app.operators.explain import Explain
+from app.operators.explain import FIELD_TITLES, Explain
 from app.operators.filter import TASK_STATES
 from app.operators.redaction import REDACTED
 from app.operators.visit_lists import WHEN, VisitFilter, VisitLists, day_start, period
@@ -155,9 +154,9 @@ def _prepare(visit: dict[str, Any], revealed: Container[str]) -> None:
         visit[name] = rows[-MAX_ROWS:]
     visit["more_changes"] = max(0, len(changes) - MAX_ROWS)
     visit["more_facts"] = max(0, len(facts) - MAX_ROWS)
-    visit["more_lines"] = max(0, len(visit["history"]) - MAX_ROWS)
-    visit["history"] = visit["history"][-MAX_ROWS:]
-    visit["facts"] = dict(itertools.islice(facts.items(), MAX_ROWS))
+    order = [*FIELD_TITLES]
+    in_order = sorted(facts.items(), key=lambda fact: order.index(fact[0]) if fact[0] in order else len(order))
+    visit["facts"] = dict(in_order[:MAX_ROWS])
 
 
 def _customer(values: Mapping[str, Any], is_revealed: bool) -> list[str]:

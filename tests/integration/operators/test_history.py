@@ -14,7 +14,7 @@ from app.ledger.records import Attempt, Outcome
 from app.operators.actions import Actions, Actor
 from app.operators.contacts import assignment
 from app.operators.explain import Explain
-from app.operators.history import attempt_sentence
+from app.operators.history import MAX_MESSAGES, attempt_sentence
 from app.settings.environment import read_environment
 from app.visits.change import Contact
 from tests.support.ledger import accept, attempt, change, start_run, visit_task
@@ -192,14 +192,24 @@ async def test_no_sentence_has_personal_data(ledger: Ledger) -> None:
     assert [] == [word for word in ("ada@example.com", "grace@example.com", "Ada") if word in sentences]
 
 
-async def test_a_visit_with_very_many_messages_is_told_quickly(ledger: Ledger) -> None:
-    for start in range(0, 1_000, 100):
-        changes = [change("A", version=version, time_scheduled=TWO) for version in range(start, start + 100)]
-        await accept(ledger, *changes)
-    began = datetime.now(UTC)
+async def test_a_message_without_values_says_so(ledger: Ledger) -> None:
+    await accept(ledger, change("A", version=1, time_scheduled=THREE, contact=ADA))
+    await accept(ledger, change("A", version=2))
 
-    assert 10 == len(await messages(ledger))
-    assert 1 > (datetime.now(UTC) - began).total_seconds()
+    assert "a message without values changed nothing" == (await messages(ledger))[-1]
+
+
+async def test_a_history_has_the_newest_messages(ledger: Ledger) -> None:
+    count = MAX_MESSAGES + 20
+    first = await accept(ledger, change("A", version=1, time_scheduled=THREE, contact=ADA))
+    for version in range(2, count + 1):
+        await accept(ledger, change("A", version=version, time_scheduled=(TWO, THREE)[version % 2]))
+
+    history = await messages(ledger)
+
+    assert "20 older messages are not shown" == history[0]
+    assert ["moved to 15:00", "moved to 14:00"] * (MAX_MESSAGES // 2) == history[1:]
+    assert "booked for 15:00" in await sentences(ledger, first.delivery_id)
 
 
 # -- a delivery --
