@@ -24,7 +24,7 @@ from app.operators.replay import PlannedTask, PlanSummary, Replay
 #: The operator types the number of tasks to confirm an operation on more than this.
 CONFIRM_ABOVE = 25
 #: A plan is made for as many tasks as this time allows, and shows the first PREVIEW_STEPS.
-PREVIEW_STEPS, PREVIEW_TIMEOUT_S = 50, 0.15
+PREVIEW_STEPS, PREVIEW_TIMEOUT_S = 50, 0.12
 MAX_SELECTED_IDS = 200
 #: Begins the name of a field; the task of a visit follows.
 CONTACT = "contact:"
