@@ -25,6 +25,7 @@ from app.webhooks.signatures.scheme import (
     VerificationContext,
     check_age,
     has_header,
+    mismatch,
     parse_signed_time,
     single_header,
 )
@@ -162,7 +163,7 @@ class Hmac(Scheme):
             expected = encode(hmac.digest(self.key(secret), message, self.digest))
             if True in [hmac.compare_digest(expected, signature) for signature in signatures]:
                 return slot
-        raise SignatureError(f"{self.header} matches none of {len(secrets)} secrets", "mismatch")
+        raise mismatch(self.header, len(secrets))
 
 
 MAX_SIGNATURES = 16

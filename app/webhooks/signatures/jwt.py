@@ -10,7 +10,7 @@ from jwt.exceptions import InvalidAlgorithmError, InvalidKeyError, InvalidSignat
 
 from app.webhooks.delivery import JWT_PATTERN, Delivery, decode_base64url
 from app.webhooks.signatures.public_key import key_problem, load_private_key, load_public_key
-from app.webhooks.signatures.scheme import Scheme, SignatureError, VerificationContext
+from app.webhooks.signatures.scheme import Scheme, SignatureError, VerificationContext, mismatch
 
 MIN_HS256_BYTES = 32
 _JWS = PyJWS(["RS256", "HS256"], {"enforce_minimum_key_length": True})
@@ -58,7 +58,7 @@ class Jwt(Scheme):
             if claims is not None:
                 self._check_times(_parse_claims(claims), context)
                 return slot
-        raise SignatureError(f"the token in the body matches none of {len(context.secrets)} keys", "mismatch")
+        raise mismatch("the token in the body", len(context.secrets), "key")
 
     def _verify_signature(self, token: bytes, secret: str) -> bytes | None:
         """Return the raw claims; None if this secret did not sign them."""

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import load_der_private_key, load_der_public_key
 
 from app.webhooks.delivery import Delivery
-from app.webhooks.signatures.scheme import Scheme, SignatureError, VerificationContext, single_header
+from app.webhooks.signatures.scheme import Scheme, SignatureError, VerificationContext, mismatch, single_header
 
 Algorithm = Literal["ed25519", "rsa-sha256"]
 MIN_RSA_BITS = 2048
@@ -97,7 +97,7 @@ class PublicKey(Scheme):
         for slot, secret in enumerate(context.secrets):
             if _verify(self.algorithm, secret, signature, delivery.body):
                 return slot
-        raise SignatureError(f"{self.header} matches none of {len(context.secrets)} keys", "mismatch")
+        raise mismatch(self.header, len(context.secrets), "key")
 
     def sign(self, delivery: Delivery, context: VerificationContext) -> dict[str, str]:
         signature = _sign(self.algorithm, context.secrets[0], delivery.body)

@@ -22,6 +22,12 @@ class SignatureError(Exception):
         self.reason = reason
 
 
+def mismatch(label: str, count: int, noun: str = "secret") -> SignatureError:
+    """Return the error of a signature that none of the hook's secrets made. label: where the signature is."""
+    sentence = f"does not match the {noun}" if count == 1 else f"matches none of {count} {noun}s"
+    return SignatureError(f"{label} {sentence}", "mismatch")
+
+
 class VerificationContext(NamedTuple):
     """The settings of a hook that a verification needs.
 
@@ -134,7 +140,7 @@ def matching_index(value: bytes, expected: Sequence[bytes], label: str) -> int:
     """Return the position of the first equal value, in constant time. Raise SignatureError if none is equal."""
     equal = [hmac.compare_digest(value, candidate) for candidate in expected]
     if True not in equal:
-        raise SignatureError(f"{label} matches none of {len(expected)} secrets", "mismatch")
+        raise mismatch(label, len(expected))
     return equal.index(True)
 
 
