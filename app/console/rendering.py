@@ -190,6 +190,11 @@ def state_title(state: str) -> str:
     return STATE_TITLES.get(state, state)
 
 
+def reason_option(reason: str) -> str:
+    """Return a reason as one of a list to choose from."""
+    return f"{find_reason(reason).title} – {reason}"[:80]
+
+
 def marked(text: str) -> Markup:
     """Return the text with `code` between backticks as code."""
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
@@ -224,6 +229,7 @@ def _templates() -> Jinja2Templates:
         "iso": iso,
         "titled": source_title,
         "reason": find_reason,
+        "reason_option": reason_option,
         "outcome_title": outcome_title,
         "skip_title": skip_title,
         "state_title": state_title,

@@ -356,7 +356,7 @@ def test_workers_are_live(running: Harness, open_console: OpenConsole) -> None:
     running.start_worker()
     create_visit(running, "A-1")
 
-    console.page.wait_for_selector("table:has-text('running')")
+    console.page.wait_for_selector("table:has-text('Running')")
 
 
 def test_a_choice_with_the_mouse_filters_a_list_and_with_the_keyboard_waits_for_the_button(
