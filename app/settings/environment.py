@@ -125,7 +125,7 @@ def _closest(name: str, names: Iterable[str]) -> str:
 
 #: RETRY_FRIST_S is RETRY_FIRST_S; REDIS_TLS_URL, which Heroku sets, is not REDIS_URL.
 SIMILARITY = 0.85
-#: No other program has variables that begin so.
+#: Other programs rarely have variables that begin so.
 OWN_PREFIXES = ("HOOKS_", "HOOK__", "VISITS_API_", "RETRY_", "CONSOLE_")
 
 
