@@ -2,6 +2,7 @@
 
 import asyncio
 import getpass
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, TypeVar
@@ -67,7 +68,7 @@ def actor() -> "Actor":
     from app.operators.actions import Actor
 
     try:
-        name = getpass.getuser()
+        name = os.environ.get("SUDO_USER") or getpass.getuser()
     except (KeyError, OSError):  # a container's user may have no name
         name = "unknown user"
     return Actor(f"{name} (command line)", "operator")

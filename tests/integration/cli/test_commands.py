@@ -996,6 +996,15 @@ def test_activity_lists_actions_newest_first(busy: Harness) -> None:
     assert f"--cursor {newest['id']}" in first.stderr
 
 
+def test_activity_names_the_user_of_the_computer(busy: Harness) -> None:
+    busy.doorbell("pause", "standard", LOGNAME="ada", SUDO_USER="")
+    busy.doorbell("resume", "standard", LOGNAME="root", SUDO_USER="grace")
+
+    names = [row["actor"] for row in rows(busy, "activity", "--json")]
+
+    assert ["grace (command line)", "ada (command line)"] == names
+
+
 def test_activity_is_filtered(busy: Harness) -> None:
     busy.doorbell("pause", "standard")
     busy.doorbell("visit", "standard-A-1", "--show-personal-data")
