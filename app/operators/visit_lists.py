@@ -174,12 +174,14 @@ class VisitLists:
         return await asyncio.gather(*(self._row(start, task_id) for start, task_id in visits))
 
     async def _row(self, start: str, task_id: TaskId) -> Row | None:
-        """Return None for a visit that has expired, or that another id represents."""
+        """Return None for a visit that has expired, that another id represents, or that is listed elsewhere by now."""
         try:
             aliases = await self._ledger.load_aliases(task_id)
         except NotFound:
             return None
-        return await run_off_loop(aliases, visit_row, aliases, start) if aliases[0].task_id == task_id else None
+        if (aliases[0].task_id, aliases[0].start) != (task_id, start):
+            return None
+        return await run_off_loop(aliases, visit_row, aliases, start)
 
 
 def _state_keys(state: str, accounts: Iterable[str]) -> list[str]:

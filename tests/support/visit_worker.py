@@ -17,11 +17,13 @@ from urllib.parse import parse_qsl
 import httpx
 from httpx_aiohttp import AiohttpTransport
 
+from app.ledger.ids import TaskId
 from app.ledger.ledger import Ledger
 from app.ledger.records import DeliveryInfo, Task
 from app.ledger.redis import Redis
 from app.settings.environment import read_environment
-from app.visits.change import UNSET, Contact, VisitChange
+from app.visits.change import UNSET, Contact, VisitChange, visit_start
+from app.visits.merge import desired_visit, merge_changes
 from app.webhooks.delivery import Delivery
 from jobs.apply_visit import run_visit
 from jobs.context import Context
@@ -166,6 +168,25 @@ class World:
                 await self.redis.command("PEXPIRE", key, max(0, ttl_ms - ms))
         await self.ledger.requeue_due()
         await self.ledger.release_held("main")
+
+    async def list_problems(self) -> list[str]:
+        """Return the visits that the lists of days do not have exactly once, at the start that their changes say."""
+        starts, expected = dict[str, list[str]](), dict[str, list[str]]()
+        for day in await self.ledger.visit_days():
+            for entry in await self.redis.command("LRANGE", f"bell:visit-day:{day}", 0, -1):
+                time, _, subject = entry.decode().partition(" ")
+                starts.setdefault(f"visit:{subject}", []).append(f"{day}T{time}")
+        for key in await self.redis.command("KEYS", "bell:visit:*"):
+            aliases = await self.ledger.load_aliases(TaskId(key.decode().removeprefix("bell:")))
+            changes = [change for alias in aliases for change in alias.recorded_changes()]
+            if start := visit_start(desired_visit(merge_changes(changes)).fields):
+                expected[aliases[0].task_id] = [start]
+        tasks = starts.keys() | expected.keys()
+        return [
+            f"{task}: {starts.get(task)}, should be {expected.get(task)}"
+            for task in sorted(tasks)
+            if starts.get(task) != expected.get(task)
+        ]
 
     async def load_task(self, visit_id: str = "1") -> Task:
         return await self.ledger.load_task(f"visit:main/standard-{visit_id}")

@@ -34,6 +34,7 @@ async def accept_all(world: World, changes: Sequence[VisitChange], stops: Sequen
     await world.run()
     await world.advance_time(3_600)
     await world.run()
+    assert [] == await world.list_problems()
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))), ids=lambda order: "".join(map(str, order)))

@@ -164,6 +164,7 @@ async def test_random_histories_end_in_the_last_values_despite_faults(
         await world.run()
         await world.advance_time(3_600)
 
+    assert [] == await world.list_problems()
     fields, email, is_cancelled = model(changes)
     visits = [(visit["external_id"], visit["contact_id"]) for visit in world.harness.visits()]
     if fields is None or (is_cancelled and not visits):
