@@ -16,15 +16,16 @@ from app.cli.output import (
     exit_with,
     json_option,
     limit_option,
+    personal_data_option,
     print_rows,
     time_zone,
     utc_option,
 )
-from app.cli.session import run_with_ledger
+from app.cli.session import actions, run_with_ledger
 from app.ledger.ledger import Ledger
 from app.operators.explain import Row
 from app.operators.filter import TASK_STATES
-from app.operators.visit_lists import WHEN, VisitFilter, VisitLists, period, to_bound
+from app.operators.visit_lists import WHEN, VisitFilter, VisitLists, period, task_id_of, to_bound
 from app.settings.model import Settings
 
 
@@ -56,6 +57,7 @@ class AmountType(click.ParamType[Decimal]):
 @click.option("--max-amount", type=AmountType(), help="Only with at most this amount.")
 @limit_option
 @cursor_option
+@personal_data_option
 @utc_option
 @json_option
 def visits(
@@ -65,6 +67,7 @@ def visits(
     state: str | None,
     cancelled: bool | None,
     limit: int,
+    reveal: bool,
     as_json: bool,
     **fields: Any,
 ) -> None:
@@ -78,7 +81,7 @@ def visits(
         cancelled={None: "", True: "yes", False: "no"}[cancelled],
         **fields,
     )
-    rows, next_cursor = run_with_ledger(lambda ledger, settings: _load(ledger, settings, filter, limit))
+    rows, next_cursor = run_with_ledger(lambda ledger, settings: _load(ledger, settings, filter, limit, reveal))
     print_rows([row if as_json else _for_people(row) for row in rows], as_json)
     if next_cursor:
         click.echo(f"there may be more: use --cursor '{next_cursor}', or a larger --limit", err=True)
@@ -111,10 +114,16 @@ def _hit_for_people(row: Row) -> Row:
     }
 
 
-async def _load(ledger: Ledger, settings: Settings, filter: VisitFilter, limit: int) -> tuple[list[Row], str]:
-    rows, next_cursor = list[Row](), ""
-    async for page in VisitLists(ledger).iter_pages(filter, limit):
+async def _load(
+    ledger: Ledger, settings: Settings, filter: VisitFilter, limit: int, reveal: bool
+) -> tuple[list[Row], str]:
+    lists, rows, next_cursor = VisitLists(ledger), list[Row](), ""
+    async for page in lists.iter_pages(filter, limit):
         rows, next_cursor = rows + page.rows, page.next_cursor
+    if reveal and rows:
+        await actions(ledger, settings).reveal_visits(list(map(task_id_of, rows)))
+        customers = await lists.customers(rows)
+        rows = [row | {"customer": customer} for row, customer in zip(rows, customers, strict=True)]
     return rows, next_cursor
 
 
@@ -122,6 +131,7 @@ def _for_people(row: Row) -> Row:
     state = f"{row['state']}, cancelled" if row["date_cancelled"] else row["state"]
     return {
         "start": row["start"],
+        **({"customer": row["customer"]} if "customer" in row else {}),
         "visit": row["visit"],
         "number": row["number"],
         "state": state,

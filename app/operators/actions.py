@@ -81,6 +81,11 @@ class Actions:
         task_ids = await self._explain.visit_task_ids(external_id)
         await self.record("revealed visit", f"{external_id}: {fields}", affected=task_ids)
 
+    async def reveal_visits(self, task_ids: Sequence[TaskId]) -> None:
+        """Record that the customers of these visits are shown."""
+        visits = "1 visit" if len(task_ids) == 1 else f"{len(task_ids):,} visits"
+        await self.record("revealed visit", f"the customers of {visits}", affected=task_ids)
+
     async def export(self, kind: Literal["deliveries", "visits"], filter: Filter) -> None:
         """Record that personal data of all deliveries or visits that match a filter is exported."""
         action: Action = "exported deliveries" if kind == "deliveries" else "exported visits"

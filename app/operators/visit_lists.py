@@ -15,6 +15,7 @@ from app.ledger.records import NotFound, Task
 from app.operators.explain import Row, merge_visit, run_off_loop
 from app.operators.filter import INDEXED_STATES
 from app.operators.lists import BATCH_SIZE, MAX_ROWS_CHECKED, MAX_SCANNED, PAGE_SIZE, ListPage
+from app.operators.search_index import full_name
 from app.visits.change import visit_start
 from app.visits.merge import currency, desired_visit
 from app.webhooks.registry import source_of_visit
@@ -103,6 +104,10 @@ def visit_row(aliases: Sequence[Task], start: str = "") -> Row:
     }
 
 
+def task_id_of(row: Row) -> TaskId:
+    return TaskId.visit(row["account"], row["visit"])
+
+
 class VisitLists:
     """Every method may raise RedisUnavailable."""
 
@@ -132,6 +137,18 @@ class VisitLists:
             if scanned >= MAX_SCANNED:
                 return ListPage(rows, last, truncated=True)
         return ListPage(rows)
+
+    async def customers(self, rows: Sequence[Row]) -> list[str]:
+        """Return the name of the customer of each row, else an address or number; empty if there is none."""
+        return await asyncio.gather(*(self._customer(task_id_of(row)) for row in rows))
+
+    async def _customer(self, task_id: TaskId) -> str:
+        try:
+            aliases = await self._ledger.load_aliases(task_id)
+        except NotFound:
+            return ""
+        contact = desired_visit(await run_off_loop(aliases, merge_visit, aliases)).contact
+        return full_name(contact.first_name, contact.last_name) or contact.email or contact.phone or ""
 
     async def iter_pages(self, filter: VisitFilter, limit: int) -> AsyncIterator[ListPage]:
         """Yield pages until the end, or until `limit` rows."""

@@ -18,7 +18,7 @@ from app.console.timezone import page_zone
 from app.operators.explain import FIELD_TITLES, Explain
 from app.operators.filter import TASK_STATES
 from app.operators.redaction import REDACTED
-from app.operators.visit_lists import WHEN, VisitFilter, VisitLists, day_start, period
+from app.operators.visit_lists import WHEN, VisitFilter, VisitLists, day_start, period, task_id_of
 from app.visits.change import CONTACT_FIELDS
 from app.visits.client import VisitsApiError
 from app.webhooks.registry import load_sources, source_of_visit, source_title
@@ -32,13 +32,26 @@ CONTACT = "contact"
 
 
 async def visits(request: Request) -> Response:
-    query = VisitQuery.of(request)
-    page = await VisitLists(context(request).ledger).visits(query.filter(datetime.now(UTC), page_zone(request)))
+    return await _list_page(request, VisitQuery.of(request.query_params))
+
+
+async def reveal_customers(request: Request) -> Response:
+    """Show the list with the customers of its visits."""
+    return await _list_page(request, VisitQuery.of(request.state.form), with_customers=True)
+
+
+async def _list_page(request: Request, query: "VisitQuery", *, with_customers: bool = False) -> Response:
+    lists, customers = VisitLists(context(request).ledger), list[str]()
+    page = await lists.visits(query.filter(datetime.now(UTC), page_zone(request)))
+    if with_customers and page.rows:
+        await actions(request).reveal_visits(list(map(task_id_of, page.rows)))
+        customers = await lists.customers(page.rows)
     return await render(
         request,
         "visits.html",
         query=query,
         page=page,
+        customers=customers,
         when=WHEN,
         states=TASK_STATES,
         sources=sorted(load_sources(), key=source_title),
@@ -59,9 +72,9 @@ class VisitQuery:
     cursor: str = ""
 
     @classmethod
-    def of(cls, request: Request) -> "VisitQuery":
-        """Parse the query of a URL. Values that cannot be read are ignored."""
-        values = {name: request.query_params.get(name, "").strip()[:300] for name in cls.__slots__}
+    def of(cls, values: Mapping[str, str]) -> "VisitQuery":
+        """Parse the query of a URL, or a form. Values that cannot be read are ignored."""
+        values = {name: values.get(name, "").strip()[:300] for name in cls.__slots__}
         allowed = {"when": WHEN, "state": TASK_STATES, "cancelled": ("yes", "no")}
         readable = {name: value for name, value in values.items() if value in allowed.get(name, (value,))}
         for name, parse in (("since", date.fromisoformat), ("until", date.fromisoformat), ("amount", Decimal)):
@@ -91,6 +104,11 @@ class VisitQuery:
         """Return the query with changed fields, for the first page unless a cursor is given."""
         fields = asdict(self) | {"cursor": "", **changes}
         return urlencode({name: value for name, value in fields.items() if value})
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """The fields that are not empty."""
+        return {name: value for name, value in asdict(self).items() if value}
 
     @property
     def is_empty(self) -> bool:

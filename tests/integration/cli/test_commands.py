@@ -111,6 +111,15 @@ def test_visits_are_listed_by_their_start(busy: Harness) -> None:
     assert [second] == rows(busy, "visits", "--when", "any", "--cursor", cursor[1], "--json")
 
 
+def test_the_customers_of_visits_are_shown_on_request_and_recorded(busy: Harness) -> None:
+    hidden = busy.doorbell("visits", "--when", "any").stdout
+    first, second = rows(busy, "visits", "--when", "any", "--show-personal-data", "--json")
+
+    assert "Lovelace" not in hidden
+    assert ("Ada Lovelace", "") == (first["customer"], second["customer"])
+    assert [(b"revealed visit", b"the customers of 2 visits")] == activity_of(busy)
+
+
 def test_a_search_finds_names_and_beginnings_and_says_what_it_searched(busy: Harness) -> None:
     by_name, by_beginning = rows(busy, "search", "lovelace", "--json"), rows(busy, "search", "standard-A", "--json")
     nothing = busy.doorbell("search", "nobody")

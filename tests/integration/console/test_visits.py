@@ -13,7 +13,7 @@ from app.ledger.ledger import Ledger
 from app.ledger.records import Attempt, Outcome
 from app.ledger.redis import Redis
 from app.visits.change import UNSET, Contact
-from tests.support.console import Browser, activities
+from tests.support.console import VIEWERS, Browser, activities
 from tests.support.ledger import accept, change, done, start_run
 
 TODAY = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0)
@@ -83,6 +83,25 @@ async def test_the_menu_has_the_visits(operator: Browser) -> None:
     menu = (await operator.get("/console")).text.partition("<nav")[2].partition("</nav>")[0]
 
     assert 'href="/console/visits"' in menu
+
+
+async def test_the_customers_of_a_list_are_revealed_and_recorded(app: Any, moved: list[str], redis: Redis) -> None:
+    await accept(Ledger(redis, 30), change("later", time_scheduled=datetime(2027, 1, 16, tzinfo=UTC)))
+    operator, viewer = Browser(app), Browser(app)
+    await operator.log_in()
+    await viewer.log_in(VIEWERS)
+
+    hidden = await operator.get("/console/visits?since=2027-01-15")
+    form = {"since": "2027-01-15", "until": "2027-01-15"}
+    revealed, refused = [await browser.post("/console/visits", form) for browser in (operator, viewer)]
+
+    assert "Lovelace" not in hidden.text
+    assert "Ada Lovelace" in revealed.text
+    assert "standard-later" not in revealed.text
+    assert 403 == refused.status_code
+    assert [(b"revealed visit", b"the customers of 1 visit")] == await activities(redis)
+    assert "Revealed personal data" in (await operator.get("/console/visits/standard-A")).text
+    assert "Revealed personal data" not in (await operator.get("/console/visits/standard-later")).text
 
 
 # -- one visit --
