@@ -23,8 +23,9 @@ from app.operators.replay import PlannedTask, PlanSummary, Replay
 
 #: The operator types the number of tasks to confirm an operation on more than this.
 CONFIRM_ABOVE = 25
-#: A plan is made for as many tasks as this time allows, and shows the first PREVIEW_STEPS.
-PREVIEW_STEPS, PREVIEW_TIMEOUT_S = 50, 0.12
+#: A plan is made for as many tasks as this time allows, and shows the first PREVIEW_STEPS. The page then loads the counts
+#: again, with more time.
+PREVIEW_STEPS, PREVIEW_TIMEOUT_S, COUNTS_TIMEOUT_S = 50, 0.12, 3.0
 MAX_SELECTED_IDS = 200
 #: Begins the name of a field; the task of a visit follows.
 CONTACT = "contact:"
@@ -61,6 +62,11 @@ class Plan:
         return ids if is_complete and self.summary.obstacles else []
 
     @property
+    def is_partial(self) -> bool:
+        """Whether the time was too short for all tasks."""
+        return self.summary.total < self.count and not self.is_upper_bound
+
+    @property
     def invalid_contacts(self) -> list[str]:
         """The tasks whose contact is neither an e-mail address nor an id."""
         return [task_id for task_id, contact in self.contacts.items() if not is_contact(contact)]
@@ -87,7 +93,8 @@ class Plan:
 async def plan(request: Request) -> Response:
     query = request.query_params
     ids = tuple(dict.fromkeys(filter(str.strip, query.getlist("ids"))))[:MAX_SELECTED_IDS]
-    return await _plan_page(request, await _plan(context(request), query, ids, _now_ms()))
+    timeout_s = COUNTS_TIMEOUT_S if query.get("counts") else PREVIEW_TIMEOUT_S
+    return await _plan_page(request, await _plan(context(request), query, ids, _now_ms(), timeout_s))
 
 
 async def start(request: Request) -> Response:
@@ -156,11 +163,13 @@ async def cancel(request: Request) -> Response:
     return redirect(f"/console/operations/{id}")
 
 
-async def preview(planned_tasks: AsyncIterator[PlannedTask]) -> tuple[list[PlannedTask], PlanSummary]:
-    """Return the first tasks, and a summary of all that are planned within PREVIEW_TIMEOUT_S."""
+async def preview(
+    planned_tasks: AsyncIterator[PlannedTask], timeout_s: float = PREVIEW_TIMEOUT_S
+) -> tuple[list[PlannedTask], PlanSummary]:
+    """Return the first tasks, and a summary of all that are planned in time."""
     samples, summary = list[PlannedTask](), PlanSummary(max_samples=0)
     with suppress(TimeoutError):
-        async with asyncio.timeout(PREVIEW_TIMEOUT_S):
+        async with asyncio.timeout(timeout_s):
             async for planned in planned_tasks:
                 summary.add(planned)
                 if len(samples) < PREVIEW_STEPS:
@@ -172,7 +181,13 @@ def _now_ms() -> int:
     return int(time.time() * 1000)
 
 
-async def _plan(console: ConsoleContext, form: Mapping[str, str], ids: tuple[str, ...], until: int) -> Plan:
+async def _plan(
+    console: ConsoleContext,
+    form: Mapping[str, str],
+    ids: tuple[str, ...],
+    until: int,
+    timeout_s: float = PREVIEW_TIMEOUT_S,
+) -> Plan:
     do: OperationKind = "discard" if form.get("do") == "discard" else "replay"
     filter = Filter(ids=ids) if ids else Filter.from_query(form)
     # A form without a selected row has no filter either, and must not select everything.
@@ -181,7 +196,7 @@ async def _plan(console: ConsoleContext, form: Mapping[str, str], ids: tuple[str
     if not is_empty:
         plan.count = len(filter.ids) or await console.lists.count(plan.filter)
     if plan.count:
-        plan.steps, plan.summary = await preview(_steps(console, plan))
+        plan.steps, plan.summary = await preview(_steps(console, plan), timeout_s)
     return plan
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import httpx
 import pytest
 
+from app.console.pages import operations
 from app.ledger.redis import Redis
 from app.operators.filter import Filter
 from app.operators.operations import Operations
@@ -121,6 +122,21 @@ async def test_a_plan_begins_with_the_counts_by_outcome(world: World, operator: 
     assert ["contact:visit:main/standard-1", "contact:visit:main/standard-2"] == sorted(
         re.findall(r'name="(contact:[^"]*)"', page)
     )
+
+
+async def test_the_counts_of_a_long_plan_are_loaded_afterwards(
+    world: World, operator: Browser, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await park(world, *map(str, range(20)))
+    monkeypatch.setattr(operations, "PREVIEW_TIMEOUT_S", 0.0)
+
+    page = (await operator.get("/console/plan?do=replay&state=parked")).text
+    [link] = re.findall(r'<div id="counts" hx-get="([^"]*)"', page)
+    counts = (await operator.get(link.replace("&amp;", "&"))).text
+
+    assert "Of the first 0" in main_text(page)
+    assert "20 would be sent to Review Rover" in main_text(counts)
+    assert 'id="counts" hx-get' not in counts
 
 
 async def test_each_visit_of_a_plan_gets_its_own_contact(world: World, operator: Browser) -> None:
