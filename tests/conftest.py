@@ -1,11 +1,13 @@
 """Fixtures of all tests: one embedded Valkey (or REDIS_URL) per run, emptied for each test, and Doorbell's processes."""
 
+import asyncio
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import pytest
 import structlog
+import uvloop
 
 from app.ledger.ledger import Ledger
 from app.ledger.redis import Redis, RedisAddress
@@ -14,6 +16,11 @@ from tests.support.harness import Harness, Server, redis_for_tests
 
 # A process that a shell starts in the background ignores SIGINT, and would pass that on to Doorbell's processes.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Run the tests on the event loop of web and worker."""
+    return {"uvloop": uvloop.new_event_loop}
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,8 @@ from typing import Protocol
 ROOT = Path(__file__).parents[2]
 _forkserver = multiprocessing.get_context("forkserver")
 _forkserver.set_forkserver_preload(["tests.support.preload"])
+#: Modules with a `__main__` that imports nothing but what tests/support/preload.py imports.
+FORKED_MODULES = ("app", "jobs", "uvicorn")
 
 
 class Process(Protocol):
@@ -33,9 +35,10 @@ class Process(Protocol):
 
 
 def start_process(arguments: Sequence[str], env: Mapping[str, str], log: Path) -> Process:
-    """Start a command that appends its output to the log. `python -m …` and `python -c …` are forked."""
+    """Start a command that appends its output to the log. `python -c …` and Doorbell's modules are forked."""
     log.touch()
-    if arguments[0] == sys.executable and arguments[1] in ("-m", "-c"):
+    python, option, code, *_ = *arguments, "", ""
+    if python == sys.executable and (option == "-c" or (option == "-m" and code in FORKED_MODULES)):
         return ForkedProcess(arguments, env, log)
     with log.open("ab") as out:
         return subprocess.Popen(arguments, cwd=ROOT, env=dict(env), stdout=out, stderr=out)
