@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import gzip
-import ssl
 import traceback
 import tracemalloc
 import zlib
@@ -50,12 +49,6 @@ Responder = Callable[[httpx.Request], httpx.Response]
 
 async def allow() -> None:
     pass
-
-
-@pytest.fixture(autouse=True)
-def one_tls_context(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Skip the certificates, which cost every new client 20 ms: no test here uses TLS."""
-    monkeypatch.setattr(httpx, "create_ssl_context", lambda **_: ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT))
 
 
 @pytest.fixture(scope="module")

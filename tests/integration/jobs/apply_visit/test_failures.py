@@ -180,7 +180,6 @@ STORIES = {
 async def test_a_run_that_is_cancelled_at_any_await_leaves_no_duplicates(
     world: World, before: list[VisitChange], then: list[VisitChange], lets: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs.contacts, "LOCK_TTL_MS", 20)
     root = "1"
     for k in range(200):
         await world.redis.command("FLUSHDB")
@@ -191,7 +190,9 @@ async def test_a_run_that_is_cancelled_at_any_await_leaves_no_duplicates(
         for each in then:
             await world.accept(each)
 
-        was_cut = await cancel_at_step(world, run_visit(world.context, "main", f"standard-{root}"), k, lets)
+        with monkeypatch.context() as patch:
+            patch.setattr(jobs.contacts, "LOCK_TTL_MS", 20)
+            was_cut = await cancel_at_step(world, run_visit(world.context, "main", f"standard-{root}"), k, lets)
         for _ in range(2):
             world.harness.journal()  # returns after the sandbox has executed the calls in progress
         for _ in range(3):
