@@ -199,7 +199,7 @@ def _history_parts(line: Row) -> Iterator[str]:
     if "repeated" in line:
         yield f"({line['repeated']:,} times, last {for_people(line['last'])})"
     if "superseded_by" in line:
-        yield f"→ {line['superseded_by']}"
+        yield f"(newer: {line['superseded_by']})"
     if "operation" in line:
         yield f"(operation {line['operation']})"
 

@@ -315,18 +315,20 @@ class Explain:
         """Return what happened to a delivery, and its attempts: those of its event, and those that applied it."""
         lines, attempts = list[HistoryLine](), list[Attempt]()
         visits: dict[TaskId, list[Task]] = {}
+        translated_ms = 0
         for task_id in meta.task_ids:
             with suppress(NotFound):
                 task = await self._ledger.load_task(task_id)
                 if task_id.is_event:
                     attempts += task.attempts
+                    translated_ms = max((attempt.started_at_ms for attempt in task.attempts), default=0)
                     lines += attempt_lines(task.attempts, task.reason)
                     lines += pending_lines(task)
                 for target in task.targets if task_id.is_event else [task_id]:
                     aliases = await self._ledger.load_aliases(target)
                     visits[aliases[0].task_id] = aliases
         for aliases in visits.values():
-            of_visit, own = await run_off_loop(aliases, delivery_history, aliases, id)
+            of_visit, own = await run_off_loop(aliases, delivery_history, aliases, id, translated_ms)
             name = aliases[0].external_id if len(visits) > 1 else ""
             lines += [replace(line, visit=name) for line in of_visit]
             attempts += own

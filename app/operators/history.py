@@ -103,12 +103,14 @@ def visit_history(
     return lines + pending_lines(aliases[0], lines[-1].at_ms if lines else 0)
 
 
-def delivery_history(aliases: Sequence[Task], delivery: str) -> tuple[list[HistoryLine], list[Attempt]]:
+def delivery_history(
+    aliases: Sequence[Task], delivery: str, translated_ms: int = 0
+) -> tuple[list[HistoryLine], list[Attempt]]:
     """Return the part of a visit's history that is about one delivery, and its attempts.
 
     These are the attempts from its arrival to the one that applied it, unless newer messages had arrived before.
+    translated_ms: when a worker translated the delivery, 0 if intake did.
     """
-    lines = [replace(line, delivery="") for line in _messages(aliases, (), delivery) if line.delivery == delivery]
     attempts = sorted(
         (attempt for alias in aliases for attempt in alias.attempts), key=lambda attempt: attempt.started_at_ms
     )
@@ -119,6 +121,13 @@ def delivery_history(aliases: Sequence[Task], delivery: str) -> tuple[list[Histo
         aliases, delivery, max(own[-1].started_at_ms, delivery_time_ms(delivery))
     ):
         own.pop()
+    # A worker may have translated the delivery again, after it was applied.
+    known_ms = min([translated_ms, *(attempt.started_at_ms for attempt in own)])
+    lines = [
+        replace(line, delivery="", at_ms=max(line.at_ms, known_ms))
+        for line in _messages(aliases, (), delivery)
+        if line.delivery == delivery
+    ]
     lines += attempt_lines(own, aliases[0].reason if own and own[-1] is attempts[-1] else "")
     if lines and lines[0].superseded_by:
         newer = lines[0].superseded_by

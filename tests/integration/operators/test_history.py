@@ -10,7 +10,7 @@ import pytest
 
 from app.ledger.ids import TaskId
 from app.ledger.ledger import Ledger
-from app.ledger.records import Attempt, Outcome
+from app.ledger.records import Attempt, Lease, Outcome
 from app.operators.actions import Actions, Actor
 from app.operators.contacts import assignment
 from app.operators.explain import Explain
@@ -242,6 +242,23 @@ async def test_a_delivery_tells_what_became_of_it_and_not_of_its_visit(ledger: L
     ] == [without_dates(event["text"]) for event in details["history"]]
     assert [] == details["attempts"]
     assert second.delivery_id == details["history"][-1]["superseded_by"]
+
+
+async def test_a_worker_fetches_the_record_before_the_message_has_an_effect(ledger: Ledger) -> None:
+    delivery = await accept(ledger, event_state="queued")
+    lease = await ledger.lease(TaskId.event(delivery.delivery_id))
+    assert isinstance(lease, Lease)
+    now = int((await ledger.server_time()).timestamp() * 1000)
+    booking = change("A", version=1, time_scheduled=THREE, contact=ADA)
+    await ledger.record_changes(lease, "standard", "main", [booking], Attempt(now, 1, "translated"))
+    await run(ledger, "created")
+
+    assert [
+        "received at /hooks/standard; the signature is valid",
+        "the record was fetched, and the event translated",
+        "booked for 15:00",
+        "created in Review Rover",
+    ] == await sentences(ledger, delivery.delivery_id)
 
 
 async def test_a_delivery_of_several_visits_names_the_visit_of_each_sentence(ledger: Ledger) -> None:
