@@ -133,7 +133,7 @@ def _for_people(row: Row) -> Row:
         "start": row["start"],
         **({"customer": row["customer"]} if "customer" in row else {}),
         "visit": row["visit"],
-        "number": row["number"],
+        "in_review_rover": f"#{row['number']}" if row["number"] else None,
         "state": state,
         "amount": " ".join(filter(None, (row["amount_collected"], row["currency"]))),
     }

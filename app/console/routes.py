@@ -53,7 +53,7 @@ ROUTES = [
     get("/deliveries/{id}/state", "viewer", deliveries.state_cell),
     post("/deliveries/{id}/reveal", "operator", deliveries.reveal),
     get("/visits", "viewer", visits.visits),
-    post("/visits", "operator", visits.reveal_customers),
+    post("/visits/reveal", "operator", visits.reveal_customers),
     get("/visits/{external_id}", "viewer", visits.visit),
     post("/visits/{external_id}/reveal", "operator", visits.reveal),
     post("/visits/{external_id}/fetch", "operator", visits.fetch_remote),

@@ -93,7 +93,7 @@ async def test_the_customers_of_a_list_are_revealed_and_recorded(app: Any, moved
 
     hidden = await operator.get("/console/visits?since=2027-01-15")
     form = {"since": "2027-01-15", "until": "2027-01-15"}
-    revealed, refused = [await browser.post("/console/visits", form) for browser in (operator, viewer)]
+    revealed, refused = [await browser.post("/console/visits/reveal", form) for browser in (operator, viewer)]
 
     assert "Lovelace" not in hidden.text
     assert "Ada Lovelace" in revealed.text
