@@ -29,7 +29,7 @@ from app.ledger.times import iso_timestamp
 from app.operators.explain import ALL_FIELDS, Explain, Row
 from app.operators.filter import INDEXED_STATES, RESULT_STATES, Filter
 from app.operators.lists import Lists
-from app.operators.rejections import with_likely_causes
+from app.operators.rejections import RejectionGroup, group_by_cause, with_likely_causes
 from app.settings.model import Settings
 from app.telemetry import rejections as rejection_notes
 
@@ -163,31 +163,51 @@ def visit(external_id: str, remote: bool, reveal: bool, as_json: bool) -> None:
         print_json(row, as_json) if as_json else print_visit(row)
 
 
-@click.command(
-    epilog=examples("rejections", "rejections --hook calendly --since 1h", "rejections --reason stale --json")
-)
+@click.command(epilog=examples("rejections", "rejections --hook calendly --since 1h", "rejections --by-cause"))
 @click.option("--hook", help="Only this hook.", shell_complete=complete_hooks)
 @click.option("--reason", default="", help="Only with this reason, or part of one.")
 @click.option("--since", type=TimeType(), help="Only after this time: 2h, 7d, or a time in ISO 8601.")
+@click.option("--by-cause", is_flag=True, help="Group by hook and cause, with the total and the last time.")
 @limit_option
 @utc_option
 @json_option
-def rejections(hook: str | None, reason: str, since: datetime | None, limit: int, as_json: bool) -> None:
-    """List rejected requests with their likely cause.
+def rejections(
+    hook: str | None, reason: str, since: datetime | None, by_cause: bool, limit: int, as_json: bool
+) -> None:
+    """List rejected requests with their likely cause, or the causes with their counts.
 
-    Only the newest rejections of each hook are stored.
+    Only the newest rejections of each hook are stored. Counts are totals.
     """
-    since_ms = since.timestamp() * 1000 if since else 0
+    hooks, since_ms = [hook] if hook else [], since.timestamp() * 1000 if since else 0
+    rows = _causes(hooks, reason, since_ms) if by_cause else _newest_rejections(hooks, reason, since_ms, limit)
+    print_rows(rows[:limit], as_json)
 
+
+def _newest_rejections(hooks: list[str], reason: str, since_ms: float, limit: int) -> list[Row]:
     async def load(ledger: Ledger, settings: Settings) -> list[dict[str, Any]]:
-        return with_likely_causes(await rejection_notes.newest(ledger.redis, [hook] if hook else ["", *settings.hooks]))
+        return with_likely_causes(await rejection_notes.newest(ledger.redis, hooks or ["", *settings.hooks]))
 
     notes = [note for note in run_with_ledger(load) if reason in note["reason"] and note["at"] >= since_ms]
     names = ("at", "hook", "reason", "detail", "cause")
-    print_rows(
-        [
-            {name: (note | {"at": iso_timestamp(note["at"])})[name] for name in names}
-            for note in rejection_notes.senders_first(notes, limit)
-        ],
-        as_json,
-    )
+    return [
+        {name: (note | {"at": iso_timestamp(note["at"])})[name] for name in names}
+        for note in rejection_notes.senders_first(notes, limit)
+    ]
+
+
+def _causes(hooks: list[str], reason: str, since_ms: float) -> list[Row]:
+    async def load(ledger: Ledger, settings: Settings) -> list[RejectionGroup]:
+        return await group_by_cause(ledger.redis, hooks or ["", *settings.hooks])
+
+    return [
+        {
+            "hook": group.hook,
+            "cause": group.cause.title,
+            "reason": group.reason,
+            "count": group.count,
+            "last": iso_timestamp(group.last),
+            "what to do": group.cause.text,
+        }
+        for group in run_with_ledger(load)
+        if reason in group.reason and (group.last or 0) >= since_ms
+    ]

@@ -24,7 +24,7 @@ from app.ledger.records import NotFound
 from app.ledger.times import iso_timestamp
 from app.operators.activity_log import Activity, ActivityPage
 from app.operators.explain import Explain, Row
-from app.operators.filter import ActivityFilter
+from app.operators.filter import STATE_TITLES, ActivityFilter
 from app.operators.operations import Operation, Operations
 from app.operators.overview import load_overview
 from app.settings.model import Settings
@@ -35,15 +35,17 @@ from app.telemetry.health import Worker, live_workers
 @utc_option
 @json_option
 def overview(as_json: bool) -> None:
-    """Show the status in one sentence, then the numbers.
+    """Show the problems and what to do first, then the numbers.
 
     The numbers are tasks by state, failures by reason, circuits, hooks and workers; with --json also the last 24 hours.
     """
     report = run_with_ledger(load_overview).to_dict()
     if as_json:
         return print_json(report, as_json)
-    for line in wrap(printable(report["summary"])):
-        click.echo(line)
+    if not report["problems"]:
+        click.echo("\n".join(wrap(printable(report["summary"]))))
+    for problem in report["problems"]:
+        _print_problem(problem)
     for title, rows in _overview_tables(report).items():
         if rows:
             click.echo(f"\n{style(title, bold=True)}")
@@ -51,9 +53,29 @@ def overview(as_json: bool) -> None:
     return None
 
 
+#: What to do first about each kind of problem of the overview.
+FIRST_COMMANDS = {
+    "workers": "doorbell worker",
+    "api": "doorbell doctor",
+    "memory": "doorbell doctor",
+    "stalled": "doorbell doctor",
+    "credentials": "doorbell sources {hook}",
+    "signatures": "doorbell rejections --hook {hook}",
+    "paused": "doorbell resume HOOK",
+    "failures": "doorbell failures",
+    "slow": "doorbell workers",
+}
+
+
+def _print_problem(problem: Row) -> None:
+    click.echo("\n".join(wrap(printable(problem["sentence"]))))
+    command = FIRST_COMMANDS[problem["kind"]].format(hook=problem["hook"])
+    click.echo(f"    {style(command, fg='cyan')}")
+
+
 def _overview_tables(report: Row) -> dict[str, list[Row]]:
     return {
-        "states": [report["states"]],
+        "states": [{STATE_TITLES[state]: count for state, count in report["states"].items()}],
         "failures": [{"problem": find_reason(row["reason"]).title, **row} for row in report["failures"]],
         "circuits": report["circuits"],
         "hooks": [

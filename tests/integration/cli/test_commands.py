@@ -658,6 +658,12 @@ def test_rejections_have_a_likely_cause(harness: Harness) -> None:
     assert "secret" in by_reason["signature_mismatch"]["cause"]
     assert ["signature_stale"] == [row["reason"] for row in rows(harness, "rejections", "--reason", "stale", "--json")]
     assert 5 == harness.doorbell("rejections", "--hook", "calendly").returncode
+    assert [("standard", 1), ("standard", 1)] == [
+        (row["hook"], row["count"]) for row in rows(harness, "rejections", "--by-cause", "--json")
+    ]
+    [cause] = rows(harness, "rejections", "--by-cause", "--reason", "mismatch", "--json")
+    assert "The signature does not match" == cause["cause"]
+    assert 5 == harness.doorbell("rejections", "--by-cause", "--reason", "foreign").returncode
 
 
 # Export
@@ -935,6 +941,8 @@ def test_the_overview_has_a_sentence_and_numbers(harness: Harness) -> None:
     assert worker["since"] <= worker["seen"]
     assert "warn" == report["status"]
     assert output.startswith("One failure needs attention: No e-mail address (")
+    assert "\n    doorbell failures\n" in output
+    assert "NEEDS ATTENTION" in output
     assert (1, 0) == (report["states"]["parked"], report["states"]["queued"])
     [failures] = report["failures"]
     assert ("contact_unknown", "standard", 1) == (failures["reason"], failures["source"], failures["count"])
