@@ -1,12 +1,13 @@
 """The outcomes of an operation: what became of the tasks that it requeued or discarded."""
 
 from app.ledger.ids import TaskId
+from app.ledger.records import Lease
 from app.operators.filter import Filter
 from app.operators.operations import Operation, Operations
 from tests.support.ledger import visit_task
 from tests.support.operations import park, rejecting, run_operation
 from tests.support.tool_api import BOOKED, ToolWorld
-from tests.support.visit_worker import World, booked
+from tests.support.visit_worker import World, booked, change
 
 
 async def load(world: World, id: str) -> Operation:
@@ -120,3 +121,38 @@ async def test_outcomes_have_pages(world: World) -> None:
 
     assert (2, 1, "") == (len(first.task_ids), len(second.task_ids), second.next_cursor)
     assert {visit_task(name) for name in "123"} == {*first.task_ids, *second.task_ids}
+
+
+async def test_a_visit_that_gets_another_first_id_has_an_outcome(world: World) -> None:
+    await park(world, "2")
+    id = await run_operation(world, "replay", Filter(ids=("standard-2",)))
+    await world.accept(booked("1"), change("2", 2, previous_visit_id="1"))
+
+    await world.run()
+
+    ended = await load(world, id)
+    assert ({"succeeded": 1}, [visit_task("2")]) == (ended.outcomes, await tasks(world, id, "succeeded"))
+
+
+async def test_a_task_that_crashes_workers_fails_again(world: World) -> None:
+    await park(world, "1")
+    id = await run_operation(world, "replay", Filter(state="parked"))
+    for _ in range(5):
+        await world.redis.command("ZADD", "bell:queued", 0, visit_task("1"))
+        lease = await world.ledger.lease(visit_task("1"))
+        assert isinstance(lease, Lease)
+        await world.redis.command("ZADD", "bell:running", 0, visit_task("1"))
+        await world.ledger.requeue_due()
+
+    assert {"crashed_repeatedly": 1} == (await load(world, id)).failed
+
+
+async def test_outcomes_of_an_expired_operation_are_dropped(world: World) -> None:
+    await park(world, "1")
+    id = await run_operation(world, "replay", Filter(state="parked"))
+    await world.redis.command("DEL", f"bell:operation:{id}")
+
+    await world.run()
+
+    assert [] == [key for key in await world.redis.command("KEYS", "bell:operation:*") if b":tasks:" in key]
+    assert not await world.redis.command("HEXISTS", f"bell:{visit_task('1')}", "operation")
