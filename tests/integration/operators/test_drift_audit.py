@@ -301,6 +301,10 @@ def test_the_command_reports_and_repairs_differences(harness: Harness) -> None:
     assert (3, "missing", "standard-A-1", False) == (audited.returncode, row["kind"], row["visit"], row["repaired"])
     assert "3 visits" not in audited.stderr
     assert (0, True) == (repaired.returncode, "requeued: 1" in repaired.stderr)
+    [activity] = [
+        json.loads(line) for line in harness.doorbell("activity", "standard-A-1", "--json").stdout.splitlines()
+    ]
+    assert "repaired visit" == activity["action"]
     assert 0 == wait_until(lambda: (result := harness.doorbell("audit")).returncode == 0 and [result])[0].returncode
     assert "Lovelace" not in audited.stdout + audited.stderr + repaired.stdout
 
