@@ -62,7 +62,12 @@ def _hooks_of(console: ConsoleContext, source: str) -> list[str]:
 
 
 async def source(request: Request) -> Response:
-    return await _page(request, request.path_params["name"])
+    """Show a source; the name of a hook leads to its source."""
+    name = request.path_params["name"]
+    hook = context(request).settings.active_hooks.get(name)
+    if hook and name not in load_sources():
+        return redirect(f"/console/sources/{hook.source.name}#hook-{name}")
+    return await _page(request, name)
 
 
 async def _page(request: Request, name: str, response: dict[str, Any] | None = None) -> Response:

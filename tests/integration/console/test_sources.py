@@ -77,6 +77,16 @@ async def test_the_steps_of_a_new_account_have_its_own_variables_and_a_new_secre
     assert '<code class="copy">https://doorbell.example.com/hooks/east</code>' in recipes[0]
 
 
+async def test_the_name_of_a_hook_leads_to_its_source(opened: Opened, environ: dict[str, str]) -> None:
+    east = {"HOOKS__EAST__SOURCE": "calendly", "HOOKS__EAST__SECRETS": CALENDLY_SECRET}
+    operator = Browser(await opened(environ | east))
+    await operator.log_in()
+
+    response = await operator.get("/console/sources/east")
+
+    assert (303, "/console/sources/calendly#hook-east") == (response.status_code, response.headers["location"])
+
+
 @pytest.mark.parametrize("name", ["calendly", "standard", "a__b", "<i>", "../x", "x" * 50])
 async def test_a_hook_that_exists_or_has_no_valid_name_has_no_new_steps(app: Any, name: str) -> None:
     operator = Browser(app)
