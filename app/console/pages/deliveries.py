@@ -77,7 +77,7 @@ async def _page(request: Request, revealed: Container[str] = ()) -> Response:
     except BodyUnavailable as error:
         body = [str(error)]
     previous_id, next_id = await console.lists.neighbors(delivery_details["hook"], id)
-    steps, _ = await preview(Replay(console.ledger, console.settings).plan(Filter(ids=(id,))))
+    steps, *_ = await preview(Replay(console.ledger, console.settings).plan(Filter(ids=(id,))))
     return await render(
         request,
         "delivery.html",

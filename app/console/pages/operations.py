@@ -4,7 +4,6 @@ import asyncio
 import re
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
@@ -38,7 +37,7 @@ class Plan:
     do: `replay` or `discard`. filter: its `until` is the time of the plan, so that later arrivals are not included.
     contacts: by task, as typed. is_empty: no row is selected and no filter is set. count: the number of matches; for a
     result state an upper bound. steps: the first tasks with the calls that a worker would make. summary: of all tasks that
-    were planned in time.
+    were planned in time. is_partial: the time was too short for all.
     """
 
     do: OperationKind
@@ -49,6 +48,7 @@ class Plan:
     count: int = 0
     steps: list[PlannedTask] = field(default_factory=list)
     summary: PlanSummary = field(default_factory=PlanSummary)
+    is_partial: bool = False
 
     @property
     def counts(self) -> list[PlanCount]:
@@ -58,13 +58,8 @@ class Plan:
     def sendable(self) -> list[str]:
         """The ids of the tasks that would not fail, if others would, and if they are few enough for a selection."""
         ids = [step.task_id.display_id for step in self.steps if not (step.skip_reason or step.obstacle)]
-        is_complete = len(self.steps) == self.count
+        is_complete = len(self.steps) == self.summary.total and not self.is_partial
         return ids if is_complete and self.summary.obstacles else []
-
-    @property
-    def is_partial(self) -> bool:
-        """Whether the time was too short for all tasks."""
-        return self.summary.total < self.count and not self.is_upper_bound
 
     @property
     def invalid_contacts(self) -> list[str]:
@@ -165,16 +160,18 @@ async def cancel(request: Request) -> Response:
 
 async def preview(
     planned_tasks: AsyncIterator[PlannedTask], timeout_s: float = PREVIEW_TIMEOUT_S
-) -> tuple[list[PlannedTask], PlanSummary]:
-    """Return the first tasks, and a summary of all that are planned in time."""
+) -> tuple[list[PlannedTask], PlanSummary, bool]:
+    """Return the first tasks, a summary of all that are planned in time, and whether the time was too short."""
     samples, summary = list[PlannedTask](), PlanSummary(max_samples=0)
-    with suppress(TimeoutError):
+    try:
         async with asyncio.timeout(timeout_s):
             async for planned in planned_tasks:
                 summary.add(planned)
                 if len(samples) < PREVIEW_STEPS:
                     samples.append(planned)
-    return samples, summary
+    except TimeoutError:
+        return samples, summary, True
+    return samples, summary, False
 
 
 def _now_ms() -> int:
@@ -196,7 +193,7 @@ async def _plan(
     if not is_empty:
         plan.count = len(filter.ids) or await console.lists.count(plan.filter)
     if plan.count:
-        plan.steps, plan.summary = await preview(_steps(console, plan), timeout_s)
+        plan.steps, plan.summary, plan.is_partial = await preview(_steps(console, plan), timeout_s)
     return plan
 
 

@@ -12,7 +12,7 @@ from app.operators.filter import Filter
 from app.operators.operations import Operations
 from tests.support.console import Browser, main_text
 from tests.support.operations import park, rejecting, run_operation
-from tests.support.visit_worker import World, booked
+from tests.support.visit_worker import World, booked, change
 
 
 @pytest.fixture
@@ -122,6 +122,18 @@ async def test_a_plan_begins_with_the_counts_by_outcome(world: World, operator: 
     assert ["contact:visit:main/standard-1", "contact:visit:main/standard-2"] == sorted(
         re.findall(r'name="(contact:[^"]*)"', page)
     )
+
+
+async def test_two_deliveries_of_one_visit_are_one_task_of_a_plan(world: World, operator: Browser) -> None:
+    await park(world, "1")
+    world.transport.before = rejecting()
+    await world.apply(change(version=2))
+    ids = [id.decode() for id in await world.redis.command("ZRANGE", "bell:deliveries:standard", 0, -1)]
+
+    page = (await operator.get(f"/console/plan?do=replay&ids={ids[0]}&ids={ids[1]}")).text
+
+    assert "1 would be sent to Review Rover" in main_text(page)
+    assert "Of the first" not in page
 
 
 async def test_the_counts_of_a_long_plan_are_loaded_afterwards(
