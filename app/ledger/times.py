@@ -26,9 +26,11 @@ def local_time(time: datetime, zone: tzinfo | None, precision: Literal["minutes"
 
 
 def zone_name(time: datetime) -> str:
-    """Return the zone of a time: `EST`, or `UTC+04` for a zone without an abbreviation."""
+    """Return the zone of a time: `EST`, or `UTC+05:45` for a zone without an abbreviation."""
     name = time.strftime("%Z")
-    return f"UTC{name}" if name[:1] in ("+", "-") else name or "UTC"
+    if name[:1] in ("+", "-"):
+        return f"UTC{name[:3]}:{name[3:] or '00'}"
+    return name or "UTC"
 
 
 def humanize(seconds: float) -> str:

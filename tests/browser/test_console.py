@@ -630,6 +630,40 @@ def test_a_viewer_sees_no_actions_and_gets_403_for_them(running: Harness, open_c
     assert 1 == failures(running)
 
 
+# -- times --
+
+
+def test_times_are_in_the_zone_of_the_browser_with_a_switch_to_utc(running: Harness, open_console: OpenConsole) -> None:
+    create_visit(running, "A-1")
+    console = open_console(OPERATOR, timezone_id="Asia/Kathmandu")
+    page = console.page
+
+    def zones() -> set[str]:
+        return set(re.findall(r"\d [AP]M (UTC\S*)", page.inner_text("table")))
+
+    console.open("/console/deliveries")
+    assert {"UTC+05:45"} == zones()
+    page.click("text=show UTC")
+    assert {"UTC"} == zones()
+    assert page.url.endswith("/console/deliveries")
+    page.click("text=show local")
+    assert {"UTC+05:45"} == zones()
+    page.context.clear_cookies(name="doorbell-zone")  # as behind a proxy, which has no log-in page
+    console.open("/console/deliveries")
+    page.wait_for_selector("text=show UTC")
+    assert {"UTC+05:45"} == zones()
+
+
+def test_without_javascript_times_are_in_utc_which_is_said(running: Harness, open_console: OpenConsole) -> None:
+    create_visit(running, "A-1")
+    console = open_console(OPERATOR, timezone_id="Asia/Kathmandu", java_script_enabled=False)
+
+    console.open("/console/deliveries")
+
+    assert "Times in UTC (the local zone needs JavaScript)" in console.page.inner_text(".who")
+    assert re.search(r"\d [AP]M UTC", console.page.inner_text("table"))
+
+
 # -- layout and accessibility --
 
 

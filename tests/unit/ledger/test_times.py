@@ -17,8 +17,9 @@ NEW_YORK = ZoneInfo("America/New_York")
         ("Jul 4, {year} 12:05 AM EDT", "2019-07-04T04:05:59+00:00", NEW_YORK),
         ("Dec 31, {year} 7:30 PM EST", "2020-01-01T00:30:00+00:00", NEW_YORK),
         ("Jan 15, {year} 7:00 PM UTC", "2019-01-15T19:00:00+00:00", UTC),
-        ("Jan 16, {year} 12:45 AM UTC+0545", "2019-01-15T19:00:00+00:00", ZoneInfo("Asia/Kathmandu")),
+        ("Jan 16, {year} 12:45 AM UTC+05:45", "2019-01-15T19:00:00+00:00", ZoneInfo("Asia/Kathmandu")),
         ("Jan 15, {year} 11:00 PM UTC+04:00", "2019-01-15T19:00:00+00:00", timezone(timedelta(hours=4))),
+        ("Jan 15, {year} 11:00 PM UTC+04:00", "2019-01-15T19:00:00+00:00", ZoneInfo("Asia/Dubai")),
         ("Jan 1, {year} 12:00 AM UTC", "0001-01-01T00:00:00+00:00", NEW_YORK),
     ],
 )
