@@ -23,6 +23,8 @@ from app.webhooks.registry import source_of_visit
 #: `past` is the only one that lists the latest visits first.
 When = Literal["upcoming", "today", "tomorrow", "past", "any"]
 WHEN: tuple[When, ...] = get_args(When)
+#: The number of visits whose state is read at once.
+INDEX_BATCH = 1_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +82,10 @@ def day_start(day: date, zone: tzinfo | None) -> str:
 
 
 def to_bound(moment: datetime) -> str:
-    return f"{moment.astimezone(UTC):%Y-%m-%dT%H:%M}"
+    try:
+        return moment.astimezone(UTC).isoformat()[:16]
+    except OverflowError:  # in the years 1 and 9999 some zones have no such time
+        return moment.isoformat()[:16]
 
 
 def visit_row(aliases: Sequence[Task], start: str = "") -> Row:
@@ -172,7 +177,7 @@ class VisitLists:
                 and filter.follows_cursor(start, task_id)
                 and filter.source in ("", source_of_visit(task_id.external_id))
             )
-            while batch := list(islice(matching, BATCH_SIZE)):
+            while batch := list(islice(matching, INDEX_BATCH)):
                 yield batch
 
     async def _in_state(self, batch: Sequence[tuple[str, TaskId]], filter: VisitFilter) -> list[tuple[str, TaskId]]:

@@ -77,10 +77,8 @@ class VisitQuery:
         values = {name: values.get(name, "").strip()[:300] for name in cls.__slots__}
         allowed = {"when": WHEN, "state": TASK_STATES, "cancelled": ("yes", "no")}
         readable = {name: value for name, value in values.items() if value in allowed.get(name, (value,))}
-        for name, parse in (("since", date.fromisoformat), ("until", date.fromisoformat), ("amount", Decimal)):
-            try:
-                parse(readable[name])
-            except (ValueError, InvalidOperation):
+        for name, is_valid in (("since", _is_date), ("until", _is_date), ("amount", _is_amount)):
+            if not is_valid(readable[name]):
                 readable[name] = ""
         return cls(**readable)
 
@@ -113,6 +111,21 @@ class VisitQuery:
     @property
     def is_empty(self) -> bool:
         return not replace(self, when="").query()
+
+
+def _is_date(text: str) -> bool:
+    """Return whether the text is a date whose midnight exists in every zone."""
+    try:
+        return date.min < date.fromisoformat(text) - timedelta(1) and date.fromisoformat(text) + timedelta(2) < date.max
+    except (ValueError, OverflowError):
+        return False
+
+
+def _is_amount(text: str) -> bool:
+    try:
+        return Decimal(text).is_finite()
+    except InvalidOperation:
+        return False
 
 
 async def visit(request: Request) -> Response:

@@ -146,10 +146,16 @@ def test_a_visit_and_a_delivery_show_their_history(busy: Harness) -> None:
 def test_a_list_of_visits_refuses_what_it_does_not_understand(service: Harness) -> None:
     answers = [
         service.doorbell("visits", *options)
-        for options in (("--min-amount", "much"), ("--when", "someday"), ("--since", "soon"), ("--when", "today"))
+        for options in (
+            ("--min-amount", "much"),
+            ("--when", "someday"),
+            ("--since", "soon"),
+            ("--since", "9999-12-31T23:59-14:00"),
+            ("--when", "today"),
+        )
     ]
 
-    assert [2, 2, 2, 5] == [answer.returncode for answer in answers]
+    assert [2, 2, 2, 5, 5] == [answer.returncode for answer in answers]
     assert "much is not an amount like 120 or 79.50" in answers[0].stderr
     assert "nothing matched\n" == answers[-1].stderr
 

@@ -52,6 +52,9 @@ async def listed(operator: Browser, query: str) -> list[str]:
         ("?state=done&cancelled=no", ["today", "tomorrow", "next-week"]),
         ("?cancelled=yes", []),
         ("?amount=1", []),
+        ("?since=9999-12-31&until=9999-12-31", ["today", "tomorrow", "next-week"]),
+        ("?since=0001-01-01&amount=NaN&cursor=%%00", ["today", "tomorrow", "next-week"]),
+        ("?until=20261301&amount=Infinity", ["today", "tomorrow", "next-week"]),
         ("?when=never&since=soon&until=x&state=odd&cancelled=maybe&amount=many", ["today", "tomorrow", "next-week"]),
     ],
 )
