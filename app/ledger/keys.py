@@ -105,6 +105,7 @@ KEY_KINDS = (
         "members",
         "the visits that start on a day, each with its time",
         "RETENTION_DAYS after the day, or until the visit expires, if that is later",
+        title="Days of visits",
     ),
     KeyKind("bell:visit-days", "members", "the days that have visits", "until the last visit of the day is removed"),
     KeyKind(
