@@ -7,7 +7,9 @@ import click
 
 from app.cli.options import cursor_option, since_option, until_option
 from app.cli.output import (
+    NOTHING_MATCHED,
     examples,
+    exit_with,
     json_option,
     limit_option,
     print_json,
@@ -116,17 +118,43 @@ def workers(as_json: bool) -> None:
 def operations(operation: str | None, limit: int, as_json: bool) -> None:
     """List replays and discards with their results, newest first.
 
-    OPERATION is the id of one of them. `doorbell cancel` stops an operation.
+    OPERATION is the id of one of them: then also its tasks with their outcomes. `doorbell cancel` stops an operation.
     """
 
     async def load(ledger: Ledger, settings: Settings) -> list[Operation]:
-        stored = Operations(ledger, settings)
-        try:
-            return [await stored.get(operation)] if operation else await stored.newest(limit)
-        except NotFound:
-            return []
+        return await Operations(ledger, settings).newest(limit)
 
-    print_rows([_operation_row(stored, as_json) for stored in run_with_ledger(load)], as_json)
+    if operation:
+        return _print_operation(operation, limit, as_json)
+    return print_rows([_operation_row(stored, as_json) for stored in run_with_ledger(load)], as_json)
+
+
+def _print_operation(id: str, limit: int, as_json: bool) -> None:
+    from app.operators.outcomes import outcome_title  # the other commands of this module do not need replays
+
+    async def load(ledger: Ledger, settings: Settings) -> tuple[Operation, list[Row]]:
+        operations = Operations(ledger, settings)
+        try:
+            operation = await operations.get(id)
+        except NotFound:
+            exit_with(NOTHING_MATCHED, f"there is no operation {id}: see `doorbell operations`")
+        pages = {outcome: await operations.tasks(id, outcome, limit=limit) for outcome in operation.outcomes}
+        return operation, [
+            {"outcome": outcome, "id": task_id.display_id}
+            for outcome, page in pages.items()
+            for task_id in page.task_ids
+        ]
+
+    operation, tasks = run_with_ledger(load)
+    if as_json:
+        return print_rows([_operation_row(operation, as_json) | {"tasks": tasks[:limit]}], as_json)
+    print_rows([_operation_row(operation, as_json)], as_json)
+    if tasks:
+        click.echo()
+        print_table([task | {"outcome": outcome_title(task["outcome"])} for task in tasks[:limit]])
+    if len(tasks) > limit:
+        click.echo(f"there are more: use a larger --limit than {limit}", err=True)
+    return None
 
 
 def _operation_row(operation: Operation, as_json: bool) -> Row:

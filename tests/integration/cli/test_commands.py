@@ -363,8 +363,10 @@ def test_a_replay_that_fails_again_says_so_and_exits_with_6(busy: Harness) -> No
     assert "succeeded: 0; failed again: 1; pending: 0" in replayed.stderr
     assert "1 × No e-mail address: `doorbell failures --reason 'contact_unknown'`" in replayed.stderr
     assert (0, {"contact_unknown": 1}, 0) == (operation["succeeded"], operation["failed"], operation["pending"])
-    assert operation == of_id
+    assert operation | {"tasks": [{"outcome": "failed:contact_unknown", "id": "standard-A-2"}]} == of_id
     assert "1 failed again" in busy.doorbell("operations").stdout
+    assert "Failed again: No e-mail address  standard-A-2" in busy.doorbell("operations", operation["operation"]).stdout
+    assert 5 == busy.doorbell("operations", "d0").returncode
 
 
 def test_each_contact_names_its_visit(busy: Harness) -> None:
