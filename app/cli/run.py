@@ -154,8 +154,7 @@ def hash_password(name: str | None) -> None:
     The password is read from a prompt, or from standard input. With the NAME of a user, the output is one of several
     entries of CONSOLE_PASSWORD_HASH, separated by spaces: each user has a password, and the activity log their names.
     """
-    from app.console.passwords import hash_password
-    from app.settings.model import USER_NAME
+    from app.settings.model import USER_NAME, hash_password
 
     if name and not USER_NAME.fullmatch(name):
         exit_with(USAGE, "a name has letters, digits and . _ @ + - only")

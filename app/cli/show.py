@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -32,6 +32,9 @@ from app.operators.lists import Lists
 from app.operators.rejections import RejectionGroup, group_by_cause, with_likely_causes
 from app.settings.model import Settings
 from app.telemetry import rejections as rejection_notes
+
+if TYPE_CHECKING:
+    from app.operators.actions import Actions
 
 #: A list stops after this number of pages without a match.
 MAX_EMPTY_PAGES = 3
@@ -141,7 +144,6 @@ def show(id: str, reveal: bool, as_json: bool) -> None:
 @json_option
 def visit(external_id: str, remote: bool, reveal: bool, as_json: bool) -> None:
     """Show one visit: every value with its delivery, and every attempt."""
-    from app.visits.client import VisitsApiError, http_client
 
     async def load(ledger: Ledger, settings: Settings) -> list[Row]:
         explain = Explain(ledger, settings, ALL_FIELDS if reveal else ())
@@ -149,18 +151,24 @@ def visit(external_id: str, remote: bool, reveal: bool, as_json: bool) -> None:
             await actions(ledger, settings).reveal_visit(external_id)
         rows = await explain.visit(external_id)
         if remote:
-            async with http_client(1) as http:
-                remote_visits = await actions(ledger, settings).fetch_remote(external_id, http)
-            for row, now in zip(rows, remote_visits, strict=True):
-                row["remote_now"] = now.visit
+            await _add_remote(rows, external_id, actions(ledger, settings))
         return rows
 
+    for row in run_with_ledger(load):
+        print_json(row, as_json) if as_json else print_visit(row)
+
+
+async def _add_remote(rows: list[Row], external_id: str, actions: "Actions") -> None:
+    # Imported late: without --remote no HTTP client is needed.
+    from app.visits.client import VisitsApiError, http_client
+
     try:
-        rows = run_with_ledger(load)
+        async with http_client(1) as http:
+            remote_visits = await actions.fetch_remote(external_id, http)
     except VisitsApiError as error:
         exit_with(UNREACHABLE, f"the Visits API did not return the visit: {error}")
-    for row in rows:
-        print_json(row, as_json) if as_json else print_visit(row)
+    for row, now in zip(rows, remote_visits, strict=True):
+        row["remote_now"] = now.visit
 
 
 @click.command(epilog=examples("rejections", "rejections --hook calendly --since 1h", "rejections --by-cause"))

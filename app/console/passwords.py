@@ -19,7 +19,7 @@ from app.console.login_queue import LoginQueue, Priority, TooManyAttempts
 from app.console.sessions import cookie, set_signed_cookie, signer
 from app.ledger.keys import LOGIN_ATTEMPTS
 from app.ledger.redis import Redis
-from app.settings.model import ConsoleUser, Settings, portable_hash
+from app.settings.model import ConsoleUser, Settings
 
 #: Identifies a browser that logged in before.
 BROWSER_COOKIE, BROWSER_TTL_S = "__Host-doorbell-known", 365 * 86_400
@@ -99,11 +99,6 @@ class Passwords:
             return self._hasher.verify(password_hash, password)
         except (VerificationError, InvalidHashError):
             return False
-
-
-def hash_password(password: str) -> str:
-    """Return the hash in the form for the environment, without `$`."""
-    return portable_hash(PasswordHasher().hash(password))
 
 
 def attempts_key(client: str) -> str:

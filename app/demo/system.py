@@ -20,8 +20,8 @@ from typing import Any, TypeVar
 import click
 import httpx
 
-from app.console.passwords import hash_password
 from app.demo import valkey
+from app.settings.model import hash_password
 from app.webhooks.registry import load_sources
 from app.webhooks.specimens import sign_headers
 

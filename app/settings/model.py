@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
-from argon2 import extract_parameters
+from argon2 import PasswordHasher, extract_parameters
 from argon2.exceptions import InvalidHashError
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
@@ -40,6 +40,11 @@ def _redis_address(value: str) -> str:
     except ValueError:
         raise _rule("must be a URL; encode `/`, `@`, `:` and `%` in a password as %2F, %40, %3A, %25") from None
     return value
+
+
+def hash_password(password: str) -> str:
+    """Return the hash in the form for the environment, without `$`."""
+    return portable_hash(PasswordHasher().hash(password))
 
 
 def portable_hash(argon2_hash: str) -> str:

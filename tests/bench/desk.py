@@ -18,10 +18,10 @@ import httpx
 import orjson
 import zstandard
 
-from app.console.passwords import hash_password
 from app.demo.valkey import free_port, valkey
 from app.ledger.redis import Redis, RedisAddress
 from app.operators.search_index import index
+from app.settings.model import hash_password
 from app.telemetry import counters
 from app.visits.change import Contact
 

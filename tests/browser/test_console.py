@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import redis
 
-from app.console.passwords import hash_password
+from app.settings.model import hash_password
 from tests.support import browser as browsers
 from tests.support.browser import NARROW, WIDE, ConsoleBrowser
 from tests.support.harness import SECRET, TOKEN, Harness, sign_standard, standard_body, wait_until

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from app.console.passwords import hash_password
+from app.settings.model import hash_password
 from tests.support import browser as browsers
 from tests.support.browser import ConsoleBrowser
 from tests.support.harness import Harness, Server, standard_body, wait_until
