@@ -325,10 +325,7 @@ class _Results:
             print_rows([result._asdict() for result in fresh], self._as_json)
 
     def rows(self) -> list[dict[str, str]]:
-        return [
-            {"id": result.id, "task_id": result.task_id, "state": self.outcomes.get(result.task_id, result.state)}
-            for result in self._shown
-        ]
+        return [{"id": result.id, "state": self.outcomes.get(result.task_id, result.state)} for result in self._shown]
 
 
 async def _wait(ledger: Ledger, settings: Settings, id: str, results: _Results) -> None:
@@ -364,13 +361,15 @@ async def _wait_for_outcomes(operations: Operations, id: str, results: _Results)
 @contextmanager
 def _show_results(total: int, as_json: bool) -> Iterator[_Results]:
     """Yield the object that shows results. A table is printed at the end if there are at most MAX_ROWS."""
-    with click.progressbar(length=total, file=sys.stderr, hidden=as_json or not sys.stderr.isatty()) as bar:
-        results = _Results(bar, as_json)
-        try:
+    results = None
+    try:
+        with click.progressbar(length=total, file=sys.stderr, hidden=as_json or not sys.stderr.isatty()) as bar:
+            results = _Results(bar, as_json)
             yield results
-        finally:
-            if not as_json and total <= MAX_ROWS:
-                print_table(results.rows())
+    finally:
+        # Below the bar, which ends its line when it is closed.
+        if results and not as_json and total <= MAX_ROWS:
+            print_table(results.rows())
 
 
 def _print_outcome(operation: Operation) -> None:

@@ -23,7 +23,9 @@ EMPTY = "–"
 STATE_COLUMNS = ("state", "result", "outcome")
 _GOOD, _BAD, _WAITING, _NEUTRAL = ("✔", "green"), ("✘", "red"), ("!", "yellow"), ("·", None)
 _SYMBOLS = {
-    **dict.fromkeys(("ok", "applied", "done", "created", "updated", "cancelled", "deleted", "requeued"), _GOOD),
+    **dict.fromkeys(
+        ("ok", "applied", "done", "created", "updated", "cancelled", "deleted", "requeued", "succeeded"), _GOOD
+    ),
     **dict.fromkeys(("fail", "down", "parked", "failed", "stalled"), _BAD),
     **dict.fromkeys(("warn", "waiting", "held"), _WAITING),
 }
@@ -50,14 +52,19 @@ def format_table(names: Sequence[str], rows: Sequence[Sequence[str]], width: int
     if width is None:
         yield from _table(names, rows, _widths(names, rows))
         return
-    states = [index for index, name in enumerate(names) if name in STATE_COLUMNS]
+    states = _states(names)
     table_width = width - 2 * len(states)
     if _excess(_widths(names, rows), table_width) > 0:
         filled = [index for index in range(len(names)) if any(row[index] != EMPTY for row in rows)]
         names, rows = [names[i] for i in filled], [[row[i] for i in filled] for row in rows]
-        states = [index for index, name in enumerate(names) if name in STATE_COLUMNS]
+        states = _states(names)
     widths = _fit(rows, _widths(names, rows), table_width)
-    yield from _table(names, rows, widths, states) if widths else _cards(names, rows, width)
+    yield from _table(names, rows, widths, states) if widths else _cards(names, rows, width, states)
+
+
+def _states(names: Sequence[str]) -> list[int]:
+    """Return the column with symbols: a second one would only repeat the first."""
+    return [index for index, name in enumerate(names) if name in STATE_COLUMNS][:1]
 
 
 def _widths(names: Sequence[str], rows: Sequence[Sequence[str]]) -> list[int]:
@@ -113,13 +120,14 @@ def _word(cell: str) -> str:
     return re.split(r"\W", cell, maxsplit=1)[0]
 
 
-def _cards(names: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> Iterator[str]:
+def _cards(names: Sequence[str], rows: Sequence[Sequence[str]], width: int, states: Sequence[int]) -> Iterator[str]:
     for number, row in enumerate(rows):
         if number:
             yield ""
         title, fields = style(row[0], bold=True), list[str]()
-        for name, cell in zip(names[1:], row[1:], strict=True):
-            if name in STATE_COLUMNS:
+        for index, name in enumerate(names[1:], 1):
+            cell = row[index]
+            if index in states:
                 title = f"{symbol(_word(cell))} {title}  {cell}"
             elif cell != EMPTY:
                 fields.append(f"{name.replace('_', ' ')}: {cell}")

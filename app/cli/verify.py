@@ -59,6 +59,8 @@ def verify(
     """
     settings = load_settings()
     configured = _find_hook(settings, hook)
+    if body.isatty():
+        click.echo("paste the body, and end it with Ctrl-D", err=True)
     lines = [*(headers.read().splitlines() if headers else ()), *(header.encode() for header in single_headers)]
     try:
         token, query, parsed = parse_headers(configured, lines)

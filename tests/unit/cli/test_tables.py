@@ -64,3 +64,10 @@ def test_ids_are_never_shortened() -> None:
 
     for width in (80, 120):
         assert "".join(rows[0]) == "".join(lines(width, names, rows)).replace("  delivery: ", "")
+
+
+def test_only_the_first_state_has_a_symbol() -> None:
+    names, rows = ["operation", "state", "outcome"], [["d1a2269df54eb244c153f6", "done", "1 succeeded"]]
+
+    assert ["✔ done   1 succeeded"] == [line.partition("f6  ")[2] for line in lines(80, names, rows)[1:]]
+    assert ["✔ d1a2269df54eb244c153f6  done", "  outcome: 1 succeeded"] == lines(30, names, rows)
