@@ -63,6 +63,7 @@ FIRST_COMMANDS = {
     "stalled": "doorbell doctor",
     "credentials": "doorbell sources {hook}",
     "signatures": "doorbell rejections --hook {hook}",
+    "silent": "doorbell deliveries --hook {hook}",
     "paused": "doorbell resume HOOK",
     "failures": "doorbell failures",
     "slow": "doorbell workers",

@@ -28,6 +28,7 @@ from app.telemetry.health import (
     open_circuits,
 )
 from app.telemetry.rejections import mismatch_times
+from app.telemetry.silence import silent_hooks
 from app.webhooks.registry import source_title
 
 Level = Literal["bad", "warn", "new", "good"]
@@ -40,7 +41,9 @@ ARRIVED_OUTCOMES, REJECTED_OUTCOMES, PARKED_OUTCOMES = ("accepted", "repeat", "i
 class Problem:
     """Something to do. hook: the hook that it is about, if it is about one."""
 
-    kind: Literal["workers", "api", "memory", "stalled", "credentials", "signatures", "paused", "failures", "slow"]
+    kind: Literal[
+        "workers", "api", "memory", "stalled", "credentials", "signatures", "silent", "paused", "failures", "slow"
+    ]
     level: Level
     sentence: str
     hook: str = ""
@@ -52,7 +55,7 @@ class HookStats:
 
     last: time of the last delivery, in ms. accepted, rejected: requests of the last 24 hours. missing: unset variables
     without which its records cannot be fetched. mismatches: requests of the last 24 hours with a wrong signature, since
-    the last delivery; at most MAX_NEWEST of telemetry.rejections.
+    the last delivery; at most MAX_NEWEST of telemetry.rejections. is_silent: for longer than usual.
     """
 
     name: str
@@ -62,6 +65,7 @@ class HookStats:
     rejected: int
     missing: list[str] = field(default_factory=list)
     mismatches: int = 0
+    is_silent: bool = False
 
     @property
     def has_wrong_secret(self) -> bool:
@@ -156,6 +160,13 @@ class Overview:
                     "secret with the tool's."
                 )
                 yield Problem("signatures", "warn", sentence, hook.name)
+            elif hook.is_silent and hook.last:
+                ago = humanize(time.time() - hook.last / 1000)
+                sentence = (
+                    f"The hook {hook.name} has received nothing for {ago}, much longer than usual: check whether its "
+                    "webhook is still enabled at the tool."
+                )
+                yield Problem("silent", "warn", sentence, hook.name)
 
     def _delays(self) -> Iterator[Problem]:
         for circuit in self.circuits:
@@ -221,7 +232,9 @@ async def load_overview(ledger: Ledger, settings: Settings) -> Overview:
         last_delivery_times(redis, settings),
         open_circuits(redis, settings),
     )
-    mismatches = await _count_mismatches(redis, last_deliveries)
+    mismatches, silent = await asyncio.gather(
+        _count_mismatches(redis, last_deliveries), silent_hooks(redis, last_deliveries)
+    )
     return Overview(
         states=states,
         backlog=backlog,
@@ -236,6 +249,7 @@ async def load_overview(ledger: Ledger, settings: Settings) -> Overview:
                 rejected=sum(counts[name, "rejected"] for _, counts in hours),
                 missing=settings.missing_credentials(name),
                 mismatches=mismatches[name],
+                is_silent=name in silent,
             )
             for name, hook in settings.active_hooks.items()
         ],

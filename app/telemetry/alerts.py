@@ -26,25 +26,22 @@ from app.telemetry.alert_rules import (
     FAILURES,
     FULL_FRACTION,
     MIN_BAD_SIGNATURES,
-    MIN_GAP_S,
     NO_WORKER,
     OLD_TASK,
     REDIS_FULL,
-    SILENCE_FACTOR,
     SILENT_SOURCE,
     WINDOW_S,
 )
 from app.telemetry.health import STALE_AFTER_S, WORKER_ALIVE_S, load_backlog
 from app.telemetry.logs import log
 from app.telemetry.rejections import mismatch_times
+from app.telemetry.silence import delivery_times, is_silent
 
 CHECK_EVERY_S = 10.0
 STATE_TTL_MS = 7 * 86_400_000
 POST_TIMEOUT_S = 5.0
 #: The interval between samples of the counts.
 SAMPLE_EVERY_S = 30.0
-#: The number of gaps between recent deliveries to read, and the number that a hook needs before it can be silent.
-MAX_GAPS, MIN_GAPS = 200, 10
 #: The number of failures whose reasons are read, and of reasons that a message shows.
 MAX_REASONS, MAX_LINES = 100, 3
 
@@ -141,14 +138,12 @@ class AlertMonitor:
         if limit and used > FULL_FRACTION * limit:
             alerts.append((REDIS_FULL.key, REDIS_FULL.text()))
         for hook in self._settings.active_hooks:
-            times = await self._delivery_times(hook)
-            alerts += filter(None, (self._silence_alert(hook, times), await self._signature_alert(hook, times)))
+            times = await delivery_times(redis, hook)
+            if is_silent(times):
+                alerts.append((f"{SILENT_SOURCE.key} {hook}", SILENT_SOURCE.text(source=hook)))
+            if alert := await self._signature_alert(hook, times):
+                alerts.append(alert)
         return alerts
-
-    async def _delivery_times(self, hook: str) -> list[float]:
-        """Return the times of the last deliveries in seconds since 1970, newest first."""
-        flat = await self._redis.command("ZREVRANGE", f"{keys.DELIVERIES}{hook}", 0, MAX_GAPS, "WITHSCORES")
-        return [float(score) / 1000 for score in flat[1::2]]
 
     async def _signature_alert(self, hook: str, times: Sequence[float]) -> tuple[str, str] | None:
         gaps = [later - earlier for later, earlier in pairwise(times)]
@@ -159,15 +154,6 @@ class AlertMonitor:
         if len(bad) < MIN_BAD_SIGNATURES:
             return None
         return f"{BAD_SIGNATURES.key} {hook}", BAD_SIGNATURES.text(hook=hook, count=len(bad))
-
-    def _silence_alert(self, hook: str, times: Sequence[float]) -> tuple[str, str] | None:
-        gaps = [later - earlier for later, earlier in pairwise(times)]
-        if len(gaps) < MIN_GAPS:
-            return None
-        longest_s = max(MIN_GAP_S, *gaps)
-        if time.time() - times[0] < SILENCE_FACTOR * longest_s:
-            return None
-        return f"{SILENT_SOURCE.key} {hook}", SILENT_SOURCE.text(source=hook)
 
     # -- messages --
 

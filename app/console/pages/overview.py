@@ -22,6 +22,7 @@ ACTIONS = {
     "stalled": ("Show workers", "/console/workers"),
     "credentials": ("Show the steps", "/console/sources/{source}"),
     "signatures": ("Show rejections", "/console/rejections?hook={hook}"),
+    "silent": ("Show the steps", "/console/sources/{source}"),
     "paused": ("Resume…", "/console/sources#accounts"),
     "failures": ("Show failures", "/console/failures"),
     "slow": ("Show workers", "/console/workers"),
@@ -59,7 +60,7 @@ def _action(settings: Settings, problem: Problem) -> tuple[str, str]:
 
 def _urgency(hook: HookStats, failures: int) -> tuple[bool, bool, bool, bool]:
     """Sort hooks with problems first, and those that never received anything last."""
-    is_working = not (hook.missing or hook.has_wrong_secret)
+    is_working = not (hook.missing or hook.has_wrong_secret or hook.is_silent)
     return is_working, not failures, not hook.rejected, hook.last is None
 
 

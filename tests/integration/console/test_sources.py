@@ -2,6 +2,7 @@
 
 import html
 import re
+import time
 from typing import Any
 
 import pytest
@@ -150,6 +151,21 @@ async def test_the_overview_names_a_hook_whose_secret_is_wrong(
     sentence = "The hook standard rejected a request with a wrong signature, and accepted none since"
     assert is_shown == (sentence in page)
     assert is_shown == ('class="button main" href="/console/rejections?hook=standard"' in page)
+
+
+async def test_the_overview_names_a_hook_that_is_silent_for_longer_than_usual(app: Any, redis: Redis) -> None:
+    operator = Browser(app)
+    await operator.log_in()
+    pages = list[str]()
+
+    for hours_ago in (range(2, 14), range(4, 16)):  # a delivery every hour, and none in the last 2, or 4
+        times = [(time.time() - hours * 3_600) * 1000 for hours in hours_ago]
+        await redis.command("DEL", "bell:deliveries:standard")
+        await redis.command("ZADD", "bell:deliveries:standard", *(part for at in times for part in (at, f"d{at}")))
+        pages.append((await operator.get("/console")).text)
+
+    sentence = "The hook standard has received nothing for 4 h, much longer than usual"
+    assert [False, True] == [sentence in page for page in pages]
 
 
 async def test_the_overview_shows_hooks_with_problems_first(opened: Opened, environ: dict[str, str]) -> None:

@@ -294,6 +294,7 @@ def test_a_pause_or_an_outage_hides_no_other_problem() -> None:
                 "acuity", "acuity", None, accepted=0, rejected=0, missing=["HOOKS__ACUITY__CREDENTIALS__API_KEY"]
             ),
             HookStats("stripe", "stripe", 1.0, accepted=9, rejected=2, mismatches=2),  # two strangers
+            HookStats("zoom", "zoom", 1.0, accepted=0, rejected=0, is_silent=True),
         ],
         workers=[Worker("dyno-1", 7, 0, None)],
     )
@@ -305,6 +306,7 @@ def test_a_pause_or_an_outage_hides_no_other_problem() -> None:
         ("api", ""),
         ("signatures", "calcom"),
         ("credentials", "acuity"),
+        ("silent", "zoom"),
         ("paused", ""),
         ("failures", ""),
     ] == problems
