@@ -221,6 +221,7 @@ class Explain:
             "ignored": meta.ignored or None,
             "body": body,
             "size": size,
+            "headers": sorted(meta.headers),
             "changes": changes,
             "history": [line.to_dict() for line in history],
             "attempts": [self.attempt(attempt) for attempt in attempts],

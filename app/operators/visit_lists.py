@@ -143,6 +143,15 @@ class VisitLists:
                 return ListPage(rows, last, truncated=True)
         return ListPage(rows)
 
+    async def count(self, filter: VisitFilter) -> int | None:
+        """Count the visits that start within the filter's time, whatever its other fields; None if there are too many."""
+        days = [day for day in await self._ledger.visit_days() if _has_day(filter, day)]
+        sizes = await asyncio.gather(*(self._redis.command("LLEN", f"{keys.VISIT_DAY}{day}") for day in days))
+        if sum(sizes) > MAX_SCANNED:
+            return None
+        pages = await asyncio.gather(*map(self._ledger.visits_of_day, days))
+        return sum(filter.starts_within(start) for page in pages for start, _ in page)
+
     async def customers(self, rows: Sequence[Row]) -> list[str]:
         """Return the name of the customer of each row, else an address or number; empty if there is none."""
         return await asyncio.gather(*(self._customer(task_id_of(row)) for row in rows))

@@ -18,11 +18,13 @@ from app.console.timezone import page_zone
 from app.operators.explain import FIELD_TITLES, Explain
 from app.operators.filter import TASK_STATES
 from app.operators.redaction import REDACTED
-from app.operators.visit_lists import WHEN, VisitFilter, VisitLists, day_start, period, task_id_of
+from app.operators.visit_lists import WHEN, VisitFilter, VisitLists, When, day_start, period, task_id_of
 from app.visits.change import CONTACT_FIELDS
 from app.visits.client import VisitsApiError
 from app.webhooks.registry import load_sources, source_of_visit, source_title
 
+#: The periods whose number of visits is shown.
+COUNTED: tuple[When, ...] = ("today", "tomorrow")
 #: Facts and changes on the page; `doorbell visit` shows all.
 MAX_ROWS = 300
 #: Values of one field that do not count.
@@ -42,7 +44,9 @@ async def reveal_customers(request: Request) -> Response:
 
 async def _list_page(request: Request, query: "VisitQuery", *, with_customers: bool = False) -> Response:
     lists, customers = VisitLists(context(request).ledger), list[str]()
-    page = await lists.visits(query.filter(datetime.now(UTC), page_zone(request)))
+    now, zone = datetime.now(UTC), page_zone(request)
+    page = await lists.visits(query.filter(now, zone))
+    counts = {when: await lists.count(period(when, now, zone)) for when in COUNTED}
     if with_customers and page.rows:
         await actions(request).reveal_visits(list(map(task_id_of, page.rows)))
         customers = await lists.customers(page.rows)
@@ -53,6 +57,7 @@ async def _list_page(request: Request, query: "VisitQuery", *, with_customers: b
         page=page,
         customers=customers,
         when=WHEN,
+        counts=counts,
         states=TASK_STATES,
         sources=sorted(load_sources(), key=source_title),
     )

@@ -64,6 +64,15 @@ async def test_visits_are_found_by_their_day_and_fields(operator: Browser, query
     assert visits == await listed(operator, query % dates)
 
 
+async def test_the_visits_of_today_and_tomorrow_are_counted(operator: Browser, redis: Redis) -> None:
+    await accept(Ledger(redis, 30), change("later-today", time_scheduled=TODAY + timedelta(hours=1)))
+
+    page = (await operator.get("/console/visits?when=past&source=calendly")).text
+
+    tabs = re.sub(r"\s+", " ", re.sub("<[^>]+>", " ", page.partition('class="tabs"')[2].partition("</nav>")[0]))
+    assert "Upcoming Today 2 Tomorrow 1 Past All" in tabs
+
+
 async def test_days_are_those_of_the_browser(operator: Browser) -> None:
     # In this zone, noon UTC is two o'clock in the morning of the next day.
     operator.http.cookies.set("doorbell-zone", "Pacific/Kiritimati")
