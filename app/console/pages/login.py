@@ -26,13 +26,13 @@ async def log_in(request: Request) -> Response:
         login = await console.passwords.log_in(name, form.get("password", ""), request)
     except TooManyAttempts:
         error = "Too many attempts. Wait 15 minutes, or use a browser that has logged in here before."
-        return await _page(request, target, error, 429)
+        return await _page(request, target, error, 429, name)
     if login is None:
         # An unknown name is not stored: it may be a password in the wrong field.
         known_names = [user.name for user in console.passwords.users_named(name)]
         await console.activity_log.record_failed_login(known_names[0] if name and known_names else "", address)
         error = "The name or the password is wrong." if console.passwords.have_names else "The password is wrong."
-        return await _page(request, target, error, 401)
+        return await _page(request, target, error, 401, name)
     if request.user.is_authenticated:
         await console.sessions.end(request.user.session_id)
     user = await console.sessions.begin(login)
@@ -51,9 +51,9 @@ async def log_out(request: Request) -> Response:
     return response
 
 
-async def _page(request: Request, target: str, error: str = "", status: int = 200) -> Response:
+async def _page(request: Request, target: str, error: str = "", status: int = 200, name: str = "") -> Response:
     has_names = context(request).passwords.have_names
-    return await render(request, "login.html", status, error=error, to=target, has_names=has_names)
+    return await render(request, "login.html", status, error=error, to=target, has_names=has_names, name=name)
 
 
 def safe_redirect_target(target: str) -> str:

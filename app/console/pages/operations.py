@@ -55,6 +55,11 @@ class Plan:
         return plan_counts(self.summary, self.do)
 
     @property
+    def has_effect(self) -> bool:
+        """Whether the operation may do anything. A replay may also check Review Rover."""
+        return self.do == "replay" or self.is_partial or self.summary.actionable > 0
+
+    @property
     def sendable(self) -> list[str]:
         """The ids of the tasks that would not fail, if others would, and if they are few enough for a selection."""
         ids = [step.task_id.display_id for step in self.steps if not (step.skip_reason or step.obstacle)]

@@ -219,6 +219,7 @@ async def test_a_password_is_valid_for_its_user_only(
 
     assert 401 == response.status_code
     assert "The name or the password is wrong." in response.text
+    assert f'name="username" value="{name}"' in response.text  # it need not be typed again
 
 
 async def test_a_shared_password_works_beside_those_of_users(opened: Opened, environ: dict[str, str]) -> None:

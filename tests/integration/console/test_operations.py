@@ -190,6 +190,19 @@ async def test_a_discard_is_red_and_can_be_cancelled(world: World, operator: Bro
     assert "1 would be discarded" in main_text(page)
 
 
+async def test_a_plan_without_effect_has_no_button_for_a_discard(world: World, operator: Browser) -> None:
+    await park(world, "1")
+    await run_operation(world, "discard", Filter(ids=("standard-1",)))
+
+    discard = (await operator.get("/console/plan?do=discard&ids=standard-1")).text
+    replay = (await operator.get("/console/plan?do=replay&ids=standard-1")).text
+
+    assert "1 would be skipped: nothing to discard" in main_text(discard)
+    assert '<button class="main' not in discard
+    assert "Nothing would be sent. Check Review Rover first" in main_text(replay)
+    assert '<button class="main">Replay 1</button>' in replay
+
+
 async def test_nothing_selected_is_nothing_done_whatever_the_filter_of_the_list(
     world: World, operator: Browser, redis: Redis
 ) -> None:
