@@ -53,8 +53,11 @@ def load_sources() -> Sources:
 
 
 def _load_source(name: str) -> LoadedSource:
-    module = importlib.import_module(f"{SOURCES}.{name}")
     path = f"app/sources/{name}.py"
+    try:
+        module = importlib.import_module(f"{SOURCES}.{name}")
+    except Exception as error:
+        raise InvalidSource(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
     definition, translate = getattr(module, "SOURCE", None), getattr(module, "translate", None)
     if not isinstance(definition, Source):
         raise InvalidSource(f"{path} declares no SOURCE = Source(…)")

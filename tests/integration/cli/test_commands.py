@@ -1130,6 +1130,18 @@ def test_a_source_without_readable_specimens_is_reported_in_a_sentence(
     assert result.output.startswith(sentence)
 
 
+def test_a_module_that_cannot_be_imported_is_reported_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(name: str) -> None:
+        raise NameError("name 'Hmac' is not defined")
+
+    monkeypatch.setattr(registry.importlib, "import_module", fail)
+
+    with pytest.raises(
+        InvalidSource, match=r"^app/sources/calcom\.py cannot be imported: NameError: name 'Hmac' is not"
+    ):
+        registry._load_source("calcom")
+
+
 def test_a_module_that_is_no_source_is_reported_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail() -> None:
         raise InvalidSource("app/sources/fresha.py declares no SOURCE = Source(…)")

@@ -12,10 +12,13 @@ from jinja2 import Template
 
 from app.console.pages import erasure
 from app.console.sessions import SESSION_COOKIE
+from app.ledger.ledger import Ledger
+from app.ledger.records import Attempt, Outcome
 from app.ledger.redis import Redis
 from app.operators import redaction
 from tests.support.console import KEY, PAGES, Browser, Opened, activities, path_of
 from tests.support.harness import sign_standard, standard_body
+from tests.support.ledger import start_run
 
 
 async def test_a_revealed_field_of_a_body_is_shown_and_recorded(app: Any, delivery: str, redis: Redis) -> None:
@@ -204,6 +207,30 @@ async def test_an_event_that_cannot_be_translated_waits_for_no_worker(app: Any) 
 
     assert "Needs attention since it arrived: The event cannot be understood" in page.text
     assert "waits for a worker" not in page.text.lower()
+    advice = page.text.partition('aria-label="What to do"')[2].partition("</section>")[0]
+    assert "<li>Make the change in Review Rover by hand.</li>" in advice
+
+
+async def test_a_failure_quotes_what_the_api_says(app: Any, delivery: str) -> None:
+    ledger: Ledger = app.state.services.ledger
+    answered = Attempt(
+        started_at_ms=1,
+        took_ms=1,
+        outcome="http_4xx",
+        calls=[("POST", "/contacts", 422)],
+        response_text='{"error":"unprocessable","detail":"email must be an e-mail address"}',
+    )
+    outcome = Outcome(state="parked", attempt=answered, reason="POST /contacts: 422", failed_attempts=1)
+    await ledger.complete(await start_run(ledger, "A-1042"), outcome)
+    operator = Browser(app)
+    await operator.log_in()
+
+    pages = ("/console/visits/standard-A-1042", f"/console/deliveries/{delivery}")
+    texts = [(await operator.get(page)).text for page in pages]
+    listed = (await operator.get("/console/failures")).text
+
+    assert [1, 1] == [text.count("It says: “email must be an e-mail address”") for text in texts]
+    assert "“email must be an e-mail address”" in listed
 
 
 async def test_an_accepted_delivery_waits_for_a_worker(app: Any, delivery: str) -> None:
