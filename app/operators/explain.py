@@ -284,10 +284,6 @@ class Explain:
             },
         }
 
-    async def activities(self, id: str) -> list[Activity]:
-        """Return what operators did with a visit or a delivery, oldest first. It may have expired."""
-        return await self._activity_log.of_tasks(*await self._possible_task_ids(id))
-
     async def find_activities(self, filter: ActivityFilter, limit: int = 50) -> ActivityPage:
         """Return the activities that match, newest first."""
         task_ids = await self._possible_task_ids(filter.id) if filter.id else None

@@ -103,9 +103,8 @@ class PlannedTask:
 class PlanSummary:
     """Counts of planned tasks, and the first `max_samples` of them.
 
-    by_reason, by_call: of the tasks that would be requeued. obstacles: the reasons with which some of these would fail, and
-    whether it is the reason of their last failure. idle: those that would send nothing. fetched: those that would fetch a
-    record.
+    by_call: of the tasks that would be requeued. obstacles: the reasons with which some of these would fail, and whether it
+    is the reason of their last failure. idle: those that would send nothing. fetched: those that would fetch a record.
     """
 
     max_samples: int = 20
@@ -114,7 +113,6 @@ class PlanSummary:
     idle: int = 0
     fetched: int = 0
     obstacles: Counter[tuple[str, bool]] = field(default_factory=Counter)
-    by_reason: Counter[str] = field(default_factory=Counter)
     by_call: Counter[str] = field(default_factory=Counter)
     skipped: Counter[str] = field(default_factory=Counter)
     samples: list[PlannedTask] = field(default_factory=list)
@@ -125,7 +123,6 @@ class PlanSummary:
             self.skipped[planned.skip_reason] += 1
             return
         self.actionable += 1
-        self.by_reason[planned.reason or planned.state] += 1
         self.by_call.update(call.call for call in planned.calls)
         if planned.obstacle:
             self.obstacles[planned.obstacle, planned.reason.startswith(planned.obstacle)] += 1

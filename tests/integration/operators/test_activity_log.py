@@ -17,7 +17,9 @@ from tests.support.visit_worker import World, booked, change, park_visits
 
 
 async def activities(world: World, id: str) -> list[Activity]:
-    return await Explain(world.ledger, world.context.settings).activities(id)
+    """Return the activities of a visit or delivery, oldest first."""
+    page = await Explain(world.ledger, world.context.settings).find_activities(ActivityFilter(id=id))
+    return page.rows[::-1]
 
 
 async def delivery_ids(world: World) -> list[str]:
