@@ -11,9 +11,12 @@ from typing import Any, NoReturn
 import click
 
 from app.cli.tables import EMPTY, format_table, terminal_width
-from app.ledger.times import local_time
+from app.ledger.times import humanize, local_time
 
 BUG, USAGE, CHECK_FAILED, UNREACHABLE, NOTHING_MATCHED, PARTLY_FAILED, INTERRUPTED = 1, 2, 3, 4, 5, 6, 130
+
+#: The age of a more recent time is shown in a terminal.
+RECENT = timedelta(hours=12)
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 limit_option = click.option(
@@ -119,7 +122,19 @@ def print_table(rows: list[dict[str, Any]]) -> None:
 def _cell(value: Any) -> str:
     if isinstance(value, list):
         return printable(" ".join(map(str, value))) or EMPTY
-    return EMPTY if value is None or value == "" else printable(for_people(value))
+    if value is None or value == "":
+        return EMPTY
+    return printable(for_people(value) if terminal_width() is None else with_age(str(value)))
+
+
+def with_age(text: str) -> str:
+    """Format a time of the last hours with its age, `2:00 PM EST, 5 min ago`, and everything else like `for_people`."""
+    if not _TIMESTAMP.fullmatch(text):
+        return for_people(text)
+    age = datetime.now(UTC) - datetime.fromisoformat(text)
+    if not timedelta() <= age < RECENT:
+        return for_people(text)
+    return f"{for_people(text).rpartition(', ')[2]}, {humanize(age.total_seconds())} ago"
 
 
 def for_people(value: Any) -> str:

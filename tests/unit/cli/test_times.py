@@ -1,14 +1,15 @@
 """The time zone of the command line."""
 
+import re
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import click
 import pytest
 from click.testing import CliRunner
 
-from app.cli.output import TimeType, print_rows, utc_option
+from app.cli.output import TimeType, print_rows, utc_option, with_age
 
 
 @pytest.fixture(autouse=True)
@@ -60,3 +61,13 @@ def test_a_time_without_an_offset_is_read_in_the_same_zone(expected: str, argume
 
 def test_a_time_that_no_zone_has_is_an_error() -> None:
     assert "is neither a time" in output("--since", "0001-01-01")
+
+
+@pytest.mark.parametrize(
+    ("expected", "minutes"),
+    [(r"\d{1,2}:\d\d [AP]M E[SD]T, 5 min ago", 5), (r"[A-Z][a-z]{2} \d{1,2}, .* E[SD]T", 5_000)],
+)
+def test_a_recent_time_has_its_age_in_a_terminal(expected: str, minutes: int) -> None:
+    moment = datetime.now(UTC) - timedelta(minutes=minutes, seconds=5)
+
+    assert re.fullmatch(expected, with_age(f"{moment:%Y-%m-%dT%H:%M:%SZ}"))
