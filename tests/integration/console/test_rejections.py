@@ -118,6 +118,19 @@ async def test_a_pasted_request_shows_why_its_signature_is_invalid(operator: Bro
     assert [] == [secret for secret in (CALENDLY_SECRET,) for answer in (changed, old, unsigned) if secret in answer]
 
 
+async def test_the_form_keeps_what_was_pasted(operator: Browser) -> None:
+    await operator.get(CHECK)
+    body = '\n {"a":"</textarea><script>"}'
+
+    page = (await operator.post(CHECK, pasted({"x": "y"}, body) | {"arrived": "2026-03-14T09:00:05"})).text
+
+    # A browser drops the first line break of a text area.
+    [shown] = re.findall(r'<textarea id="body"[^>]*>\n(.*?)</textarea>', page, re.DOTALL)
+    assert body == html.unescape(shown).replace("\r\n", "\n")
+    assert 'value="2026-03-14T09:00:05"' in page
+    assert '<option value="standard" selected>' in page
+
+
 async def test_a_check_stores_nothing(app: Any, operator: Browser, redis: Redis) -> None:
     await operator.get(CHECK)
     before = {key for key in await redis.command("KEYS", "*") if b"session" not in key}
