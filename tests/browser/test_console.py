@@ -160,6 +160,7 @@ def test_a_failure_is_planned_replayed_and_applied(running: Harness, open_consol
     console.page.click("button.main")
 
     console.page.wait_for_selector("text=Done: 1 succeeded.")
+    assert "Failures" == console.page.inner_text("#nav-failures").strip()  # the number of failures is live too
     visit = wait_until(lambda: running.visit("standard-B-1"))
     assert "cont_KYdl3lftgZXGRbxqoj" == visit["contact_id"]
     console.open("/console/failures")

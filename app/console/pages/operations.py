@@ -24,7 +24,7 @@ from app.operators.replay import PlannedTask, PlanSummary, Replay
 CONFIRM_ABOVE = 25
 #: A plan is made for as many tasks as this time allows, and shows the first PREVIEW_STEPS. The page then loads the counts
 #: again, with more time.
-PREVIEW_STEPS, PREVIEW_TIMEOUT_S, COUNTS_TIMEOUT_S = 50, 0.12, 3.0
+PREVIEW_STEPS, PREVIEW_TIMEOUT_S, COUNTS_TIMEOUT_S = 50, 0.12, 1.5
 MAX_SELECTED_IDS = 200
 #: Begins the name of a field; the task of a visit follows.
 CONTACT = "contact:"
