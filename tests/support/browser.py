@@ -81,6 +81,12 @@ class ConsoleBrowser:
         wider = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
         return int(self.page.evaluate(wider))
 
+    def wide_tables(self) -> list[str]:
+        """Return the captions of the tables that are wider than their place."""
+        script = """[...document.querySelectorAll(".table")].filter(table => table.scrollWidth > table.clientWidth)
+            .map(table => table.querySelector("caption").innerText)"""
+        return list(self.page.evaluate(script))
+
     def violations(self) -> list[str]:
         """Return the violations of WCAG 2.2 AA that axe finds."""
         tags = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
