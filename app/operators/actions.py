@@ -1,6 +1,6 @@
 """Actions of operators, from the console or the command line. Each is recorded in the activity log before it is done."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -123,7 +123,7 @@ class Actions:
     async def start(self, request: OperationRequest) -> str:
         """Store a replay or discard for a worker and return its id. Raises NotFound if its search has no match."""
         id, filter = new_operation_id(), await self._without_search(request.filter)
-        target = f"{replace(request.filter, until='').summary} ({request.expected})"
+        target = ", ".join([f"{replace(request.filter, until='').summary} ({request.expected})", *_variants(request)])
         action: Action = "started replay" if request.kind == "replay" else "started discard"
         activity = await self.record(action, target, operation=id)
         return await self._operations.create(replace(request, filter=filter), id=id, activity=activity)
@@ -144,3 +144,13 @@ class Actions:
         await self.record("cancelled operation", operation, operation=operation)
         await self._operations.cancel(operation)
         return True
+
+
+def _variants(request: OperationRequest) -> Iterator[str]:
+    """Yield how a replay differs from the usual one, for the activity log."""
+    if request.mode != "retry":
+        yield request.mode
+    if request.recheck:
+        yield "recheck"
+    if request.contacts:
+        yield f"contacts of {len(request.contacts)} visits" if len(request.contacts) > 1 else "a contact"

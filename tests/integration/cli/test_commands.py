@@ -641,7 +641,7 @@ def test_an_operation_stores_the_ids_of_a_search_instead_of_the_address(busy: Ha
 
     [operation] = rows(busy, "operations", "--json")
     assert "ids standard-A-1" == operation["filter"]
-    assert [(b"started replay", "search … (1)".encode())] == activity_of(busy)
+    assert [(b"started replay", "search … (1), recheck".encode())] == activity_of(busy)
 
 
 def test_discard_continues_after_an_unknown_id(busy: Harness) -> None:

@@ -44,6 +44,18 @@ async def test_a_replay_is_an_activity_of_every_visit_and_delivery_that_it_repla
     assert [] == [activity for id in ("standard-3", deliveries[0]) for activity in await activities(world, id)]
 
 
+async def test_the_log_says_how_a_replay_differs_from_the_usual_one(world: World) -> None:
+    contacts = {"standard-1": "ada@example.com", "standard-2": "bob@example.com"}
+    await run_operation(world, "replay", Filter(state="parked"), contacts=contacts, recheck=True)
+    await run_operation(world, "replay", Filter(state="parked"), mode="retranslate")
+
+    page = await ActivityLog(world.ledger).newest(ActivityFilter())
+
+    assert ["state parked (1), retranslate", "state parked (1), recheck, contacts of 2 visits"] == [
+        activity.target for activity in page.rows
+    ]
+
+
 async def test_a_skipped_task_has_no_activity(world: World) -> None:
     await world.apply(booked())
 
