@@ -31,6 +31,8 @@ from app.telemetry.rejections import mismatch_times
 from app.telemetry.silence import silent_hooks
 from app.webhooks.registry import source_title
 
+#: An hour since 1970, and its counts by hook and outcome.
+HourlyCounts = tuple[int, Counter[tuple[str, str]]]
 Level = Literal["bad", "warn", "new", "good"]
 CHART_HOURS = 24
 #: The outcomes that each series of the chart counts.
@@ -71,6 +73,10 @@ class HookStats:
     def has_wrong_secret(self) -> bool:
         """Whether the tool's own requests are rejected. A stranger's do not count while genuine ones arrive."""
         return self.mismatches >= (MIN_BAD_SIGNATURES if self.last else 1)
+
+    @property
+    def has_problem(self) -> bool:
+        return bool(self.missing or self.has_wrong_secret or self.is_silent)
 
     @property
     def rejected_share(self) -> float:
@@ -225,39 +231,48 @@ async def load_overview(ledger: Ledger, settings: Settings) -> Overview:
     states, groups, hours = await asyncio.gather(
         lists.count_by_state(), lists.group_by_reason(), counters.hourly_counts(redis, CHART_HOURS)
     )
-    workers, backlog, memory, last_deliveries, circuits = await asyncio.gather(
+    workers, backlog, memory, circuits, hooks = await asyncio.gather(
         live_workers(redis),
         load_backlog(redis, settings.tokens or {"main": ""}),
         redis.info("memory"),
-        last_delivery_times(redis, settings),
         open_circuits(redis, settings),
-    )
-    mismatches, silent = await asyncio.gather(
-        _count_mismatches(redis, last_deliveries), silent_hooks(redis, last_deliveries)
+        _load_hooks(redis, settings, hours),
     )
     return Overview(
         states=states,
         backlog=backlog,
         circuits=circuits,
         workers=workers,
-        hooks=[
-            HookStats(
-                name,
-                hook.source.name,
-                last_deliveries[name],
-                accepted=sum(counts[name, outcome] for _, counts in hours for outcome in ARRIVED_OUTCOMES),
-                rejected=sum(counts[name, "rejected"] for _, counts in hours),
-                missing=settings.missing_credentials(name),
-                mismatches=mismatches[name],
-                is_silent=name in silent,
-            )
-            for name, hook in settings.active_hooks.items()
-        ],
+        hooks=hooks,
         hours=[_hour(at, counts) for at, counts in hours],
         groups=groups,
         memory_bytes=int(memory["used_memory"]),
         memory_limit_bytes=int(memory.get("maxmemory", 0)),
     )
+
+
+async def load_hooks(redis: Redis, settings: Settings) -> list[HookStats]:
+    return await _load_hooks(redis, settings, await counters.hourly_counts(redis, CHART_HOURS))
+
+
+async def _load_hooks(redis: Redis, settings: Settings, hours: Sequence[HourlyCounts]) -> list[HookStats]:
+    last_deliveries = await last_delivery_times(redis, settings)
+    mismatches, silent = await asyncio.gather(
+        _count_mismatches(redis, last_deliveries), silent_hooks(redis, last_deliveries)
+    )
+    return [
+        HookStats(
+            name,
+            hook.source.name,
+            last_deliveries[name],
+            accepted=sum(counts[name, outcome] for _, counts in hours for outcome in ARRIVED_OUTCOMES),
+            rejected=sum(counts[name, "rejected"] for _, counts in hours),
+            missing=settings.missing_credentials(name),
+            mismatches=mismatches[name],
+            is_silent=name in silent,
+        )
+        for name, hook in settings.active_hooks.items()
+    ]
 
 
 async def _count_mismatches(redis: Redis, last_deliveries: Mapping[str, float | None]) -> dict[str, int]:

@@ -60,8 +60,7 @@ def _action(settings: Settings, problem: Problem) -> tuple[str, str]:
 
 def _urgency(hook: HookStats, failures: int) -> tuple[bool, bool, bool, bool]:
     """Sort hooks with problems first, and those that never received anything last."""
-    is_working = not (hook.missing or hook.has_wrong_secret or hook.is_silent)
-    return is_working, not failures, not hook.rejected, hook.last is None
+    return not hook.has_problem, not failures, not hook.rejected, hook.last is None
 
 
 def _chart_top(count: int) -> int:

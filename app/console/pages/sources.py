@@ -12,9 +12,10 @@ from starlette.responses import Response
 from app.console.context import ConsoleContext, actions, context
 from app.console.rendering import redirect, render
 from app.ledger.records import NotFound
+from app.operators.overview import HookStats, load_hooks
 from app.operators.setup_steps import new_secret, setup_steps, terms_of
 from app.telemetry import counters
-from app.telemetry.health import CIRCUIT_REASONS, last_delivery_times, open_circuits
+from app.telemetry.health import CIRCUIT_REASONS, open_circuits
 from app.webhooks.registry import load_sources, load_specimens
 from app.webhooks.source import VERIFIED_BY, LoadedSource
 from app.webhooks.specimens import UnknownSpecimen, sign_specimen
@@ -25,10 +26,8 @@ HIDDEN_TOKEN = "•••"
 
 async def sources(request: Request) -> Response:
     settings, redis = context(request).settings, context(request).redis
-    last_deliveries, circuits = await asyncio.gather(
-        last_delivery_times(redis, settings), open_circuits(redis, settings)
-    )
-    cards = [_card(context(request), name, source, last_deliveries) for name, source in load_sources().items()]
+    hooks, circuits = await asyncio.gather(load_hooks(redis, settings), open_circuits(redis, settings))
+    cards = [_card(name, source, hooks) for name, source in load_sources().items()]
     return await render(
         request,
         "sources.html",
@@ -39,26 +38,19 @@ async def sources(request: Request) -> Response:
     )
 
 
-def _card(console: ConsoleContext, name: str, source: LoadedSource, last_deliveries: dict[str, Any]) -> dict[str, Any]:
+def _card(name: str, source: LoadedSource, hooks: Sequence[HookStats]) -> dict[str, Any]:
     return {
         "name": name,
         "title": source.definition.title,
         "verified_by": VERIFIED_BY[source.definition.evidence],
         "coverage": source.definition.signature.coverage,
-        "hooks": [
-            {"name": hook, "last": last_deliveries[hook], "missing": console.settings.missing_credentials(hook)}
-            for hook in _hooks_of(console, name)
-        ],
+        "hooks": [hook for hook in hooks if hook.source == name],
     }
 
 
 def _urgency(card: dict[str, Any]) -> tuple[bool, bool]:
     """Sort sources with a problem first, and those without a hook last."""
-    return not any(hook["missing"] for hook in card["hooks"]), not card["hooks"]
-
-
-def _hooks_of(console: ConsoleContext, source: str) -> list[str]:
-    return [name for name, hook in console.settings.active_hooks.items() if hook.source.name == source]
+    return not any(hook.has_problem for hook in card["hooks"]), not card["hooks"]
 
 
 async def source(request: Request) -> Response:
@@ -74,19 +66,20 @@ async def _page(request: Request, name: str, response: dict[str, Any] | None = N
     console, source = context(request), load_sources().get(name)
     if source is None:
         raise NotFound(name)
-    hooks, addresses = _hooks_of(console, name), hook_addresses(request)
-    card = _card(console, name, source, await last_delivery_times(console.redis, console.settings))
-    new_hook = _new_hook(request, name, hooks)
+    hooks = [hook for hook in await load_hooks(console.redis, console.settings) if hook.source == name]
+    names, addresses = [hook.name for hook in hooks], hook_addresses(request)
+    new_hook = _new_hook(request, name, names)
     setup = {
         hook: setup_steps(source, hook, addresses.get(hook) or _future_address(request, source, hook))
-        for hook in ([new_hook] if new_hook else hooks)
+        for hook in ([new_hook] if new_hook else names)
     }
     return await render(
         request,
         "source.html",
         source=source,
-        verified_by=card["verified_by"],
-        hooks=[hook | {"secrets": await _secrets(console, hook["name"])} for hook in card["hooks"]],
+        verified_by=VERIFIED_BY[source.definition.evidence],
+        hooks=hooks,
+        secrets={hook: await _secrets(console, hook) for hook in names},
         addresses=addresses,
         hidden_token=HIDDEN_TOKEN,
         setup=setup,

@@ -146,8 +146,11 @@ async def test_the_overview_names_a_hook_whose_secret_is_wrong(
         await operator.http.post("/hooks/standard", content=raw + b" ", headers=sign_standard(raw))
     await app.state.services.rejections.flush()
 
-    page = (await operator.get("/console")).text
+    page, sources, source = [
+        (await operator.get(path)).text for path in ("/console", "/console/sources", "/console/sources/standard")
+    ]
 
+    assert [is_shown] * 2 == ["Signatures do not match" in text for text in (sources, source)]
     sentence = "The hook standard rejected a request with a wrong signature, and accepted none since"
     assert is_shown == (sentence in page)
     assert is_shown == ('class="button main" href="/console/rejections?hook=standard"' in page)
