@@ -208,7 +208,8 @@ class Explain:
         except BodyUnavailable as error:
             meta, body, size = error.info, str(error), None
         changes = await self._changes(id, meta.task_ids, VisitCache(self._ledger))
-        history, attempts = await self._history(id, meta)
+        activities = await self._activity_log.of_tasks(TaskId.event(id))
+        history, attempts = await self._history(id, meta, activities)
         return {
             "delivery": id,
             "summary": _delivery_sentence(meta, changes),
@@ -225,7 +226,7 @@ class Explain:
             "changes": changes,
             "history": [line.to_dict() for line in history],
             "attempts": [self.attempt(attempt) for attempt in attempts],
-            "activities": _activity_rows(await self._activity_log.of_tasks(TaskId.event(id))),
+            "activities": _activity_rows(activities),
         }
 
     async def visit(self, external_id: str) -> list[Row]:
@@ -308,7 +309,9 @@ class Explain:
         except NotFound:
             return []
 
-    async def _history(self, id: str, meta: DeliveryInfo) -> tuple[list[HistoryLine], list[Attempt]]:
+    async def _history(
+        self, id: str, meta: DeliveryInfo, activities: Iterable[Activity]
+    ) -> tuple[list[HistoryLine], list[Attempt]]:
         """Return what happened to a delivery, and its attempts: those of its event, and those that applied it."""
         lines, attempts = list[HistoryLine](), list[Attempt]()
         visits: dict[TaskId, list[Task]] = {}
@@ -329,7 +332,7 @@ class Explain:
             name = aliases[0].external_id if len(visits) > 1 else ""
             lines += [replace(line, visit=name) for line in of_visit]
             attempts += own
-        lines += map(activity_line, await self._activity_log.of_tasks(TaskId.event(id)))
+        lines += map(activity_line, activities)
         return (
             [
                 HistoryLine(meta.received_at_ms, "message", f"received at /hooks/{meta.hook}; the signature is valid"),

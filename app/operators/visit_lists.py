@@ -65,14 +65,16 @@ class VisitFilter:
 def period(when: str, now: datetime, zone: tzinfo | None) -> VisitFilter:
     """Return the filter of a `When`; days begin at midnight in the zone. None: the zone of this computer."""
     today = now.astimezone(zone).date()
-    first, days, latest_first = {
-        "today": (today, 1, False),
-        "tomorrow": (today + timedelta(1), 1, False),
-        "past": (None, 0, True),
-        "any": (None, None, False),
-    }.get(when, (today, None, False))
-    until = "" if days is None else day_start((first or today) + timedelta(days), zone)
-    return VisitFilter(since=day_start(first, zone) if first else "", until=until, latest_first=latest_first)
+    tomorrow = today + timedelta(1)
+    periods: dict[str, tuple[date | None, date | None]] = {
+        "upcoming": (today, None),
+        "today": (today, tomorrow),
+        "tomorrow": (tomorrow, tomorrow + timedelta(1)),
+        "past": (None, today),
+        "any": (None, None),
+    }
+    since, until = (day_start(day, zone) if day else "" for day in periods.get(when, periods["upcoming"]))
+    return VisitFilter(since=since, until=until, latest_first=when == "past")
 
 
 def day_start(day: date, zone: tzinfo | None) -> str:
