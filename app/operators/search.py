@@ -52,7 +52,9 @@ class Search:
             results += [SearchResult("delivery", id) for id in deliveries]
         rows = [row for hits in await asyncio.gather(*map(self._rows, dict.fromkeys(results))) for row in hits]
         unique = {(row["kind"], row["id"], row.get("account")): row for row in rows}
-        return SearchHits(list(unique.values())[:MAX_HITS], self._searched())
+        now = datetime.now(UTC)
+        in_order = sorted(unique.values(), key=lambda row: _order(row, now))
+        return SearchHits(in_order[:MAX_HITS], self._searched())
 
     def _searched(self) -> list[str]:
         by_contact = (
@@ -130,6 +132,12 @@ class Search:
             "cancelled": bool(row["date_cancelled"]),
             **{name: row[name] for name in ("source", "state", "amount_collected", "currency", "account")},
         }
+
+
+def _order(row: Row, now: datetime) -> tuple[bool, float]:
+    """Order visits before deliveries, those nearest to now first."""
+    distance = abs((datetime.fromisoformat(row["at"]) - now).total_seconds()) if row["at"] else float("inf")
+    return row["kind"] == "delivery", distance
 
 
 def _begins_with(external_id: str, prefix: str) -> bool:

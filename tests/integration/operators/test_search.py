@@ -12,7 +12,7 @@ from app.ledger.redis import Redis
 from app.operators import search_index
 from app.operators.search import MAX_HITS, Search
 from app.settings.environment import read_environment
-from app.visits.change import Contact
+from app.visits.change import UNSET, Contact
 from tests.support.ledger import accept, change, done, start_run, visit_task
 
 KEY = "key-of-the-search-tests-0123"
@@ -61,13 +61,13 @@ async def test_all_words_must_match_as_a_whole(ledger: Ledger, text: str) -> Non
     assert [] == await ids(ledger, text)
 
 
-async def test_the_newest_visit_of_a_name_is_the_first_hit(ledger: Ledger, redis: Redis) -> None:
-    for visit in ("1", "2", "3"):
-        await book(ledger, visit, "Ada Lovelace")
-        [place] = search_index.name_keys("lovelace", [KEY])
-        await redis.command("ZADD", place, int(visit), visit_task(visit))
+async def test_the_visit_nearest_to_now_is_the_first_hit(ledger: Ledger) -> None:
+    now = datetime.now(UTC)
+    for visit, days in (("next-month", 30), ("tomorrow", 1), ("last-week", -7)):
+        await book(ledger, visit, "Ada Lovelace", time_scheduled=now + timedelta(days))
+    await book(ledger, "without-a-time", "Ada Lovelace", time_scheduled=UNSET)
 
-    assert ["3", "2", "1"] == await ids(ledger, "lovelace")
+    assert ["tomorrow", "last-week", "next-month", "without-a-time"] == await ids(ledger, "lovelace")
 
 
 async def test_redis_has_only_keyed_digests_of_a_name(ledger: Ledger, redis: Redis) -> None:
