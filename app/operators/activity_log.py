@@ -80,11 +80,6 @@ class Activity:
         """What it did to the visits and deliveries that it affected."""
         return _EFFECTS.get(self.action, self.action)
 
-    def matches(self, filter: ActivityFilter) -> bool:
-        """Check actor and action."""
-        is_by_actor = filter.actor.casefold() in self.actor.casefold()
-        return is_by_actor and filter.action.casefold() in self.action.casefold()
-
 
 @dataclass(frozen=True, slots=True)
 class ActivityPage:
@@ -144,20 +139,20 @@ class ActivityLog:
         """Return activities, newest first. task_ids: those of `id` of the filter, see of_tasks()."""
         rows: list[Activity] = []
         async for activity in self._of_filter(filter) if task_ids is None else self._of_index(filter, task_ids):
-            if activity.matches(filter):
-                if len(rows) == limit:
-                    return ActivityPage(rows, rows[-1].id)
-                rows.append(activity)
+            if len(rows) == limit:
+                return ActivityPage(rows, rows[-1].id)
+            rows.append(activity)
         return ActivityPage(rows)
 
     async def _of_filter(self, filter: ActivityFilter) -> AsyncIterator[Activity]:
-        """Yield the activities in the time of the filter, newest first."""
+        """Yield the activities that match, newest first. Only these are decoded."""
         end = f"({filter.cursor}" if _is_id(filter.cursor) else _bound(filter.until_ms, "+")
         while True:
             command = ("XREVRANGE", keys.ACTIVITY, end, _bound(filter.since_ms, "-"), "COUNT", BATCH_SIZE)
             entries = await self._redis.command(*command)
             for id, fields in entries:
-                yield _decode(id.decode(), fields)
+                if _matches(filter, *_actor_and_action(fields)):
+                    yield _decode(id.decode(), fields)
             if len(entries) < BATCH_SIZE:
                 return
             end = f"({entries[-1][0].decode()}"
@@ -166,13 +161,14 @@ class ActivityLog:
         cursor = _position(filter.cursor) if _is_id(filter.cursor) else (math.inf,)
         for activity in reversed(await self.of_tasks(*task_ids)):
             position = _position(activity.id)
-            if position < cursor and filter.since_ms <= position[0] <= filter.until_ms:
+            is_in_period = position < cursor and filter.since_ms <= position[0] <= filter.until_ms
+            if is_in_period and _matches(filter, activity.actor, activity.action):
                 yield activity
 
     async def actors(self) -> list[str]:
         """Return the names in the newest activities."""
         entries = await self._redis.command("XREVRANGE", keys.ACTIVITY, "+", "-", "COUNT", ACTORS_FROM)
-        return sorted({_decode(id.decode(), fields).actor for id, fields in entries})
+        return sorted({_actor_and_action(fields)[0] for _, fields in entries})
 
     async def of_tasks(self, *task_ids: TaskId) -> list[Activity]:
         """Return the activities that affected these visits or deliveries, oldest first.
@@ -185,6 +181,14 @@ class ActivityLog:
         ids = sorted({id.decode() for index in indexes for id in index}, key=_position)
         pages = await asyncio.gather(*(self._redis.command("XRANGE", keys.ACTIVITY, id, id) for id in ids))
         return [_decode(id.decode(), fields) for page in pages for id, fields in page]
+
+
+def _matches(filter: ActivityFilter, actor: str, action: str) -> bool:
+    return filter.actor.casefold() in actor.casefold() and filter.action.casefold() in action.casefold()
+
+
+def _actor_and_action(fields: list[bytes]) -> tuple[str, str]:
+    return fields[1].decode(), fields[5].decode()  # scripts/record_activity.lua has their order
 
 
 def _is_id(text: str) -> bool:
