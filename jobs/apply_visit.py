@@ -8,7 +8,7 @@ from dataclasses import replace
 from random import random
 from typing import Any
 
-from app.ledger.ids import VISIT, TaskId, delivery_time_ms
+from app.ledger.ids import TaskId, delivery_time_ms
 from app.ledger.ledger import time_until_visit_ms
 from app.ledger.records import CircuitSignal, Lease, Outcome, StoredChange, Task
 from app.ledger.redis import RedisUnavailable
@@ -64,9 +64,7 @@ class VisitMustBeRecreated(Exception):
     """
 
 
-async def visit_job(ctx: dict[str, Any], subject: str) -> None:
-    """Run arq's job. subject: `<account>/<external_id>`."""
-    task_id = TaskId.of_job(VISIT, subject)
+async def visit_job(ctx: dict[str, Any], task_id: TaskId) -> None:
     await run_visit(ctx["context"], task_id.account, task_id.external_id)
 
 

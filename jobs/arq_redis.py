@@ -11,7 +11,6 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from app.ledger import keys
-from app.ledger.jobs_contract import deserialize, serialize
 from app.ledger.redis import RedisAddress
 from app.settings.model import Settings
 
@@ -31,7 +30,7 @@ def redis_pool(settings: Settings) -> ArqRedis:
         max_connections=4,
         **tls,
     )
-    return ArqRedis(pool, job_serializer=serialize, job_deserializer=deserialize, default_queue_name=keys.VISITS_QUEUE)
+    return ArqRedis(pool, default_queue_name=keys.VISITS_QUEUE)
 
 
 def redis_settings(settings: Settings) -> RedisSettings:

@@ -11,7 +11,6 @@ from typing import Any
 
 import arq.worker
 import uvloop
-from arq.jobs import deserialize_job_raw
 from redis.exceptions import RedisError
 
 from app.ledger.ids import TaskId
@@ -84,15 +83,15 @@ class ClaimingWorker(arq.worker.Worker):
         capacity, full_shares = context.running_jobs.capacity(), context.running_jobs.full_shares()
         with _log_errors():
             claimed = await context.ledger.claim(capacity, self.in_progress_timeout_s, full_shares)
-            for queue, job_id, payload in claimed:
-                self._start(context, queue, job_id, payload)
+            for queue, job_id, due_ms in claimed:
+                self._start(context, queue, job_id, due_ms)
             counts = Counter(queue for queue, _, _ in claimed)
             return any(counts[queue] == limit for queue, limit in capacity.items())
         return False
 
-    def _start(self, context: Context, queue: Queue, job_id: str, payload: bytes) -> None:
-        account = TaskId(job_id).account
-        job = Job(self._run(context, queue, job_id, payload), queue, account and f"{queue}:{account}")
+    def _start(self, context: Context, queue: Queue, job_id: str, due_ms: float) -> None:
+        account = TaskId.of_job(job_id).account
+        job = Job(self._run(context, queue, job_id, due_ms), queue, account and f"{queue}:{account}")
         context.running_jobs.jobs.add(job)
         key = f"{queue} {job_id}"
         self.tasks[key] = task = self.loop.create_task(job)
@@ -105,21 +104,18 @@ class ClaimingWorker(arq.worker.Worker):
 
         task.add_done_callback(end)
 
-    async def _run(self, context: Context, queue: Queue, job_id: str, payload: bytes) -> None:
+    async def _run(self, context: Context, queue: Queue, job_id: str, due_ms: float) -> None:
         with _log_errors():
-            # A job without a payload has expired. Its task is still in the ledger, and maintenance requeues it.
-            if payload:
-                await self._execute(context.counters, payload)
+            await self._execute(context.counters, TaskId.of_job(job_id), due_ms)
             self.jobs_complete += 1
             await context.ledger.ack(job_id, queue)
 
-    async def _execute(self, counters: Counters, payload: bytes) -> None:
-        name, arguments, _, _, queued_ms = deserialize_job_raw(payload, deserializer=self.job_deserializer)
-        counters.observe(TASK_WAIT_S, seconds_since(queued_ms), name)
+    async def _execute(self, counters: Counters, task_id: TaskId, due_ms: float) -> None:
+        counters.observe(TASK_WAIT_S, seconds_since(due_ms), task_id.kind)
         started = time.monotonic()
         async with asyncio.timeout(self.job_timeout_s):  # not a separate task: Job observes when this coroutine runs
-            await self.functions[name].coroutine(self.ctx, *arguments)
-        counters.observe(RUN_DURATION_S, time.monotonic() - started, name)
+            await self.functions[task_id.kind].coroutine(self.ctx, task_id)
+        counters.observe(RUN_DURATION_S, time.monotonic() - started, task_id.kind)
 
     async def close(self) -> None:
         # Jobs that were cancelled after the drain must not raise here.

@@ -52,6 +52,6 @@ class RunTimer:
         return Attempt(self.started_at_ms, self.took_ms, outcome, calls, response_text)
 
 
-def seconds_since(ms: int | None) -> float:
+def seconds_since(ms: float | None) -> float:
     """Return the seconds since a time of the ledger (ms); 0 for None and for times in the future."""
     return max(0.0, time.time() - ms / 1000) if ms else 0.0

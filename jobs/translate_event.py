@@ -25,9 +25,8 @@ from jobs.runs import TaskRun, run
 READ_LAG_S = 60.0
 
 
-async def event_job(ctx: dict[str, Any], subject: str) -> None:
-    """Run arq's job. subject: the delivery's id."""
-    await run_event(ctx["context"], subject)
+async def event_job(ctx: dict[str, Any], task_id: TaskId) -> None:
+    await run_event(ctx["context"], task_id.delivery_id)
 
 
 async def run_event(context: Context, delivery_id: str) -> str:

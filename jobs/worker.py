@@ -12,7 +12,6 @@ from arq import func
 
 from app.ledger import keys
 from app.ledger.ids import EVENT, VISIT
-from app.ledger.jobs_contract import deserialize, serialize
 from app.ledger.ledger import Ledger
 from app.ledger.redis import Redis, RedisAddress
 from app.settings.model import Settings
@@ -92,8 +91,5 @@ def worker_settings(settings: Settings) -> dict[str, Any]:
         # A stored result would prevent a replay, whose job has the same id.
         "keep_result": 0,
         "log_results": False,
-        "expires_extra_ms": 30 * 86_400_000,
         "health_check_interval": 10,
-        "job_serializer": serialize,
-        "job_deserializer": deserialize,
     }

@@ -8,12 +8,10 @@ d<11 hex digits><10 hex digits> delivery: ms since 1970, random bits; sorts by t
 
 import random
 import time
-from typing import Literal
 
-TaskKind = Literal["visit", "event"]
 #: Also the names that the worker registers arq's functions under.
-VISIT: TaskKind = "visit"
-EVENT: TaskKind = "event"
+VISIT = "visit"
+EVENT = "event"
 
 
 class TaskId(str):
@@ -30,9 +28,14 @@ class TaskId(str):
         return cls(f"{EVENT}:{delivery_id}")
 
     @classmethod
-    def of_job(cls, kind: TaskKind, subject: str) -> "TaskId":
-        """subject: the argument of the job."""
-        return cls(f"{kind}:{subject}")
+    def of_job(cls, job_id: str) -> "TaskId":
+        """job_id: a task id, `#` and a number."""
+        return cls(job_id.rpartition("#")[0])
+
+    @property
+    def kind(self) -> str:
+        """VISIT or EVENT."""
+        return self.partition(":")[0]
 
     @property
     def is_visit(self) -> bool:
@@ -44,7 +47,7 @@ class TaskId(str):
 
     @property
     def subject(self) -> str:
-        """The argument of the task's job: `<account>/<external_id>`, or the delivery."""
+        """`<account>/<external_id>`, or the delivery."""
         return self.partition(":")[2]
 
     @property

@@ -18,8 +18,6 @@ VISIT_DAY, VISIT_DAYS = "bell:visit-day:", "bell:visit-days"
 DELIVERY, DELIVERIES, HOOKS = "bell:delivery:", "bell:deliveries:", "bell:hooks"
 #: + `visits`, `events` or `replays`: the jobs of a queue, sorted by the time at which they are due.
 QUEUE = "bell:queue:"
-#: + job id: a job as arq reads it.
-JOB = "arq:job:"
 CIRCUIT, CIRCUITS, OUTCOMES, RATE = "bell:circuit:", "bell:circuits", "bell:outcomes:", "bell:rate:"
 #: The log of operators' activities; + colon and task id: those that affected a visit or a delivery.
 ACTIVITY, ACTIVITIES = "bell:activity", "bell:activity:"
@@ -154,7 +152,6 @@ KEY_KINDS = (
     ),
     KeyKind("bell:queue:visits:health-check", "expires", "the health check of arq", _SHORT),
     KeyKind("bell:queue:*", "members", "the jobs of a queue, by the time at which they are due", "until they are done"),
-    KeyKind("arq:job:*", "expires", "a job: the id of its task", "until it is done; 30 days at most"),
     KeyKind("bell:queued", "members", "tasks by state", _STATE),
     KeyKind("bell:running", "members", "tasks by state", _STATE),
     KeyKind("bell:waiting", "members", "tasks by state", _STATE),

@@ -318,10 +318,10 @@ class Ledger:
 
     async def claim(
         self, free_slots: Mapping[Queue, int], lease_s: float, full_accounts: Sequence[str] = ()
-    ) -> list[tuple[Queue, str, bytes]]:
+    ) -> list[tuple[Queue, str, float]]:
         """Claim jobs for the free slots of each queue, the longest due first.
 
-        Return queue, job id and payload, which is empty if the job expired.
+        Return queue, job id, and since when the job was due, in ms.
         full_accounts: `<queue>:<account>` without free slots; the jobs of others overtake theirs.
         """
         capacity = [(queue, slots) for queue, slots in free_slots.items() if slots]
@@ -332,7 +332,7 @@ class Ledger:
                 expected_ms=expected_ms, lease_ms=int(lease_s * 1000), full=" ".join(full_accounts), rooms=capacity
             )
         )
-        return [(flat[i].decode(), flat[i + 1].decode(), flat[i + 2]) for i in range(0, len(flat), 3)]
+        return [(flat[i].decode(), flat[i + 1].decode(), float(flat[i + 2])) for i in range(0, len(flat), 3)]
 
     async def ack(self, job_id: str, queue: Queue = "visits") -> None:
         """Remove a job that has run. The state of its task says what remains to be done."""

@@ -53,7 +53,6 @@ PURE = {
         "app.webhooks.payload",
         "app.webhooks.source",
     },
-    "app.ledger.jobs_contract": set(),
     "jobs.retry": {
         "app.ledger.reasons",
         "app.ledger.records",

@@ -93,10 +93,9 @@ QUEUE_KEYS: dict[Queue, str] = {
 
 
 async def jobs(redis: Redis, *queues: Queue) -> list[str]:
-    """Return the task ids of the jobs in arq's queues, in order."""
+    """Return the task ids of the jobs in the queues, in order."""
     queued = [await redis.command("ZRANGE", QUEUE_KEYS[queue], 0, -1) for queue in queues or QUEUE_KEYS]
-    names = [job.decode() for each in queued for job in each]
-    return [name.rpartition("#")[0] for name in names if await redis.command("EXISTS", f"arq:job:{name}")]
+    return [job.decode().rpartition("#")[0] for each in queued for job in each]
 
 
 async def all_keys(redis: Redis) -> set[bytes]:

@@ -3,4 +3,3 @@
 --- @args job queue
 
 redis.call('ZREM', key.queue .. queue, job)
-redis.call('DEL', key.job .. job)

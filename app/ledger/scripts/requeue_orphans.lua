@@ -8,7 +8,7 @@ local page = call('ZRANGEBYSCORE', key.queued, '-inf', now - min_age_ms, 'LIMIT'
 local requeued = 0
 for _, task in ipairs(valid_tasks(key.queued, page)) do
   local job, queue = get_fields(task, 'job', 'queue')
-  if not job or not call('ZSCORE', queue_key(task, queue), job) or call('EXISTS', key.job .. job) == 0 then
+  if not job or not call('ZSCORE', queue_key(task, queue), job) then
     enqueue(task)
     requeued = requeued + 1
   end

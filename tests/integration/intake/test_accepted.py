@@ -22,8 +22,7 @@ async def test_an_event_is_stored_with_its_job_before_the_202(web: WebProcess, r
     assert {"delivery", "changes"} == set(response.json())
     assert 1 == response.json()["changes"]
     assert await redis.command("EXISTS", f"bell:delivery:{response.json()['delivery']}")
-    [job] = [job for queue in QUEUE_KEYS for job in await redis.command("ZRANGE", queue, 0, -1)]
-    assert await redis.command("EXISTS", b"arq:job:" + job)
+    assert 1 == sum([await redis.command("ZCARD", queue) for queue in QUEUE_KEYS])
 
 
 async def test_a_hook_with_another_name_accepts_the_events_of_its_source(web: WebProcess, redis: Redis) -> None:

@@ -145,17 +145,15 @@ async def test_jobs_of_other_accounts_are_claimed_before_those_of_a_full_one(led
     for number in range(30):
         await accept(ledger, change(f"slow-{number}"))
     quick = b"visit:shop/standard-quick"
-    await redis.command("SET", b"arq:job:" + quick + b"#1", "payload")
-    await redis.command(
-        "ZADD", "bell:queue:visits", int((await ledger.server_time()).timestamp() * 1000), quick + b"#1"
-    )
+    due_ms = int((await ledger.server_time()).timestamp() * 1000)
+    await redis.command("ZADD", "bell:queue:visits", due_ms, quick + b"#1")
 
     claimed = await ledger.claim({"visits": 5, "replays": 5}, 35, ["visits:main"])
     immediately = await ledger.claim({"visits": 5}, 35)
     await asyncio.sleep(1.1)
     later = await ledger.claim({"visits": 50}, 35)
 
-    assert [("visits", f"{quick.decode()}#1", b"payload")] == claimed
+    assert [("visits", f"{quick.decode()}#1", due_ms)] == claimed
     assert [] == immediately
     assert {f"{visit_task(f'slow-{number}')}#1" for number in range(30)} == {job for _, job, _ in later}
 

@@ -93,7 +93,7 @@ NOT_WRITTEN = {
     "bell:alone",
     "bell:token:*", "bell:record:*", "bell:alerts", "bell:circuits", "bell:circuit:*", "bell:outcomes:*",
     "bell:held-by-age:*", "bell:held:*", "bell:rate:*", "bell:retry-after:*", "bell:queued", "bell:running",
-    "bell:waiting", "bell:queue:*", "arq:job:*", "bell:audit:*", "bell:operations:open", "bell:rejections:*:*",
+    "bell:waiting", "bell:queue:*", "bell:audit:*", "bell:operations:open", "bell:rejections:*:*",
     "bell:people:*", "bell:operation:*:results",
 }  # fmt: skip
 

@@ -3,8 +3,6 @@
 --- @include lib/state
 --- @include lib/aliases
 
-local function queue_key(task, queue) return key.queue .. (queue or kind_of(task) .. 's') end
-
 local function enqueue(task, delay_ms)
   local hash = key.task .. task
   local state, jobs, queue = get_fields(task, 'state', 'jobs', 'queue')
