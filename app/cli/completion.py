@@ -101,7 +101,8 @@ def _searchable(reason: str) -> str:
 
 async def _newest_deliveries(ledger: Ledger, settings: Settings) -> Values:
     rows = await _newest_rows(ledger, settings, Filter())
-    return {row["delivery"]: f"{row.get('event', '')} {row['state']}".strip() for row in rows}
+    deliveries = {row["delivery"]: f"{row.get('event', '')} {row['state']}".strip() for row in rows}
+    return deliveries | {visit: row["state"] for row in rows for visit in row.get("visits", ())}
 
 
 async def _newest_visits(ledger: Ledger, settings: Settings) -> Values:

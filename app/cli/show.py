@@ -38,6 +38,20 @@ if TYPE_CHECKING:
 
 #: A list stops after this number of pages without a match.
 MAX_EMPTY_PAGES = 3
+#: The fields of a failure in JSON.
+FAILURE_FIELDS = (
+    "id",
+    "kind",
+    "reason",
+    "detail",
+    "since",
+    "failed_attempts",
+    "attempts",
+    "response",
+    "source",
+    "hook",
+    "delivery",
+)
 
 
 @click.command(
@@ -68,28 +82,16 @@ def deliveries(limit: int, cursor: str, as_json: bool, **options: str | datetime
 @json_option
 def failures(limit: int, cursor: str, as_json: bool, **options: str | datetime | None) -> None:
     """List the tasks that need an operator, newest first."""
-    names = (
-        "id",
-        "kind",
-        "reason",
-        "detail",
-        "since",
-        "failed_attempts",
-        "attempts",
-        "response",
-        "source",
-        "hook",
-        "delivery",
-    )
-    _list(build_filter(options, cursor=cursor, state="parked"), limit, as_json, names, _failure_row)
+    filter = build_filter(options, cursor=cursor, state="parked")
+    _list(filter, limit, as_json, FAILURE_FIELDS, _failure_row)
+    if not as_json:
+        click.echo("\n`doorbell show ID` says what helps", err=True)
 
 
 def _failure_row(row: Row) -> Row:
-    problem = (
-        ": ".join(filter(None, (find_reason(row["reason"]).title, row.get("detail")))) if row.get("reason") else None
-    )
+    texts = (find_reason(row["reason"]).title, row.get("detail")) if row.get("reason") else ()
     names = ("reason", "since", "attempts", "hook", "delivery")
-    return {"id": row["id"], "problem": problem, **{name: row.get(name) for name in names}}
+    return {"id": row["id"], "problem": ": ".join(filter(None, texts)), **{name: row.get(name) for name in names}}
 
 
 def _list(
@@ -117,21 +119,36 @@ def _list(
         click.echo(f"there may be more: use --cursor {next_cursor}, or a larger --limit", err=True)
 
 
-@click.command(epilog=examples("show d019a3b1c2d0a1b2c3d4e", "show d019a3b1c2d0a1b2c3d4e --show-personal-data"))
+@click.command(
+    epilog=examples(
+        "show d019a3b1c2d0a1b2c3d4e", "show standard-A-1", "show d019a3b1c2d0a1b2c3d4e --show-personal-data"
+    )
+)
 @click.argument("id", shell_complete=complete_deliveries)
 @personal_data_option
 @utc_option
 @json_option
 def show(id: str, reveal: bool, as_json: bool) -> None:
-    """Show one delivery: its changes with their states, and every attempt."""
+    """Show one delivery or visit: what happened, what helps, and every attempt.
 
-    async def load(ledger: Ledger, settings: Settings) -> Row:
+    ID is that of a delivery, or of a visit: what `doorbell failures` lists is either.
+    """
+
+    async def load(ledger: Ledger, settings: Settings) -> list[Row]:
+        explain = Explain(ledger, settings, ALL_FIELDS if reveal else ())
+        is_visit = await explain.is_visit(id)
         if reveal:
-            await actions(ledger, settings).reveal_delivery(id)
-        return await Explain(ledger, settings, ALL_FIELDS if reveal else ()).delivery(id)
+            act = actions(ledger, settings)
+            await (act.reveal_visit(id) if is_visit else act.reveal_delivery(id))
+        return await explain.visit(id) if is_visit else [await explain.delivery(id)]
 
-    row = run_with_ledger(load)
-    print_json(row, as_json) if as_json else print_delivery(row)
+    for row in run_with_ledger(load):
+        if as_json:
+            print_json(row, as_json)
+        elif "visit" in row:
+            print_visit(row)
+        else:
+            print_delivery(row)
 
 
 @click.command(

@@ -22,7 +22,7 @@ class Reason:
     commands: tuple[str, ...] = ()
 
     def commands_for(self, id: str) -> list[str]:
-        return [re.sub(r"\bID\b", id, command) for command in self.commands]
+        return [re.sub(r"\bID\b", lambda _: id, command) for command in self.commands]
 
 
 _REPLAY, _DISCARD = "doorbell replay ID --yes", "doorbell discard ID --yes"

@@ -1168,6 +1168,20 @@ def test_a_list_has_the_same_columns_whatever_its_rows_have(busy: Harness) -> No
 # For people
 
 
+def test_show_accepts_every_id_that_failures_lists(service: Harness) -> None:
+    raw = b'{"type":"visit.created","data":{}}'
+    service.post(raw, sign_standard(raw))
+    service.send("visit.created", "A-2", time_scheduled="2026-03-15T16:00:00Z")
+    failures = wait_until(lambda: (listed := rows(service, "failures", "--json"))[1:] and listed)
+
+    shown = {row["id"]: service.doorbell("show", row["id"]) for row in failures}
+
+    assert {"standard-A-2"} < shown.keys()
+    assert [0, 0] == [result.returncode for result in shown.values()]
+    assert [] == [id for id, result in shown.items() if f"    doorbell discard {id} --yes" not in result.stdout]
+    assert "`doorbell show ID` says what helps" in service.doorbell("failures").stderr
+
+
 def test_a_visit_that_needs_attention_says_why_and_what_helps(busy: Harness) -> None:
     text = busy.doorbell("visit", "standard-A-2", "--utc").stdout
 
