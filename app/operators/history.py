@@ -128,6 +128,10 @@ def delivery_history(
         for line in _messages(aliases, (), delivery)
         if line.delivery == delivery
     ]
+    if not lines and any(alias.compacted_count for alias in aliases):
+        lines.append(
+            HistoryLine(delivery_time_ms(delivery), "message", "outdated: newer messages decide all of its fields")
+        )
     lines += attempt_lines(own, aliases[0].reason if own and own[-1] is attempts[-1] else "")
     if lines and lines[0].superseded_by:
         newer = lines[0].superseded_by
@@ -180,7 +184,8 @@ def _messages(aliases: Sequence[Task], assigned: Container[str], only: str = "")
     older, names = messages[:first], {aliases[0].external_id, *(message.external_id for message in messages[:first])}
     if count := 0 if only else first + sum(alias.compacted_count for alias in aliases):
         at_ms = delivery_time_ms(messages[first].delivery) if messages else 0
-        yield HistoryLine(at_ms, "message", f"{count:,} older messages are not shown")
+        older_messages = "1 older message is" if count == 1 else f"{count:,} older messages are"
+        yield HistoryLine(at_ms, "message", f"{older_messages} not shown")
     facts = _merge(older)
     for message in messages[first:last]:
         joined = join_facts(facts, merge_changes(message.changes))

@@ -271,6 +271,16 @@ async def test_a_delivery_of_several_visits_names_the_visit_of_each_sentence(led
     }
 
 
+async def test_a_delivery_whose_values_were_removed_says_that_newer_ones_decide(ledger: Ledger) -> None:
+    first = await accept(ledger, change("A", version=1, time_scheduled=THREE))
+    await accept(ledger, change("A", version=2, time_scheduled=TWO))
+    lease = await start_run(ledger, "A")
+    await ledger.compact(lease, lease.primary, [f"{first.delivery_id}.0"])
+
+    assert "outdated: newer messages decide all of its fields" in await sentences(ledger, first.delivery_id)
+    assert "1 older message is not shown" in await messages(ledger)
+
+
 async def test_a_delivery_that_is_parked_when_it_arrives_waits_for_no_worker(ledger: Ledger) -> None:
     delivery = await accept(ledger, event_state="parked", reason="untranslatable: type")
 
