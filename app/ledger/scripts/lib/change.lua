@@ -20,13 +20,14 @@ local function add_change(visit, field, change, start)
     call('HSET', hash, 'changes', number, field, value)
     return false
   end
-  call('HSET', hash, 'changes', number, field, value, 'pending_since', visit.pending_since or now,
-    write_job(visit.task, visit.state, visit.jobs + 1))
+  local fields = {'changes', number, field, value, 'pending_since', visit.pending_since or now,
+    write_job(visit.task, visit.state, visit.jobs + 1)}
   if number > 1 then
     call('PERSIST', hash)
   elseif start ~= '' then
-    call('HSET', hash, 'start', start)
+    fields[#fields + 1], fields[#fields + 2] = 'start', start
     add_to_day(visit.task, start)
   end
+  call('HSET', hash, unpack(fields))
   return true
 end
