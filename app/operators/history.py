@@ -44,6 +44,10 @@ CONTACT_LABELS = {
 }
 
 
+#: Begins the line of a contact that an operator assigned.
+ASSIGNED = "an operator assigned the contact"
+
+
 @dataclass(frozen=True, slots=True)
 class HistoryLine:
     """One line of the history.
@@ -99,8 +103,21 @@ def visit_history(
         *attempt_lines(attempts, aliases[0].reason),
         *(activity_line(activity) for activity in activities),
     ]
-    lines.sort(key=lambda line: line.at_ms)
+    lines = list(_with_assigners(sorted(lines, key=lambda line: line.at_ms)))
     return lines + pending_lines(aliases[0], lines[-1].at_ms if lines else 0)
+
+
+def _with_assigners(lines: Iterable[HistoryLine]) -> Iterator[HistoryLine]:
+    """Name the operator who assigned a contact: the one who started the replay before it."""
+    replay: HistoryLine | None = None
+    for line in lines:
+        if line.kind == "activity" and line.text == "replayed":
+            replay = line
+        if replay and line.text.startswith(ASSIGNED):
+            text = line.text.removeprefix("an operator ")
+            yield replace(line, text=text, actor=replay.actor, operation=replay.operation)
+        else:
+            yield line
 
 
 def delivery_history(
@@ -191,7 +208,7 @@ def _messages(aliases: Sequence[Task], assigned: Container[str], only: str = "")
         joined = join_facts(facts, merge_changes(message.changes))
         is_assignment = message.delivery in assigned
         effect = _effect(message, facts, joined, is_first=message is messages[0])
-        text = "an operator assigned the contact" if is_assignment else effect
+        text = ASSIGNED if is_assignment else effect
         if message.external_id not in names:
             names.add(message.external_id)
             text += f"; the tool renamed the visit to {message.external_id}"

@@ -174,6 +174,9 @@ async def test_each_visit_of_a_plan_gets_its_own_contact(world: World, operator:
     assert b"@" not in await world.redis.command("HGET", f"bell:operation:{id_of(started)}", "request")
     page = main_text((await operator.get(f"/console/operations/{id_of(started)}")).text)
     assert "Contacts assigned to 2 visits" in page
+    visit = main_text((await operator.get("/console/visits/standard-1")).text)
+    assert "operator : Replayed" in visit
+    assert "operator : Assigned the contact" in visit
 
 
 def id_of(response: httpx.Response) -> str:
