@@ -1,7 +1,7 @@
 """`doorbell tail`."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime
 
 import click
@@ -9,6 +9,7 @@ import click
 from app.cli.completion import complete_hooks, complete_sources, complete_visits
 from app.cli.output import examples, json_option, printable, time_zone, to_json, utc_option
 from app.cli.session import open_ledger, run_with_ledger
+from app.cli.tables import style
 from app.ledger.ledger import Ledger
 from app.ledger.records import NotFound
 from app.ledger.times import iso_timestamp
@@ -35,7 +36,7 @@ def tail(source: str, hook: str, visit: str, as_json: bool) -> None:
 
     def show(row: Row) -> None:
         if matches(row):
-            click.echo(to_json(row) if as_json else printable(_line(row)))
+            click.echo(to_json(row) if as_json else _line(row))
 
     async def watch(ledger: Ledger, settings: Settings) -> None:
         async with open_ledger(settings) as subscriber:
@@ -96,17 +97,23 @@ async def _watch_rejections(ledger: Ledger, settings: Settings, show: Callable[[
 
 def _line(row: Row) -> str:
     at = datetime.fromisoformat(row["at"]).astimezone(time_zone()).strftime("%H:%M:%S.%f")[:-3]
+    sign, colour = _SIGNS[row["kind"]]
+    if row["kind"] == "attempt" and row["outcome"] == "parked":
+        colour = "red"
+    text = "  ".join(filter(None, _parts(row)))
+    return f"{style(at, dim=True)} {style(sign, fg=colour)} {printable(text)}"
+
+
+_SIGNS = {"delivery": ("→", "cyan"), "attempt": ("←", "green"), "rejection": ("×", "red")}
+
+
+def _parts(row: Row) -> Iterator[str]:
     visits = " ".join(row["visits"])
     if row["kind"] == "delivery":
-        parts = [row["hook"], row["event"], row["delivery"], visits, row["ignored"] and f"ignored: {row['ignored']}"]
-        return f"{at} → {'  '.join(filter(None, parts))}"
-    if row["kind"] == "rejection":
-        return f"{at} × {'  '.join(filter(None, (row['hook'], row['reason'], row['detail'], row['cause'])))}"
-    parts = [
-        visits or row["delivery"],
-        row["outcome"],
-        ", ".join(row["calls"]),
-        f"{row['took_ms']} ms",
-        row["response"],
-    ]
-    return f"{at} ← {'  '.join(filter(None, parts))}"
+        yield from (row["hook"], row["event"], row["delivery"], visits)
+        yield f"ignored: {row['ignored']}" if row["ignored"] else ""
+    elif row["kind"] == "rejection":
+        yield from (row["hook"], row["reason"], row["detail"], row["cause"])
+    else:
+        yield from (visits or row["delivery"], row["outcome"], ", ".join(row["calls"]), f"{row['took_ms']} ms")
+        yield row["response"]

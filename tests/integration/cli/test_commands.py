@@ -31,6 +31,7 @@ from app import __version__
 from app.cli import COMMANDS, main
 from app.cli.output import printable, to_json
 from app.cli.session import open_ledger
+from app.cli.tail import _line
 from app.demo.valkey import free_port, valkey
 from app.operators.filter import Filter
 from app.operators.operations import OperationRequest, Operations
@@ -766,6 +767,32 @@ def test_tail_shows_deliveries_attempts_and_rejections_until_sigint(service: Har
     [rejection] = [row for row in rows if row["kind"] == "rejection"]
     assert ("standard", "signature_missing") == (rejection["hook"], rejection["reason"])
     assert [] == [word for word in PERSONAL if word in str(rows)]
+
+
+@pytest.mark.parametrize(
+    ("expected", "row"),
+    [
+        (
+            " → standard  visit.created  d1a2  standard-A-1",
+            {"kind": "delivery", "event": "visit.created", "ignored": None},
+        ),
+        (
+            " → standard  a b  d1a2  ignored: b c",
+            {"kind": "delivery", "event": "a\tb", "ignored": "b\nc", "visits": []},
+        ),
+        (" × standard  signature_missing  no header", {"kind": "rejection", "detail": "no header", "cause": ""}),
+        (
+            " ← standard-A-1  created  POST /visits 201  12 ms",
+            {"kind": "attempt", "outcome": "created", "calls": ["POST /visits 201"], "took_ms": 12, "response": None},
+        ),
+    ],
+)
+def test_tail_shows_one_line_for_people(expected: str, row: dict[str, Any]) -> None:
+    base = {"hook": "standard", "delivery": "d1a2", "visits": ["standard-A-1"], "reason": "signature_missing"}
+
+    line = _line(base | {"at": "2026-03-14T16:00:00.250Z"} | row)
+
+    assert (".250", expected) == (line[8:12], line[12:])
 
 
 TIME = "2026-03-14T16:00:00Z"
