@@ -50,7 +50,7 @@ class Filter:
     @classmethod
     def from_query(cls, params: Mapping[str, str]) -> "Filter":
         """Parse the query of a URL. An unknown state is ignored."""
-        names = ("state", "hook", "source", "reason", "since", "cursor")
+        names = ("state", "hook", "source", "reason", "since", "search", "cursor")
         fields: dict[str, Any] = {name: params.get(name, "").strip()[:300] for name in names}
         if fields["state"] not in (*INDEXED_STATES, *RESULT_STATES):
             fields["state"] = ""

@@ -6,6 +6,7 @@ A page begins at a cursor, so new deliveries do not shift the later pages.
 import asyncio
 import itertools
 import re
+import sys
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -186,6 +187,8 @@ class Lists:
 
     async def count(self, filter: Filter) -> int:
         """Count the matches. The count is exact for tasks; for deliveries it ignores the state of the filter."""
+        if filter.visit or filter.search:
+            return await self._count_by_id(replace(filter, cursor=""))
         if not filter.is_by_state:
             return await self._count_arrived(filter, filter.since_ms, filter.until_ms)
         if replace(filter, cursor="") == Filter(state=filter.state):
@@ -198,6 +201,14 @@ class Lists:
                 if filter.reason in reason and filter.source in ("", source) and period[0] <= since <= period[1]
             ]
             count += await self._count_for_hook(filter.hook, task_ids) if filter.hook else len(task_ids)
+        return count
+
+    async def _count_by_id(self, filter: Filter) -> int:
+        if filter.is_by_state:
+            return len((await self.tasks(filter, sys.maxsize)).rows)
+        count = 0
+        async for page in self._deliveries_by_id(filter):
+            count += sum(_matches(filter, meta) for meta in await self._delivery_infos([id for _, id in page]))
         return count
 
     async def _count_for_hook(self, hook: str, task_ids: Sequence[TaskId]) -> int:

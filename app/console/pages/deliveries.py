@@ -35,7 +35,7 @@ async def deliveries(request: Request) -> Response:
         rows=rows,
         states={state: states[state] for state in INDEXED_STATES} | dict.fromkeys(RESULT_STATES),
         hooks=hooks,
-        newest="" if filter.state or filter.reason else newest,
+        newest="" if filter.state or filter.reason or filter.search else newest,
         matching=matching,
         is_upper_bound=filter.state in RESULT_STATES,
     )

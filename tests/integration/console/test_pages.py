@@ -4,7 +4,7 @@ import html
 import re
 import threading
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlencode
 
 import pytest
 from itsdangerous import TimestampSigner
@@ -136,6 +136,29 @@ async def test_an_operation_without_selection_is_rejected(
     assert [409, 409] == [response.status_code for response in responses]
     assert [] == await redis.command("KEYS", "bell:operation*")
     assert [] == await activities(redis)
+
+
+@pytest.mark.parametrize("text", ["standard-A-1042", "A-1042", "id"])
+async def test_deliveries_are_filtered_and_replayed_by_a_visit_or_an_id(
+    app: Any, delivery: str, redis: Redis, text: str
+) -> None:
+    other = standard_body("visit.created", "B-7", contact={"email": "ben@example.com"})
+    operator = Browser(app)
+    await operator.http.post("/hooks/standard", content=other, headers=sign_standard(other))
+    await operator.log_in()
+
+    query = urlencode({"search": delivery if text == "id" else text})
+    page = await operator.get(f"/console/deliveries?{query}")
+    nothing = await operator.get("/console/deliveries?search=C-9")
+    [address] = re.findall(r'id="all" href="([^"]+)"', page.text)
+    plan = await operator.get(html.unescape(address))
+    response = await operator.post("/console/operations", dict(re.findall(r'name="(\w+)" value="([^"]*)"', plan.text)))
+
+    assert "1 match" in page.text
+    assert ["standard-A-1042"] == re.findall(r'href="/console/visits/([\w-]+)"', page.text)
+    assert "No delivery matches this filter" in nothing.text
+    assert "Replay 1: the plan" in plan.text
+    assert 303 == response.status_code
 
 
 async def test_the_replay_all_link_plans_and_starts_an_operation(app: Any, delivery: str, redis: Redis) -> None:

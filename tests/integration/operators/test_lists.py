@@ -233,7 +233,8 @@ async def test_a_count_equals_the_rows_of_its_list(redis: Redis, ledger: Ledger)
     for number, hook in enumerate(["standard", "standard", "other"]):
         delivery = Delivery(hook, "standard", (), b"%d" % number, datetime.now(UTC))
         meta = DeliveryInfo(hook, "standard", int(delivery.received_at.timestamp() * 1000))
-        await ledger.accept(delivery, meta, [], "main", dedup_id=None, event_state="parked", reason="bug")
+        receipt = await ledger.accept(delivery, meta, [], "main", dedup_id=None, event_state="parked", reason="bug")
+    id = receipt.delivery_id  # of the hook `other`
 
     filters = [
         Filter(),
@@ -245,10 +246,15 @@ async def test_a_count_equals_the_rows_of_its_list(redis: Redis, ledger: Ledger)
         Filter(reason="bug", hook="standard"),
         Filter(reason="no such"),
         Filter(until=(datetime.now(UTC) - timedelta(minutes=1)).isoformat()),
+        Filter(search=id),
+        Filter(search=id, hook="standard"),
+        Filter(search=id, state="parked"),
+        Filter(search=id, state="parked", reason="no such"),
+        Filter(search="no such"),
     ]
     counted = [await lists.count(filter) for filter in filters]
 
-    assert [3, 1, 3, 0, 3, 1, 2, 0, 0] == counted
+    assert [3, 1, 3, 0, 3, 1, 2, 0, 0, 1, 0, 1, 0, 0] == counted
     assert counted == [len((await lists.deliveries(filter)).rows) for filter in filters]
 
 
