@@ -214,6 +214,9 @@
     (element.closest("pre") ?? element).after(button);
   }
 
+  // While the server does not answer, a reload would replace the page by an error of the browser.
   const reloading = $("[data-reload-s]");
-  if (reloading) setTimeout(() => location.reload(), Number(reloading.dataset.reloadS) * 1000);
+  if (reloading) {
+    setInterval(() => fetch(location.href).then(() => location.reload(), () => {}), Number(reloading.dataset.reloadS) * 1000);
+  }
 })();
