@@ -504,16 +504,26 @@ class Ledger:
         """Return a delivery without its body. Raises NotFound."""
         return DeliveryInfo.decode(await self._head(delivery_id))
 
+    async def load_delivery_infos(self, delivery_ids: Sequence[str]) -> list[DeliveryInfo | None]:
+        """Return deliveries without their bodies; None for each that is not stored."""
+        heads = await self._heads(delivery_ids)
+        return [DeliveryInfo.decode(head) if head else None for head in heads]
+
     async def _head(self, delivery_id: str) -> bytes:
         """Return the first line of a stored delivery. Raises NotFound."""
-        key = f"{keys.DELIVERY}{delivery_id}"
-        start = await self.redis.command("GETRANGE", key, 0, 4_095)
-        if b"\n" not in start:
-            start = await self.redis.command("GET", key) or b""
-        head, newline, _ = start.partition(b"\n")
-        if not newline:
+        [head] = await self._heads([delivery_id])
+        if not head:
             raise NotFound(delivery_id)
-        return bytes(head)
+        return head
+
+    async def _heads(self, delivery_ids: Sequence[str]) -> list[bytes]:
+        """Return the first lines of deliveries; an empty one for each that is not stored."""
+        delivery_keys = [f"{keys.DELIVERY}{id}" for id in delivery_ids]
+        starts = await self.redis.pipeline([("GETRANGE", key, 0, 4_095) for key in delivery_keys])
+        for number, start in enumerate(starts):
+            if start and b"\n" not in start:
+                starts[number] = await self.redis.command("GET", delivery_keys[number]) or b""
+        return [bytes(start[: max(0, start.find(b"\n"))]) for start in starts]
 
     async def scan_by_time(
         self, name: str, since: float = float("-inf"), until: float = float("inf")

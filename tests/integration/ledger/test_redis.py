@@ -204,6 +204,19 @@ async def test_commands_beyond_ten_thousand_fail_at_once_and_affect_no_other(red
     assert b"PONG" == await redis.command("PING")
 
 
+async def test_a_pipeline_of_any_length_returns_its_replies_in_order(redis: Redis) -> None:
+    assert [] == await redis.pipeline([])
+    numbers = [b"%d" % number for number in range(12_345)]
+    assert numbers == await redis.pipeline([("ECHO", number) for number in numbers])
+
+
+async def test_a_wrong_command_of_a_pipeline_is_an_error_and_affects_no_other(redis: Redis) -> None:
+    with pytest.raises(hiredis.ReplyError, match="unknown command"):
+        await redis.pipeline([("ECHO", "a"), ("WRONG",), ("ECHO", "b")])
+
+    assert b"c" == await redis.command("ECHO", "c")
+
+
 # -- deadlines --
 
 
