@@ -12,8 +12,8 @@ from app.ledger.records import NotFound
 from app.operators import search_index
 from app.operators.explain import Explain, Row, run_off_loop
 from app.operators.history import MAX_CLOCK_SKEW_MS
-from app.operators.lists import MAX_SCANNED, Lists, SearchResult
-from app.operators.visit_lists import visit_row
+from app.operators.lists import Lists, SearchResult
+from app.operators.visit_lists import MAX_COMPARED, visit_row
 from app.settings.model import Settings
 
 MAX_HITS = 50
@@ -65,7 +65,7 @@ class Search:
         )
         return [
             "ids of visits (Doorbell's and the tool's), deliveries and requests",
-            f"beginnings of the ids of deliveries, and of the {MAX_SCANNED:,} visits whose start is nearest to today",
+            f"beginnings of the ids of deliveries, and of the {MAX_COMPARED:,} visits whose start is nearest to today",
             by_contact,
         ]
 
@@ -73,7 +73,7 @@ class Search:
         """Compare the ids of the visits nearest to today: a bounded number, whatever the number of visits is."""
         if not _BEGINNING.fullmatch(text):
             return []
-        prefix, today, hits, remaining = text.casefold(), datetime.now(UTC).date(), list[TaskId](), MAX_SCANNED
+        prefix, today, hits, remaining = text.casefold(), datetime.now(UTC).date(), list[TaskId](), MAX_COMPARED
         days = sorted(await self._ledger.visit_days(), key=lambda day: abs((_date(day) - today).days))
         for day in days:
             visits = await self._ledger.visits_of_day(day, remaining)

@@ -14,7 +14,7 @@ from app.ledger.ledger import Ledger
 from app.ledger.records import NotFound, Task
 from app.operators.explain import Row, merge_visit, run_off_loop
 from app.operators.filter import INDEXED_STATES
-from app.operators.lists import BATCH_SIZE, MAX_ROWS_CHECKED, MAX_SCANNED, PAGE_SIZE, ListPage
+from app.operators.lists import BATCH_SIZE, MAX_ROWS_CHECKED, PAGE_SIZE, ListPage
 from app.operators.search_index import full_name
 from app.visits.change import visit_start
 from app.visits.merge import currency, desired_visit
@@ -23,6 +23,8 @@ from app.webhooks.registry import source_of_visit
 #: `past` is the only one that lists the latest visits first.
 When = Literal["upcoming", "today", "tomorrow", "past", "any"]
 WHEN: tuple[When, ...] = get_args(When)
+#: The maximum number of visits whose start, id and state one page, count or search compares.
+MAX_COMPARED = 20_000
 #: The number of visits whose state is read at once.
 INDEX_BATCH = 1_000
 
@@ -50,8 +52,13 @@ class VisitFilter:
         return self.since <= start and (not self.until or start < self.until)
 
     def follows_cursor(self, start: str, task_id: TaskId) -> bool:
+        if not self.cursor:
+            return True
         position = _position(start, task_id)
-        return not self.cursor or (position < self.cursor if self.latest_first else position > self.cursor)
+        return position < self.cursor if self.latest_first else position > self.cursor
+
+    def has_source(self, task_id: TaskId) -> bool:
+        return not self.source or source_of_visit(task_id.external_id) == self.source
 
     def has_row(self, row: Row) -> bool:
         amount = _decimal(row["amount_collected"])
@@ -124,10 +131,10 @@ class VisitLists:
     async def visits(self, filter: VisitFilter, limit: int = PAGE_SIZE) -> ListPage:
         """Return visits in the order of their start. A visit whose newest time is not applied yet has its former place."""
         rows: list[Row] = []
-        scanned = checked = 0
+        compared = checked = 0
         last = filter.cursor
         async for batch in self._batches(filter):
-            scanned += len(batch)
+            compared += len(batch)
             matching = await self._in_state(batch, filter)
             for position in range(0, len(matching), PAGE_SIZE):
                 chunk = matching[position : position + PAGE_SIZE]
@@ -141,7 +148,7 @@ class VisitLists:
                 if checked >= max(MAX_ROWS_CHECKED, limit):
                     return ListPage(rows, last, truncated=True)
             last = _position(*batch[-1])
-            if scanned >= MAX_SCANNED:
+            if compared >= MAX_COMPARED:
                 return ListPage(rows, last, truncated=True)
         return ListPage(rows)
 
@@ -149,7 +156,7 @@ class VisitLists:
         """Count the visits that start within the filter's time, whatever its other fields; None if there are too many."""
         days = [day for day in await self._ledger.visit_days() if _has_day(filter, day)]
         sizes = await asyncio.gather(*(self._redis.command("LLEN", f"{keys.VISIT_DAY}{day}") for day in days))
-        if sum(sizes) > MAX_SCANNED:
+        if sum(sizes) > MAX_COMPARED:
             return None
         pages = await asyncio.gather(*map(self._ledger.visits_of_day, days))
         return sum(filter.starts_within(start) for page in pages for start, _ in page)
@@ -184,9 +191,7 @@ class VisitLists:
             matching = (
                 (start, task_id)
                 for start, task_id in (reversed(visits) if filter.latest_first else visits)
-                if filter.starts_within(start)
-                and filter.follows_cursor(start, task_id)
-                and filter.source in ("", source_of_visit(task_id.external_id))
+                if filter.starts_within(start) and filter.follows_cursor(start, task_id) and filter.has_source(task_id)
             )
             while batch := list(islice(matching, INDEX_BATCH)):
                 yield batch

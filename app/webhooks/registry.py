@@ -121,7 +121,8 @@ def specimens_file(name: str) -> Traversable:
 
 def source_of_visit(external_id: str) -> str:
     """Return the source that a visit's external_id begins with; empty if none does."""
-    return max((name for name in load_sources() if external_id.startswith(f"{name}-")), key=len, default="")
+    name, hyphen, _ = external_id.partition("-")
+    return name if hyphen and name in load_sources() else ""
 
 
 def source_title(name: str) -> str:
