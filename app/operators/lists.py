@@ -26,10 +26,10 @@ from app.webhooks.registry import load_sources, source_of_visit
 
 PAGE_SIZE = 50
 BATCH_SIZE = 200
-#: The maximum number of rows without a match that one page reads before it returns a cursor.
+#: The maximum number of rows that one page reads before it returns a cursor.
 MAX_ROWS_CHECKED = 400
-#: The same limit for rows that their metadata alone excludes.
-MAX_SCANNED = 20_000
+#: The same limit for deliveries and tasks that their metadata alone excludes.
+MAX_SCANNED = 10_000
 #: The number of tasks whose reasons are read at once.
 REASON_BATCH = 1_000
 #: More failures than this are counted, but not sorted by their reasons.
@@ -81,23 +81,23 @@ class Lists:
         checked, scanned, last, visits = 0, 0, "", VisitCache(self._ledger)
         async for page in self._deliveries_by_id(filter) if has_ids else self._scan(lists, filter):
             scanned += len(page)
-            metas = await self._delivery_infos([id for _, id in page])
+            metas = await self._ledger.load_delivery_infos([id for _, id in page])
             matches = [(at, id) for (at, id), meta in zip(page, metas, strict=True) if _matches(filter, meta)]
             # In chunks: the page may be full before all summaries are needed.
             for start in range(0, len(matches), PAGE_SIZE):
                 chunk = matches[start : start + PAGE_SIZE]
                 summaries = await self._explain.delivery_summaries([id for _, id in chunk], visits)
                 for (at, id), row in zip(chunk, summaries, strict=True):
-                    checked += 1
                     if not filter.state or filter.state in row["state"].split():
                         if len(rows) == limit:
                             return ListPage(rows, last)
                         rows.append(row)
-                    last = f"{at:.0f}_{id}"
+                    last = _position(at, id)
+                checked += len(chunk)
                 if checked >= MAX_ROWS_CHECKED:
                     return ListPage(rows, last, truncated=True)
             if scanned >= MAX_SCANNED:
-                return ListPage(rows, f"{page[-1][0]:.0f}_{page[-1][1]}", truncated=True)
+                return ListPage(rows, _position(*page[-1]), truncated=True)
         return ListPage(rows)
 
     async def tasks(self, filter: Filter, limit: int = PAGE_SIZE) -> ListPage:
@@ -106,8 +106,9 @@ class Lists:
         lists = await self._held_keys() if state == "held" else [f"{keys.STATE}{state}"]
         has_ids = filter.visit or filter.search
         rows: list[Row] = []
-        last = ""
+        checked, scanned, last = 0, 0, ""
         async for page in self._tasks_by_id(filter) if has_ids else self._scan(lists, filter, by_arrival=False):
+            scanned += len(page)
             matching = await self._filter_tasks([TaskId(task_id) for _, task_id in page], filter)
             matches = [(at, task_id) for at, task_id in page if task_id in matching]
             for start in range(0, len(matches), PAGE_SIZE):
@@ -118,7 +119,12 @@ class Lists:
                         if len(rows) == limit:
                             return ListPage(rows, last)
                         rows.append(row)
-                    last = f"{at:.0f}_{task_id}"
+                    last = _position(at, task_id)
+                checked += len(chunk)
+                if checked >= max(MAX_ROWS_CHECKED, limit):
+                    return ListPage(rows, last, truncated=True)
+            if scanned >= MAX_SCANNED:
+                return ListPage(rows, _position(*page[-1]), truncated=True)
         return ListPage(rows)
 
     async def iter_pages(
@@ -186,34 +192,45 @@ class Lists:
         return sorted(groups.values(), key=lambda group: -group.count)
 
     async def count(self, filter: Filter) -> int:
-        """Count the matches. The count is exact for tasks; for deliveries it ignores the state of the filter."""
+        """Count the matches; an upper bound if `has_exact_count` of the filter is false.
+
+        The state of a delivery is not checked, nor is the hook of many tasks.
+        """
         if filter.visit or filter.search:
             return await self._count_by_id(replace(filter, cursor=""))
         if not filter.is_by_state:
             return await self._count_arrived(filter, filter.since_ms, filter.until_ms)
         if replace(filter, cursor="") == Filter(state=filter.state):
             return (await self.count_by_state())[filter.state]
-        count, period = 0, (filter.since_ms, filter.until_ms)
+        count, task_ids, period = 0, list[TaskId](), (filter.since_ms, filter.until_ms)
         async for page in self._iter_reasons(filter.state if filter.state in INDEXED_STATES else "parked"):
-            task_ids = [
+            matching = [
                 task_id
                 for task_id, source, reason, since in page
                 if filter.reason in reason and filter.source in ("", source) and period[0] <= since <= period[1]
             ]
-            count += await self._count_for_hook(filter.hook, task_ids) if filter.hook else len(task_ids)
-        return count
+            count += len(matching)
+            if count <= MAX_ROWS_CHECKED:
+                task_ids += matching
+        return await self._count_for_hook(filter.hook, task_ids) if filter.hook and count <= MAX_ROWS_CHECKED else count
 
     async def _count_by_id(self, filter: Filter) -> int:
         if filter.is_by_state:
             return len((await self.tasks(filter, sys.maxsize)).rows)
         count = 0
         async for page in self._deliveries_by_id(filter):
-            count += sum(_matches(filter, meta) for meta in await self._delivery_infos([id for _, id in page]))
+            count += sum(
+                _matches(filter, meta) for meta in await self._ledger.load_delivery_infos([id for _, id in page])
+            )
         return count
 
     async def _count_for_hook(self, hook: str, task_ids: Sequence[TaskId]) -> int:
-        rows = await asyncio.gather(*(self.task_row(task_id) for task_id in task_ids))
-        return sum(row is not None and row["hook"] == hook for row in rows)
+        count = 0
+        for start in range(0, len(task_ids), REASON_BATCH):
+            batch = task_ids[start : start + REASON_BATCH]
+            rows = await asyncio.gather(*map(self.task_row, batch))
+            count += sum(row is not None and row["hook"] == hook for row in rows)
+        return count
 
     async def _count_arrived(self, filter: Filter, since: float | str, until: float | str) -> int:
         hooks = await self._hooks_matching(filter)
@@ -277,7 +294,7 @@ class Lists:
         """Yield one page with the deliveries that have a matching id, or that changed a visit with a matching id."""
         ids_by_visit = await asyncio.gather(*(self._deliveries_of_id(name) for name in await self.resolve_ids(filter)))
         ids = list({id for ids in ids_by_visit for id in ids})
-        metas = await self._delivery_infos(ids)
+        metas = await self._ledger.load_delivery_infos(ids)
         page = [(float(meta.received_at_ms), id) for id, meta in zip(ids, metas, strict=True) if meta]
         start, period = filter.cursor_position(), (filter.since_ms, filter.until_ms)
         yield sorted((entry for entry in page if entry < start and period[0] <= entry[0] <= period[1]), reverse=True)
@@ -325,20 +342,11 @@ class Lists:
             if bound == float("-inf"):
                 return
 
-    async def _delivery_infos(self, ids: Sequence[str]) -> list[DeliveryInfo | None]:
-        return await asyncio.gather(*(self._delivery_info(id) for id in ids))
-
-    async def _delivery_info(self, id: str) -> DeliveryInfo | None:
-        try:
-            return await self._ledger.load_delivery_info(id) if id else None
-        except NotFound:
-            return None
-
     async def _filter_tasks(self, task_ids: Sequence[TaskId], filter: Filter) -> set[str]:
         if not (filter.reason or filter.source or filter.since or filter.until):
             return set(task_ids)
-        fields = await asyncio.gather(
-            *(self._redis.command("HMGET", f"{keys.TASK}{task_id}", "reason", "pending_since") for task_id in task_ids)
+        fields = await self._redis.pipeline(
+            [("HMGET", f"{keys.TASK}{task_id}", "reason", "pending_since") for task_id in task_ids]
         )
         sources = await self._sources_of_tasks(task_ids)
         return {
@@ -368,7 +376,7 @@ class Lists:
 
     async def _sources_of_tasks(self, task_ids: Sequence[TaskId]) -> dict[str, str]:
         events = [task_id for task_id in task_ids if task_id.is_event]
-        metas = await self._delivery_infos([task_id.delivery_id for task_id in events])
+        metas = await self._ledger.load_delivery_infos([task_id.delivery_id for task_id in events])
         of_events = {task_id: meta.source if meta else "" for task_id, meta in zip(events, metas, strict=True)}
         return {task_id: of_events.get(task_id) or source_of_visit(task_id.external_id) for task_id in task_ids}
 
@@ -397,9 +405,15 @@ class Lists:
     async def _first_stored(self, deliveries: Iterable[str]) -> tuple[str, DeliveryInfo | None]:
         # A change that an operator made has no delivery.
         for id in deliveries:
-            if meta := await self._delivery_info(id):
+            [meta] = await self._ledger.load_delivery_infos([id])
+            if meta:
                 return id, meta
         return "", None
+
+
+def _position(at: float, name: str) -> str:
+    """Return the cursor of a page that begins after this entry."""
+    return f"{at:.0f}_{name}"
 
 
 def _matches(filter: Filter, meta: DeliveryInfo | None) -> bool:

@@ -124,6 +124,8 @@ def pages(names: dict[str, str]) -> dict[str, str]:
         "deliveries": "/console/deliveries",
         "deliveries of a hook": "/console/deliveries?hook=calendly",
         "deliveries, parked": "/console/deliveries?state=parked",
+        "deliveries, parked, of a hook": "/console/deliveries?state=parked&hook=calendly",
+        "deliveries, parked, of no hook": "/console/deliveries?state=parked&hook=none",
         "deliveries, applied": "/console/deliveries?state=applied",
         "deliveries, ignored (none)": "/console/deliveries?state=ignored",
         "deliveries, superseded (none)": "/console/deliveries?state=superseded",

@@ -37,7 +37,6 @@ async def deliveries(request: Request) -> Response:
         hooks=hooks,
         newest="" if filter.state or filter.reason or filter.search else newest,
         matching=matching,
-        is_upper_bound=filter.state in RESULT_STATES,
     )
 
 

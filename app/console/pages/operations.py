@@ -15,7 +15,7 @@ from app.console.rendering import number, redirect, render
 from app.ledger.times import humanize
 from app.operators.contacts import InvalidContact, is_contact
 from app.operators.discard import Discard
-from app.operators.filter import INDEXED_STATES, RESULT_STATES, Filter
+from app.operators.filter import INDEXED_STATES, Filter
 from app.operators.operations import OperationKind, OperationRequest
 from app.operators.outcomes import PlanCount, plan_counts
 from app.operators.replay import PlannedTask, PlanSummary, Replay
@@ -35,9 +35,9 @@ class Plan:
     """The plan of an operation.
 
     do: `replay` or `discard`. filter: its `until` is the time of the plan, so that later arrivals are not included.
-    contacts: by task, as typed. is_empty: no row is selected and no filter is set. count: the number of matches; for a
-    result state an upper bound. steps: the first tasks with the calls that a worker would make. summary: of all tasks that
-    were planned in time. is_partial: the time was too short for all.
+    contacts: by task, as typed. is_empty: no row is selected and no filter is set. count: see `Lists.count`. steps: the
+    first tasks with the calls that a worker would make. summary: of all tasks that were planned in time. is_partial: the
+    time was too short for all.
     """
 
     do: OperationKind
@@ -84,10 +84,6 @@ class Plan:
     @property
     def needs_confirmation(self) -> bool:
         return self.count > CONFIRM_ABOVE
-
-    @property
-    def is_upper_bound(self) -> bool:
-        return self.filter.state in RESULT_STATES
 
 
 async def plan(request: Request) -> Response:

@@ -5,6 +5,8 @@ import hashlib
 import json
 import re
 import threading
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 from typing import Any
@@ -18,7 +20,7 @@ from app.ledger.redis import Redis, RedisAddress
 from app.operators import redaction, search_index
 from app.operators.explain import MAX_CHANGES_ON_LOOP, Explain
 from app.operators.filter import Filter
-from app.operators.lists import PAGE_SIZE, Lists
+from app.operators.lists import BATCH_SIZE, PAGE_SIZE, Lists
 from app.operators.operations import OperationRequest, Operations
 from app.operators.overview import HookStats, Overview
 from app.operators.replay import Replay
@@ -225,6 +227,86 @@ async def test_a_list_without_matches_is_truncated_with_a_cursor(redis: Redis, l
 
     assert ([], True) == (rows.rows, rows.truncated)
     assert rows.next_cursor
+
+
+async def walk_pages(redis: Redis, lists: Lists, filter: Filter, monkeypatch: pytest.MonkeyPatch) -> tuple[int, int]:
+    """Follow the cursors to the end. Return how many rows there were, and the most commands that one page sent."""
+    commands, most, rows = 0, 0, 0
+    command, pipeline = redis.command, redis.pipeline
+
+    async def count_command(*arguments: Any) -> Any:
+        nonlocal commands
+        commands += 1
+        return await command(*arguments)
+
+    async def count_pipeline(many: Sequence[tuple[Any, ...]]) -> list[Any]:
+        nonlocal commands
+        commands += len(many)
+        return await pipeline(many)
+
+    monkeypatch.setattr(redis, "command", count_command)
+    monkeypatch.setattr(redis, "pipeline", count_pipeline)
+    while True:
+        commands = 0
+        page = await lists.deliveries(filter)
+        rows, most = rows + len(page.rows), max(most, commands)
+        assert page.truncated == bool(page.next_cursor)
+        if not page.next_cursor:
+            return rows, most
+        filter = replace(filter, cursor=page.next_cursor)
+
+
+async def test_one_page_reads_a_limited_number_of_deliveries(
+    redis: Redis, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.operators.lists.MAX_SCANNED", 400)
+    lists = Lists(ledger, settings := read_environment(SETTINGS), Explain(ledger, settings))
+    await store_ignored_deliveries(redis, range(1_000))
+    [oldest, *_] = await store_ignored_deliveries(redis, range(1), 1_600_000_000_000)
+    meta = {"hook": "standard", "source": "calendly", "received_at_ms": 1_600_000_000_000, "ignored": "ping"}
+    await redis.command("SET", f"bell:delivery:{oldest}", orjson.dumps(meta) + b"\n")
+
+    rows, most_commands = await walk_pages(ledger.redis, lists, Filter(source="calendly"), monkeypatch)
+
+    assert 1 == rows
+    assert most_commands < 400 + BATCH_SIZE + 50
+
+
+@pytest.mark.parametrize("filter", [Filter(state="parked", hook="other"), Filter(state="parked", reason="bug")])
+async def test_one_page_reads_a_limited_number_of_failures(
+    redis: Redis, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, filter: Filter
+) -> None:
+    monkeypatch.setattr("app.operators.lists.MAX_SCANNED", 400)
+    monkeypatch.setattr("app.operators.lists.MAX_ROWS_CHECKED", 50)
+    settings = read_environment(SETTINGS | {"HOOKS__OTHER__SOURCE": "standard", "HOOKS__OTHER__SECRETS": OTHER_SECRET})
+    lists = Lists(ledger, settings, Explain(ledger, settings))
+    for number in range(1_001):
+        hook, reason = ("standard", "time_unknown") if number else ("other", "bug")
+        meta = {"hook": hook, "source": "standard", "received_at_ms": 1_700_000_000_000 + number}
+        id = f"d{meta['received_at_ms']:011x}{number:010x}"
+        await redis.command("SET", f"bell:delivery:{id}", orjson.dumps(meta) + b"\n")
+        await redis.command("HSET", f"bell:event:{id}", "state", "parked", "reason", reason, "pending_since", number)
+        await redis.command("ZADD", "bell:parked", number, f"event:{id}")
+
+    rows, most_commands = await walk_pages(ledger.redis, lists, filter, monkeypatch)
+
+    assert 1 == rows
+    assert most_commands < 2 * (400 + BATCH_SIZE) + 50  # two for each task that its metadata excludes
+
+
+async def test_the_failures_of_a_hook_are_counted_if_they_are_few(
+    redis: Redis, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.operators.lists.MAX_ROWS_CHECKED", 3)
+    lists = Lists(ledger, settings := read_environment(SETTINGS), Explain(ledger, settings))
+    counts = []
+    for number in range(4):
+        delivery = Delivery("standard", "standard", (), b"%d" % number, datetime.now(UTC))
+        meta = DeliveryInfo("standard", "standard", int(delivery.received_at.timestamp() * 1000))
+        await ledger.accept(delivery, meta, [], "main", dedup_id=None, event_state="parked", reason="bug")
+        counts.append(await lists.count(Filter(state="parked", hook="another")))
+
+    assert [0, 0, 0, 4] == counts
 
 
 async def test_a_count_equals_the_rows_of_its_list(redis: Redis, ledger: Ledger) -> None:
