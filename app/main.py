@@ -19,6 +19,7 @@ from app.console import Console
 from app.intake.endpoint import WebhookEndpoint
 from app.intake.http_protocol import ON_SHUTDOWN, raise_file_limit
 from app.intake.tracing import trace_requests
+from app.ledger import scripts
 from app.ledger.ledger import Ledger
 from app.ledger.redis import Redis, RedisAddress, RedisUnavailable, ServerUnusable
 from app.settings.environment import SettingsError, read_environment
@@ -131,6 +132,7 @@ async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Any]]:
         services.counters.run(services.ledger.redis),
         services.alerts.run(is_worker=False),
     )
+    scripts.check_callers()
     _tune_garbage_collector()
     log.info("web_started", hooks=sorted(services.settings.active_hooks))
 

@@ -10,7 +10,7 @@ from typing import Any
 import arq.worker
 from arq import func
 
-from app.ledger import keys
+from app.ledger import keys, scripts
 from app.ledger.ids import EVENT, VISIT
 from app.ledger.ledger import Ledger
 from app.ledger.redis import Redis, RedisAddress
@@ -53,6 +53,7 @@ async def on_startup(ctx: dict[Any, Any]) -> None:
     logs.configure(settings)  # arq's command line has already configured logging
     logs.warn_of_unknown_variables()
     tracing.configure("worker")
+    scripts.check_callers()
     redis = Redis(RedisAddress.from_url(settings.redis_url, settings.redis_tls_verify))
     ledger = Ledger(redis, settings.retention_days, settings.body_keys)
     await ledger.record_schema()

@@ -128,6 +128,17 @@ def _key(match: re.Match[str]) -> str:
         raise LookupError(f"a script uses {match[0]}, and keys.py has no {match[1].upper()}") from None
 
 
+def check_callers() -> None:
+    """Raise TypeError if a call in the ledger does not pass the parameters of its script."""
+    scripts = {name: script(name) for name in SOURCES if "/" not in name}
+    for file in CALLERS:
+        check_calls((files("app.ledger") / file).read_text(), file, scripts)
+
+
+#: The modules that call scripts.
+CALLERS = ("ledger.py", "redis.py")
+
+
 def check_calls(code: str, file: str, scripts: Mapping[str, Script]) -> None:
     """Raise TypeError if a call `scripts.name(…)` in this Python code does not pass the script's parameters."""
     for node in ast.walk(ast.parse(code)):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from app.ledger import keys, scripts
-from app.ledger.scripts import Script, check_calls, load
+from app.ledger.scripts import CALLERS, Script, check_callers, check_calls, load
 
 GREET = """#!lua flags=allow-oom
 --- greet: Greet somebody.
@@ -102,12 +102,13 @@ def test_a_correct_call_in_the_code_passes() -> None:
     check_calls("redis.run(scripts.greet(friends=[], name=a, times=1))", "ledger.py", load(SOURCES))
 
 
-@pytest.mark.parametrize("file", ["ledger.py", "redis.py"])
-def test_every_call_in_the_ledger_passes_the_parameters_of_its_script(file: str) -> None:
-    code = (Path(keys.__file__).parent / file).read_text()
+def test_every_module_that_calls_scripts_is_checked_at_start() -> None:
+    root = Path(keys.__file__).parents[2]
+    modules = [*root.glob("app/*/*.py"), *root.glob("jobs/*.py")]
+    calls_script = re.compile(r"\bscripts\.(?!check_)\w+\(")
 
-    assert "scripts." in code
-    check_calls(code, file, SCRIPTS)
+    assert sorted(CALLERS) == sorted(file.name for file in modules if calls_script.search(file.read_text()))
+    check_callers()
 
 
 def test_an_unknown_include_is_an_error() -> None:
