@@ -149,7 +149,9 @@ class VisitRun(TaskRun):
         settings = self.context.settings
         remaining_s = min(settings.contact_for_s, settings.retry_for_s) - seconds_since(self.task.pending_since_ms)
         if remaining_s <= 0:
-            raise NeedsOperator(reason, "no later change had it")
+            raise NeedsOperator(
+                reason, f"no later message had {'a time' if reason == 'time_unknown' else 'an e-mail address'}"
+            )
         return Outcome(
             state="waiting",
             attempt=self.attempt(reason),

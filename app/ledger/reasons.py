@@ -47,7 +47,7 @@ REASONS = {
         "No e-mail address",
         "The booking came without an e-mail address, so Review Rover cannot tell whose visit this is.",
         (
-            "Replay with the customer's e-mail address or contact id.",
+            "Enter the customer's e-mail address or contact id, and replay.",
             "Add the address at the tool, which sends the booking again.",
             "Discard the failure: no review request will be sent.",
         ),

@@ -51,7 +51,7 @@ _EFFECTS = {
     "repaired visit": "repaired after an audit",
     "revealed delivery": "revealed personal data",
     "revealed visit": "revealed personal data",
-    "fetched remote visit": "read from the Visits API",
+    "fetched remote visit": "looked it up in Review Rover",
     "erased person": "erased personal data",
 }
 #: The number of entries that are read at once, and from which `actors` takes the names.

@@ -19,7 +19,7 @@ from app.ledger.records import Attempt, BodyUnavailable, DeliveryInfo, NotFound,
 from app.ledger.times import iso_timestamp
 from app.operators.activity_log import Activity, ActivityLog, ActivityPage
 from app.operators.contacts import is_assignment
-from app.operators.filter import ActivityFilter
+from app.operators.filter import STATE_TITLES, ActivityFilter
 from app.operators.history import (
     HistoryLine,
     activity_line,
@@ -56,6 +56,9 @@ FIELD_TITLES = {
     "amount_collected": "Amount",
     "currency": "Currency",
     "event_date": "Date for Review Rover",
+    "completed": "Is completed",
+    "created_at": "Created in Review Rover",
+    "updated_at": "Last changed in Review Rover",
     "contact.email": "E-mail address",
     "contact.first_name": "First name",
     "contact.last_name": "Last name",
@@ -501,7 +504,7 @@ def _delivery_sentence(meta: DeliveryInfo, changes: Sequence[Row]) -> str:
     if states["parked"]:
         return _needs_attention(next(change.get("reason") for change in changes if change["state"] == "parked"))
     if waits := [change for change in changes if change["state"] in ("waiting", "held")]:
-        return f"Not applied yet: {waits[0].get('reason') or waits[0]['state']}. Doorbell retries automatically."
+        return f"Not applied yet: {_wait_title(waits[0].get('reason'), waits[0]['state'])}. Doorbell retries automatically."
     if states["queued"] or states["running"]:
         return "Accepted, not applied yet."
     if states["applied"]:
@@ -515,12 +518,16 @@ def _needs_attention(reason: str | None) -> str:
     return f"Needs attention: {find_reason(reason).title} ({reason})." if reason else "Needs attention."
 
 
+def _wait_title(reason: str | None, state: str) -> str:
+    return find_reason(reason).title if reason else STATE_TITLES[state]
+
+
 def _visit_sentence(primary: Task) -> str:
     match primary.state:
         case "parked":
             return _needs_attention(primary.reason)
         case "waiting" | "held":
-            return f"Not up to date: {primary.reason or primary.state}. Doorbell retries automatically."
+            return f"Not up to date: {_wait_title(primary.reason, primary.state)}. Doorbell retries automatically."
         case "queued" | "running":
             return "The newest changes are not applied yet."
         case "discarded":

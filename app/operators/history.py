@@ -98,10 +98,11 @@ def visit_history(
     assigned: the deliveries that are no messages of the tool, but contacts that an operator assigned.
     """
     attempts = [attempt for alias in aliases for attempt in alias.attempts]
+    acts = [activity_line(activity) for activity in activities]
     lines = [
         *_messages(aliases, assigned),
-        *attempt_lines(attempts, aliases[0].reason),
-        *(activity_line(activity) for activity in activities),
+        *attempt_lines(attempts, aliases[0].reason, [act.at_ms for act in acts if act.operation]),
+        *acts,
     ]
     lines = list(_with_assigners(sorted(lines, key=lambda line: line.at_ms)))
     return lines + pending_lines(aliases[0], lines[-1].at_ms if lines else 0)
@@ -362,14 +363,20 @@ def _superseding(message: _Message, final: Facts) -> str:
 # -- attempts and acts --
 
 
-def attempt_lines(attempts: Iterable[Attempt], reason: str = "") -> Iterator[HistoryLine]:
-    """Yield one line for consecutive attempts that failed in the same way. reason: of the task, if it is not done."""
+def attempt_lines(
+    attempts: Iterable[Attempt], reason: str = "", operations_ms: Sequence[int] = ()
+) -> Iterator[HistoryLine]:
+    """Yield one line for consecutive attempts that failed in the same way.
+
+    reason: of the task, if it is not done. operations_ms: the times of replays and discards, which begin a new line.
+    """
     ordered = sorted(attempts, key=lambda attempt: attempt.started_at_ms)
     last: HistoryLine | None = None
     for attempt in ordered:
         text = attempt_sentence(attempt, reason if attempt is ordered[-1] else "")
         line = HistoryLine(attempt.started_at_ms, "attempt", text, calls=_calls(attempt))
-        if last and last.text == line.text and not _is_successful(attempt):
+        is_equal = last is not None and last.text == line.text and not _is_successful(attempt)
+        if last and is_equal and not any(last.at_ms < at_ms <= line.at_ms for at_ms in operations_ms):
             last = replace(last, repeated=last.repeated + 1, last_ms=line.at_ms, calls=line.calls)
             continue
         if last:

@@ -124,7 +124,7 @@ def test_mend_a_missing_address(office: Harness, console: ConsoleBrowser) -> Non
     console.open("/console")
     console.click("main a:has-text('No e-mail address')")
     console.click("a[href$='standard-D-1']")
-    console.click("text=Replay…")
+    console.click("text=Enter an e-mail address…")
     console.page.fill("input[name$='standard-D-1']", "hopper@example.com")
     console.click("button.main")
 

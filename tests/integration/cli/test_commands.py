@@ -1216,7 +1216,7 @@ def test_a_visit_that_needs_attention_says_why_and_what_helps(busy: Harness) -> 
         "✘ standard-A-2  Standard Webhooks",
         "  Needs attention: No e-mail address (contact_unknown).",
         "  The booking came without an e-mail address, so Review Rover cannot tell whose visit this is.",
-        "  → Replay with the customer's e-mail address or contact id.",
+        "  → Enter the customer's e-mail address or contact id, and replay.",
         "  → Add the address at the tool, which sends the booking again.",
         "  → Discard the failure: no review request will be sent.",
         "    doorbell replay standard-A-2 --contact EMAIL --yes",

@@ -14,7 +14,7 @@ from app.ledger.records import Attempt, Lease, Outcome
 from app.operators.actions import Actions, Actor
 from app.operators.contacts import assignment
 from app.operators.explain import Explain
-from app.operators.history import MAX_MESSAGES, attempt_sentence
+from app.operators.history import MAX_MESSAGES, attempt_lines, attempt_sentence
 from app.settings.environment import read_environment
 from app.visits.change import Contact
 from tests.support.ledger import accept, attempt, change, start_run, visit_task
@@ -152,6 +152,14 @@ async def test_equal_failures_are_told_once_with_their_count(ledger: Ledger) -> 
 
     assert ("not applied: The API does not answer", 3) == (failure["text"], failure["repeated"])
     assert failure["last"] >= failure["at"]
+
+
+def test_equal_failures_before_and_after_a_replay_are_two_lines() -> None:
+    failures = [Attempt(started_at_ms=at, took_ms=1, outcome="contact_unknown") for at in (10, 20, 30, 40)]
+
+    lines = [(line.at_ms, line.repeated, line.last_ms) for line in attempt_lines(failures, operations_ms=[25])]
+
+    assert [(10, 2, 20), (30, 2, 40)] == lines
 
 
 async def test_acts_of_operators_are_part_of_the_story(ledger: Ledger) -> None:

@@ -241,7 +241,7 @@ async def test_an_alert_about_failures_says_which_and_what_helps(redis: Redis, c
     [message] = await scene.check()
 
     assert [
-        "• No e-mail address: 2. Replay with the customer's e-mail address or contact id.",
+        "• No e-mail address: 2. Enter the customer's e-mail address or contact id, and replay.",
         "• No time: 1. Make the tool send the event again.",
     ] == [line for line in message.splitlines() if line.startswith("•")]
     await scene.minutes_later(12)
