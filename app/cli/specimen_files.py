@@ -12,13 +12,13 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from app.visits.change import VisitChange
-from app.webhooks.delivery import Delivery, UnreadableBody
+from app.webhooks.delivery import Delivery, UnreadableBody, header_lines
 from app.webhooks.payload import Payload, Untranslatable
-from app.webhooks.registry import load_sources, load_specimens, specimens_file
+from app.webhooks.registry import load_sources, load_specimens, specimen_body, specimens_file
 from app.webhooks.signatures.combined import FirstPresent
 from app.webhooks.signatures.scheme import Scheme, SignatureError, VerificationContext
 from app.webhooks.source import Ignored, LoadedSource
-from app.webhooks.specimens import describe_change, specimen_body
+from app.webhooks.specimens import describe_change
 from app.webhooks.translation import parse_event
 
 #: The time in a signature, as the command needs it.
@@ -150,8 +150,7 @@ class _Specimen:
             raise CannotComplete(f"signed_with gives {digest}, and the scheme of the module {' '.join(values)}")
 
     def _delivery(self) -> Delivery:
-        headers = self._recorded.get("headers", {})
-        lines = tuple((name.lower().encode(), value.encode("latin-1")) for name, value in headers.items())
+        lines = header_lines(self._recorded.get("headers", {}))
         name, now = self._tool.name, datetime.fromisoformat(self._recorded["now"])
         query = self._setting("query").encode()
         return Delivery(

@@ -20,8 +20,8 @@ from app.demo import valkey
 from app.demo.system import NotStarted, System, wait_until
 from app.visits.change import external_id
 from app.webhooks.fresh_specimens import refresh
-from app.webhooks.registry import source_title
-from app.webhooks.specimens import find_specimen, specimen_body
+from app.webhooks.registry import source_title, specimen_body
+from app.webhooks.specimens import find_specimen
 
 #: What `demo --all` sends for the tools that the steps do not show: a booking and its move.
 MORE_BOOKINGS = {

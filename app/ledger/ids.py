@@ -84,10 +84,6 @@ def new_delivery_id() -> str:
     return f"d{(time.time_ns() // 1_000_000 << 40) + random.getrandbits(40):021x}"
 
 
-def is_delivery_id(text: str) -> bool:
-    return text.startswith("d")
-
-
 def delivery_time_ms(delivery_id: str) -> int:
     """Return the time at which the id was made. An origin is accepted too."""
     return int(delivery_id[1:12], 16)

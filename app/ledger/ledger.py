@@ -548,11 +548,6 @@ class Ledger:
         scores = await self.redis.command("ZMSCORE", keys.QUEUED, *task_ids) if task_ids else []
         return sum(score is not None for score in scores)
 
-    async def newest_delivery_ids(self, hooks: Iterable[str], limit: int) -> list[str]:
-        """Return the newest ids over all these hooks, newest first."""
-        pages = [await self.redis.command("ZREVRANGE", f"{keys.DELIVERIES}{hook}", 0, limit - 1) for hook in hooks]
-        return sorted((id.decode() for page in pages for id in page), reverse=True)[:limit]
-
     async def load_task(self, task_id: TaskId, alias_depth: int = 0) -> Task:
         """Raise NotFound."""
         hash = await self.redis.command("HGETALL", f"{keys.TASK}{task_id}")

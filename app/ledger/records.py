@@ -9,7 +9,7 @@ import orjson
 
 from app.ledger.ids import TaskId
 from app.visits.merge import RecordedChange
-from app.webhooks.delivery import Delivery
+from app.webhooks.delivery import Delivery, header_lines
 
 #: A worker runs a limited number of jobs of each queue at once (jobs/concurrency.py).
 Queue = Literal["visits", "events", "replays"]
@@ -89,8 +89,7 @@ class DeliveryInfo:
         return datetime.fromtimestamp(self.received_at_ms / 1000, UTC)
 
     def to_delivery(self, body: bytes) -> Delivery:
-        headers = tuple((name.lower().encode(), value.encode("latin-1")) for name, value in self.headers.items())
-        return Delivery(self.hook, self.source, headers, body, self.received_at, self.request_id)
+        return Delivery(self.hook, self.source, header_lines(self.headers), body, self.received_at, self.request_id)
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,6 +80,11 @@ class Delivery:
         return next((value for parameter, value in parameters if parameter == name), None)
 
 
+def header_lines(headers: Mapping[str, str]) -> tuple[tuple[bytes, bytes], ...]:
+    """Return headers as a Delivery has them."""
+    return tuple((name.lower().encode(), value.encode("latin-1")) for name, value in headers.items())
+
+
 @cache
 def _header_key(name: str) -> bytes:
     return name.lower().encode()

@@ -8,9 +8,9 @@ from typing import Any
 
 import orjson
 
-from app.webhooks.delivery import Delivery, UnreadableBody
+from app.webhooks.delivery import Delivery, UnreadableBody, header_lines
 from app.webhooks.payload import Untranslatable
-from app.webhooks.registry import load_sources, load_specimens
+from app.webhooks.registry import load_sources, load_specimens, specimen_body
 from app.webhooks.translation import parse_event
 
 #: The fields of an expected change that are ids of the tool.
@@ -82,10 +82,8 @@ def _ids(source: str, recorded: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _repeat_key(source: str, recorded: Mapping[str, Any]) -> Iterator[str]:
-    tool, body = load_sources()[source], recorded["body"]
-    raw = body.encode() if isinstance(body, str) else orjson.dumps(body)
-    headers = tuple((name.lower().encode(), value.encode("latin-1")) for name, value in recorded["headers"].items())
-    delivery = Delivery(source, source, headers, raw, datetime.min.replace(tzinfo=UTC))
+    tool, lines = load_sources()[source], header_lines(recorded["headers"])
+    delivery = Delivery(source, source, lines, specimen_body(recorded), datetime.min.replace(tzinfo=UTC))
     try:
         key = tool.definition.repeat_key and tool.definition.repeat_key(parse_event(tool, delivery))
     except (UnreadableBody, Untranslatable):

@@ -10,6 +10,8 @@ from importlib.resources import files
 from importlib.resources.abc import Traversable
 from typing import Any
 
+import orjson
+
 from app.visits.change import CONTACT_FIELDS, VisitChange
 from app.webhooks.delivery import Event
 from app.webhooks.source import Ignored, InvalidSource, LoadedSource, PartlyTranslatable, Source, Translate
@@ -113,6 +115,12 @@ def load_specimens(name: str) -> dict[str, Any]:
     except ValueError as error:
         raise InvalidSource(f"{path} is not valid JSON: {error}") from None
     return specimens
+
+
+def specimen_body(recorded: Mapping[str, Any]) -> bytes:
+    """Return the body of a recorded delivery: a string unchanged, anything else as compact JSON."""
+    body = recorded["body"]
+    return body.encode() if isinstance(body, str) else orjson.dumps(body)
 
 
 def specimens_file(name: str) -> Traversable:

@@ -7,12 +7,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 import httpx
-import orjson
 
 from app.visits.change import VisitChange
-from app.webhooks.delivery import Delivery
+from app.webhooks.delivery import Delivery, header_lines
 from app.webhooks.fresh_specimens import refresh
-from app.webhooks.registry import load_sources, load_specimens
+from app.webhooks.registry import load_sources, load_specimens, specimen_body
 from app.webhooks.signatures.scheme import VerificationContext
 
 
@@ -29,12 +28,6 @@ def find_specimen(source: str, name_or_number: str) -> dict[str, Any]:
         if name_or_number.lower() in delivery["name"].lower():
             return delivery
     raise UnknownSpecimen(f"no specimen of {source} is called {name_or_number}; `doorbell ring {source}` lists them")
-
-
-def specimen_body(recorded: Mapping[str, Any]) -> bytes:
-    """Return the body of a recorded delivery: a string unchanged, anything else as compact JSON."""
-    body = recorded["body"]
-    return body.encode() if isinstance(body, str) else orjson.dumps(body)
 
 
 def describe_change(change: VisitChange) -> dict[str, Any]:
@@ -64,8 +57,7 @@ def sign_headers(
 ) -> dict[str, str]:
     """Return the headers with a new signature. url: the hook's URL as the tool knows it (PUBLIC_URL)."""
     scheme = load_sources()[source].definition.with_auth(auth).signature
-    lines = tuple((name.lower().encode(), value.encode("latin-1")) for name, value in headers.items())
-    delivery = Delivery(source, source, lines, body, datetime.now(UTC), query=query.encode())
+    delivery = Delivery(source, source, header_lines(headers), body, datetime.now(UTC), query=query.encode())
     signed = scheme.sign(delivery, VerificationContext(secrets, time.time(), url))
     replaced = {name.lower() for name in signed}
     return {name: value for name, value in headers.items() if name.lower() not in replaced} | signed

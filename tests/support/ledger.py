@@ -27,6 +27,10 @@ def visit_task(visit: str) -> str:
     return f"visit:main/standard-{visit}"
 
 
+async def newest_delivery_ids(ledger: Ledger, hook: str) -> list[str]:
+    return [id.decode() for id in await ledger.redis.command("ZREVRANGE", f"bell:deliveries:{hook}", 0, -1)]
+
+
 async def accept(
     ledger: Ledger, *changes: VisitChange, key: str | None = None, raw: bytes = b"", **options: Any
 ) -> AcceptResult:

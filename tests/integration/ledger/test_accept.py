@@ -25,6 +25,7 @@ from tests.support.ledger import (
     complete_run,
     done,
     jobs,
+    newest_delivery_ids,
     parked,
     start_run,
     state_of,
@@ -63,7 +64,7 @@ async def test_a_delivery_is_read_as_it_was_written(ledger: Ledger) -> None:
         info.headers,
     )
     assert [visit_task("A"), visit_task("B")] == info.task_ids
-    assert [written.delivery_id] == await ledger.newest_delivery_ids(["shop"], 10)
+    assert [written.delivery_id] == await newest_delivery_ids(ledger, "shop")
 
 
 async def test_newer_deliveries_have_greater_ids(ledger: Ledger) -> None:
@@ -72,7 +73,7 @@ async def test_newer_deliveries_have_greater_ids(ledger: Ledger) -> None:
     second = await accept(ledger)
 
     assert first.delivery_id < second.delivery_id
-    assert [second.delivery_id, first.delivery_id] == await ledger.newest_delivery_ids(["standard"], 10)
+    assert [second.delivery_id, first.delivery_id] == await newest_delivery_ids(ledger, "standard")
 
 
 async def test_a_repeat_returns_the_first_id_and_writes_nothing(ledger: Ledger, redis: Redis) -> None:

@@ -34,7 +34,7 @@ from tests.support.every_key import (
     send_deliveries,
 )
 from tests.support.harness import Harness, Server, sign_standard, standard_body, wait_until
-from tests.support.ledger import accept, change, done, start_run, visit_task
+from tests.support.ledger import accept, change, done, newest_delivery_ids, start_run, visit_task
 
 EMAIL = "ada@example.com"
 #: In the formats of `standard` and of Acuity.
@@ -287,7 +287,7 @@ async def test_a_concurrent_retranslation_does_not_restore_an_erased_body(
     """The second operation runs completely between the read and the write of the first."""
     harness.start_web()
     harness.send("visit.created", "A", contact=ADA)
-    [id] = await ledger.newest_delivery_ids(["standard"], 1)
+    [id] = await newest_delivery_ids(ledger, "standard")
     await ledger.complete(await start_run(ledger, "A"), done())
     erasure, script = Erasure(ledger, read_environment(harness.env), EMAIL), redis.script
     results: list[str] = []

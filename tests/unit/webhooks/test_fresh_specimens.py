@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from app.webhooks.fresh_specimens import refresh
-from app.webhooks.registry import load_specimens
+from app.webhooks.registry import load_specimens, specimen_body
 from app.webhooks.source import Ignored
-from app.webhooks.specimens import find_specimen, specimen_body
+from app.webhooks.specimens import find_specimen
 from tests.support.specimens import Specimen, each_tool, events
 
 NOW = datetime(2031, 5, 20, 12, 0, tzinfo=UTC)
