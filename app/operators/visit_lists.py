@@ -163,7 +163,11 @@ class VisitLists:
 
     async def customers(self, rows: Sequence[Row]) -> list[str]:
         """Return the name of the customer of each row, else an address or number; empty if there is none."""
-        return await asyncio.gather(*(self._customer(task_id_of(row)) for row in rows))
+        names: list[str] = []
+        for start in range(0, len(rows), PAGE_SIZE):
+            task_ids = map(task_id_of, rows[start : start + PAGE_SIZE])
+            names += await asyncio.gather(*map(self._customer, task_ids))
+        return names
 
     async def _customer(self, task_id: TaskId) -> str:
         try:

@@ -11,7 +11,7 @@ from app.ledger.ids import TaskId
 from app.ledger.ledger import Ledger
 from app.ledger.redis import Redis
 from app.operators.visit_lists import VisitFilter, VisitLists, period
-from app.visits.change import VisitChange
+from app.visits.change import Contact, VisitChange
 from tests.support.ledger import accept, change, done, parked, start_run
 
 NEW_YORK = ZoneInfo("America/New_York")
@@ -165,3 +165,17 @@ async def test_an_expired_visit_is_not_listed(ledger: Ledger, redis: Redis) -> N
     await redis.command("DEL", "bell:visit:main/standard-A")
 
     assert [] == await listed(ledger)
+
+
+async def test_the_customers_of_many_visits_are_read_in_batches(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.ledger.redis._MAX_PENDING", 60)
+    for number in range(70):
+        contact = Contact(email=f"customer-{number}@example.com")
+        await accept(ledger, change(f"V-{number}", time_scheduled=at(9), contact=contact))
+    lists = VisitLists(ledger)
+
+    rows = [row async for page in lists.iter_pages(VisitFilter(), 70) for row in page.rows]
+
+    assert [f"customer-{row['visit'].rpartition('-')[2]}@example.com" for row in rows] == await lists.customers(rows)
