@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from app.cli.output import for_people, print_table, printable, sentence_for_people
+from app.cli.output import for_people, print_table, printable, sentence_for_people, with_currency
 from app.cli.tables import style, symbol, wrap
 from app.ledger.ids import delivery_time_ms
 from app.ledger.reasons import find_reason
@@ -61,8 +61,7 @@ def _visit_lines(row: Row) -> Iterator[str]:
     yield from _help(row, row["visit"])
     yield ""
     values = {label: row["facts"].get(name, {}).get("value") for name, label in VISIT_FIELDS.items()}
-    if values["amount"]:
-        values["amount"] = " ".join(filter(None, (values["amount"], row.get("currency"))))
+    values["amount"] = with_currency(values["amount"], row.get("currency"))
     remote = row.get("remote_now", row["remote"]) or {}
     yield from _pairs(
         {

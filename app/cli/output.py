@@ -143,6 +143,10 @@ def for_people(value: Any) -> str:
     return local_time(datetime.fromisoformat(text), time_zone()) if _TIMESTAMP.fullmatch(text) else text
 
 
+def with_currency(amount: str | None, currency: str | None) -> str:
+    return f"{amount} {currency}" if amount and currency else amount or ""
+
+
 def sentence_for_people(text: str) -> str:
     """Format the times in a sentence like `for_people`."""
     return _TIMESTAMP.sub(lambda match: for_people(match[0]), text)

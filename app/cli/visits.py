@@ -20,6 +20,7 @@ from app.cli.output import (
     print_rows,
     time_zone,
     utc_option,
+    with_currency,
 )
 from app.cli.session import actions, run_with_ledger
 from app.ledger.ledger import Ledger
@@ -109,8 +110,8 @@ def _hit_for_people(row: Row) -> Row:
         "at": row["at"],
         "id": row["id"],
         "title": row["title"],
-        "state": f"{row['state']}, cancelled" if row.get("cancelled") else row["state"],
-        "amount": " ".join(filter(None, (row.get("amount_collected"), row.get("currency")))),
+        "state": _state(row, is_cancelled=row.get("cancelled", False)),
+        "amount": with_currency(row.get("amount_collected"), row.get("currency")),
     }
 
 
@@ -128,12 +129,15 @@ async def _load(
 
 
 def _for_people(row: Row) -> Row:
-    state = f"{row['state']}, cancelled" if row["date_cancelled"] else row["state"]
     return {
         "start": row["start"],
         **({"customer": row["customer"]} if "customer" in row else {}),
         "visit": row["visit"],
         "in_review_rover": f"#{row['number']}" if row["number"] else None,
-        "state": state,
-        "amount": " ".join(filter(None, (row["amount_collected"], row["currency"]))),
+        "state": _state(row, is_cancelled=bool(row["date_cancelled"])),
+        "amount": with_currency(row["amount_collected"], row["currency"]),
     }
+
+
+def _state(row: Row, *, is_cancelled: bool) -> str:
+    return f"{row['state']}, cancelled" if is_cancelled else str(row["state"])
