@@ -3,6 +3,9 @@
 from datetime import UTC, datetime, tzinfo
 from typing import Literal
 
+#: The maximum difference between the clocks of two machines.
+MAX_CLOCK_SKEW_MS = 1_000
+
 
 def iso_timestamp(ms: float | None, precision: Literal["seconds", "milliseconds"] = "seconds") -> str | None:
     """Format a time in ms since 1970 as ISO 8601. Return None for 0 and None."""

@@ -1,4 +1,4 @@
-"""The history of a visit in sentences, oldest first: each message of the tool, each attempt, each act of an operator.
+"""The history of a visit in sentences, oldest first: each message of the tool, each attempt, each activity of an operator.
 
 Times in a sentence are in ISO 8601, so that each reader can show them in another zone. No sentence has personal data.
 """
@@ -11,7 +11,7 @@ from typing import Any
 from app.ledger.ids import delivery_of, delivery_time_ms
 from app.ledger.reasons import REASONS, find_reason
 from app.ledger.records import Attempt, Task
-from app.ledger.times import iso_timestamp
+from app.ledger.times import MAX_CLOCK_SKEW_MS, iso_timestamp
 from app.operators.activity_log import Activity
 from app.operators.redaction import response_sentence
 from app.visits.change import CONTACT_FIELDS
@@ -26,6 +26,8 @@ from app.visits.merge import (
     merge_changes,
 )
 
+#: A history has at most this many messages.
+MAX_MESSAGES = 300
 #: The results of a run that ended well, see docs/glossary.md.
 RESULTS = {
     "created": "created in Review Rover",
@@ -161,10 +163,6 @@ def delivery_history(
     return lines, own
 
 
-#: The maximum difference between the clocks of two machines.
-MAX_CLOCK_SKEW_MS = 1_000
-
-
 def _attempts_since(attempts: list[Attempt], at_ms: int) -> list[Attempt]:
     later = [attempt for attempt in attempts if attempt.started_at_ms >= at_ms]
     return later or [attempt for attempt in attempts if attempt.started_at_ms >= at_ms - MAX_CLOCK_SKEW_MS]
@@ -226,10 +224,6 @@ def _messages(aliases: Sequence[Task], assigned: Container[str], only: str = "")
             counts=counts if len(messages) > 1 else "",
             superseded_by="" if counts or message.is_discarded else _superseding(message, final),
         )
-
-
-#: A history has at most this many messages.
-MAX_MESSAGES = 300
 
 
 def _merge(messages: Iterable[_Message]) -> Facts:
@@ -360,7 +354,7 @@ def _superseding(message: _Message, final: Facts) -> str:
     return max((delivery for delivery in deciding if delivery != message.delivery), default="")
 
 
-# -- attempts and acts --
+# -- attempts and activities --
 
 
 def attempt_lines(

@@ -46,9 +46,8 @@ MAX_RESULTS, RESULTS_TTL_S = 10_000, 3_600
 class OperationRequest:
     """A replay or discard as an operator started it.
 
-    expected: the number of tasks in the plan. mode, contacts, recheck: only for a replay. contacts: by visit, see Replay; an
-    operation that ended has only the visits. keeps_results: a command reads
-    the result of each task.
+    expected: the number of tasks in the plan. mode, contacts, recheck: only for a replay. contacts: by visit, see Replay;
+    an operation that ended has only the visits. keeps_results: a command reads the result of each task.
     """
 
     kind: OperationKind

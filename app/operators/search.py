@@ -9,9 +9,9 @@ from app.ledger import keys
 from app.ledger.ids import TaskId
 from app.ledger.ledger import Ledger
 from app.ledger.records import NotFound
+from app.ledger.times import MAX_CLOCK_SKEW_MS
 from app.operators import search_index
 from app.operators.explain import Explain, Row, run_off_loop
-from app.operators.history import MAX_CLOCK_SKEW_MS
 from app.operators.lists import Lists, SearchResult
 from app.operators.visit_lists import MAX_COMPARED, visit_row
 from app.settings.model import Settings
