@@ -43,6 +43,6 @@ async def failures(request: Request) -> Response:
 
 async def newer_count(request: Request) -> Response:
     """Render how the number of failures has changed since the list was rendered."""
-    known = request.query_params.get("known", "")
-    change = request.state.failure_count - int(known) if re.fullmatch("[0-9]{1,12}", known) else 0
+    shown = request.query_params.get("shown", "")
+    change = request.state.failure_count - int(shown) if re.fullmatch("[0-9]{1,12}", shown) else 0
     return await render(request, "newer_failures.html", filter=filter_of(request), change=change)
