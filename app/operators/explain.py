@@ -259,14 +259,16 @@ class Explain:
 
         external_id: may also be `{source}-` and the tool's own id, in the tool's spelling.
         """
-        accounts = await known_accounts(self._ledger.redis, self._settings.all_accounts)
-        task_ids = [TaskId.visit(account, name) for account in accounts for name in _possible_names(external_id)]
-        existing = [
-            task_id for task_id in task_ids if await self._ledger.redis.command("EXISTS", f"{keys.TASK}{task_id}")
-        ]
+        possible = await self._possible_visits(external_id)
+        replies = await self._ledger.redis.pipeline([("EXISTS", f"{keys.TASK}{task_id}") for task_id in possible])
+        existing = [task_id for task_id, exists in zip(possible, replies, strict=True) if exists]
         if not existing:
             raise NotFound(external_id)
         return existing
+
+    async def _possible_visits(self, external_id: str) -> list[TaskId]:
+        accounts = await known_accounts(self._ledger.redis, self._settings.all_accounts)
+        return [TaskId.visit(account, name) for account in accounts for name in _spellings(external_id)]
 
     async def visit_summary(self, task_id: TaskId) -> Row:
         """Return the merged fields, the contact and the state of one visit, for a row of a list."""
@@ -295,8 +297,7 @@ class Explain:
 
     async def _possible_task_ids(self, id: str) -> list[TaskId]:
         """Return the tasks that the id of a delivery or visit can mean, with all ids of the visit. Some may not exist."""
-        accounts = await known_accounts(self._ledger.redis, self._settings.all_accounts)
-        task_ids = [TaskId.visit(account, name) for account in accounts for name in _possible_names(id)]
+        task_ids = await self._possible_visits(id)
         for task_id in [*task_ids]:
             with suppress(NotFound):
                 task_ids += [alias.task_id for alias in await self._ledger.load_aliases(task_id)]
@@ -492,7 +493,8 @@ def _activity_rows(activities: Iterable[Activity]) -> list[Row]:
     return [{name: value for name in names if (value := getattr(activity, name))} for activity in activities]
 
 
-def _possible_names(name: str) -> set[str]:
+def _spellings(name: str) -> set[str]:
+    """Return the external_ids that `name` can mean: itself, or a source and the tool's own id."""
     source, _, id = name.partition("-")
     return {name, external_id(source, id)} if source in load_sources() else {name}
 
