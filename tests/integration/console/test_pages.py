@@ -161,6 +161,24 @@ async def test_deliveries_are_filtered_and_replayed_by_a_visit_or_an_id(
     assert 303 == response.status_code
 
 
+@pytest.mark.parametrize("path", ["/console/deliveries?state=ignored", "/console/failures?reason=bug"])
+async def test_a_page_that_stops_its_search_says_so_and_continues_on_request(
+    app: Any, delivery: str, redis: Redis, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monkeypatch.setattr("app.operators.lists.MAX_SCANNED", 1)
+    await redis.command("ZADD", "bell:parked", 1, f"event:{delivery}")
+    operator = Browser(app)
+    await operator.log_in()
+
+    page = await operator.get(path)
+    [address] = re.findall(r'href="([^"]+)">Search further back', page.text)
+    next_page = await operator.get(html.unescape(address))
+
+    assert "matches so far." in page.text
+    assert "matches so far." not in next_page.text
+    assert "Search further back" not in next_page.text
+
+
 async def test_the_replay_all_link_plans_and_starts_an_operation(app: Any, delivery: str, redis: Redis) -> None:
     operator = Browser(app)
     await operator.log_in()
