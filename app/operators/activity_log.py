@@ -1,6 +1,5 @@
 """The activity log of operators: a Redis stream with the newest activities, and an index by visit and delivery."""
 
-import asyncio
 import math
 import re
 from collections.abc import AsyncIterator, Iterable, Sequence
@@ -175,11 +174,9 @@ class ActivityLog:
 
         task_ids: all ids of a visit; of a delivery, TaskId.event().
         """
-        indexes = await asyncio.gather(
-            *(self._redis.command("ZRANGE", f"{keys.ACTIVITIES}{task_id}", 0, -1) for task_id in task_ids)
-        )
+        indexes = await self._redis.pipeline([("ZRANGE", f"{keys.ACTIVITIES}{id}", 0, -1) for id in task_ids])
         ids = sorted({id.decode() for index in indexes for id in index}, key=_position)
-        pages = await asyncio.gather(*(self._redis.command("XRANGE", keys.ACTIVITY, id, id) for id in ids))
+        pages = await self._redis.pipeline([("XRANGE", keys.ACTIVITY, id, id) for id in ids])
         return [_decode(id.decode(), fields) for page in pages for id, fields in page]
 
 

@@ -3,6 +3,7 @@
 import re
 import time
 
+from app.ledger.times import MAX_CLOCK_SKEW_MS
 from app.operators.search_index import normalize_email
 from app.visits.change import Contact, VisitChange
 from app.visits.merge import RecordedChange
@@ -41,7 +42,9 @@ def assignment(contact: Contact) -> VisitChange:
 
 def is_assignment(change: RecordedChange, recorded_at_ms: int) -> bool:
     """Return whether the change may be an `assignment` that was recorded at this time."""
-    return bool(change.contact) and not change.facts and abs(change.version // 1000 - recorded_at_ms) < 1_000
+    return (
+        bool(change.contact) and not change.facts and abs(change.version // 1000 - recorded_at_ms) < MAX_CLOCK_SKEW_MS
+    )
 
 
 def has_contact(current: Contact, assigned: Contact) -> bool:

@@ -377,9 +377,7 @@ class Explain:
             for change in (*alias.recorded_changes(), *alias.recorded_changes(discarded=True))
             if is_assignment(change, delivery_time_ms(change.origin))
         }
-        stored = await asyncio.gather(
-            *(self._ledger.redis.command("EXISTS", f"{keys.DELIVERY}{id}") for id in candidates)
-        )
+        stored = await self._ledger.redis.pipeline([("EXISTS", f"{keys.DELIVERY}{id}") for id in candidates])
         return {id for id, exists in zip(candidates, stored, strict=True) if not exists}
 
     def _visit_details(self, aliases: list[Task]) -> Row:
