@@ -76,7 +76,7 @@ def _visit_lines(row: Row) -> Iterator[str]:
 
 
 def _change_row(change: Mapping[str, Any], decided: Mapping[str, Sequence[str]]) -> Row:
-    values = {name: for_people(value) for name, value in change["fields"].items() if value is not None}
+    values = {name: for_people(value) for name, value in change["fields"].items() if value not in (None, "")}
     fields = decided.get(change["delivery"], ())
     return {
         "arrived": iso_timestamp(delivery_time_ms(change["delivery"])),

@@ -1,6 +1,6 @@
 """`doorbell overview`, `workers`, `operations`, `activity` and `settings`."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 
 import click
@@ -168,7 +168,9 @@ def _operation_row(operation: Operation, as_json: bool) -> Row:
         "state": operation.state,
     }
     if not as_json:
-        return row | {"result": operation.result}
+        # The end of the selection is the time of the plan, which `at` shows.
+        selection = replace(operation.request.filter, until="").summary
+        return row | {"filter": selection, "result": operation.result}
     return row | {
         "expected": operation.request.expected,
         "done": operation.done,

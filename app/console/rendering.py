@@ -200,6 +200,11 @@ def marked(text: str) -> Markup:
     return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
 
 
+def breakable(text: str) -> Markup:
+    """Return a name that may break after its punctuation."""
+    return Markup(re.sub(r"([._/:-])", r"\1<wbr>", str(escape(text))))
+
+
 def recipe(text: str, url: str) -> Markup:
     """Return a step of a setup: the names of variables are code to copy, and the URL of a new hook, if it is complete."""
     copied = "" if url.endswith("•") else f"|{re.escape(str(escape(url)))}"
@@ -234,6 +239,7 @@ def _templates() -> Jinja2Templates:
         "skip_title": skip_title,
         "state_title": state_title,
         "marked": marked,
+        "breakable": breakable,
         "recipe": recipe,
         "capitalize_first": lambda text: text[:1].upper() + text[1:],
         "field_title": field_title,

@@ -153,4 +153,4 @@ def _variants(request: OperationRequest) -> Iterator[str]:
     if request.recheck:
         yield "recheck"
     if request.contacts:
-        yield f"contacts of {len(request.contacts)} visits" if len(request.contacts) > 1 else "a contact"
+        yield f"with contacts of {len(request.contacts)} visits" if len(request.contacts) > 1 else "with a contact"
