@@ -128,23 +128,16 @@ def delivery_history(
 ) -> tuple[list[HistoryLine], list[Attempt]]:
     """Return the part of a visit's history that is about one delivery, and its attempts.
 
-    These are the attempts from its arrival to the one that applied it, unless newer messages had arrived before.
     translated_ms: when a worker translated the delivery, 0 if intake did.
     """
     attempts = sorted(
         (attempt for alias in aliases for attempt in alias.attempts), key=lambda attempt: attempt.started_at_ms
     )
-    since = _attempts_since(attempts, delivery_time_ms(delivery))
-    applied_at = next((number for number, attempt in enumerate(since) if _is_successful(attempt)), len(since))
-    own = since[: applied_at + 1]
-    if applied_at < len(since) and not _decided_at(
-        aliases, delivery, max(own[-1].started_at_ms, delivery_time_ms(delivery))
-    ):
-        own.pop()
+    own = _attempts_of(delivery, attempts, aliases)
     # A worker may have translated the delivery again, after it was applied.
-    known_ms = min([translated_ms, *(attempt.started_at_ms for attempt in own)])
+    first_ms = min([translated_ms, *(attempt.started_at_ms for attempt in own)])
     lines = [
-        replace(line, delivery="", at_ms=max(line.at_ms, known_ms))
+        replace(line, delivery="", at_ms=max(line.at_ms, first_ms))
         for line in _messages(aliases, (), delivery)
         if line.delivery == delivery
     ]
@@ -161,6 +154,16 @@ def delivery_history(
     if lines and not lines[-1].superseded_by and not any(map(_is_successful, own)):
         lines += pending_lines(aliases[0], lines[-1].at_ms)
     return lines, own
+
+
+def _attempts_of(delivery: str, attempts: list[Attempt], aliases: Sequence[Task]) -> list[Attempt]:
+    """Return the attempts from its arrival to the one that applied it, unless newer messages had arrived before."""
+    since = _attempts_since(attempts, delivery_time_ms(delivery))
+    successful = next((number for number, attempt in enumerate(since) if _is_successful(attempt)), None)
+    if successful is None:
+        return since
+    at_ms = max(since[successful].started_at_ms, delivery_time_ms(delivery))
+    return since[: successful + 1] if _decided_at(aliases, delivery, at_ms) else since[:successful]
 
 
 def _attempts_since(attempts: list[Attempt], at_ms: int) -> list[Attempt]:
@@ -197,12 +200,10 @@ def _messages(aliases: Sequence[Task], assigned: Container[str], only: str = "")
     of_delivery = [number for number, message in enumerate(messages) if message.delivery == only]
     first = of_delivery[0] if of_delivery else max(0, len(messages) - MAX_MESSAGES)
     last = of_delivery[-1] + 1 if of_delivery else len(messages)
-    older, names = messages[:first], {aliases[0].external_id, *(message.external_id for message in messages[:first])}
-    if count := 0 if only else first + sum(alias.compacted_count for alias in aliases):
-        at_ms = delivery_time_ms(messages[first].delivery) if messages else 0
-        older_messages = "1 older message is" if count == 1 else f"{count:,} older messages are"
-        yield HistoryLine(at_ms, "message", f"{older_messages} not shown")
-    facts = _merge(older)
+    if not only and (count := first + sum(alias.compacted_count for alias in aliases)):
+        yield _omitted_messages(count, delivery_time_ms(messages[first].delivery) if messages else 0)
+    older = messages[:first]
+    facts, names = _merge(older), {aliases[0].external_id, *(message.external_id for message in older)}
     for message in messages[first:last]:
         joined = join_facts(facts, merge_changes(message.changes))
         is_assignment = message.delivery in assigned
@@ -224,6 +225,11 @@ def _messages(aliases: Sequence[Task], assigned: Container[str], only: str = "")
             counts=counts if len(messages) > 1 else "",
             superseded_by="" if counts or message.is_discarded else _superseding(message, final),
         )
+
+
+def _omitted_messages(count: int, at_ms: int) -> HistoryLine:
+    messages = "1 older message is" if count == 1 else f"{count:,} older messages are"
+    return HistoryLine(at_ms, "message", f"{messages} not shown")
 
 
 def _merge(messages: Iterable[_Message]) -> Facts:
