@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import click
 from click.shell_completion import CompletionItem
@@ -15,6 +16,9 @@ from app.ledger.redis import RedisUnavailable
 from app.operators.filter import Filter
 from app.settings.model import Settings
 from app.webhooks.registry import load_sources, load_specimens
+
+if TYPE_CHECKING:
+    from app.operators.explain import Row
 
 #: A shell waits for its completions.
 TIMEOUT_S = 1.5
@@ -102,11 +106,14 @@ def _searchable(reason: str) -> str:
 async def _newest_deliveries(ledger: Ledger, settings: Settings) -> Values:
     rows = await _newest_rows(ledger, settings, Filter())
     deliveries = {row["delivery"]: f"{row.get('event', '')} {row['state']}".strip() for row in rows}
-    return deliveries | {visit: row["state"] for row in rows for visit in row.get("visits", ())}
+    return deliveries | _visits_of(rows)
 
 
 async def _newest_visits(ledger: Ledger, settings: Settings) -> Values:
-    rows = await _newest_rows(ledger, settings, Filter())
+    return _visits_of(await _newest_rows(ledger, settings, Filter()))
+
+
+def _visits_of(rows: "Iterable[Row]") -> dict[str, str]:
     return {visit: row["state"] for row in rows for visit in row.get("visits", ())}
 
 
@@ -115,7 +122,7 @@ async def _failures(ledger: Ledger, settings: Settings) -> Values:
     return {row["id"]: find_reason(row.get("reason") or "").title for row in rows}
 
 
-async def _newest_rows(ledger: Ledger, settings: Settings, filter: Filter) -> list[dict[str, str]]:
+async def _newest_rows(ledger: Ledger, settings: Settings, filter: Filter) -> "list[Row]":
     from app.operators.explain import Explain
     from app.operators.lists import Lists
 
