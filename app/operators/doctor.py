@@ -153,7 +153,7 @@ async def local_checks(redis: Redis, settings: Settings) -> AsyncIterator[Check]
         yield check
     async for check in _redis_checks(redis, settings):
         yield check
-    yield await _worker(redis)
+    yield await _worker(redis, find_platform(os.environ))
 
 
 def _unknown_variables(environ: Mapping[str, str]) -> list[Check]:
@@ -327,7 +327,7 @@ def _queue(backlog: Backlog) -> list[Check]:
     return checks
 
 
-async def _worker(redis: Redis, platform: Platform | None = None) -> Check:
+async def _worker(redis: Redis, platform: Platform | None) -> Check:
     seconds, _ = await redis.command("TIME")  # heartbeats have the server's time
     alive = await redis.command("ZCOUNT", keys.WORKERS, (int(seconds) - WORKER_ALIVE_S) * 1000, "+inf")
     if alive:

@@ -81,11 +81,17 @@ async def test_a_variable_that_looks_like_a_setting_is_a_warning(redis: Redis) -
     assert ("warn", "Did you mean RETRY_FIRST_S?") == (check.result, check.fix)
 
 
-async def test_the_console_reports_such_a_variable_too(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_console_reports_such_a_variable_and_names_the_platform_too(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("RETRY_FRIST_S", "3")
+    monkeypatch.setenv("DYNO", "web.1")
     settings = read_environment({"REDIS_URL": redis.address.url})
 
-    assert "RETRY_FRIST_S" in [check.name async for check in local_checks(redis, settings)]
+    report = {check.name: check async for check in local_checks(redis, settings)}
+
+    assert "warn" == report["RETRY_FRIST_S"].result
+    assert "heroku ps:scale worker=1" in report["worker"].fix
 
 
 @pytest.mark.parametrize("setting", ["SECRET_KEY", "BODY_KEYS", "METRICS_TOKEN", "HOOKS__CALENDLY__SECRETS"])
