@@ -149,9 +149,7 @@ class VisitRun(TaskRun):
         settings = self.context.settings
         remaining_s = min(settings.contact_for_s, settings.retry_for_s) - seconds_since(self.task.pending_since_ms)
         if remaining_s <= 0:
-            raise NeedsOperator(
-                reason, f"no later message had {'a time' if reason == 'time_unknown' else 'an e-mail address'}"
-            )
+            raise NeedsOperator(reason, f"no {'time' if reason == 'time_unknown' else 'e-mail address'} came later")
         return Outcome(
             state="waiting",
             attempt=self.attempt(reason),

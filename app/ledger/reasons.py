@@ -225,6 +225,11 @@ FAILED_CALLS = {
 }
 
 
+def is_rejection(text: str) -> bool:
+    """Return whether the reason is that the API does not accept the values."""
+    return find_reason(text) is FAILED_CALLS["another 4xx"]
+
+
 def find_reason(text: str) -> Reason:
     """Return the entry of a task's reason, which may have details, or be a failed call."""
     name, status = text.partition(":")[0], text.rpartition(": ")[2]

@@ -500,7 +500,8 @@ def _spellings(name: str) -> set[str]:
 def _delivery_sentence(meta: DeliveryInfo, changes: Sequence[Row]) -> str:
     states = Counter(change["state"] for change in changes)
     if not states:
-        return f"Ignored: {meta.ignored}." if meta.ignored else "All changes of this delivery have expired."
+        ignored = f"Ignored: no visit depends on this event ({meta.ignored})."
+        return ignored if meta.ignored else "All changes of this delivery have expired."
     if states["parked"]:
         return _needs_attention(next(change.get("reason") for change in changes if change["state"] == "parked"))
     if waits := [change for change in changes if change["state"] in ("waiting", "held")]:

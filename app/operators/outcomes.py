@@ -60,7 +60,8 @@ def _plan_counts(summary: PlanSummary, kind: OperationKind) -> Iterator[PlanCoun
     if kind == "discard":
         yield PlanCount(summary.actionable, "would be discarded", "off")
     else:
-        yield PlanCount(summary.sent, "would be sent to Review Rover", "good")
+        yield PlanCount(summary.sent - summary.rejected, "would be sent to Review Rover", "good")
+        yield PlanCount(summary.rejected, "would be sent to Review Rover, with values that it rejected before", "off")
         yield PlanCount(summary.fetched, "would be fetched again from the tool", "good")
         for (reason, is_same), count in summary.obstacles.most_common():
             way = "would fail the same way" if is_same else "would fail"

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from app.ledger import keys
 from app.ledger.ids import NO_TASK, TaskId, delivery_of, new_origin
 from app.ledger.ledger import Ledger
+from app.ledger.reasons import is_rejection
 from app.ledger.records import NO_CAUSE, Cause, DeliveryInfo, NotFound, Task
 from app.operators.contacts import assignment, has_contact, parse_contact
 from app.operators.explain import merge_visit, run_off_loop
@@ -75,7 +76,8 @@ class PlannedTask:
 
     id: as the operator wrote it. state, reason: those of the task at this time. skip_reason: `applied`, `superseded`,
     `unchanged`, `discarded`, `expired`, `queued`, `running`, `unknown`, a reason of a task, or a sentence; empty if the
-    task would be requeued. obstacle: the reason with which it would fail again, as far as is known. affected: the visits,
+    task would be requeued. obstacle: the reason with which it would fail again, as far as is known. is_rejected: the API
+    rejected its values, and no later change has others. affected: the visits,
     and the deliveries as tasks of their events, whose changes it applies.
     """
 
@@ -85,6 +87,7 @@ class PlannedTask:
     reason: str = ""
     skip_reason: str = ""
     obstacle: str = ""
+    is_rejected: bool = False
     calls: tuple[Call, ...] = ()
     affected: tuple[TaskId, ...] = ()
 
@@ -105,6 +108,7 @@ class PlanSummary:
 
     by_call: of the tasks that would be requeued. obstacles: the reasons with which some of these would fail, and whether it
     is the reason of their last failure. idle: those that would send nothing. fetched: those that would fetch a record.
+    rejected: those that would be sent with values that the API rejected.
     """
 
     max_samples: int = 20
@@ -112,6 +116,7 @@ class PlanSummary:
     actionable: int = 0
     idle: int = 0
     fetched: int = 0
+    rejected: int = 0
     obstacles: Counter[tuple[str, bool]] = field(default_factory=Counter)
     by_call: Counter[str] = field(default_factory=Counter)
     skipped: Counter[str] = field(default_factory=Counter)
@@ -130,6 +135,8 @@ class PlanSummary:
             self.idle += 1
         elif planned.fetches_record:
             self.fetched += 1
+        elif planned.is_rejected:
+            self.rejected += 1
         if len(self.samples) < self.max_samples:
             self.samples.append(planned)
 
@@ -287,7 +294,10 @@ class Replay:
         if primary.state == "done" and not calls:
             deciding = {delivery_of(origin) for origin in deciding_origins(facts)}
             return replace(planned, skip_reason="superseded" if delivery and delivery not in deciding else "applied")
-        return replace(planned, calls=calls, obstacle=self._obstacle(planned.task_id, facts, calls))
+        # A new change would have requeued a failure, so its values are still those that were rejected.
+        is_rejected = not assigned and primary.state == "parked" and is_rejection(primary.reason)
+        obstacle = self._obstacle(planned.task_id, facts, calls)
+        return replace(planned, calls=calls, obstacle=obstacle, is_rejected=is_rejected)
 
     def _obstacle(self, task_id: TaskId, facts: Facts, calls: tuple[Call, ...]) -> str:
         """Return the reason with which a run of the visit would fail, or an empty string."""

@@ -114,9 +114,10 @@ async def test_a_plan_begins_with_the_counts_by_outcome(world: World, operator: 
     page = (await operator.get("/console/plan?do=replay&state=parked")).text
 
     counts = re.findall(r"<li class=.*?</li>", page.partition("<ul")[2], re.DOTALL)
-    assert ["1 would be sent to Review Rover", "2 would fail the same way: No e-mail address"] == [
-        main_text(f"<main{count}") for count in counts
-    ]
+    assert [
+        "1 would be sent to Review Rover, with values that it rejected before",
+        "2 would fail the same way: No e-mail address",
+    ] == [main_text(f"<main{count}") for count in counts]
     assert 'href="/console/visits/standard-3"' in page
     assert '<a href="/console/plan?do=replay&amp;ids=standard-3">Replay only the 1 that would be sent</a>' in page
     assert ["contact:visit:main/standard-1", "contact:visit:main/standard-2"] == sorted(

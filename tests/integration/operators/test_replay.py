@@ -517,7 +517,7 @@ async def test_a_plan_counts_what_would_be_sent_and_what_would_fail_the_same_way
         summary.add(step)
 
     assert [
-        (1, "would be sent to Review Rover", "good"),
+        (1, "would be sent to Review Rover, with values that it rejected before", "off"),
         (2, "would fail the same way: No e-mail address", "bad"),
         (1, "would be skipped: already applied", "off"),
     ] == plan_counts(summary, "replay")
