@@ -191,10 +191,11 @@ class Lists:
                 break
         return sorted(groups.values(), key=lambda group: -group.count)
 
-    async def count(self, filter: Filter) -> int:
+    async def count(self, filter: Filter, max_compared: float = float("inf")) -> int:
         """Count the matches; an upper bound if `has_exact_count` of the filter is false.
 
-        The state of a delivery is not checked, nor is the hook of many tasks.
+        The state of a delivery is not checked, nor is the hook of many tasks. max_compared: compares only this number of
+        tasks, the newest; then the count is a lower bound.
         """
         if filter.visit or filter.search:
             return await self._count_by_id(replace(filter, cursor=""))
@@ -202,7 +203,7 @@ class Lists:
             return await self._count_arrived(filter, filter.since_ms, filter.until_ms)
         if replace(filter, cursor="") == Filter(state=filter.state):
             return (await self.count_by_state())[filter.state]
-        count, task_ids, period = 0, list[TaskId](), (filter.since_ms, filter.until_ms)
+        count, compared, task_ids, period = 0, 0, list[TaskId](), (filter.since_ms, filter.until_ms)
         async for page in self._iter_reasons(filter.state if filter.state in INDEXED_STATES else "parked"):
             matching = [
                 task_id
@@ -210,8 +211,11 @@ class Lists:
                 if filter.reason in reason and filter.source in ("", source) and period[0] <= since <= period[1]
             ]
             count += len(matching)
+            compared += len(page)
             if count <= MAX_ROWS_CHECKED:
                 task_ids += matching
+            if compared >= max_compared:
+                break
         return await self._count_for_hook(filter.hook, task_ids) if filter.hook and count <= MAX_ROWS_CHECKED else count
 
     async def _count_by_id(self, filter: Filter) -> int:

@@ -18,10 +18,14 @@ from app.operators.lists import MAX_GROUPED
 async def failures(request: Request) -> Response:
     lists, filter = context(request).lists, filter_of(request)
     filter = Filter(reason=filter.reason, source=filter.source, since=filter.since, cursor=filter.cursor)
-    rows, groups = await asyncio.gather(lists.tasks(filter), lists.group_by_reason())
-    if filter.since or request.state.failure_count > MAX_GROUPED:
-        matching = await lists.count(replace(filter, state="parked"))
-    else:  # the groups contain every failure
+    total, rows, groups = await asyncio.gather(
+        lists.count(Filter(state="parked")), lists.tasks(filter), lists.group_by_reason()
+    )
+    if filter.is_empty:
+        matching = total
+    elif filter.since:
+        matching = await lists.count(replace(filter, state="parked"), MAX_GROUPED)
+    else:  # the groups contain every failure, or the newest MAX_GROUPED
         matching = sum(
             group.count for group in groups if filter.reason in group.reason and filter.source in ("", group.source)
         )
@@ -34,8 +38,9 @@ async def failures(request: Request) -> Response:
         "failures.html",
         filter=filter,
         rows=rows,
-        matching=matching,
-        total=sum(reasons.values()),
+        matching=max(matching, len(rows.rows)),
+        is_lower_bound=total > MAX_GROUPED and not filter.is_empty,
+        total=total,
         reasons=dict(reasons.most_common(50)),
         sources=dict(sources),
     )

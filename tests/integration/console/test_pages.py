@@ -179,6 +179,29 @@ async def test_a_page_that_stops_its_search_says_so_and_continues_on_request(
     assert "Search further back" not in next_page.text
 
 
+@pytest.mark.parametrize("query", ["source=standard", "since=2001-01-01T00:00Z"])
+async def test_a_page_of_very_many_failures_counts_only_the_newest(
+    app: Any, redis: Redis, monkeypatch: pytest.MonkeyPatch, query: str
+) -> None:
+    monkeypatch.setattr("app.operators.lists.MAX_GROUPED", 3)
+    monkeypatch.setattr("app.console.pages.failures.MAX_GROUPED", 3)
+    monkeypatch.setattr("app.operators.lists.REASON_BATCH", 1)
+    for number in range(60):
+        fields = {"state": "parked", "reason": "time_unknown", "pending_since": 1_700_000_000_000}
+        pairs = (part for pair in fields.items() for part in pair)
+        await redis.command("HSET", f"bell:visit:main/standard-{number}", *pairs)
+        await redis.command("ZADD", "bell:parked", number, f"visit:main/standard-{number}")
+    operator = Browser(app)
+    await operator.log_in()
+
+    some, everything = await operator.get(f"/console/failures?{query}"), await operator.get("/console/failures")
+
+    assert "at least 50 matches" in some.text
+    assert "Replay all…" in some.text
+    assert "any (60)" in everything.text
+    assert "Replay all 60…" in everything.text
+
+
 async def test_the_replay_all_link_plans_and_starts_an_operation(app: Any, delivery: str, redis: Redis) -> None:
     operator = Browser(app)
     await operator.log_in()
