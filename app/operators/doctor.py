@@ -27,6 +27,7 @@ from app.settings.environment import (
 from app.settings.model import Settings
 from app.settings.platform import Platform, find_platform
 from app.telemetry.health import STALE_AFTER_S, WORKER_ALIVE_S, Backlog, load_backlog
+from app.visits.client import tls_context
 from app.webhooks.source import VERIFIED_BY, Source
 
 Result = Literal["ok", "warn", "fail", "down"]
@@ -343,7 +344,7 @@ async def _visits_api(settings: Settings, account: str, token: str) -> Check:
         headers, url = {"authorization": f"Bearer {token}"}, f"{settings.visits_api_url}/visits?limit=1"
         async with (
             asyncio.timeout(API_TIMEOUT_S),
-            httpx.AsyncClient(trust_env=False) as http,
+            httpx.AsyncClient(trust_env=False, verify=tls_context()) as http,
             http.stream("GET", url, headers=headers) as response,
         ):
             pass  # only the head of the response is needed

@@ -36,6 +36,7 @@ from app.telemetry.health import STALE_AFTER_S, WORKER_ALIVE_S, load_backlog
 from app.telemetry.logs import log
 from app.telemetry.rejections import mismatch_times
 from app.telemetry.silence import delivery_times, is_silent
+from app.visits.client import tls_context
 
 CHECK_EVERY_S = 10.0
 STATE_TTL_MS = 7 * 86_400_000
@@ -171,7 +172,7 @@ class AlertMonitor:
         text = "\n".join(["*Doorbell*", *started, *ended]) + link
         try:
             async with (
-                httpx.AsyncClient(timeout=POST_TIMEOUT_S, trust_env=False) as http,
+                httpx.AsyncClient(timeout=POST_TIMEOUT_S, trust_env=False, verify=tls_context()) as http,
                 asyncio.timeout(POST_TIMEOUT_S),
                 http.stream("POST", str(self._settings.alert_webhook_url), json={"text": text}) as response,
             ):

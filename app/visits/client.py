@@ -80,12 +80,12 @@ def http_client(max_connections: int = 100) -> httpx.AsyncClient:
         max_connections=max_connections, max_keepalive_connections=max_connections, keepalive_expiry=30
     )
     timeout = httpx.Timeout(RESPONSE_TIMEOUT_S, connect=CONNECT_TIMEOUT_S, pool=CONNECT_TIMEOUT_S)
-    transport = AiohttpTransport(_tls_context(), limits=limits)
+    transport = AiohttpTransport(tls_context(), limits=limits)
     return httpx.AsyncClient(transport=transport, timeout=timeout, trust_env=False, follow_redirects=False)
 
 
 @cache  # because loading the certificates takes 40 ms
-def _tls_context() -> ssl.SSLContext:
+def tls_context() -> ssl.SSLContext:
     return httpx.create_ssl_context()
 
 

@@ -20,7 +20,7 @@ from app.console.sessions import SESSION_COOKIE
 from app.demo.valkey import valkey
 from app.sandbox.store import DOCUMENTED_CONTACT
 from app.webhooks.registry import load_specimens
-from tests.support.harness import Harness, Server, hmac_sha256, serving, wait_until
+from tests.support.harness import Harness, Server, hmac_sha256, http_client, serving, wait_until
 
 COUNT = 20
 API_KEY, PASSWORD = "acuity-api-key", "an operator's password"
@@ -193,7 +193,7 @@ class Console:
 
     def __init__(self, harness: Harness) -> None:
         self._harness = harness
-        self._http = httpx.Client(base_url=harness.web_server.url, timeout=30, trust_env=False)
+        self._http = http_client(base_url=harness.web_server.url)
         self._cookie = ""
 
     def __enter__(self) -> "Console":

@@ -132,7 +132,7 @@ def wait_until(condition: Callable[[], T], within_s: float = 30.0) -> T:
 
 def http_client(**options: Any) -> httpx.Client:
     """Return a client for http:// addresses. Loading TLS certificates would take as long as ten requests."""
-    return httpx.Client(timeout=30, trust_env=False, verify=False, **options)
+    return httpx.Client(**{"timeout": 30, "trust_env": False, "verify": False, **options})
 
 
 def status_of(url: str) -> int:

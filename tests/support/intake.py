@@ -25,6 +25,7 @@ from tests.support.harness import (
     CALENDLY_SECRET,
     SECRET,
     Server,
+    http_client,
     sign_calendly,
     sign_standard,
     standard_body,
@@ -127,7 +128,7 @@ class WebProcess:
     """A web process, and clients for it."""
 
     def __init__(self, server: Server) -> None:
-        self.server, self.http = server, httpx.Client(base_url=server.url, timeout=20)
+        self.server, self.http = server, http_client(base_url=server.url)
 
     def post(self, raw: Any, headers: Mapping[str, Any], hook: str = "standard") -> httpx.Response:
         return self.http.post(f"/hooks/{hook}", content=raw, headers=dict(headers))

@@ -17,7 +17,7 @@ from app.console.events import MAX_STREAMS, EventHub, EventStream
 from app.console.sessions import SESSION_COOKIE
 from app.ledger.ledger import Ledger
 from app.settings.environment import read_environment
-from tests.support.harness import Harness, wait_until
+from tests.support.harness import Harness, http_client, wait_until
 
 KEY = "key-of-the-tests"
 PROXY_SECRET = "a secret of the proxy"
@@ -45,7 +45,7 @@ class Listener:
         self._url, self._headers = f"{harness.web_server.url}/console/stream", headers
 
     def __enter__(self) -> "Listener":
-        http = self._stack.enter_context(httpx.Client(timeout=30))
+        http = self._stack.enter_context(http_client())
         self.response = self._stack.enter_context(http.stream("GET", self._url, headers=self._headers))
         self.lines = self.response.iter_lines()
         if self.response.status_code == 200:
@@ -121,7 +121,7 @@ def test_a_stream_above_the_limit_is_answered_503_until_another_ends(running: Ha
 
 
 def test_a_head_request_does_not_count_as_a_stream(running: Harness) -> None:
-    with httpx.Client(timeout=5) as http:
+    with http_client(timeout=5) as http:
         heads = [http.head(f"{running.web_server.url}/console/stream", headers=PROXY) for _ in range(MAX_STREAMS + 1)]
 
     assert {200} == {head.status_code for head in heads}

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from app.sandbox.api import create_sandbox
-from tests.support.harness import serving, wait_until
+from tests.support.harness import http_client, serving, wait_until
 
 CONTACT = "cont_KYdl3lftgZXGRbxqoj"
 CREATE = {
@@ -50,7 +50,7 @@ class Caller:
 
     def __init__(self, address: str) -> None:
         self.address = address
-        self.http = httpx.Client(base_url=address, headers={"Authorization": "Bearer any"}, timeout=5)
+        self.http = http_client(base_url=address, headers={"Authorization": "Bearer any"}, timeout=5)
 
     def __call__(self, call: str, data: Any = None, **more: Any) -> httpx.Response:
         """`call` as the reference writes it: `PUT /visits/1`."""
