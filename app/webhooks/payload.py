@@ -9,6 +9,16 @@ from typing import Any, TypeVar
 import orjson
 
 T = TypeVar("T")
+#: The types of JSON in words.
+_SHAPES = {
+    type(None): "nothing",
+    str: "text",
+    int: "a number",
+    float: "a fraction",
+    bool: "true or false",
+    list: "a list",
+    dict: "an object",
+}
 
 
 class Untranslatable(Exception):
@@ -49,7 +59,7 @@ class Payload:
         return self.value is not None
 
     def unexpected(self, expected: str) -> Untranslatable:
-        shape = "nothing" if self.value is None else type(self.value).__name__
+        shape = _SHAPES.get(type(self.value), type(self.value).__name__)
         if isinstance(self.value, str | list | dict):
             shape += f" of length {len(self.value)}"
         place = ".".join(self.path).replace(".[", "[") or "body"

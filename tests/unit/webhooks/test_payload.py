@@ -110,26 +110,26 @@ EMAIL = "ada@example.com"
 @pytest.mark.parametrize(
     ("sentence", "value", "read"),
     [
-        ("expected text, found list of length 1", [EMAIL], "text"),
+        ("expected text, found a list of length 1", [EMAIL], "text"),
         ("expected text, found nothing", None, "required_text"),
-        ("expected true or false, found str of length 15", EMAIL, "boolean"),
-        ("expected a whole number, found float", 1.5, "integer"),
+        ("expected true or false, found text of length 15", EMAIL, "boolean"),
+        ("expected a whole number, found a fraction", 1.5, "integer"),
         ("expected a whole number, found nothing", None, "required_integer"),
-        ("expected a time in ISO 8601, found str of length 15", EMAIL, "time"),
-        ("expected a time in ISO 8601, found int", 20_260_314, "time"),
-        ("expected a time with an offset, found str of length 10", "2026-03-14", "time"),
-        ("expected a time in the years 1 to 9999, found str of length 25", "0001-01-01T00:00:00+14:00", "time"),
+        ("expected a time in ISO 8601, found text of length 15", EMAIL, "time"),
+        ("expected a time in ISO 8601, found a number", 20_260_314, "time"),
+        ("expected a time with an offset, found text of length 10", "2026-03-14", "time"),
+        ("expected a time in the years 1 to 9999, found text of length 25", "0001-01-01T00:00:00+14:00", "time"),
         ("expected a time, found nothing", None, "required_time"),
-        ("expected seconds since 1970, found int", 2**63, "unix_seconds"),
+        ("expected seconds since 1970, found a number", 2**63, "unix_seconds"),
         ("expected seconds since 1970, found nothing", None, "required_unix_seconds"),
-        ("expected milliseconds since 1970, found int", 2**63, "unix_ms"),
+        ("expected milliseconds since 1970, found a number", 2**63, "unix_ms"),
         ("expected milliseconds since 1970, found nothing", None, "required_unix_ms"),
-        ("expected an amount, found dict of length 0", {}, "amount"),
-        ("expected an amount, found str of length 15", EMAIL, "amount"),
-        ("expected an amount, found bool", True, "amount"),
-        ("expected an amount below a trillion, found int", 10**12, "amount"),
-        ("expected an id, found str of length 15", EMAIL, "required_id"),
-        ("expected JSON, found str of length 15", EMAIL, "parse_embedded_json"),
+        ("expected an amount, found an object of length 0", {}, "amount"),
+        ("expected an amount, found text of length 15", EMAIL, "amount"),
+        ("expected an amount, found true or false", True, "amount"),
+        ("expected an amount below a trillion, found a number", 10**12, "amount"),
+        ("expected an id, found text of length 15", EMAIL, "required_id"),
+        ("expected JSON, found text of length 15", EMAIL, "parse_embedded_json"),
     ],
 )
 def test_an_error_names_the_place_and_the_type_and_never_the_value(sentence: str, value: Any, read: str) -> None:
@@ -137,9 +137,9 @@ def test_an_error_names_the_place_and_the_type_and_never_the_value(sentence: str
 
 
 def test_an_error_names_the_whole_body_or_the_embedded_text() -> None:
-    with pytest.raises(Untranslatable, match=r"^body: expected a list, found str of length 1$"):
+    with pytest.raises(Untranslatable, match=r"^body: expected a list, found text of length 1$"):
         list(Payload("x"))
-    with pytest.raises(Untranslatable, match=r"^a\.b: expected text, found bool$"):
+    with pytest.raises(Untranslatable, match=r"^a\.b: expected text, found true or false$"):
         Payload({"a": '{"b":true}'}).at("a").parse_embedded_json().at("b").text()
 
 
@@ -377,8 +377,8 @@ def test_a_million_digits_and_nested_lists_are_not_amounts() -> None:
     for _ in range(10_000):
         nested = [nested]
 
-    assert "a[0].b: expected an amount, found str of length 1000001" == error_message("9" * 1_000_001, "amount")
-    assert "a[0].b: expected an amount, found list of length 1" == error_message(nested, "amount")
+    assert "a[0].b: expected an amount, found text of length 1000001" == error_message("9" * 1_000_001, "amount")
+    assert "a[0].b: expected an amount, found a list of length 1" == error_message(nested, "amount")
 
 
 # -- any value --
@@ -719,5 +719,5 @@ def test_an_event_contains_its_fetched_record() -> None:
     assert replace(event, fetched_at=at) == without_record
     for place, error in (("record", fetched.record), ("customer", fetched.related["customer"])):
         assert error is not None
-        with pytest.raises(Untranslatable, match=rf"^{place}\.id: expected text, found bool$"):
+        with pytest.raises(Untranslatable, match=rf"^{place}\.id: expected text, found true or false$"):
             error.at("id").text()

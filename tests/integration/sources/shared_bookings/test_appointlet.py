@@ -86,7 +86,7 @@ async def test_an_event_without_an_identifiable_attendee_is_parked(world: Bookin
     await world.process("appointlet", attendee("cancelled", 5, None))
     assert [
         "a meeting was cancelled, and the event does not list its attendees",
-        "entity.attendees: expected the attendees, found list of length 0",
+        "entity.attendees: expected the attendees, found a list of length 0",
         "entity.meeting: expected the meeting that the attendee left, found nothing",
         "an attendee has neither an e-mail address nor an id",
     ] == (await world.parked())[1:]

@@ -58,7 +58,7 @@ async def test_an_unreplaced_start_code_is_parked_unless_the_booking_is_cancelle
     assert ([], []) == (world.review_requests(), await world.parked())
 
     await world.process("youcanbookme", ycbm("booked", "MNOP-QRST", "{START-ISO}"))
-    assert ["start: expected a time, in ISO 8601 or in milliseconds, found str of length 11"] == await world.parked()
+    assert ["start: expected a time, in ISO 8601 or in milliseconds, found text of length 11"] == await world.parked()
 
 
 async def test_a_follow_up_with_an_unreplaced_end_code_ends_when_it_arrives(world: BookingWorld) -> None:
