@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import httpx
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -65,7 +66,7 @@ async def source(request: Request) -> Response:
 async def _page(request: Request, name: str, response: dict[str, Any] | None = None) -> Response:
     console, source = context(request), load_sources().get(name)
     if source is None:
-        raise NotFound(name)
+        raise HTTPException(404, "There is no source and no hook with this name.")
     hooks = [hook for hook in await load_hooks(console.redis, console.settings) if hook.source == name]
     names, addresses = [hook.name for hook in hooks], hook_addresses(request)
     new_hook = _new_hook(request, name, names)

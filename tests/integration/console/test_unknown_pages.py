@@ -28,6 +28,17 @@ async def test_an_unknown_page_answers_a_browser_in_html(app: Any, path: str, is
     assert 'href="/console"' in response.text
 
 
+async def test_an_unknown_source_is_not_said_to_have_expired(app: Any) -> None:
+    operator = Browser(app)
+    await operator.log_in()
+
+    response = await operator.get("/console/sources/nowhere")
+
+    assert 404 == response.status_code
+    assert "There is no source and no hook with this name." in response.text
+    assert "expired" not in response.text
+
+
 async def test_without_a_console_no_page_leads_to_it(opened: Opened, environ: dict[str, str]) -> None:
     app = await opened({name: value for name, value in environ.items() if not name.startswith("CONSOLE_")})
 
