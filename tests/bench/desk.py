@@ -1,7 +1,7 @@
 """Measures every page of the console with a large ledger: `python -m tests.bench.desk`.
 
-It writes 100,000 deliveries and 5,000 failures as the web process and the worker would, then requests every page and
-search over HTTP from a web process on this machine.
+It writes 100,000 deliveries, 5,000 failures and 10,000 activities as the web process and the worker would, then requests
+every page and search over HTTP from a web process on this machine.
 """
 
 import asyncio
@@ -19,13 +19,15 @@ import orjson
 import zstandard
 
 from app.demo.valkey import free_port, valkey
+from app.ledger.ids import TaskId
+from app.ledger.ledger import Ledger
 from app.ledger.redis import Redis, RedisAddress
 from app.operators.search_index import index
 from app.settings.model import hash_password
 from app.telemetry import counters
 from app.visits.change import Contact
 
-DELIVERIES, FAILURES, ROUNDS = 100_000, 5_000, 7
+DELIVERIES, FAILURES, ACTIVITIES, ROUNDS = 100_000, 5_000, 10_000, 7
 REASONS = ("contact_unknown", "POST /visits: 422", "time_unknown", "bug", "credentials_missing: HOOKS__ACUITY")
 KEY, PASSWORD = "key-of-the-bench", "operate"
 DAY_MS = 86_400_000
@@ -44,11 +46,19 @@ async def fill(url: str) -> dict[str, str]:
             await asyncio.gather(*pending)
             pending = []
     await asyncio.gather(*pending)
+    ledger = Ledger(redis, 30)
+    for start in range(0, ACTIVITIES, 1_000):
+        visits = (f"calendly-V-{number}" for number in range(start, start + 1_000))
+        await asyncio.gather(*(_activity(ledger, visit) for visit in visits))
     contact = Contact(email="ada@example.com", phone="+15550100001")
     for number in range(500):
-        await index(redis, f"visit:main/standard-V-{number}", contact, KEY, DAY_MS)
+        await index(redis, TaskId.visit("main", f"standard-V-{number}"), contact, KEY, DAY_MS)
     await redis.close()
     return names
+
+
+async def _activity(ledger: Ledger, visit: str) -> None:
+    await ledger.record_activity("ada", "operator", "revealed visit", visit, affected=[TaskId.visit("main", visit)])
 
 
 def _delivery(redis: Redis, number: int, at: int, names: dict[str, str]) -> list[Any]:
@@ -145,6 +155,7 @@ def pages(names: dict[str, str]) -> dict[str, str]:
         "operations": "/console/operations",
         "activity": "/console/activity",
         "activity of a visit": f"/console/activity?id={names['visit']}",
+        "activity of a user (none)": "/console/activity?actor=nobody",
         "settings": "/console/settings",
         "search: delivery": f"/console/search?q={names['delivery']}",
         "search: visit": f"/console/search?q={names['visit']}",
