@@ -77,6 +77,11 @@ class Filter:
         return self.state in INDEXED_STATES or bool(self.reason)
 
     @property
+    def is_by_id(self) -> bool:
+        """Whether it matches the ids that `Lists.resolve_ids` returns."""
+        return bool(self.visit or self.search)
+
+    @property
     def has_exact_count(self) -> bool:
         """Whether `Lists.count` returns the number of matches, not an upper bound."""
         return self.state not in RESULT_STATES and not (self.is_by_state and self.hook)

@@ -76,10 +76,9 @@ class Lists:
         if filter.is_by_state:
             return await self.tasks(filter, limit)
         lists = [f"{keys.DELIVERIES}{hook}" for hook in await self._hooks_matching(filter)]
-        has_ids = filter.visit or filter.search
         rows: list[Row] = []
         checked, scanned, last, visits = 0, 0, "", VisitCache(self._ledger)
-        async for page in self._deliveries_by_id(filter) if has_ids else self._scan(lists, filter):
+        async for page in self._deliveries_by_id(filter) if filter.is_by_id else self._scan(lists, filter):
             scanned += len(page)
             metas = await self._ledger.load_delivery_infos([id for _, id in page])
             matches = [(at, id) for (at, id), meta in zip(page, metas, strict=True) if _matches(filter, meta)]
@@ -104,10 +103,9 @@ class Lists:
         """Return tasks of a state that has an index, each with its newest delivery that is not applied."""
         state = filter.state if filter.state in INDEXED_STATES else "parked"
         lists = await self._held_keys() if state == "held" else [f"{keys.STATE}{state}"]
-        has_ids = filter.visit or filter.search
         rows: list[Row] = []
         checked, scanned, last = 0, 0, ""
-        async for page in self._tasks_by_id(filter) if has_ids else self._scan(lists, filter, by_arrival=False):
+        async for page in self._tasks_by_id(filter) if filter.is_by_id else self._scan(lists, filter, by_arrival=False):
             scanned += len(page)
             matching = await self._filter_tasks([TaskId(task_id) for _, task_id in page], filter)
             matches = [(at, task_id) for at, task_id in page if task_id in matching]
@@ -197,7 +195,7 @@ class Lists:
         The state of a delivery is not checked, nor is the hook of many tasks. max_compared: compares only this number of
         tasks, the newest; then the count is a lower bound.
         """
-        if filter.visit or filter.search:
+        if filter.is_by_id:
             return await self._count_by_id(replace(filter, cursor=""))
         if not filter.is_by_state:
             return await self._count_arrived(filter, filter.since_ms, filter.until_ms)

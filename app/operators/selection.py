@@ -45,7 +45,7 @@ class TaskSelector:
 
     async def iter(self, filter: Filter) -> AsyncIterator[SelectedTask]:
         """Yield each task once. Only digests of the yielded tasks are in memory."""
-        if filter.visit or filter.search:
+        if filter.is_by_id:
             ids = await Lists(self._ledger, self._settings, self._explain).resolve_ids(filter)
             if not ids:
                 return
