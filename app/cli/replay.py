@@ -251,8 +251,9 @@ def _print_plan(summary: PlanSummary, kind: OperationKind) -> None:
     """Print counts by outcome and by call, then the first few tasks with their calls."""
     done = DONE[kind]
     click.echo(f"{summary.total} selected: {summary.actionable} would be {done}, {summary.skipped.total()} skipped")
-    for count in plan_counts(summary, kind):
-        click.echo(f"  {count.number} {count.text}")
+    if kind == "replay" or summary.skipped:
+        for count in plan_counts(summary, kind):
+            click.echo(f"  {count.number} {count.text}")
     if summary.by_call:
         click.echo()
         print_table([{"call": name, "count": count} for name, count in summary.by_call.most_common()])

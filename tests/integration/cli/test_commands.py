@@ -567,6 +567,7 @@ def test_a_discard_by_filter_shows_its_plan_and_needs_a_confirmation(busy: Harne
     ]
 
     assert "1 selected: 1 would be discarded, 0 skipped" in planned.stdout
+    assert 1 == planned.stdout.count("would be discarded")
     assert "standard-A-2" in planned.stdout
     assert (2, planned.stdout) == (unconfirmed.returncode, unconfirmed.stdout)
     assert [5, 5] == without_match
