@@ -368,7 +368,7 @@ def test_a_choice_with_the_mouse_filters_a_list_and_with_the_keyboard_waits_for_
     page = console.page
     console.open("/console/deliveries")
 
-    page.focus("#since")
+    page.focus("#search")
     page.keyboard.press("Shift+Tab")
     page.keyboard.press("ArrowDown")
     assert ("standard", f"{console.url}/console/deliveries") == (page.input_value("#hook"), page.url)
