@@ -42,17 +42,16 @@ $ redis-cli slowlog get 10
 ```
 
 The line numbers in error messages are those of the text with all includes:
-`python -c "from app.ledger.reasons import FAILED_CALLS, REASONS, Reason
-from app.ledger.scripts import script; print(script('complete').source)" | cat -n`.
+`python -c "from app.ledger.scripts import script; print(script('complete').source)" | cat -n`.
 
 {scripts}
 """
 
 
 def page() -> str:
-    keys = ((f"`{kind.pattern}`", kind.contents, kind.retention) for kind in KEY_KINDS)
+    keys = ((f"`{kind.pattern}`", kind.contents, kind.retention, kind.personal_data) for kind in KEY_KINDS)
     return _PAGE.format(
-        keys=_table(("key", "contains", "kept"), keys),
+        keys=_table(("key", "contains", "kept", "personal data that an erasure removes"), keys),
         task=_table(("field", "meaning"), _fields("lib/tasks")),
         circuit=_table(("field", "meaning"), _fields("lib/circuit")),
         scripts="\n\n".join(_script(script) for _, script in sorted(load(SOURCES).items())),

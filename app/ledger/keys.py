@@ -66,6 +66,7 @@ class KeyKind:
     """Keys of one pattern, as docs/redis.md describes them.
 
     title: what they are to an operator, who sees title, contents and retention in the console; empty for bookkeeping.
+    personal_data: what an erasure removes from them, if they contain personal data.
     """
 
     pattern: str
@@ -73,6 +74,7 @@ class KeyKind:
     contents: str
     retention: str
     title: str = ""
+    personal_data: str = ""
 
 
 _DELIVERY = "RETENTION_DAYS after it arrived; if its record is fetched, or it is translated again, after it was done"
@@ -87,6 +89,7 @@ KEY_KINDS = (
         "a delivery: its body, and the headers that its source needs",
         _DELIVERY,
         title="Deliveries",
+        personal_data="the body, and the values of headers",
     ),
     KeyKind(
         "bell:visit:*",
@@ -94,8 +97,15 @@ KEY_KINDS = (
         "a visit: its changes with contact, its attempts, the API's last answer",
         _TASK,
         title="Visits",
+        personal_data="the contact in each change, and quoted responses",
     ),
-    KeyKind("bell:event:*", "task", "an event that is fetched or translated again: its attempts", _TASK),
+    KeyKind(
+        "bell:event:*",
+        "task",
+        "an event that is fetched or translated again: its attempts",
+        _TASK,
+        personal_data="quoted responses",
+    ),
     KeyKind("bell:deliveries:*", "members", "the ids of the deliveries of a hook", _RETENTION),
     KeyKind("bell:hooks", "permanent", "the hooks that ever received a delivery", _ALWAYS),
     KeyKind(
@@ -119,6 +129,7 @@ KEY_KINDS = (
         "the tool's ids of the people in a booking",
         "2 years after its last record",
         title="People of a booking",
+        personal_data="none: without the tool, its ids lead to nobody",
     ),
     KeyKind(
         "bell:contact-index:*",
@@ -126,6 +137,7 @@ KEY_KINDS = (
         "the keyed digest of an address, a number or a word of a name, and its visits",
         "as long as the visits",
         title="Search",
+        personal_data="the digests of the person",
     ),
     KeyKind("bell:contact:*:lock", "expires", "which worker creates a contact", _SHORT),
     KeyKind(
@@ -134,8 +146,16 @@ KEY_KINDS = (
         "the keyed digest of an address, and the id of its contact",
         "30 days",
         title="Contacts",
+        personal_data="the digest of the address",
     ),
-    KeyKind("bell:record:*", "expires", "a record that was fetched from a tool", "30 seconds", title="Fetched records"),
+    KeyKind(
+        "bell:record:*",
+        "expires",
+        "a record that was fetched from a tool",
+        "30 seconds",
+        title="Fetched records",
+        personal_data="the record",
+    ),
     KeyKind(
         "bell:retry-after:*",
         "expires",
@@ -230,6 +250,7 @@ KEY_KINDS = (
         "an operation: its request, its operator, its result",
         "90 days",
         title="Operations",
+        personal_data="the filter, and the contacts until it ends",
     ),
     KeyKind("bell:operations:open", "members", "unfinished operations", "until they are finished"),
     KeyKind("bell:operations", "members", "the newest 500 operations", "90 days"),
