@@ -601,7 +601,9 @@ def _pack_changes(source: str, account: str, changes: Sequence[VisitChange]) -> 
         task_id, previous = TaskId.visit(account, change.external_id(source)), ""
         if change.previous_visit_id:
             previous = TaskId.visit(account, external_id(source, change.previous_visit_id))
-        packed.append((task_id, encode_change(change), previous if previous != task_id else "", change.start))
+        facts = change.facts()
+        encoded, start = encode_change(change, facts), visit_start(facts)
+        packed.append((task_id, encoded, previous if previous != task_id else "", start))
     return packed
 
 

@@ -150,10 +150,6 @@ class VisitChange:
                 facts[f"currency of {self.payment_id}"] = facts.pop("currency")
         return facts
 
-    @property
-    def start(self) -> str:
-        return visit_start(self.facts())
-
     def external_id(self, source: str) -> str:
         return self.external_id_override or external_id(source, self.visit_id)
 
@@ -243,9 +239,13 @@ def is_external_id(text: str) -> bool:
 _EXTERNAL_ID = re.compile(r"[a-z][a-z0-9_]{1,30}-[A-Za-z0-9._-]{1,118}")
 
 
-def encode_change(change: VisitChange) -> bytes:
-    """Encode a change as the ledger stores it; `merge.RecordedChange.decode` is the inverse."""
-    stored: dict[str, Any] = {"a": change.action, "o": change.version, "f": change.facts()}
+def encode_change(change: VisitChange, facts: Mapping[str, Any] | None = None) -> bytes:
+    """Encode a change as the ledger stores it; `merge.RecordedChange.decode` is the inverse.
+
+    facts: those of the change, if they are computed already.
+    """
+    facts = change.facts() if facts is None else facts
+    stored: dict[str, Any] = {"a": change.action, "o": change.version, "f": facts}
     if change.contact is not None:
         stored["c"] = change.contact.to_dict()
     if change.observed_at_us:
