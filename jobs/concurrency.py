@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
-from weakref import WeakValueDictionary
 
+from app.ledger.leases import acquire
 from app.ledger.records import Queue
 
 #: Active jobs, by queue.
@@ -81,23 +81,6 @@ class RunningJobs:
         return count >= self.free
 
 
-class KeyedLocks:
-    """Locks by name inside this process, so that jobs wait here instead of polling Redis."""
-
-    def __init__(self) -> None:
-        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
-
-    @asynccontextmanager
-    async def hold(self, name: str, wait_s: float, error: type[Exception]) -> AsyncIterator[None]:
-        """Hold until the block ends. Raises `error` if that is not possible within wait_s."""
-        lock = self._locks.setdefault(name, asyncio.Lock())
-        await _acquire(lock, wait_s, error)
-        try:
-            yield
-        finally:
-            lock.release()
-
-
 class FetchSlots:
     """Limits concurrent fetches. A fetch that takes longer than SLOT_TIMEOUT_S releases its slot."""
 
@@ -107,7 +90,7 @@ class FetchSlots:
     @asynccontextmanager
     async def hold(self, wait_s: float, error: type[Exception]) -> AsyncIterator[None]:
         """Hold until the block ends. Raises `error` if that is not possible within wait_s."""
-        await _acquire(self._free, wait_s, error)
+        await acquire(self._free, wait_s, error)
         is_held = True
 
         def release() -> None:
@@ -122,11 +105,3 @@ class FetchSlots:
         finally:
             timer.cancel()
             release()
-
-
-async def _acquire(lock: asyncio.Lock | asyncio.Semaphore, wait_s: float, error: type[Exception]) -> None:
-    try:
-        async with asyncio.timeout(wait_s):
-            await lock.acquire()
-    except TimeoutError:
-        raise error from None

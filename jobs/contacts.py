@@ -4,12 +4,11 @@ import asyncio
 from dataclasses import dataclass
 
 from app.ledger import keys
-from app.ledger.leases import LockContended, single_flight
+from app.ledger.leases import KeyedLocks, LockContended, single_flight
 from app.ledger.ledger import Ledger
 from app.ledger.redis import RedisUnavailable
 from app.visits.change import Contact
 from app.visits.client import ClientError, OutcomeUnknown, Record, VisitsApiError, VisitsClient
-from jobs.concurrency import KeyedLocks
 from jobs.retry import outcome_is_unknown
 
 CACHE_TTL_MS = 30 * 86_400_000

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 
 import httpx
 
+from app.ledger.leases import KeyedLocks
 from app.ledger.ledger import Ledger
 from app.ledger.records import Attempt
 from app.settings.model import Settings
 from app.telemetry.counters import Counters
-from jobs.concurrency import FetchSlots, KeyedLocks, RunningJobs
+from jobs.concurrency import FetchSlots, RunningJobs
 from jobs.retry import Schedule
 
 #: A run starts no call after this time. A call takes at most RESPONSE_TIMEOUT_S; the lease and arq's timeout are longer.

@@ -10,6 +10,7 @@ from typing import Any
 import arq.worker
 from arq import func
 
+from app.connections.tokens import EXCHANGE_TIMEOUT_S
 from app.ledger import keys, scripts
 from app.ledger.ids import EVENT, VISIT
 from app.ledger.ledger import Ledger
@@ -25,7 +26,6 @@ from jobs.concurrency import MAX_IN_FLIGHT
 from jobs.context import Context
 from jobs.maintenance import run_maintenance
 from jobs.startup import check_arq_version, read_settings
-from jobs.tokens import EXCHANGE_TIMEOUT_S
 
 
 def run() -> None:

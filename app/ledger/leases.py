@@ -1,10 +1,11 @@
-"""Single flight: processes that need the same value at the same time produce it once."""
+"""Locks, and single flight: processes that need the same value at the same time produce it once."""
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from typing import TypeVar
+from weakref import WeakValueDictionary
 
 from app.ledger.ids import new_token
 from app.ledger.ledger import Ledger
@@ -61,3 +62,28 @@ async def single_flight(
 async def _release(ledger: Ledger, lock: str, token: str) -> None:
     with suppress(RedisUnavailable):
         await ledger.release_lock(lock, token)
+
+
+class KeyedLocks:
+    """Locks by name inside this process, so that jobs wait here instead of polling Redis."""
+
+    def __init__(self) -> None:
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    @asynccontextmanager
+    async def hold(self, name: str, wait_s: float, error: type[Exception]) -> AsyncIterator[None]:
+        """Hold until the block ends. Raises `error` if that is not possible within wait_s."""
+        lock = self._locks.setdefault(name, asyncio.Lock())
+        await acquire(lock, wait_s, error)
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+async def acquire(lock: asyncio.Lock | asyncio.Semaphore, wait_s: float, error: type[Exception]) -> None:
+    try:
+        async with asyncio.timeout(wait_s):
+            await lock.acquire()
+    except TimeoutError:
+        raise error from None

@@ -20,6 +20,7 @@ class RecordRequest:
     params: the query string.
     query: a GraphQL query, POSTed to `api_url` with `variables`; `path` only identifies the record then.
     json, form: the body of a POST to the path, instead of a GET.
+    method: another method, such as DELETE.
     endpoint: the path of the POST, if `path` only identifies the record (JSON-RPC: `""`, `api_url` itself).
     follow_up: returns the requests for related records, by name, once this record is fetched. `translate` finds those
         records in `event.related`.
@@ -27,11 +28,12 @@ class RecordRequest:
 
     path: str
     query: str | None = None
-    variables: Mapping[str, str] = field(default_factory=dict)
+    variables: Mapping[str, Any] = field(default_factory=dict)
     params: Mapping[str, str] = field(default_factory=dict)
     json: Mapping[str, Any] | None = None
     form: Mapping[str, str] | None = None
     endpoint: str | None = None
+    method: str | None = None
     follow_up: "Callable[[Payload], Mapping[str, RecordRequest]]" = _no_follow_up
 
     @property
@@ -44,7 +46,7 @@ class RecordRequest:
     def label(self) -> str:
         """The request in plans and attempts: the method and the first part of the path. GraphQL queries count as GET."""
         posts = self.query is None and (self.json is not None or self.form is not None)
-        return f"{'POST' if posts else 'GET'} {self.path.partition('/')[0]}"
+        return f"{self.method or ('POST' if posts else 'GET')} {self.path.partition('/')[0]}"
 
 
 class Credentials(Protocol):

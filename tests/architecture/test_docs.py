@@ -240,9 +240,11 @@ def test_every_event_of_the_log_that_the_runbook_names_is_logged() -> None:
 
 
 def test_the_architecture_has_the_levels_of_the_packages() -> None:
-    rows = dict(re.findall(r"^\| (\d) \| (.+) \|$", PAGES["architecture.md"], re.MULTILINE))
+    rows = dict(re.findall(r"^\| (\d+) \| (.+) \|$", PAGES["architecture.md"], re.MULTILINE))
 
-    assert LEVELS == [set(re.findall(r"`((?:app\.|jobs)[a-z_]*)`", rows[str(level)])) for level in range(1, 10)]
+    assert LEVELS == [
+        set(re.findall(r"`((?:app\.|jobs)[a-z_]*)`", rows[str(level)])) for level in range(1, len(LEVELS) + 1)
+    ]
 
 
 def test_the_page_on_deployment_has_the_commands_of_the_procfile() -> None:

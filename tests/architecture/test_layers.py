@@ -159,6 +159,7 @@ LEVELS = [
     {"app.sources", "app.settings", "app.ledger"},
     {"app.telemetry"},
     {"app.operators", "app.intake"},
+    {"app.connections"},
     {"app.console", "jobs"},
     {"app.main", "app.demo"},
     {"app.cli"},

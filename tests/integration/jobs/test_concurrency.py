@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 
 import jobs.concurrency
+from app.ledger.leases import KeyedLocks
 from app.ledger.ledger import Ledger
 from app.ledger.records import Queue
 from app.ledger.redis import Redis
 from app.visits.change import Contact
 from app.webhooks.registry import load_specimens
-from jobs.concurrency import MAX_ACTIVE, FetchSlots, Job, KeyedLocks, RunningJobs
+from jobs.concurrency import MAX_ACTIVE, FetchSlots, Job, RunningJobs
 from tests.support.harness import Harness, wait_until
 from tests.support.ledger import accept, change, visit_task
 from tests.support.ledger_client import LedgerClient, all_visits, booked

@@ -10,12 +10,13 @@ import pytest
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 
+import app.connections.tokens
 import jobs.concurrency
-import jobs.tokens
+from app.connections.tokens import _render_template
+from app.connections.tool_api import http_request, until_reset
 from app.visits.client import MAX_RESPONSE_BYTES, RateLimited
 from app.webhooks.fetching import ApiKeyAuth, RecordRequest, TokenExchange
-from jobs.records import MAX_CONCURRENT_FETCHES, _request, _until_reset
-from jobs.tokens import _render_template
+from jobs.records import MAX_CONCURRENT_FETCHES
 from tests.support.jobber import (
     BOOKED,
     FIRST_TOKEN,
@@ -129,7 +130,7 @@ async def test_a_token_is_exchanged_once_for_all_runs(world: ToolWorld) -> None:
 async def test_a_rejected_token_is_renewed_with_the_newest_refresh_token(
     world: ToolWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs.tokens, "MIN_REPLACEABLE_AGE_S", 0.0)
+    monkeypatch.setattr(app.connections.tokens, "MIN_REPLACEABLE_AGE_S", 0.0)
     connect(world)
     forms = set_token_responses(world, FIRST_TOKEN, SECOND_TOKEN)
     await send_event(world, 1)
@@ -190,7 +191,7 @@ async def test_a_rejected_refresh_token_is_reported(world: ToolWorld) -> None:
 
 
 async def test_stored_tokens_are_encrypted_with_secret_key(world: ToolWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs.tokens, "REFRESH_BEFORE_EXPIRY_S", 1e6)
+    monkeypatch.setattr(app.connections.tokens, "REFRESH_BEFORE_EXPIRY_S", 1e6)
     connect(world)
     forms = set_token_responses(world, FIRST_TOKEN, SECOND_TOKEN)
     await send_event(world, 1)
@@ -201,7 +202,7 @@ async def test_stored_tokens_are_encrypted_with_secret_key(world: ToolWorld, mon
     for second, key in enumerate(["another-key-of-ours a-key-of-ours-for-tests", "a-key-that-is-not-it"], 2):
         connect(world, SECRET_KEY=key)
         await world.redis.command("SET", "bell:token:jobber", stored)
-        monkeypatch.setattr(jobs.tokens, "_usable_token", lambda *_: "")
+        monkeypatch.setattr(app.connections.tokens, "_usable_token", lambda *_: "")
         await send_event(world, second)
         await world.run()
 
@@ -234,7 +235,7 @@ def test_a_template_replaces_only_credentials() -> None:
 def test_the_wait_is_read_from_the_header_of_the_tool(value: str, expected: float | None) -> None:
     response = httpx.Response(429, headers={"X-Reset": value})
 
-    assert expected == _until_reset(RateLimited("GET x", 429), response, "X-Reset").wait_s
+    assert expected == until_reset(RateLimited("GET x", 429), response, "X-Reset").wait_s
 
 
 @pytest.mark.parametrize(
@@ -258,7 +259,7 @@ def test_the_wait_is_read_from_the_header_of_the_tool(value: str, expected: floa
 def test_a_record_request_becomes_one_http_request(
     record_request: RecordRequest, expected: tuple[str, str, dict[str, Any]]
 ) -> None:
-    assert expected == _request(record_request, "https://api.example.com/v1")
+    assert expected == http_request(record_request, "https://api.example.com/v1")
 
 
 def test_credentials_are_sent_in_headers_and_params() -> None:

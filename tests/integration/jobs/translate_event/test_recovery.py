@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from starlette.responses import Response
 
-from jobs.concurrency import KeyedLocks
+from app.ledger.leases import KeyedLocks
 from tests.support.tool_api import BOOKED, MOVED, ToolWorld
 
 

@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-import jobs.tokens
+import app.connections.tokens
 import jobs.translate_event
 from app.demo import valkey
 from app.visits.client import MAX_RESPONSE_BYTES
@@ -51,7 +51,7 @@ async def test_an_exchange_outlives_its_job(world: ToolWorld, monkeypatch: pytes
 async def test_an_exchange_does_not_start_if_its_lock_might_end_first(
     world: ToolWorld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs.tokens, "LOCK_TTL_S", jobs.tokens.EXCHANGE_TIMEOUT_S)
+    monkeypatch.setattr(app.connections.tokens, "LOCK_TTL_S", app.connections.tokens.EXCHANGE_TIMEOUT_S)
     connect(world)
     forms = set_token_responses(world, FIRST_TOKEN)
 
@@ -83,8 +83,8 @@ async def first_exchange(world: ToolWorld, monkeypatch: pytest.MonkeyPatch) -> N
     set_token_responses(world, FIRST_TOKEN)
     await send_event(world, 1)
     await world.run()
-    monkeypatch.setattr(jobs.tokens, "REFRESH_BEFORE_EXPIRY_S", 1e6)
-    monkeypatch.setattr(jobs.tokens, "_usable_token", lambda stored, rejected: "")
+    monkeypatch.setattr(app.connections.tokens, "REFRESH_BEFORE_EXPIRY_S", 1e6)
+    monkeypatch.setattr(app.connections.tokens, "_usable_token", lambda stored, rejected: "")
 
 
 async def test_the_previous_refresh_token_is_tried_once(world: ToolWorld, monkeypatch: pytest.MonkeyPatch) -> None:

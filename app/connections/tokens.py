@@ -23,6 +23,7 @@ from typing import Any
 import httpx
 import orjson
 
+from app.connections.context import CallContext
 from app.ledger import keys
 from app.ledger.encryption import Keyring, TamperedValue, UnknownKey
 from app.ledger.leases import LockContended, single_flight
@@ -41,7 +42,6 @@ from app.visits.client import (
 )
 from app.webhooks.fetching import TokenExchange
 from app.webhooks.payload import Payload
-from jobs.context import Context
 
 #: A token is renewed this many seconds before it expires.
 REFRESH_BEFORE_EXPIRY_S = 60.0
@@ -69,9 +69,9 @@ class GrantRejected(Unauthorized):
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """The tokens of one hook. calls: see TaskRun."""
+    """The tokens of one hook. calls: every call with its status is appended."""
 
-    context: Context
+    context: CallContext
     hook: Hook
     exchange: TokenExchange
     calls: list[list[object]]
