@@ -27,6 +27,9 @@ STATE_TITLES = {
     "expired": "Expired",
 }
 
+#: Ids of a filter that its description names.
+MAX_IDS_IN_WORDS = 5
+
 
 class _QueryFilter:
     """A filter as the query of a URL, with a period. Each dataclass of it has the fields in its own order."""
@@ -82,11 +85,37 @@ class Filter(_QueryFilter):
             fields["state"] = ""
         return cls(**fields)
 
+    def describe(self, count: int | None = None) -> str:
+        """Return in words what it matches: `7 failures of the hook east`.
+
+        count: the number of matches, if it is known. The search is not in it: it may be an e-mail address.
+        """
+        parts = [f"of the {name} {value}" for name, value in self._owners.items() if value]
+        if self.reason:
+            parts.append(f"with the reason {self.reason}")
+        if self.search:
+            parts.append("found by a search")
+        for name in ("since", "until"):
+            if time := getattr(self, name):
+                parts.append(f"{name} {time}")
+        return " ".join([self._ids_in_words or self._kind_in_words(count), *parts])
+
     @property
-    def summary(self) -> str:
-        """The filter as text for the activity log, without the search, which may be an e-mail address."""
-        fields = asdict(self) | {"ids": " ".join(self.ids), "search": "…" if self.search else "", "cursor": ""}
-        return ", ".join(f"{name} {value}" for name, value in fields.items() if value) or "everything"
+    def _owners(self) -> dict[str, str]:
+        return {"hook": self.hook, "source": self.source, "visit": self.visit}
+
+    @property
+    def _ids_in_words(self) -> str:
+        text, omitted = ", ".join(self.ids[:MAX_IDS_IN_WORDS]), len(self.ids) - MAX_IDS_IN_WORDS
+        state = f" in the state {self.state}" if self.ids and self.state else ""
+        return text + (f" and {omitted:,} more" if omitted > 0 else "") + state
+
+    def _kind_in_words(self, count: int | None) -> str:
+        adjective, kind = (self.state, "task") if self.state in INDEXED_STATES else (self.state, "delivery")
+        if self.is_by_state and self.state in ("", "parked"):
+            adjective, kind = "", "failure"
+        kinds = kind if count == 1 else f"{kind}s" if kind != "delivery" else "deliveries"
+        return " ".join(filter(None, ["all" if count is None else f"{count:,}", adjective, kinds]))
 
     @property
     def is_by_state(self) -> bool:

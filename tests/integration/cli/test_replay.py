@@ -136,8 +136,8 @@ def test_an_operation_stores_the_ids_of_a_search_instead_of_the_address(busy: Ha
     assert 0 == busy.doorbell("replay", "--search", "ada@example.com", "--recheck", "--yes").returncode
 
     [operation] = rows(busy, "operations", "--json")
-    assert "ids standard-A-1" == operation["filter"]
-    assert [(b"started replay", "search … (1), recheck".encode())] == activity_of(busy)
+    assert "standard-A-1" == operation["filter"]
+    assert [(b"started replay", b"1 delivery found by a search, after a check of Review Rover")] == activity_of(busy)
 
 
 def test_a_newer_change_is_applied_after_a_discard(busy: Harness) -> None:
@@ -167,7 +167,7 @@ def test_a_discard_by_filter_shows_its_plan_and_needs_a_confirmation(busy: Harne
     assert 0 == busy.doorbell("discard", "--search", "A-2", "--yes").returncode
 
     assert 5 == busy.doorbell("failures").returncode
-    assert {(b"started discard", "state parked, search … (1)".encode())} == set(activity_of(busy))
+    assert {(b"started discard", b"1 failure found by a search")} == set(activity_of(busy))
 
 
 def test_discard_continues_after_an_unknown_id(busy: Harness) -> None:
@@ -205,7 +205,7 @@ def test_operations_of_the_console_are_listed_and_cancelled(service: Harness) ->
     assert (id, "ada", "discard", "queued", 7) == tuple(
         row[name] for name in ("operation", "actor", "kind", "state", "expected")
     )
-    assert "state parked, reason 422" == row["filter"]
+    assert "7 failures with the reason 422" == row["filter"]
     assert [0, 5, 5] == statuses
     assert ["cancelled"] == [row["state"] for row in rows(service, "operations", "--json")]
     service.redis_command("DEL", "bell:operations:open", "bell:operation:locked:lock")
