@@ -37,6 +37,10 @@ class Keyring:
         """Ids that distinguish the keys and do not reveal them, newest first."""
         return [key_id.hex() for key_id in self._keys]
 
+    def is_newest(self, encrypted: bytes) -> bool:
+        """Return whether the value is encrypted with the first key."""
+        return encrypted[1:5] == next(iter(self._keys))
+
     def encrypt(self, value: bytes, place: str) -> bytes:
         """place: where the value is stored. It cannot be decrypted as the value of another place."""
         key_id, key = next(iter(self._keys.items()))

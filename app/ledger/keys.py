@@ -34,6 +34,8 @@ DEDUP = "bell:dedup:"
 CONTACT = "bell:contact:"
 CONTACT_INDEX = "bell:contact-index:"
 RECORD = "bell:record:"
+#: The stored hooks by name, encrypted, and a random value that each write replaces.
+STORED_HOOKS, STORED_HOOKS_VERSION = "bell:stored-hooks", "bell:stored-hooks:version"
 RETRY_AFTER = "bell:retry-after:"
 TOKEN = "bell:token:"
 WORKER = "bell:worker:"
@@ -114,6 +116,16 @@ KEY_KINDS = (
         "the visits that start on a day, each with its time",
         "RETENTION_DAYS after the day, or until the visit expires, if that is later",
         title="Days of visits",
+    ),
+    KeyKind(
+        "bell:stored-hooks:version", "permanent", "a random value that every change of a stored hook replaces", _ALWAYS
+    ),
+    KeyKind(
+        "bell:stored-hooks",
+        "permanent",
+        "the stored hooks with their secrets and credentials, each encrypted; 200 at most",
+        "until an operator removes them",
+        title="Stored hooks",
     ),
     KeyKind("bell:visit-days", "members", "the days that have visits", "until the last visit of the day is removed"),
     KeyKind(

@@ -47,14 +47,10 @@ class ListPage:
 
 @dataclass(slots=True)
 class FailureGroup:
-    """The tasks of one state with the same reason and source.
-
-    newest: the visit or delivery of the newest one. first, last: when they became pending, in ms.
-    """
+    """The tasks of one state with the same reason and source. first, last: when they became pending, in ms."""
 
     reason: str
     source: str
-    newest: str
     count: int = 0
     first: float = float("inf")
     last: float = 0
@@ -184,8 +180,8 @@ class Lists:
         groups: dict[tuple[str, str], FailureGroup] = {}
         grouped = 0
         async for page in self._iter_reasons(state):
-            for task_id, source, reason, since in page:
-                group = groups.setdefault((reason, source), FailureGroup(reason, source, task_id.display_id))
+            for _, source, reason, since in page:
+                group = groups.setdefault((reason, source), FailureGroup(reason, source))
                 group.count += 1
                 group.first, group.last = min(group.first, since), max(group.last, since)
             grouped += len(page)

@@ -52,7 +52,7 @@ def read_environment(
     without them.
     """
     variables = read_variables(environ)
-    raw: dict[str, Any] = {name: variables[name.upper()] for name in Settings.model_fields if name.upper() in variables}
+    raw: dict[str, Any] = {name: variables[name.upper()] for name in Settings.variables() if name.upper() in variables}
     raw["hooks"] = _parse_hooks(variables)
     problems: list[Problem] = []
     try:
@@ -105,7 +105,7 @@ def _to_problem(error: Any, variables: Mapping[str, str]) -> Problem:
     field = (
         HookSettings.model_fields.get(name.split("__")[2].lower())
         if is_hook_setting
-        else Settings.model_fields.get(name.lower())
+        else Settings.variables().get(name.lower())
     )
     fix = f"It is {field.description}." if field and field.description else ""
     return Problem(name, rule, describe_shape(value), fix)
@@ -137,7 +137,7 @@ OWN_PREFIXES = ("HOOKS_", "HOOK__", "VISITS_API_", "RETRY_", "CONSOLE_")
 
 def unknown_variables(environ: Mapping[str, str] = os.environ) -> list[Problem]:
     """Return the variables that look like a setting and are none. They are ignored, so they are no SettingsError."""
-    settings = [name.upper() for name in Settings.model_fields if name != "hooks"]
+    settings = [name.upper() for name in Settings.variables()]
     unset = [setting for setting in settings if not environ.get(setting)]
     unknown = []
     for name in sorted(name for name, value in environ.items() if value.strip() and name not in settings):
@@ -192,7 +192,7 @@ def _cross_checks(settings: Settings, redis_needed: bool, token_needed: bool) ->
     if bool(settings.console_proxy_header) != bool(settings.console_proxy_secret):
         missing = "CONSOLE_PROXY_SECRET" if settings.console_proxy_header else "CONSOLE_PROXY_HEADER"
         yield Problem(missing, "is required: a proxy needs both settings", fix="Set it, or remove the other setting.")
-    yield from _check_accounts(settings)
+    yield from check_accounts(settings)
 
 
 def _check_hooks(settings: Settings, sources_needed: bool) -> Iterator[Problem]:
@@ -204,10 +204,10 @@ def _check_hooks(settings: Settings, sources_needed: bool) -> Iterator[Problem]:
         yield Problem("app/sources", str(error), fix="Fix or remove that file.")
         return
     for name, hook in settings.hooks.items():
-        yield from _check_hook(settings, name, hook, tools)
+        yield from check_hook(settings, name, hook, tools)
 
 
-def _check_accounts(settings: Settings) -> Iterator[Problem]:
+def check_accounts(settings: Settings) -> Iterator[Problem]:
     """Yield a problem if an account has two tokens, or if a token has two accounts.
 
     An account has one circuit and one rate limit, and both apply to a token.
@@ -226,7 +226,7 @@ def _check_accounts(settings: Settings) -> Iterator[Problem]:
             yield Problem(setting, f"its token is the token of the account {accounts[token]}", fix=fix)
 
 
-def _check_hook(
+def check_hook(
     settings: Settings, name: str, hook: HookSettings, tools: Mapping[str, LoadedSource]
 ) -> Iterator[Problem]:
     prefix = f"HOOKS__{name.upper()}"
@@ -317,10 +317,9 @@ RANDOM_CHARACTERS = f"{RECOMMENDED_KEY_CHARS} random characters or more, such as
 def env_example() -> str:
     """Return the text of `.env.example`: every setting with its meaning and default."""
     lines = ["# Every setting, commented out, with its default or an example."]
-    for name, field in Settings.model_fields.items():
-        if name != "hooks":
-            default = field.examples[0] if field.examples else field.default or ""
-            lines += ["", f"# {field.description}", f"#{name.upper()}={default}"]
+    for name, field in Settings.variables().items():
+        default = field.examples[0] if field.examples else field.default or ""
+        lines += ["", f"# {field.description}", f"#{name.upper()}={default}"]
     lines += ["", "# One hook per tool that sends webhooks. Choose its <NAME>, for example CALENDLY.", ""]
     for name, field in HookSettings.model_fields.items():
         suffix = "__<FIELD>" if name == "credentials" else ""

@@ -1,16 +1,18 @@
-"""The settings, which are read from the environment once, at start."""
+"""The settings: read from the environment once, at start; only the stored hooks change while a process runs."""
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from types import MappingProxyType
 from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from argon2 import PasswordHasher, extract_parameters
 from argon2.exceptions import InvalidHashError
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
 
 from app.webhooks.registry import load_sources
@@ -211,7 +213,7 @@ class Settings(BaseModel):
         description="the maximum number of calls per second and account, by all workers; unset: only the API's limit",
         examples=["10"],
     )
-    hooks: dict[str, HookSettings] = Field({}, description="the configured hooks")
+    environment_hooks: dict[str, HookSettings] = Field({}, alias="hooks", description="the configured hooks")
     retry_first_s: Seconds = Field(
         5, description="seconds: the longest delay before the second attempt; later delays double"
     )
@@ -290,6 +292,50 @@ class Settings(BaseModel):
         examples=["1"],
     )
 
+    _stored_hooks: Mapping[str, HookSettings] = PrivateAttr(default_factory=dict)
+    _unusable_hooks: Mapping[str, str] = PrivateAttr(default_factory=dict)
+
+    @classmethod
+    def variables(cls) -> dict[str, FieldInfo]:
+        """Return the settings that are one variable each: all but the hooks."""
+        return {name: field for name, field in cls.model_fields.items() if name != "environment_hooks"}
+
+    @cached_property
+    def hooks(self) -> dict[str, HookSettings]:
+        """Return the hooks of the environment and the stored ones. Those of the environment are first, and win."""
+        return {**self.environment_hooks, **self.stored_hooks}
+
+    @property
+    def all_stored_hooks(self) -> Mapping[str, HookSettings]:
+        """The valid stored hooks, also those whose name the environment has."""
+        return self._stored_hooks
+
+    @property
+    def stored_hooks(self) -> dict[str, HookSettings]:
+        """The stored hooks in use: those whose name the environment does not have."""
+        return {name: hook for name, hook in self._stored_hooks.items() if name not in self.environment_hooks}
+
+    @property
+    def unusable_hooks(self) -> dict[str, str]:
+        """By name, why a stored hook cannot be used."""
+        return {name: reason for name, reason in self._unusable_hooks.items() if name not in self.environment_hooks}
+
+    def is_stored(self, name: str) -> bool:
+        return name in self._stored_hooks and name not in self.environment_hooks
+
+    def set_stored_hooks(
+        self, hooks: Mapping[str, HookSettings], unusable: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
+        """Replace the stored hooks. unusable: by name, why a stored hook cannot be used."""
+        self._stored_hooks, self._unusable_hooks = dict(hooks), dict(unusable)
+        for name in ("hooks", "active_hooks", "accounts", "all_accounts", "tokens"):
+            self.__dict__.pop(name, None)
+
+    def with_stored_hooks(self, hooks: Mapping[str, HookSettings]) -> "Settings":
+        copy = self.model_copy()
+        copy.set_stored_hooks(hooks)
+        return copy
+
     @property
     def has_console(self) -> bool:
         """Whether a password or a proxy is configured; otherwise the console does not exist."""
@@ -311,11 +357,13 @@ class Settings(BaseModel):
     def active_hooks(self) -> dict[str, "Hook"]:
         """Return the hooks that have a secret."""
         accounts = self.accounts
-        return {
-            name: Hook(name, hook, self.source_for(name), accounts[name])
-            for name, hook in self.hooks.items()
-            if hook.secrets
-        }
+        return {name: self._activate(name, hook, accounts[name]) for name, hook in self.hooks.items() if hook.secrets}
+
+    def _activate(self, name: str, settings: HookSettings, account: str) -> "Hook":
+        source = self.source_for(name)
+        url = self._hook_url(name, settings, source)
+        context = VerificationContext(settings.secrets, 0, url, settings.tolerance, self.secret_key)
+        return Hook(name, settings, source, account, context)
 
     def source_for(self, name: str) -> LoadedSource:
         """Return the source of a hook, with the form of authentication that the hook accepts."""
@@ -331,14 +379,16 @@ class Settings(BaseModel):
 
     def verification_context(self, hook: "Hook", now: float) -> VerificationContext:
         """Return the hook's settings that verify a delivery. now: seconds since 1970."""
-        configured = hook.settings
-        return VerificationContext(configured.secrets, now, self.hook_url(hook), configured.tolerance, self.secret_key)
+        return hook.context._replace(now=now)
 
     def hook_url(self, hook: "Hook") -> str:
         """Return the URL to configure at the tool; only its path without PUBLIC_URL."""
-        context = VerificationContext(hook.settings.secrets, 0, keys=self.secret_key)
-        token = hook.source.definition.signature.path_token(hook.name, context)
-        return f"{self.public_url or ''}{hook.path}" + (f"/{token}" if token else "")
+        return hook.context.url
+
+    def _hook_url(self, name: str, settings: HookSettings, source: LoadedSource) -> str:
+        context = VerificationContext(settings.secrets, 0, keys=self.secret_key)
+        token = source.definition.signature.path_token(name, context)
+        return f"{self.public_url or ''}{hook_path(name)}" + (f"/{token}" if token else "")
 
     @cached_property
     def accounts(self) -> dict[str, str]:
@@ -365,15 +415,19 @@ class Settings(BaseModel):
 
     def describe(self) -> Iterator[dict[str, str]]:
         """Yield every setting with its value and meaning; for a secret, only whether it is set."""
-        for name, field in type(self).model_fields.items():
+        for name, setting in type(self).model_fields.items():
             value = getattr(self, name)
-            if name == "hooks":
-                yield {"name": "HOOKS__…", "value": ", ".join(self.hooks) or "none", "meaning": field.description or ""}
+            if name == "environment_hooks":
+                yield {
+                    "name": "HOOKS__…",
+                    "value": ", ".join(self.hooks) or "none",
+                    "meaning": setting.description or "",
+                }
                 continue
-            if not field.repr:
+            if not setting.repr:
                 value = "set" if value else None
             text = " ".join(value) if isinstance(value, tuple) else "" if value is None else str(value)
-            yield {"name": name.upper(), "value": text or "not set", "meaning": field.description or ""}
+            yield {"name": name.upper(), "value": text or "not set", "meaning": setting.description or ""}
 
     def contact_hash_key(self, account: str) -> bytes:
         """Return the key of the digests under which contacts are cached."""
@@ -382,13 +436,18 @@ class Settings(BaseModel):
 
 @dataclass(frozen=True)
 class Hook:
-    """An active hook, with its source and the account of its visits."""
+    """An active hook, with its source and the account of its visits. context: what verifies a delivery, but for the time."""
 
     name: str
     settings: HookSettings
     source: LoadedSource
     account: str
+    context: VerificationContext = field(repr=False)
 
     @property
     def path(self) -> str:
-        return f"/hooks/{self.name}"
+        return hook_path(self.name)
+
+
+def hook_path(name: str) -> str:
+    return f"/hooks/{name}"

@@ -136,7 +136,7 @@ def check_callers() -> None:
 
 
 #: The modules that call scripts.
-CALLERS = ("ledger.py", "redis.py")
+CALLERS = ("connections.py", "ledger.py", "redis.py")
 
 
 def check_calls(code: str, file: str, scripts: Mapping[str, Script]) -> None:

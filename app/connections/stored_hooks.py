@@ -1,0 +1,203 @@
+"""The stored hooks: loaded into the settings of a process, followed while it runs, and changed by operators."""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from app.ledger import keys
+from app.ledger.connections import MAX_HOOK_BYTES, MAX_STORED_HOOKS, EncryptedHooks, HookUnreadable
+from app.ledger.redis import Redis, RedisUnavailable
+from app.settings.environment import RANDOM_CHARACTERS, Problem, SettingsError
+from app.settings.model import HookSettings, Settings
+from app.settings.stored import change_hook, decode_hook, encode_hook, hook_problems, set_valid_hooks
+from app.telemetry.logs import log
+
+if TYPE_CHECKING:
+    from app.operators.actions import Actions
+    from app.operators.activity_log import Action
+
+#: How often a process asks for the version, and the shortest time between two discoveries.
+FOLLOW_EVERY_S, DISCOVER_EVERY_S = 2.0, 1.0
+#: The time that a discovery may take: a request waits for it.
+DISCOVER_TIMEOUT_S = 1.0
+#: A change is tried again if another process changed the same hook meanwhile.
+MAX_TRIES = 5
+
+
+class StoredHooks:
+    """Without SECRET_KEY, no hook is stored, and Redis is not asked. Methods that change a hook need an actor's Actions.
+
+    is_current: whether the last question to Redis was answered. Until then an unknown name may be a stored hook.
+    """
+
+    def __init__(self, redis: Redis, settings: Settings, on_change: Callable[[], None] = lambda: None) -> None:
+        """on_change: called after the settings changed."""
+        self._redis, self._settings, self._on_change = redis, settings, on_change
+        self._hooks = EncryptedHooks(redis, settings.secret_key) if settings.secret_key else None
+        self._version: str | None = None
+        self._encrypted: Mapping[str, bytes] = {}
+        self._readable: Mapping[str, HookSettings] = {}
+        self._loading = asyncio.Lock()
+        self._discovery: asyncio.Task[None] | None = None
+        self._discovered_at = float("-inf")
+        self.is_current = self._hooks is None
+
+    # -- reading --
+
+    async def load(self) -> None:
+        """Load all stored hooks into the settings. Raises RedisUnavailable."""
+        async with self._loading:
+            await self._load()
+
+    async def refresh(self) -> None:
+        """Load the stored hooks if they have changed. Raises RedisUnavailable."""
+        if self._hooks is None:
+            return
+        async with self._loading:
+            if self._version is None or await self._hooks.version() != self._version:
+                await self._load()
+
+    async def follow(self) -> None:
+        """Refresh regularly, forever."""
+        while True:
+            await self._try_to_refresh()
+            await asyncio.sleep(FOLLOW_EVERY_S)
+
+    async def discover(self) -> bool:
+        """Refresh because of an unknown name, once per DISCOVER_EVERY_S for all callers. Return `is_current`."""
+        if self._hooks and time.monotonic() - self._discovered_at >= DISCOVER_EVERY_S:
+            self._discovered_at = time.monotonic()
+            self._discovery = asyncio.create_task(self._try_to_refresh())
+        if self._discovery:
+            await asyncio.shield(self._discovery)
+        return self.is_current
+
+    async def _try_to_refresh(self) -> None:
+        was_current = self.is_current
+        try:
+            async with asyncio.timeout(DISCOVER_TIMEOUT_S):
+                await self.refresh()
+            self.is_current = True
+        except (RedisUnavailable, TimeoutError) as error:
+            self.is_current = False
+            if was_current or self._version is None:
+                log.warning("redis_unavailable", reason=str(error) or "Redis does not answer in time")
+        except Exception:
+            self.is_current = False
+            log.exception("unhandled_exception")
+
+    async def _load(self) -> None:
+        if self._hooks is None:
+            return
+        table = await self._hooks.load()
+        readable: dict[str, HookSettings] = {}
+        unusable: dict[str, str] = {}
+        for name, encrypted in table.hooks.items():
+            try:
+                readable[name] = decode_hook(self._hooks.decrypt(name, encrypted))
+            except (HookUnreadable, ValueError) as error:
+                unusable[name] = str(error)
+        set_valid_hooks(self._settings, readable, unusable)
+        self._version, self._encrypted, self._readable, self.is_current = table.version, table.hooks, readable, True
+        for name, reason in self._settings.unusable_hooks.items():
+            log.warning("stored_hook_unusable", hook=name, reason=reason)
+        self._on_change()
+
+    @property
+    def names(self) -> list[str]:
+        """The stored hooks, also those that cannot be used."""
+        return sorted(self._encrypted)
+
+    def with_older_key(self) -> list[str]:
+        """Return the hooks that are encrypted with another key than the first of SECRET_KEY."""
+        return [name for name in self.names if self._hooks and not self._hooks.has_newest_key(self._encrypted[name])]
+
+    # -- changing --
+
+    async def save(self, name: str, hook: HookSettings, actions: "Actions") -> None:
+        """Add a hook, or replace the stored one of this name. Raises SettingsError, RedisUnavailable."""
+        await self.load()
+        is_new = name not in self._encrypted
+        target = f"{name}, {hook.source or name}" if is_new else name
+        await self._write(name, lambda: hook, actions, "added hook" if is_new else "changed hook", target)
+
+    async def add(self, name: str, hook: HookSettings, actions: "Actions") -> None:
+        """As `save`, but only for a new name."""
+        await self.load()
+        if name in self._encrypted:
+            raise SettingsError([Problem("NAME", f"there is a stored hook {name} already", fix="Use another name.")])
+        await self.save(name, hook, actions)
+
+    async def change(self, name: str, fields: Mapping[str, Any], actions: "Actions") -> None:
+        """Change some settings of a stored hook. Raises SettingsError, RedisUnavailable."""
+        target = f"{name}: {', '.join(sorted(fields))}"
+        await self._write(name, lambda: change_hook(self._existing(name), fields), actions, "changed hook", target)
+
+    async def rotate_secret(self, name: str, new: str, actions: "Actions", *, keep_old: bool = True) -> None:
+        """Accept another secret. keep_old: accept the old ones too, until the tool uses the new one."""
+
+        def rotate() -> HookSettings:
+            hook = self._existing(name)
+            others = [secret for secret in hook.secrets if secret != new] if keep_old else []
+            return change_hook(hook, {"secrets": [new, *others]})
+
+        suffix = "the old one is still accepted" if keep_old else "the old one is no longer accepted"
+        await self._write(name, rotate, actions, "rotated secret", f"{name}: {suffix}")
+
+    async def remove(self, name: str, actions: "Actions") -> None:
+        """Remove a stored hook, also one that cannot be used. Raises SettingsError if there is none."""
+        await self._write(name, None, actions, "removed hook", name)
+        if name not in self._settings.environment_hooks:
+            await self._redis.commands(("DEL", f"{keys.TOKEN}{name}"))
+
+    async def _write(
+        self,
+        name: str,
+        change: Callable[[], HookSettings] | None,
+        actions: "Actions",
+        action: "Action",
+        target: str,
+    ) -> None:
+        """Record the action, and store what `change` returns. change: None to remove the hook."""
+        if self._hooks is None:
+            fix = f"Set it to {RANDOM_CHARACTERS}."
+            raise SettingsError([Problem("SECRET_KEY", "is required: stored hooks are encrypted with it", fix=fix)])
+        for number in range(MAX_TRIES):
+            await self.load()
+            encoded = self._encode(name, change)
+            if number == 0:
+                await actions.record(action, target)
+            result = await self._hooks.store(name, encoded, self._encrypted.get(name, b""))
+            if result == "full":
+                raise SettingsError([Problem("NAME", f"{MAX_STORED_HOOKS} hooks are stored, the most that can be")])
+            if result == "stored":
+                return await self.load()
+        raise RedisUnavailable(f"the hook {name} is changed by others all the time")
+
+    def _encode(self, name: str, change: Callable[[], HookSettings] | None) -> bytes:
+        """Return what to store; empty to remove the hook. Raises SettingsError."""
+        if change is None:
+            if name not in self._encrypted:
+                raise SettingsError([_no_hook(name)])
+            return b""
+        hook = change()
+        problems = hook_problems(self._settings, name, hook)
+        encoded = encode_hook(hook)
+        if len(encoded) > MAX_HOOK_BYTES:
+            problems.append(Problem("SECRETS", f"the hook is larger than {MAX_HOOK_BYTES} bytes"))
+        if problems:
+            raise SettingsError(problems)
+        return encoded
+
+    def _existing(self, name: str) -> HookSettings:
+        if hook := self._readable.get(name):
+            return hook
+        if name not in self._encrypted:
+            raise SettingsError([_no_hook(name)])
+        fix = "Remove it, and add it again."
+        raise SettingsError([Problem("NAME", f"the stored hook {name} cannot be read", fix=fix)])
+
+
+def _no_hook(name: str) -> Problem:
+    return Problem("NAME", f"there is no stored hook {name}")
