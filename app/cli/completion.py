@@ -134,7 +134,7 @@ async def _open_operations(ledger: Ledger, settings: Settings) -> Values:
 
     operations = await Operations(ledger, settings).newest(MAX_IDS)
     return {
-        operation.id: f"{operation.request.kind} {operation.request.filter.summary}"
+        operation.id: f"{operation.request.kind} {operation.request.filter.describe()}"
         for operation in operations
         if operation.is_open
     }

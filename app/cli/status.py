@@ -159,18 +159,18 @@ def _print_operation(id: str, limit: int, as_json: bool) -> None:
 
 
 def _operation_row(operation: Operation, as_json: bool) -> Row:
+    # The end of the selection is the time of the plan, which `at` shows.
+    selection = replace(operation.request.filter, until="").describe(operation.request.expected)
     row: Row = {
         "operation": operation.id,
         "at": iso_timestamp(operation.created_at_ms),
         "actor": operation.request.actor,
         "kind": operation.request.kind,
-        "filter": operation.request.filter.summary,
+        "filter": selection,
         "state": operation.state,
     }
     if not as_json:
-        # The end of the selection is the time of the plan, which `at` shows.
-        selection = replace(operation.request.filter, until="").summary
-        return row | {"filter": selection, "result": operation.result}
+        return row | {"result": operation.result}
     return row | {
         "expected": operation.request.expected,
         "done": operation.done,

@@ -166,8 +166,12 @@ _TIMESTAMP = re.compile(r"[0-9]{4}-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0
 
 def sentence(text: str) -> Markup:
     """Format a sentence with times in ISO 8601: it begins with a capital, and its times are in the zone of the page."""
-    escaped = str(escape(text[:1].upper() + text[1:]))
-    return Markup(_TIMESTAMP.sub(lambda match: str(plain(match[0])), escaped))
+    return in_page_zone(text[:1].upper() + text[1:])
+
+
+def in_page_zone(text: str) -> Markup:
+    """Return the text with its times in ISO 8601 in the zone of the page."""
+    return Markup(_TIMESTAMP.sub(lambda match: str(plain(match[0])), str(escape(text))))
 
 
 def version(value: int) -> str | Markup:
@@ -244,6 +248,7 @@ def _templates() -> Jinja2Templates:
         "capitalize_first": lambda text: text[:1].upper() + text[1:],
         "field_title": field_title,
         "sentence": sentence,
+        "in_page_zone": in_page_zone,
         "version": version,
     }
     environment.filters |= filters

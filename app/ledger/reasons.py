@@ -12,7 +12,8 @@ class Reason:
     """meaning: for docs/glossary.md. title, cause, actions: for people who do not know Doorbell's terms.
 
     actions: what an operator can do, the most helpful first; empty if nothing is to be done.
-    commands: those of the actions that the command line can do. ID is a visit or delivery.
+    commands: those of the actions that the command line can do. ID is a visit or delivery. is_final: a replay fails again,
+    unless the code of Doorbell changed.
     """
 
     meaning: str
@@ -20,6 +21,7 @@ class Reason:
     cause: str
     actions: tuple[str, ...] = ()
     commands: tuple[str, ...] = ()
+    is_final: bool = False
 
     def commands_for(self, id: str) -> list[str]:
         return [re.sub(r"\bID\b", lambda _: id, command) for command in self.commands]
@@ -34,6 +36,7 @@ REASONS = {
         "The personal data of a customer was erased, and with it the body of this delivery.",
         ("Discard the failure.", "Make the tool send the event again, if the visit is still needed."),
         (_DISCARD,),
+        is_final=True,
     ),
     "body_key_unknown": Reason(
         "the key that encrypted the body is not in BODY_KEYS",
@@ -88,6 +91,7 @@ REASONS = {
         "Its body was deleted after RETENTION_DAYS, before a worker could translate it.",
         ("Discard the failure.", "Make the tool send the event again, if the visit is still needed."),
         (_DISCARD,),
+        is_final=True,
     ),
     "hook_not_configured": Reason(
         "the hook of the delivery is no longer in the settings",
@@ -134,6 +138,7 @@ REASONS = {
         "The tool uses one id for several people. The visit of the first is up to date, the others have none.",
         ("Set up the tool to use one id per person.", "Discard the failure."),
         (_DISCARD,),
+        is_final=True,
     ),
     "time_unknown": Reason(
         "no change has a time",
@@ -141,6 +146,7 @@ REASONS = {
         "The tool never sent a time for this visit, and a visit needs one.",
         ("Make the tool send the event again.", "Discard the failure."),
         (_DISCARD,),
+        is_final=True,
     ),
     "token_missing": Reason(
         "the account has no Visits API token",
@@ -167,6 +173,7 @@ REASONS = {
         "One visit has over 500 payments, so its amount cannot be added up.",
         ("Look at the changes of the visit.", "Discard those that were not applied."),
         ("doorbell visit ID", _DISCARD),
+        is_final=True,
     ),
     "too_many_reschedules": Reason(
         "one visit has over 200 ids",
@@ -174,6 +181,7 @@ REASONS = {
         "One visit was rescheduled over 200 times.",
         ("Look at the changes of the visit.", "Discard those that were not applied."),
         ("doorbell visit ID", _DISCARD),
+        is_final=True,
     ),
     "untranslatable": Reason(
         "the event lacks a value that a visit needs, or has an unknown value",
@@ -182,6 +190,7 @@ REASONS = {
         "What could be translated is applied.",
         ("Make the change in Review Rover by hand.", "Discard the failure afterwards."),
         ("doorbell show ID", _DISCARD),
+        is_final=True,
     ),
 }
 

@@ -13,6 +13,7 @@ from app.operators.explain import Explain
 from app.operators.filter import Filter
 from app.operators.lists import Lists
 from app.operators.operations import OperationRequest, Operations, new_operation_id
+from app.operators.selection import Mode
 from app.settings.model import Settings
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ class Actions:
     async def export(self, kind: Literal["deliveries", "visits"], filter: Filter) -> None:
         """Record that personal data of all deliveries or visits that match a filter is exported."""
         action: Action = "exported deliveries" if kind == "deliveries" else "exported visits"
-        await self.record(action, filter.summary)
+        await self.record(action, filter.describe())
 
     async def erase(self, erasures: Sequence[Erasure], planned: ErasureReport) -> ErasureReport:
         affected = [*planned.visits, *map(TaskId.event, planned.deliveries)]
@@ -123,7 +124,8 @@ class Actions:
     async def start(self, request: OperationRequest) -> str:
         """Store a replay or discard for a worker and return its id. Raises NotFound if its search has no match."""
         id, filter = new_operation_id(), await self._without_search(request.filter)
-        target = ", ".join([f"{replace(request.filter, until='').summary} ({request.expected})", *_variants(request)])
+        selection = replace(request.filter, until="").describe(request.expected)
+        target = ", ".join([selection, *_variants(request)])
         action: Action = "started replay" if request.kind == "replay" else "started discard"
         activity = await self.record(action, target, operation=id)
         return await self._operations.create(replace(request, filter=filter), id=id, activity=activity)
@@ -146,11 +148,14 @@ class Actions:
         return True
 
 
+_MODES_IN_WORDS: dict[Mode, str] = {"retranslate": "translated again", "reconcile": "with newly fetched records"}
+
+
 def _variants(request: OperationRequest) -> Iterator[str]:
     """Yield how a replay differs from the usual one, for the activity log."""
     if request.mode != "retry":
-        yield request.mode
+        yield _MODES_IN_WORDS[request.mode]
     if request.recheck:
-        yield "recheck"
+        yield "after a check of Review Rover"
     if request.contacts:
         yield f"with contacts of {len(request.contacts)} visits" if len(request.contacts) > 1 else "with a contact"

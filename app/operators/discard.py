@@ -58,6 +58,7 @@ class Discard:
         pending = pending_deliveries(aliases)
         planned = replace(
             planned,
+            task_id=aliases[0].task_id,
             state=primary.state,
             reason=primary.reason,
             skip_reason=await self._skip_reason(primary, pending, selected.delivery),

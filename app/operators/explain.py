@@ -199,7 +199,9 @@ class Explain:
             "event": event_name(meta),
             "state": state,
         }
-        names = [name for task_id in meta.task_ids for name in await self._external_ids(task_id)]
+        names = [
+            await _primary_id(target, visits) for task_id in meta.task_ids for target in await self._visits(task_id)
+        ]
         return row | {"visits": list(dict.fromkeys(names))}
 
     async def delivery(self, id: str) -> Row:
@@ -305,11 +307,12 @@ class Explain:
 
     # -- parts --
 
-    async def _external_ids(self, task_id: TaskId) -> list[str]:
+    async def _visits(self, task_id: TaskId) -> list[TaskId]:
+        """Return the visits of a task: itself, or those that its event changed."""
         if task_id.is_visit:
-            return [task_id.external_id]
+            return [task_id]
         try:
-            return [target.external_id for target in (await self._ledger.load_task(task_id)).targets]
+            return list((await self._ledger.load_task(task_id)).targets)
         except NotFound:
             return []
 
@@ -443,19 +446,28 @@ class Explain:
         }
 
 
+async def _primary_id(task_id: TaskId, visits: VisitCache) -> str:
+    """Return the id under which people see the visit."""
+    try:
+        return (await visits.get(task_id)).aliases[0].external_id
+    except NotFound:
+        return task_id.external_id
+
+
 async def _changes_of_visit(id: str, task_id: TaskId, visits: VisitCache) -> list[Row]:
     visit = await visits.get(task_id)
     primary, rows = visit.aliases[0], list[Row]()
     alias = next(alias for alias in visit.aliases if alias.task_id == task_id)
+    names = {"visit": primary.external_id} | ({"alias": alias.external_id} if alias is not primary else {})
     for origin, number in visit.changes.get((task_id, id), ()):
         if number <= alias.applied_count:
             result: Row = {"state": "applied" if origin in visit.deciding_origins else "superseded"}
         else:
             result = {"state": primary.state, **_failure_fields(primary)}
-        rows.append({"visit": primary.external_id, **result})
-    rows += [{"visit": primary.external_id, "state": "discarded"}] * visit.discarded_counts[task_id, id]
+        rows.append({**names, **result})
+    rows += [{**names, "state": "discarded"}] * visit.discarded_counts[task_id, id]
     if not rows and alias.compacted_count:
-        rows.append({"visit": primary.external_id, "state": "superseded"})
+        rows.append({**names, "state": "superseded"})
     return rows
 
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import urlencode
 
 #: States of a task that have an index in Redis; states of a delivery only.
@@ -27,9 +27,38 @@ STATE_TITLES = {
     "expired": "Expired",
 }
 
+#: Ids of a filter that its description names.
+MAX_IDS_IN_WORDS = 5
+
+
+class _QueryFilter:
+    """A filter as the query of a URL, with a period. Each dataclass of it has the fields in its own order."""
+
+    __slots__ = ()
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+    since: str
+    until: str
+
+    def query(self, **changes: str) -> str:
+        """Return the query of this filter with changed fields, for the first page unless a cursor is given."""
+        fields = asdict(self) | {"cursor": "", **changes}
+        return urlencode({name: value for name, value in fields.items() if value}, doseq=True)
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.query()
+
+    @property
+    def since_ms(self) -> float:
+        return _parse_ms(self.since, float("-inf"))
+
+    @property
+    def until_ms(self) -> float:
+        return _parse_ms(self.until, float("inf"))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Filter:
+class Filter(_QueryFilter):
     """Matches deliveries and visits by ids, or by all other fields that are not empty.
 
     reason: a part of it. since, until: arrival, in ISO 8601. visit: external_id or the tool's id. search: an id,
@@ -56,20 +85,37 @@ class Filter:
             fields["state"] = ""
         return cls(**fields)
 
-    def query(self, **changes: str) -> str:
-        """Return the query of this filter with changed fields, for the first page unless a cursor is given."""
-        fields = asdict(self) | {"cursor": "", **changes}
-        return urlencode({name: value for name, value in fields.items() if value}, doseq=True)
+    def describe(self, count: int | None = None) -> str:
+        """Return in words what it matches: `7 failures of the hook east`.
+
+        count: the number of matches, if it is known. The search is not in it: it may be an e-mail address.
+        """
+        parts = [f"of the {name} {value}" for name, value in self._owners.items() if value]
+        if self.reason:
+            parts.append(f"with the reason {self.reason}")
+        if self.search:
+            parts.append("found by a search")
+        for name in ("since", "until"):
+            if time := getattr(self, name):
+                parts.append(f"{name} {time}")
+        return " ".join([self._ids_in_words or self._kind_in_words(count), *parts])
 
     @property
-    def summary(self) -> str:
-        """The filter as text for the activity log, without the search, which may be an e-mail address."""
-        fields = asdict(self) | {"ids": " ".join(self.ids), "search": "…" if self.search else "", "cursor": ""}
-        return ", ".join(f"{name} {value}" for name, value in fields.items() if value) or "everything"
+    def _owners(self) -> dict[str, str]:
+        return {"hook": self.hook, "source": self.source, "visit": self.visit}
 
     @property
-    def is_empty(self) -> bool:
-        return not self.query()
+    def _ids_in_words(self) -> str:
+        text, omitted = ", ".join(self.ids[:MAX_IDS_IN_WORDS]), len(self.ids) - MAX_IDS_IN_WORDS
+        state = f" in the state {self.state}" if self.ids and self.state else ""
+        return text + (f" and {omitted:,} more" if omitted > 0 else "") + state
+
+    def _kind_in_words(self, count: int | None) -> str:
+        adjective, kind = (self.state, "task") if self.state in INDEXED_STATES else (self.state, "delivery")
+        if self.is_by_state and self.state in ("", "parked"):
+            adjective, kind = "", "failure"
+        kinds = kind if count == 1 else f"{kind}s" if kind != "delivery" else "deliveries"
+        return " ".join(filter(None, ["all" if count is None else f"{count:,}", adjective, kinds]))
 
     @property
     def is_by_state(self) -> bool:
@@ -86,21 +132,13 @@ class Filter:
         """Whether `Lists.count` returns the number of matches, not an upper bound."""
         return self.state not in RESULT_STATES and not (self.is_by_state and self.hook)
 
-    @property
-    def since_ms(self) -> float:
-        return _parse_ms(self.since, float("-inf"))
-
-    @property
-    def until_ms(self) -> float:
-        return _parse_ms(self.until, float("inf"))
-
     def cursor_position(self) -> tuple[float, str]:
         score, _, name = self.cursor.partition("_")
         return (float(score), name) if re.fullmatch(r"\d{1,16}", score) else (float("inf"), "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ActivityFilter:
+class ActivityFilter(_QueryFilter):
     """Matches activities by all fields that are not empty.
 
     actor, action: a part of it, in any case. id: a visit or delivery that it affected. since, until: in ISO 8601. cursor:
@@ -113,23 +151,6 @@ class ActivityFilter:
     since: str = ""
     until: str = ""
     cursor: str = ""
-
-    def query(self, **changes: str) -> str:
-        """Return the query of this filter with changed fields, for the first page unless a cursor is given."""
-        fields = asdict(self) | {"cursor": "", **changes}
-        return urlencode({name: value for name, value in fields.items() if value})
-
-    @property
-    def is_empty(self) -> bool:
-        return not self.query()
-
-    @property
-    def since_ms(self) -> float:
-        return _parse_ms(self.since, float("-inf"))
-
-    @property
-    def until_ms(self) -> float:
-        return _parse_ms(self.until, float("inf"))
 
 
 def _parse_ms(text: str, default: float) -> float:

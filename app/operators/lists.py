@@ -47,10 +47,14 @@ class ListPage:
 
 @dataclass(slots=True)
 class FailureGroup:
-    """The tasks of one state with the same reason and source. first, last: when they became pending, in ms."""
+    """The tasks of one state with the same reason and source.
+
+    newest: the visit or delivery of the newest one. first, last: when they became pending, in ms.
+    """
 
     reason: str
     source: str
+    newest: str
     count: int = 0
     first: float = float("inf")
     last: float = 0
@@ -180,8 +184,8 @@ class Lists:
         groups: dict[tuple[str, str], FailureGroup] = {}
         grouped = 0
         async for page in self._iter_reasons(state):
-            for _, source, reason, since in page:
-                group = groups.setdefault((reason, source), FailureGroup(reason, source))
+            for task_id, source, reason, since in page:
+                group = groups.setdefault((reason, source), FailureGroup(reason, source, task_id.display_id))
                 group.count += 1
                 group.first, group.last = min(group.first, since), max(group.last, since)
             grouped += len(page)

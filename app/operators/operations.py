@@ -15,7 +15,7 @@ import asyncio
 import re
 from collections import Counter
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, NamedTuple
 
 import orjson
@@ -75,7 +75,8 @@ class Operation:
 
     activity: its start in the activity log. state: `queued`, `running`, `done`, `cancelled` or `stalled` (no worker takes
     the requeued tasks). skipped: counts by reason. outcomes: what became of the tasks, as in scripts/lib/operations.lua. The
-    events of a retranslation have the outcomes of their visits.
+    events of a retranslation have the outcomes of their visits. has_unknown_options: a later version started it, and
+    without these options it would do something else.
     """
 
     id: str
@@ -86,6 +87,7 @@ class Operation:
     done: int = 0
     skipped: dict[str, int] = field(default_factory=dict)
     outcomes: dict[str, int] = field(default_factory=dict)
+    has_unknown_options: bool = False
 
     @property
     def pending(self) -> int:
@@ -201,7 +203,7 @@ class Operations:
     # -- for workers --
 
     async def run_next(self) -> None:
-        """Run the oldest open operation, unless another worker runs it."""
+        """Run the oldest open operation, unless another worker runs it, or only a later version can."""
         for id in await self._redis.command("ZRANGE", keys.OPEN_OPERATIONS, 0, 0):
             lock, token = f"{keys.OPERATION}{id.decode()}:lock", new_token()
             if await self._ledger.acquire_lock(lock, token, LOCK_TTL_S):
@@ -212,10 +214,13 @@ class Operations:
 
     async def _run(self, id: str, lock: str, token: str) -> None:
         try:
-            progress = _Progress(await self.get(id))
+            operation = await self.get(id)
         except NotFound:
             await self._redis.command("ZREM", keys.OPEN_OPERATIONS, id)
             return
+        if operation.has_unknown_options:
+            return
+        progress = _Progress(operation)
         execution = asyncio.create_task(self._execute(progress))
         state = "running"
         try:
@@ -272,8 +277,8 @@ class Operations:
             "done": operation.done,
             "skipped": orjson.dumps(operation.skipped),
         }
-        fields = (part for pair in stored.items() for part in pair)
-        await self._redis.commands(*commands, ("HSET", key, *fields), ("EXPIRE", key, OPERATIONS_TTL_S))
+        pairs = (part for pair in stored.items() for part in pair)
+        await self._redis.commands(*commands, ("HSET", key, *pairs), ("EXPIRE", key, OPERATIONS_TTL_S))
 
 
 class _Progress:
@@ -313,9 +318,10 @@ class _Progress:
 
 def _decode(id: str, stored: dict[bytes, bytes]) -> Operation:
     request = orjson.loads(stored[b"request"])
-    filter = request.pop("filter")
+    filter, unknown_filters = _known_fields(Filter, request.pop("filter"))
     if contact := request.pop("contact", ""):  # stored when a replay had one contact for all visits
         request["contacts"] = {"": contact}
+    request, unknown_options = _known_fields(OperationRequest, request)
     return Operation(
         id=id,
         request=OperationRequest(filter=Filter(**filter | {"ids": tuple(filter["ids"])}), **request),
@@ -329,4 +335,12 @@ def _decode(id: str, stored: dict[bytes, bytes]) -> Operation:
             for name, count in sorted(stored.items())
             if name.startswith(b"tasks:") and int(count) > 0
         },
+        has_unknown_options=unknown_filters or unknown_options,
     )
+
+
+def _known_fields(cls: type[Filter | OperationRequest], stored: dict[str, Any]) -> tuple[dict[str, Any], bool]:
+    """Return the fields of the class, and whether a later version stored a value in another field."""
+    names = {field.name for field in fields(cls)}
+    unknown = any(value for name, value in stored.items() if name not in names)
+    return {name: value for name, value in stored.items() if name in names}, unknown

@@ -17,11 +17,12 @@ from dataclasses import dataclass, field, replace
 from app.ledger import keys
 from app.ledger.ids import NO_TASK, TaskId, delivery_of, new_origin
 from app.ledger.ledger import Ledger
-from app.ledger.reasons import is_rejection
+from app.ledger.reasons import find_reason, is_rejection
 from app.ledger.records import NO_CAUSE, Cause, DeliveryInfo, NotFound, Task
 from app.operators.contacts import assignment, has_contact, parse_contact
 from app.operators.explain import merge_visit, run_off_loop
 from app.operators.filter import Filter
+from app.operators.lists import FailureGroup
 from app.operators.selection import (
     MAX_AFFECTED,
     Mode,
@@ -176,6 +177,13 @@ class Replay:
             if filter.ids or hash(planned.task_id) not in yielded:
                 yielded.add(hash(planned.task_id))
                 yield planned
+
+    async def may_help(self, group: FailureGroup) -> bool:
+        """Return whether these failures may succeed. For a final reason, the plan of the newest one decides."""
+        if not find_reason(group.reason).is_final:
+            return True
+        plan = self.plan(Filter(ids=(group.newest,)))
+        return any([not (planned.skip_reason or planned.obstacle) async for planned in plan])
 
     async def execute(self, filter: Filter, on_step: Callable[[PlannedTask, str], None]) -> PlanSummary:
         """Requeue the planned tasks in batches. An interrupted replay can be started again. Raises NoWorkerProgress.

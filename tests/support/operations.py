@@ -16,13 +16,18 @@ GRACE = Actor("grace", "operator")
 
 async def run_operation(world: World, kind: OperationKind, filter: Filter, **options: Any) -> str:
     """Start an operation as an operator does, let a worker run it, and return its id."""
-    planned_at_ms = int((await world.ledger.server_time()).timestamp() * 1000)
-    request = OperationRequest(
-        kind=kind, filter=filter, actor=GRACE.name, expected=1, planned_at_ms=planned_at_ms, **options
-    )
+    request = await request_for(world, kind, filter, **options)
     operation = await Actions(world.ledger, world.context.settings, GRACE).start(request)
     await Operations(world.ledger, world.context.settings).run_next()
     return operation
+
+
+async def request_for(world: World, kind: OperationKind, filter: Filter, **options: Any) -> OperationRequest:
+    """Return the request of an operation that is planned now."""
+    planned_at_ms = int((await world.ledger.server_time()).timestamp() * 1000)
+    return OperationRequest(
+        kind=kind, filter=filter, actor=GRACE.name, expected=1, planned_at_ms=planned_at_ms, **options
+    )
 
 
 def rejecting(*external_ids: str) -> Callable[[httpx.Request], httpx.Response | None]:

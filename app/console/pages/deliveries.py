@@ -11,6 +11,7 @@ from app.console.pages.operations import preview
 from app.console.pages.reveal import field_to_reveal
 from app.console.rendering import render
 from app.console.timezone import filter_of
+from app.ledger.reasons import find_reason
 from app.ledger.records import BodyUnavailable
 from app.operators import redaction
 from app.operators.explain import Explain
@@ -86,6 +87,7 @@ async def _page(request: Request, revealed: Container[str] = ()) -> Response:
         revealed=revealed,
         body=body,
         steps=steps,
+        may_replay=not all(find_reason(step.skip_reason or step.obstacle).is_final for step in steps),
         is_open=any(
             change["state"] in ("parked", "waiting", "held", "queued") for change in delivery_details["changes"]
         ),

@@ -1,5 +1,6 @@
 """The overview, and the stream that keeps pages current."""
 
+import asyncio
 from collections import Counter
 from urllib.parse import quote
 
@@ -12,6 +13,7 @@ from app.console.pages.sources import hook_addresses
 from app.console.rendering import render
 from app.ledger.times import humanize
 from app.operators.overview import HookStats, Problem, load_overview
+from app.operators.replay import Replay
 from app.settings.model import Settings
 
 #: What an operator does first about each kind of problem: the text of the button, and its page.
@@ -28,11 +30,16 @@ ACTIONS = {
     "slow": ("Show workers", "/console/workers"),
 }
 
+#: Groups of failures that the page shows.
+MAX_GROUPS = 12
+
 
 async def overview(request: Request) -> Response:
     console = context(request)
     view = await load_overview(console.ledger, console.settings)
     level, summary = view.status()
+    groups, replay = view.groups[:MAX_GROUPS], Replay(console.ledger, console.settings)
+    may_help = await asyncio.gather(*map(replay.may_help, groups))
     failures_by_source = Counter[str]()
     for group in view.groups:
         failures_by_source[group.source] += group.count
@@ -44,6 +51,7 @@ async def overview(request: Request) -> Response:
         summary=summary,
         problems=[(problem, *_action(console.settings, problem)) for problem in view.problems()],
         hooks=sorted(view.hooks, key=lambda hook: _urgency(hook, failures_by_source[hook.source])),
+        groups=list(zip(groups, may_help, strict=True)),
         failures=failures_by_source,
         chart_top=_chart_top(max(hour.total for hour in view.hours)),
         oldest_due=humanize(view.backlog.oldest_s) if view.backlog.oldest_s >= 1 else "none",

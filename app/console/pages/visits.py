@@ -13,7 +13,7 @@ from starlette.responses import Response
 
 from app.console.context import actions, context
 from app.console.pages.reveal import field_to_reveal
-from app.console.rendering import render
+from app.console.rendering import redirect, render, segment
 from app.console.timezone import page_zone
 from app.operators.explain import FIELD_TITLES, Explain
 from app.operators.filter import TASK_STATES
@@ -161,6 +161,10 @@ async def fetch_remote(request: Request) -> Response:
 async def _page(request: Request, revealed: Container[str] = (), remote: dict[str, Any] | None = None) -> Response:
     console, external_id = context(request), request.path_params["external_id"]
     visits = await Explain(console.ledger, console.settings, revealed).visit(external_id)
+    # A moved visit has several ids; people see one of them everywhere.
+    primary_ids = {visit["visit"] for visit in visits}
+    if request.method != "POST" and len(primary_ids) == 1 and external_id not in primary_ids:
+        return redirect(f"/console/visits/{segment(primary_ids.pop())}")
     for visit in visits:
         await asyncio.to_thread(_prepare, visit, revealed)
     return await render(request, "visit.html", external_id=external_id, visits=visits, revealed=revealed, remote=remote)

@@ -11,6 +11,7 @@ from app.ledger.redis import Redis
 from app.operators.filter import Filter
 from app.operators.operations import Operations
 from tests.support.console import Browser, main_text
+from tests.support.harness import sign_standard, standard_body
 from tests.support.operations import park, rejecting, run_operation
 from tests.support.visit_worker import World, booked, change
 
@@ -119,7 +120,7 @@ async def test_a_plan_begins_with_the_counts_by_outcome(world: World, operator: 
         "2 would fail the same way: No e-mail address",
     ] == [main_text(f"<main{count}") for count in counts]
     assert 'href="/console/visits/standard-3"' in page
-    assert '<a href="/console/plan?do=replay&amp;ids=standard-3">Replay only the 1 that would be sent</a>' in page
+    assert '<a href="/console/plan?do=replay&amp;ids=standard-3">Replay only the one that would be sent</a>' in page
     assert ["contact:visit:main/standard-1", "contact:visit:main/standard-2"] == sorted(
         re.findall(r'name="(contact:[^"]*)"', page)
     )
@@ -220,3 +221,22 @@ async def test_nothing_selected_is_nothing_done_whatever_the_filter_of_the_list(
         assert "Nothing is selected" in page
         assert 409 == started.status_code
     assert 0 == await redis.command("EXISTS", "bell:operations")
+
+
+async def test_a_replay_is_offered_only_where_it_may_help(app: Any, world: World, operator: Browser) -> None:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="https://doorbell.example.com") as http:
+        raw = standard_body("visit.created", "")
+        delivery = (await http.post("/hooks/standard", content=raw, headers=sign_standard(raw))).json()["delivery"]
+    paths = ["/console", "/console/failures", f"/console/deliveries/{delivery}"]
+
+    final = [(await operator.get(path)).text.partition("<main")[2] for path in paths]
+    await park(world, "1", parked=2)
+    mixed = [(await operator.get(path)).text.partition("<main")[2] for path in paths]
+
+    offers = [["do=replay" in page for page in pages] for pages in (final, mixed)]
+    assert [[False, False, False], [True, True, False]] == offers
+    assert all("do=discard" in page for page in final)
+    assert "Replay all 2…" in mixed[1]
+    only_one = (await operator.get("/console/failures?source=standard&reason=POST")).text
+    assert ">Replay…</a>" in only_one
+    assert ">Discard…</a>" in only_one

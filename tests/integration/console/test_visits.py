@@ -13,7 +13,7 @@ from app.ledger.ledger import Ledger
 from app.ledger.records import Attempt, Outcome
 from app.ledger.redis import Redis
 from app.visits.change import UNSET, Contact
-from tests.support.console import VIEWERS, Browser, activities
+from tests.support.console import VIEWERS, Browser, activities, main_text
 from tests.support.ledger import accept, change, done, start_run
 
 TODAY = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0)
@@ -162,6 +162,26 @@ async def test_a_visit_tells_its_story_in_the_zone_of_the_browser(app: Any, move
     assert "Visit on Jan 15, 2027, 2:00 PM EST" == heading
     assert "<dd>#15</dd>" in page
     assert "<details" in page.partition("All fields and messages")[0]
+
+
+async def test_a_moved_visit_has_its_first_id_on_every_page(app: Any, redis: Redis) -> None:
+    ledger, start = Ledger(redis, 30), TODAY + timedelta(2)
+    await accept(ledger, change("first", version=1, time_scheduled=start))
+    accepted = await accept(ledger, change("second", "first", version=2, time_scheduled=start + timedelta(hours=1)))
+    viewer = Browser(app)
+    await viewer.log_in(VIEWERS)
+
+    of_delivery = f"/console/deliveries/{accepted.delivery_id}"
+    plans = [f"/console/plan?do={do}&ids={accepted.delivery_id}" for do in ("replay", "discard")]
+    for path in ("/console/deliveries", "/console/visits?when=any", of_delivery, *plans):
+        page = (await viewer.get(path)).text
+        assert "/console/visits/standard-first" in page, path
+        assert "/console/visits/standard-second" not in page, path
+    assert "standard-first as standard-second" in main_text((await viewer.get(of_delivery)).text)
+
+    answer = await viewer.get("/console/visits/standard-second")
+    assert (303, "/console/visits/standard-first") == (answer.status_code, answer.headers["location"])
+    assert "Other ids standard-second" in main_text((await viewer.get("/console/visits/standard-first")).text)
 
 
 async def test_the_table_of_fields_has_the_values_that_do_not_count(app: Any, moved: list[str]) -> None:

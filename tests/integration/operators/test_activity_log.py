@@ -51,7 +51,7 @@ async def test_the_log_says_how_a_replay_differs_from_the_usual_one(world: World
 
     page = await ActivityLog(world.ledger).newest(ActivityFilter())
 
-    assert ["state parked (1), retranslate", "state parked (1), recheck, with contacts of 2 visits"] == [
+    assert ["1 failure, translated again", "1 failure, after a check of Review Rover, with contacts of 2 visits"] == [
         activity.target for activity in page.rows
     ]
 

@@ -1,0 +1,66 @@
+"""`doorbell export`."""
+
+import csv
+import io
+
+from tests.support.command_line import PERSONAL, activity_of, rows
+from tests.support.harness import Harness, wait_until
+
+LISTS = ("deliveries", "visits")
+
+
+def test_export_writes_csv_or_ndjson(busy: Harness) -> None:
+    table = list(csv.DictReader(busy.doorbell("export", "deliveries").stdout.splitlines()))
+    assert {"standard-A-1": "applied", "standard-A-2": "parked"} == {row["visits"]: row["state"] for row in table}
+
+    visits = rows(busy, "export", "visits", "--format", "ndjson")
+    assert {"standard-A-1": "2026-03-14T16:00:00Z", "standard-A-2": "2026-03-15T16:00:00Z"} == {
+        row["visit"]: row["event_date"] for row in visits
+    }
+    [parked] = csv.DictReader(busy.doorbell("export", "visits", "--state", "parked").stdout.splitlines())
+    assert ("standard-A-2", "contact_unknown", "") == (parked["visit"], parked["reason"], parked["email"])
+    assert 5 == busy.doorbell("export", "visits", "--hook", "calendly").returncode
+
+
+def test_an_export_of_visits_has_the_filter_options_of_the_lists(busy: Harness) -> None:
+    [delivery] = [row["delivery"] for row in rows(busy, "deliveries", "--visit", "standard-A-1", "--json")]
+
+    def matches(*options: str) -> list[str]:
+        return [row["visit"] for row in rows(busy, "export", "visits", *options, "--format", "ndjson")]
+
+    for query in ("A-1", delivery):
+        assert ["standard-A-1"] == matches("--search", query), query
+    assert ["standard-A-2"] == matches("--visit", "A-2")
+    assert ["standard-A-1"] == matches("--search", "A-1", "--state", "done", "--hook", "standard", "--since", "1h")
+    for options in (("--state", "parked"), ("--until", "2020-01-01"), ("--visit", "A-2")):
+        assert [] == matches("--search", "A-1", *options), options
+    assert 5 == busy.doorbell("export", "visits", "--search", "A-3").returncode
+
+
+def test_an_export_with_personal_data_needs_a_confirmation_and_is_recorded(busy: Harness) -> None:
+    hidden = [busy.doorbell("export", name, "--format", format) for name in LISTS for format in ("csv", "ndjson")]
+    unconfirmed = busy.doorbell("export", "visits", "--show-personal-data")
+    revealed = [busy.doorbell("export", name, "--show-personal-data", "--yes", "--format", "ndjson") for name in LISTS]
+
+    assert [] == [word for word in PERSONAL for result in hidden if word in result.stdout + result.stderr]
+    assert (2, "") == (unconfirmed.returncode, unconfirmed.stdout)
+    assert [] == [word for word in PERSONAL for result in revealed if word not in result.stdout]
+    assert [b"exported deliveries", b"exported visits"] == [action for action, _ in activity_of(busy)]
+
+
+def test_csv_contains_no_formulas(service: Harness) -> None:
+    evil = {
+        "email": "eve@example.com",
+        "first_name": '=HYPERLINK("https://x.example.com","a")',
+        "last_name": 'a "b", c\nd',
+    }
+    service.send(
+        "visit.created", "A-1", contact=evil | {"phone": "+15550100001"}, time_scheduled="2026-03-14T16:00:00Z"
+    )
+    wait_until(lambda: service.visit("standard-A-1"))
+
+    result = service.doorbell("export", "visits", "--show-personal-data", "--yes")
+
+    [row] = csv.DictReader(io.StringIO(result.stdout, newline=""))
+    assert "'" + evil["first_name"] == row["first_name"]
+    assert ("'+15550100001", evil["last_name"]) == (row["phone"], row["last_name"])

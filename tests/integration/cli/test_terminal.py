@@ -1,0 +1,110 @@
+"""Output on terminals and in pipes: widths, colours, and text of senders."""
+
+import fcntl
+import json
+import os
+import pty
+import struct
+import subprocess
+import sys
+import termios
+from contextlib import suppress
+
+import pytest
+
+from app.cli.output import printable, to_json
+from tests.support.command_line import ADA, TIME, rows
+from tests.support.harness import ROOT, Harness, wait_until
+
+
+def in_terminal(harness: Harness, width: int, *command: str, **env: str) -> str:
+    """Run a command in a terminal of this width. Return what it prints."""
+    reader, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, width, 0, 0))
+    with subprocess.Popen(
+        [sys.executable, "-m", "app", *command],
+        cwd=ROOT,
+        env={**harness.env, "TERM": "xterm", "COLUMNS": "", **env},
+        stdout=terminal,
+        stderr=subprocess.PIPE,
+    ):
+        os.close(terminal)
+        printed = b""
+        with suppress(OSError):  # the end of a terminal is an error
+            while chunk := os.read(reader, 65_536):
+                printed += chunk
+    os.close(reader)
+    return printed.decode().replace("\r\n", "\n")
+
+
+def test_a_terminal_of_80_columns_gets_lines_that_fit_with_symbols(busy: Harness) -> None:
+    busy.post(b"{}", {})
+    delivery = rows(busy, "failures", "--json")[0]["delivery"]
+    commands = [["deliveries"], ["failures"], ["overview"], ["doctor"], ["visit", "standard-A-2"], ["show", delivery]]
+
+    printed = {command[0]: in_terminal(busy, 80, *command, NO_COLOR="1") for command in commands}
+
+    assert {} == {
+        name: long for name, text in printed.items() if (long := [line for line in text.splitlines() if len(line) > 80])
+    }
+    assert "\x1b" not in "".join(printed.values())
+    assert f"✘ {delivery}  parked\n  at: " in printed["deliveries"]
+    assert "\n✔ redis " in printed["doctor"]
+    assert "standard-A-2\n  problem: No e-mail address · reason: contact_unknown\n" in printed["failures"]
+
+
+def test_states_have_colours_on_a_terminal_only(busy: Harness) -> None:
+    assert "\x1b[31m✘\x1b[0m parked" in in_terminal(busy, 160, "deliveries")
+    assert "\x1b" not in in_terminal(busy, 160, "deliveries", TERM="dumb")
+    assert "✘" not in busy.doorbell("deliveries").stdout
+
+
+def test_a_closed_pipe_causes_no_error(busy: Harness) -> None:
+    for number in range(30):
+        busy.send("visit.created", f"C-{number}", contact=ADA, time_scheduled=TIME)
+    result = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", f"'{sys.executable}' -m app deliveries --json | head -n 1 >/dev/null"],
+        cwd=ROOT,
+        env=busy.env,
+        capture_output=True,
+        text=True,
+    )
+
+    assert (0, "") == (result.returncode, result.stderr)
+
+
+#: Control characters that set the title, ring the bell, clear the screen and change the text direction.
+CONTROL_CHARACTERS = "\x1b]0;owned\x07\x1b[2J\u202eevil\u2066\u200f\x9b31m\x7f\U000e0001"
+
+
+@pytest.mark.parametrize("command", [["deliveries"], ["failures"], ["show"], ["visit"], ["overview"]], ids=" ".join)
+@pytest.mark.parametrize("form", [[], ["--json"]], ids=["table", "json"])
+def test_text_of_a_sender_does_not_control_the_terminal(service: Harness, command: list[str], form: list[str]) -> None:
+    response = service.send(
+        f"visit.created{CONTROL_CHARACTERS}",
+        f"A{CONTROL_CHARACTERS}",
+        contact={"email": "ada@example.com", "last_name": CONTROL_CHARACTERS},
+    )
+    service.send(
+        "visit.created",
+        f"B{CONTROL_CHARACTERS}",
+        contact={"first_name": CONTROL_CHARACTERS},
+        time_scheduled="2026-03-15T16:00:00Z",
+    )
+    wait_until(lambda: rows(service, "failures", "--json"))
+    [failure] = rows(service, "failures", "--json")
+    subject = {
+        "show": [response.json()["delivery"], "--show-personal-data"],
+        "visit": [failure["id"], "--show-personal-data"],
+    }
+
+    result = service.doorbell(*command, *subject.get(command[0], []), *form)
+
+    assert result.stdout
+    assert [] == [char for char in result.stdout + result.stderr if not char.isprintable() and char != "\n"]
+
+
+def test_json_escapes_unprintable_characters_and_tables_replace_them() -> None:
+    assert {"a": CONTROL_CHARACTERS, "é": "日本"} == json.loads(to_json({"a": CONTROL_CHARACTERS, "é": "日本"}))
+    assert "é 日本" in to_json("é 日本")
+    assert "a\N{REPLACEMENT CHARACTER}b c é" == printable("a\u202eb\tc\xa0é")
