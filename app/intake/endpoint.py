@@ -65,6 +65,16 @@ class Response(NamedTuple):
     content_type: str = JSON
 
 
+class UnknownHook(HttpRejection):
+    """tool: the name in the path if it is a tool's, else empty: a path may contain a secret, and operators see this text."""
+
+    def __init__(self, hook: Hook | None, path: str) -> None:
+        name = path.removeprefix("/hooks/").partition("/")[0]
+        self.tool = name if hook is None and name in load_sources() else ""
+        detail = f"there is no hook {self.tool or 'of this name'}, or it has no secret"
+        super().__init__(404, "no_such_hook", f"the URL of the hook {name} ends with its name" if hook else detail)
+
+
 class WebhookEndpoint:
     """The ASGI application behind /hooks/, for all hooks."""
 
@@ -127,7 +137,8 @@ class WebhookEndpoint:
 
     def _reject(self, rejection: HttpRejection, request_log: RequestLog) -> Response:
         request_log.reject(rejection.code)
-        self._rejections.record(request_log.hook, rejection.code, str(rejection))
+        tool = rejection.tool if isinstance(rejection, UnknownHook) else ""
+        self._rejections.record(request_log.hook, rejection.code, str(rejection), tool)
         self._counters.count_for_hour(request_log.hook, "rejected")
         return _error(rejection.status, rejection.code, str(rejection))
 
@@ -136,7 +147,7 @@ class WebhookEndpoint:
     ) -> Response:
         """path_rest: the part of the path after the name of the hook, with its slash."""
         if hook is None or (path_rest and not hook.source.definition.signature.needs_secret_key):
-            raise HttpRejection(404, "no_such_hook", _describe_unknown_hook(hook, scope["path"]))
+            raise UnknownHook(hook, scope["path"])
         method, source = scope["method"], hook.source.definition
         if method == "GET" and source.handshake and (reply := source.handshake.answer(_probe_delivery(hook, scope))):
             return Response(200, reply.body, reply.content_type)
@@ -279,14 +290,6 @@ def _error(status: int, code: str, detail: str) -> Response:
 def _unavailable(hook: Hook, code: str, detail: str) -> HttpRejection:
     """Return a rejection with the status that this tool retries."""
     return HttpRejection(hook.source.definition.unavailable_status, code, detail, **RETRY_LATER_HEADERS)
-
-
-def _describe_unknown_hook(hook: Hook | None, path: str) -> str:
-    """Name the hook only if it is a known tool's: a path may contain a secret, and operators see this text."""
-    name = path.removeprefix("/hooks/").partition("/")[0]
-    if hook:
-        return f"the URL of the hook {name} ends with its name"
-    return f"there is no hook {name if name in load_sources() else 'of this name'}, or it has no secret"
 
 
 def _describe_tenant(hook: Hook, event: Event) -> str:

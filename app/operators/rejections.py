@@ -99,7 +99,7 @@ class RejectionGroup:
     """The rejections of one hook with one reason. hook: empty if no hook has the URL.
 
     count: all since the installation. last: the time of the newest in ms, if it is still stored. details: those of
-    the newest with their number, the most frequent first.
+    the newest with their number, the most frequent first. tools: those whose names were tried as hooks.
     """
 
     hook: str
@@ -108,14 +108,16 @@ class RejectionGroup:
     last: float | None
     cause: Cause
     details: list[tuple[str, int]]
+    tools: list[str]
 
     @classmethod
     def build(cls, hook: str, reason: str, count: int, notes: Sequence[dict[str, Any]]) -> "RejectionGroup":
         """Build the group of the newest rejections `notes`, newest first."""
         details = Counter(note["detail"] for note in notes)
         last, detail = (notes[0]["at"], notes[0]["detail"]) if notes else (None, "")
+        tools = list(dict.fromkeys(note["tool"] for note in notes if "tool" in note))
         # A flush writes the counts first, so there may be more notes than the count that was read before.
-        return cls(hook, reason, max(count, len(notes)), last, find_cause(reason, detail), details.most_common())
+        return cls(hook, reason, max(count, len(notes)), last, find_cause(reason, detail), details.most_common(), tools)
 
 
 async def group_by_cause(redis: Redis, hooks: Sequence[str]) -> list[RejectionGroup]:

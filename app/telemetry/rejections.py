@@ -51,11 +51,15 @@ class Rejections:
         self._counts: Counter[str] = Counter()
         self._newest: dict[str, deque[bytes]] = {}
 
-    def record(self, hook: str, reason: str, detail: str) -> None:
-        """Record a rejection. hook: a configured hook, else empty: unknown names would fill the memory."""
+    def record(self, hook: str, reason: str, detail: str, tool: str = "") -> None:
+        """Record a rejection.
+
+        hook: a configured hook, else empty: unknown names would fill the memory. tool: the tool whose name was tried as one.
+        """
         self._counts[f"{hook}:{reason}"] += 1
         newest = self._newest.setdefault(_list_name(hook, reason), deque(maxlen=MAX_NEWEST))
-        newest.append(orjson.dumps({"at": int(time.time() * 1000), "reason": reason, "detail": detail[:200]}))
+        note = {"at": int(time.time() * 1000), "reason": reason, "detail": detail[:200]}
+        newest.append(orjson.dumps(note | ({"tool": tool} if tool else {})))
 
     async def flush(self) -> None:
         """Write the counts to the hash `bell:rejections`, and the newest rejections to the lists of their hooks.
@@ -97,7 +101,7 @@ async def counts(redis: Redis) -> dict[tuple[str, str], int]:
 
 
 async def newest(redis: Redis, hooks: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the newest rejections of these hooks, newest first: at (ms), hook, reason and detail.
+    """Return the newest rejections of these hooks, newest first: at (ms), hook, reason, detail, and tool if there is one.
 
     Raises RedisUnavailable.
     """
