@@ -38,6 +38,11 @@ async def render(request: Request, template: str, status: int = 200, **values: A
     return await run_in_threadpool(TEMPLATES.TemplateResponse, request, template, values, status)
 
 
+async def render_newer(request: Request, count: int, names: tuple[str, str], address: str) -> Response:
+    """Render a button that loads a list again, if it has new entries. names: of one, and of several."""
+    return await render(request, "newer.html", count=count, names=names, address=address)
+
+
 def redirect(path: str) -> Response:
     return RedirectResponse(path, 303)
 

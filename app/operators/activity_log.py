@@ -150,8 +150,9 @@ class ActivityLog:
     async def _of_filter(self, filter: ActivityFilter) -> AsyncIterator[Activity]:
         """Yield the activities that match, newest first. Only these are decoded."""
         end = f"({filter.cursor}" if _is_id(filter.cursor) else _bound(filter.until_ms, "+")
+        start = f"({filter.after}" if _is_id(filter.after) else _bound(filter.since_ms, "-")
         while True:
-            command = ("XREVRANGE", keys.ACTIVITY, end, _bound(filter.since_ms, "-"), "COUNT", BATCH_SIZE)
+            command = ("XREVRANGE", keys.ACTIVITY, end, start, "COUNT", BATCH_SIZE)
             entries = await self._redis.command(*command)
             for id, fields in entries:
                 if _matches(filter, *_actor_and_action(fields)):
@@ -162,9 +163,10 @@ class ActivityLog:
 
     async def _of_index(self, filter: ActivityFilter, task_ids: Sequence[TaskId]) -> AsyncIterator[Activity]:
         cursor = _position(filter.cursor) if _is_id(filter.cursor) else (math.inf,)
+        after = _position(filter.after) if _is_id(filter.after) else (-math.inf,)
         for activity in reversed(await self.of_tasks(*task_ids)):
             position = _position(activity.id)
-            is_in_period = position < cursor and filter.since_ms <= position[0] <= filter.until_ms
+            is_in_period = after < position < cursor and filter.since_ms <= position[0] <= filter.until_ms
             if is_in_period and _matches(filter, activity.actor, activity.action):
                 yield activity
 

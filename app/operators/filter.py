@@ -142,7 +142,7 @@ class ActivityFilter(_QueryFilter):
     """Matches activities by all fields that are not empty.
 
     actor, action: a part of it, in any case. id: a visit or delivery that it affected. since, until: in ISO 8601. cursor:
-    the id of the last activity of the previous page.
+    the id of the last activity of the previous page. after: the id of the newest activity that is known.
     """
 
     actor: str = ""
@@ -151,6 +151,7 @@ class ActivityFilter(_QueryFilter):
     since: str = ""
     until: str = ""
     cursor: str = ""
+    after: str = ""
 
 
 def _parse_ms(text: str, default: float) -> float:

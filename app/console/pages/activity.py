@@ -1,12 +1,13 @@
 """The activity log."""
 
 import asyncio
+from dataclasses import replace
 
 from starlette.requests import Request
 from starlette.responses import Response
 
 from app.console.context import context
-from app.console.rendering import render
+from app.console.rendering import render, render_newer
 from app.console.timezone import activity_filter_of
 from app.operators.activity_log import ACTIONS
 
@@ -22,7 +23,17 @@ async def activity(request: Request) -> Response:
         "activity.html",
         filter=filter,
         activities=page.rows,
+        newest=page.rows[0].id if page.rows else "",
         next_cursor=page.next_cursor,
         actors=sorted(names.union(actors), key=str.casefold),
         actions=ACTIONS,
+    )
+
+
+async def newer_count(request: Request) -> Response:
+    """Render the number of activities since the list was rendered."""
+    filter, newest = activity_filter_of(request), request.query_params.get("newest", "").strip()[:40]
+    page = await context(request).explain.find_activities(replace(filter, cursor="", after=newest), ROWS)
+    return await render_newer(
+        request, len(page.rows), ("activity", "activities"), f"/console/activity?{filter.query()}"
     )

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from app.console.context import actions, context
 from app.console.pages.operations import preview
 from app.console.pages.reveal import field_to_reveal
-from app.console.rendering import render
+from app.console.rendering import render, render_newer
 from app.console.timezone import filter_of
 from app.ledger.reasons import find_reason
 from app.ledger.records import BodyUnavailable
@@ -46,7 +46,7 @@ async def newer_count(request: Request) -> Response:
     filter = filter_of(request)
     newest = request.query_params.get("newest", "").strip()[:300]
     count = await context(request).lists.count_newer(filter, newest)
-    return await render(request, "newer_count.html", filter=filter, count=count)
+    return await render_newer(request, count, ("delivery", "deliveries"), f"/console/deliveries?{filter.query()}")
 
 
 async def state_cell(request: Request) -> Response:

@@ -3,23 +3,22 @@
 import asyncio
 import re
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import urlencode
 
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.console.context import context
-from app.console.rendering import render
+from app.console.context import ConsoleContext, context
+from app.console.rendering import render, render_newer
 from app.console.timezone import parse_local
-from app.operators.rejections import RejectionGroup, group_by_cause
+from app.operators.rejections import group_by_cause
 from app.operators.signature_diagnosis import Diagnosis, InvalidHeaders, diagnose, parse_headers
 from app.settings.model import Hook, Settings
 from app.telemetry import rejections as stored
 from app.webhooks.delivery import Delivery
-from app.webhooks.registry import load_sources
 
 #: Details of a group that the page shows.
 MAX_DETAILS = 10
@@ -39,15 +38,22 @@ async def rejections(request: Request) -> Response:
         hook=hook,
         newest=stored.MAX_NEWEST,
         max_details=MAX_DETAILS,
-        tools=_tools_tried(groups),
+        shown=await _count(console, hook),
     )
 
 
-def _tools_tried(groups: Iterable[RejectionGroup]) -> list[str]:
-    """Return the tools whose name was tried as the hook, but has no secret."""
-    details = [detail for group in groups if group.reason == "no_such_hook" for detail, _ in group.details]
-    names = [match[1] for detail in details if (match := re.match(r"there is no hook (\w+),", detail))]
-    return [name for name in dict.fromkeys(names) if name in load_sources()]
+async def newer_count(request: Request) -> Response:
+    """Render the number of rejections since the list was rendered."""
+    hook, shown = request.query_params.get("hook", "").strip()[:300], request.query_params.get("shown", "")
+    count = await _count(context(request), hook) - int(shown) if re.fullmatch("[0-9]{1,15}", shown) else 0
+    address = f"/console/rejections?{urlencode({'hook': hook} if hook else {})}"
+    return await render_newer(request, max(0, count), ("rejection", "rejections"), address)
+
+
+async def _count(console: ConsoleContext, hook: str) -> int:
+    """Return the number of rejections of one hook, or of all."""
+    counts = await stored.counts(console.redis)
+    return sum(count for (name, _), count in counts.items() if hook in ("", name))
 
 
 # -- the check of a pasted request --

@@ -99,8 +99,9 @@
     }
   });
 
-  // The live element refreshes when the stream reports a change, and every 15 s because it shows ages. Without a stream it
-  // polls every 5 s. A hidden page and a paused one do not refresh.
+  // The live element refreshes when the stream reports a change, and every 15 s because it shows ages. Without a stream, and
+  // with data-poll, because the stream does not report its changes, it polls every 5 s. A hidden page and a paused one do not
+  // refresh.
   const liveElement = () => $("[data-live]");
   const stateButton = $("#live-state");
   let stream, state, failedConnects = 0, ticks = 0, timer = 0, refreshedAt = 0;
@@ -166,7 +167,7 @@
     document.addEventListener("visibilitychange", update);
     setInterval(() => {
       ticks += 1;
-      if (state === "polling" || ticks % 3 === 0) refresh();
+      if (state === "polling" || "poll" in liveElement().dataset || ticks % 3 === 0) refresh();
       if (state === "polling" && ticks % 12 === 0) connect();
     }, 5000);
     update();

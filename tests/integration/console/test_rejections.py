@@ -50,6 +50,22 @@ async def test_rejections_are_grouped_by_cause_with_counts_and_the_last_time(app
     assert "× 3" in advice
 
 
+async def test_the_list_says_how_many_rejections_are_newer(app: Any, operator: Browser) -> None:
+    await operator.http.post("/hooks/standard", content=RAW)
+    await flush(app)
+    pages = [(await operator.get(f"/console/rejections{query}")).text for query in ("", "?hook=standard")]
+    links = [html.unescape(re.findall('hx-get="([^"]*)"', page)[0]) for page in pages]
+    before = [(await operator.get(link)).text.strip() for link in links]
+
+    for name in ("standard", "nobody"):
+        await operator.http.post(f"/hooks/{name}", content=RAW)
+    await flush(app)
+
+    after = [re.sub("<[^>]+>", "", (await operator.get(link)).text).strip() for link in links]
+    assert ["", ""] == before
+    assert ["2 new rejections; show", "1 new rejection; show"] == after
+
+
 @pytest.mark.parametrize(
     ("name", "detail", "is_linked"),
     [
