@@ -20,6 +20,10 @@
   // On a phone, the navigation is wider than the screen.
   $(".side nav [aria-current]")?.scrollIntoView({ inline: "center", block: "nearest" });
 
+  if (matchMedia("(max-width: 936px)").matches) {
+    for (const section of document.querySelectorAll(".fold")) section.open = false;
+  }
+
   let previousKey = "";
 
   const moveFocus = (offset) => {
