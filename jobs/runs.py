@@ -163,7 +163,7 @@ class TaskRun(ABC):
         )
 
     def _failed_attempt(self, state: str, reason: str, summary: str) -> Attempt:
-        return self.attempt("parked" if state == "parked" else reason_class(reason), summary)
+        return self.attempt(f"parked: {reason}" if state == "parked" else reason_class(reason), summary)
 
     def attempt(self, outcome: str, summary: str = "") -> Attempt:
         return self.timer.attempt(outcome, self.calls, summary)
@@ -212,7 +212,7 @@ def _log_finished(task_run: TaskRun, outcome: Outcome) -> None:
         "delivery": lease.request_context.delivery_id,
         **task_run.labels,
         "attempt": lease.primary.failed_attempts + 1,
-        "outcome": outcome.attempt.outcome if outcome.attempt else reason_class(outcome.reason),
+        "outcome": outcome.attempt.outcome.partition(":")[0] if outcome.attempt else reason_class(outcome.reason),
         **({"reason": outcome.reason} if outcome.reason else {}),
         "calls": len(task_run.calls),
         "took_ms": task_run.timer.took_ms,

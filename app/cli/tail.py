@@ -98,7 +98,7 @@ async def _watch_rejections(ledger: Ledger, settings: Settings, show: Callable[[
 def _line(row: Row) -> str:
     at = datetime.fromisoformat(row["at"]).astimezone(time_zone()).strftime("%H:%M:%S.%f")[:-3]
     sign, colour = _SIGNS[row["kind"]]
-    if row["kind"] == "attempt" and row["outcome"] == "parked":
+    if row["kind"] == "attempt" and row["outcome"].startswith("parked"):
         colour = "red"
     text = "  ".join(filter(None, _parts(row)))
     return f"{style(at, dim=True)} {style(sign, fg=colour)} {printable(text)}"

@@ -96,8 +96,8 @@ class DeliveryInfo:
 class Attempt:
     """One run of a task that called the Visits API or a tool.
 
-    calls: each call and its status. outcome: the result, or the class of the reason. response_text: the response to the
-    failed call, at most 500 characters.
+    calls: each call and its status. outcome: the result, or the class of the reason; of a parked task, `parked: ` and the
+    reason. response_text: the response to the failed call, at most 500 characters.
     """
 
     started_at_ms: int

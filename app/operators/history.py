@@ -420,6 +420,9 @@ def attempt_sentence(attempt: Attempt, reason: str = "") -> str:
 
 def _reason_of(attempt: Attempt) -> str:
     """Return the reason of an attempt that failed: a key of REASONS, or the failed call; empty if it is not stored."""
+    outcome, _, reason = attempt.outcome.partition(": ")
+    if outcome == "parked" and reason:
+        return reason
     if attempt.outcome in REASONS or not attempt.calls:
         return attempt.outcome if attempt.outcome in REASONS else ""
     call, status = map(str, attempt.calls[-1][:2])
