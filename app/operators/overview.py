@@ -41,7 +41,7 @@ ARRIVED_OUTCOMES, REJECTED_OUTCOMES, PARKED_OUTCOMES = ("accepted", "repeat", "i
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something to do. hook: the hook that it is about, if it is about one."""
+    """Something to do. hook: the hook that it is about; of a paused account, one of its hooks."""
 
     kind: Literal[
         "workers", "api", "memory", "stalled", "credentials", "signatures", "silent", "paused", "failures", "slow"
@@ -179,7 +179,7 @@ class Overview:
             if circuit.is_paused:
                 waiting = _changes_wait(circuit.held)
                 sentence = f"Paused by an operator: {waiting} for the account {circuit.account}. Nothing is lost."
-                yield Problem("paused", "warn", sentence)
+                yield Problem("paused", "warn", sentence, next(iter(circuit.hooks), ""))
         if self.states["parked"]:
             yield Problem("failures", "warn", _failures_need_operator(self.states["parked"], self.groups))
         if self.backlog.oldest_s > STALE_AFTER_S and not self.backlog.is_stalled:

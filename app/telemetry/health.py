@@ -73,9 +73,10 @@ WORKER_ALIVE_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Circuit:
-    """The open circuit of an account. held: the number of tasks that wait until it closes."""
+    """The open circuit of an account. hooks: those of the account. held: the number of tasks that wait until it closes."""
 
     account: str
+    hooks: list[str]
     reason: str
     since: str
     held: int
@@ -142,7 +143,7 @@ async def open_circuits(redis: Redis, settings: Settings) -> list[Circuit]:
     )
     sizes = await asyncio.gather(*(redis.command("ZCARD", f"{keys.HELD}{account}") for account in accounts))
     return [
-        Circuit(account, kind.decode(), iso_timestamp(int(float(since))) or "", size)
+        Circuit(account, settings.hooks_for(account), kind.decode(), iso_timestamp(int(float(since))) or "", size)
         for account, (kind, since), size in zip(accounts, circuits, sizes, strict=True)
         if kind and since
     ]

@@ -373,8 +373,8 @@ def test_a_pause_or_an_outage_hides_no_other_problem() -> None:
     view = Overview(
         states=states,
         circuits=[
-            Circuit("main", "down", "2026-03-14T16:00:00Z", 7),
-            Circuit("east", "paused", "2026-03-14T16:00:00Z", 1),
+            Circuit("main", ["standard"], "down", "2026-03-14T16:00:00Z", 7),
+            Circuit("east", ["east"], "paused", "2026-03-14T16:00:00Z", 1),
         ],
         hooks=[
             HookStats("calcom", "calcom", None, accepted=0, rejected=1, mismatches=1),
@@ -395,7 +395,7 @@ def test_a_pause_or_an_outage_hides_no_other_problem() -> None:
         ("signatures", "calcom"),
         ("credentials", "acuity"),
         ("silent", "zoom"),
-        ("paused", ""),
+        ("paused", "east"),
         ("failures", ""),
     ] == problems
     assert ("bad", view.problems()[0].sentence) == view.status()
@@ -406,7 +406,7 @@ def test_the_overview_shows_a_worse_problem_before_a_pause() -> None:
     states = dict.fromkeys(("queued", "waiting", "held", "parked"), 0) | {"queued": 1}
     view = Overview(
         states=states,
-        circuits=[Circuit("main", "paused", "2026-03-14T16:00:00Z", 7)],
+        circuits=[Circuit("main", ["standard"], "paused", "2026-03-14T16:00:00Z", 7)],
         workers=[Worker("dyno-1", 7, 0, None)],
         backlog=Backlog({"queued": 600.0}, 600.0),
     )
