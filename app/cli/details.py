@@ -7,11 +7,11 @@ from typing import Any
 import click
 
 from app.cli.output import for_people, print_table, printable, sentence_for_people, with_currency
-from app.cli.tables import style, symbol, wrap
+from app.cli.tables import State, style, symbol, task_state, wrap
 from app.ledger.ids import delivery_time_ms
 from app.ledger.reasons import find_reason
 from app.ledger.times import humanize, iso_timestamp
-from app.operators.explain import Row
+from app.operators.explain import Row, field_title
 from app.webhooks.registry import source_of_visit, source_title
 
 #: The fields of a visit that its first lines show, with their labels.
@@ -88,7 +88,7 @@ def _change_row(change: Mapping[str, Any], decided: Mapping[str, Sequence[str]])
 
 
 def _label(field: str) -> str:
-    return VISIT_FIELDS.get(field) or field.partition(".")[0]
+    return VISIT_FIELDS.get(field) or field_title(field.partition(".")[0]).lower()
 
 
 def _unique(parts: Iterable[str]) -> Iterable[str]:
@@ -113,7 +113,7 @@ def _value_rows(row: Row) -> Iterator[Row]:
     }
     for name, fact in row["facts"].items():
         theirs = {"in review rover": differing.get(name)} if differing else {}
-        yield {"field": name, "value": fact["value"], **theirs, "delivery": fact["delivery"]}
+        yield {"field": field_title(name), "value": fact["value"], **theirs, "delivery": fact["delivery"]}
 
 
 # -- delivery --
@@ -141,8 +141,13 @@ def _delivery_lines(row: Row) -> Iterator[str]:
 
 
 def _task_row(change: Mapping[str, Any]) -> Row:
-    names = ("reason", "since", "next_attempt")
-    return {"visit": change.get("visit"), "state": change["state"], **{name: change.get(name) for name in names}}
+    return {
+        "visit": change.get("visit"),
+        "state": task_state(change["state"]),
+        "problem": find_reason(change["reason"]).title if change.get("reason") else None,
+        "since": change.get("since"),
+        "next_attempt": change.get("next_attempt"),
+    }
 
 
 # -- parts --
@@ -207,7 +212,7 @@ def _print_attempts(attempts: Iterable[Row]) -> None:
     rows = [
         {
             "at": attempt["at"],
-            "outcome": attempt["outcome"],
+            "outcome": State(attempt["text"], attempt["outcome"]),
             "took": f"{attempt['took_ms']} ms",
             "calls": ", ".join(attempt["calls"]),
             "response": attempt["response"],

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import click
 
-from app.cli.tables import EMPTY, format_table, terminal_width
+from app.cli.tables import EMPTY, State, format_table, terminal_width
 from app.ledger.times import humanize, local_time
 
 BUG, USAGE, CHECK_FAILED, UNREACHABLE, NOTHING_MATCHED, PARTLY_FAILED, INTERRUPTED = 1, 2, 3, 4, 5, 6, 130
@@ -124,6 +124,8 @@ def _cell(value: Any) -> str:
         return printable(" ".join(map(str, value))) or EMPTY
     if value is None or value == "":
         return EMPTY
+    if isinstance(value, State):
+        return value
     return printable(for_people(value) if terminal_width() is None else with_age(str(value)))
 
 

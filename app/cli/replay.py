@@ -23,19 +23,22 @@ from app.cli.output import (
     confirm,
     examples,
     exit_with,
+    for_people,
     json_option,
     print_rows,
     print_table,
 )
 from app.cli.session import actions, actor, run_with_ledger
+from app.cli.tables import State, task_state
 from app.ledger.ledger import Ledger
 from app.ledger.reasons import find_reason
 from app.ledger.records import NotFound
 from app.operators.discard import Discard
+from app.operators.explain import field_title
 from app.operators.filter import INDEXED_STATES, TASK_STATES, Filter
 from app.operators.operations import Operation, OperationKind, OperationRequest, Operations, TaskResult
-from app.operators.outcomes import outcome_title, plan_counts
-from app.operators.replay import PlannedTask, PlanSummary, Replay
+from app.operators.outcomes import outcome_title, plan_counts, skip_title
+from app.operators.replay import WAIT, PlannedTask, PlanSummary, Replay
 from app.operators.selection import Mode
 from app.settings.model import Settings
 from app.telemetry.health import live_workers
@@ -254,9 +257,9 @@ def _print_plan(summary: PlanSummary, kind: OperationKind) -> None:
     if kind == "replay" or summary.skipped:
         for count in plan_counts(summary, kind):
             click.echo(f"  {count.number} {count.text}")
-    if summary.by_call:
+    if calls := [(name, count) for name, count in summary.by_call.most_common() if not name.startswith(WAIT)]:
         click.echo()
-        print_table([{"call": name, "count": count} for name, count in summary.by_call.most_common()])
+        print_table([{"call": name, "count": count} for name, count in calls])
     if summary.samples:
         click.echo()
         print_table([row for planned in summary.samples for row in _call_rows(planned)])
@@ -266,15 +269,27 @@ def _print_plan(summary: PlanSummary, kind: OperationKind) -> None:
 
 
 def _call_rows(planned: PlannedTask) -> list[dict[str, str]]:
+    task = {"id": planned.id, "state": task_state(planned.state), "problem": _reason_title(planned.reason)}
+    if planned.obstacle:
+        return [task | {"would": f"fail: {_reason_title(planned.obstacle)}"}]
     calls = [
-        {"id": planned.id, "call": call.call, "visit": call.visit, "sends": _format_fields(call.fields)}
+        task
+        | {
+            "would": call.call,
+            "visit": call.visit if call.visit != planned.id else "",
+            "sends": _format_fields(call.fields),
+        }
         for call in planned.calls
     ]
-    return calls or [{"id": planned.id, "state": planned.state, "reason": planned.reason}]
+    return calls or [task]
+
+
+def _reason_title(reason: str) -> str:
+    return find_reason(reason).title if reason else ""
 
 
 def _format_fields(fields: Mapping[str, str | None]) -> str:
-    return " ".join(f"{name}={value or ''}" for name, value in fields.items())
+    return ", ".join(f"{field_title(name)} {for_people(value or 'none')}" for name, value in fields.items())
 
 
 # -- operation --
@@ -315,7 +330,7 @@ class _Results:
         self._bar, self._as_json = bar, as_json
         self._shown: dict[TaskResult, None] = {}
         #: By task, once a run has decided.
-        self.outcomes: dict[str, str] = {}
+        self.outcomes: dict[str, State] = {}
 
     def add(self, operation: Operation, results: list[TaskResult]) -> None:
         self._bar.update(max(0, operation.processed - self._bar.pos))
@@ -326,7 +341,22 @@ class _Results:
             print_rows([result._asdict() for result in fresh], self._as_json)
 
     def rows(self) -> list[dict[str, str]]:
-        return [{"id": result.id, "state": self.outcomes.get(result.task_id, result.state)} for result in self._shown]
+        return [
+            {"id": result.id, "result": self.outcomes.get(result.task_id) or _result_state(result.state)}
+            for result in self._shown
+        ]
+
+
+def outcome_state(outcome: str) -> State:
+    """Return what became of a task. outcome: as in `Operation.outcomes`."""
+    return State(outcome_title(outcome), outcome.partition(":")[0])
+
+
+def _result_state(result: str) -> State:
+    """Return the new state of a task, or why it was skipped."""
+    if result in ("queued", "running", "discarded"):
+        return task_state(result)
+    return State(f"Skipped: {skip_title(result)}", "")
 
 
 async def _wait(ledger: Ledger, settings: Settings, id: str, results: _Results) -> None:
@@ -355,7 +385,7 @@ async def _wait_for_outcomes(operations: Operations, id: str, results: _Results)
     if operation.processed <= MAX_ROWS:
         for outcome in operation.outcomes:
             page = await operations.tasks(id, outcome, limit=MAX_ROWS)
-            results.outcomes |= dict.fromkeys(page.task_ids, outcome_title(outcome).lower())
+            results.outcomes |= dict.fromkeys(page.task_ids, outcome_state(outcome))
     return operation
 
 

@@ -23,6 +23,7 @@ from app.cli.output import (
     utc_option,
 )
 from app.cli.session import actions, run_with_ledger
+from app.cli.tables import task_state
 from app.ledger.ledger import Ledger
 from app.ledger.reasons import find_reason
 from app.ledger.times import iso_timestamp
@@ -38,7 +39,8 @@ if TYPE_CHECKING:
 
 #: A list stops after this number of pages without a match.
 MAX_EMPTY_PAGES = 3
-#: The fields of a failure in JSON.
+#: The fields of deliveries and failures in JSON.
+DELIVERY_FIELDS = ("delivery", "at", "hook", "event", "state", "visits", "reason")
 FAILURE_FIELDS = (
     "id",
     "kind",
@@ -64,12 +66,7 @@ FAILURE_FIELDS = (
 @json_option
 def deliveries(limit: int, cursor: str, as_json: bool, **options: str | datetime | None) -> None:
     """List deliveries, newest first."""
-    _list(
-        build_filter(options, cursor=cursor),
-        limit,
-        as_json,
-        ("delivery", "at", "hook", "event", "state", "visits", "reason"),
-    )
+    _list(build_filter(options, cursor=cursor), limit, as_json, DELIVERY_FIELDS, _delivery_row)
 
 
 @click.command(
@@ -88,16 +85,23 @@ def failures(limit: int, cursor: str, as_json: bool, **options: str | datetime |
         click.echo("\n`doorbell show ID` says what helps", err=True)
 
 
+def _delivery_row(row: Row) -> Row:
+    return {
+        **{name: row.get(name) for name in DELIVERY_FIELDS[:4]},
+        "state": task_state(row["state"]),
+        "problem": find_reason(row["reason"]).title if row.get("reason") else None,
+        "visits": row.get("visits"),
+    }
+
+
 def _failure_row(row: Row) -> Row:
     texts = (find_reason(row["reason"]).title, row.get("detail")) if row.get("reason") else ()
     names = ("reason", "since", "attempts", "hook", "delivery")
     return {"id": row["id"], "problem": ": ".join(filter(None, texts)), **{name: row.get(name) for name in names}}
 
 
-def _list(
-    filter: Filter, limit: int, as_json: bool, names: Sequence[str], for_table: Callable[[Row], Row] | None = None
-) -> None:
-    """Print rows with these fields. for_table: returns the columns of a row in a table, if they are others."""
+def _list(filter: Filter, limit: int, as_json: bool, names: Sequence[str], for_people: Callable[[Row], Row]) -> None:
+    """Print rows. names: the fields in JSON. for_people: returns the columns of a row in a table."""
 
     async def load(ledger: Ledger, settings: Settings) -> tuple[list[Row], str]:
         lists = Lists(ledger, settings, Explain(ledger, settings))
@@ -109,12 +113,8 @@ def _list(
     rows, next_cursor = run_with_ledger(load)
     if next_cursor and not rows:
         exit_with(NOTHING_MATCHED, f"nothing matched so far: use --cursor {next_cursor} to search further back")
-    if for_table and not as_json:
-        rows = list(map(for_table, rows))
-    else:
-        # Rows differ in their fields. A table has all columns, in the same order in every list.
-        rows = [{name: row.get(name) for name in names if name in row or not as_json} for row in rows]
-    print_rows(rows, as_json)
+    for_json = [{name: row[name] for name in names if name in row} for row in rows]
+    print_rows(for_json if as_json else map(for_people, rows), as_json)
     if next_cursor:
         click.echo(f"there may be more: use --cursor {next_cursor}, or a larger --limit", err=True)
 

@@ -19,18 +19,18 @@ from app.cli.output import (
     utc_option,
 )
 from app.cli.session import load_settings, run_with_ledger
-from app.cli.tables import style, wrap
+from app.cli.tables import State, style, wrap
 from app.ledger.ledger import Ledger
 from app.ledger.reasons import find_reason
 from app.ledger.records import NotFound
 from app.ledger.times import iso_timestamp
 from app.operators.activity_log import Activity, ActivityPage
 from app.operators.explain import Explain, Row
-from app.operators.filter import STATE_TITLES, ActivityFilter
+from app.operators.filter import ActivityFilter, state_title
 from app.operators.operations import Operation, Operations
 from app.operators.overview import load_overview
 from app.settings.model import Settings
-from app.telemetry.health import Worker, live_workers
+from app.telemetry.health import CIRCUIT_REASONS, Worker, live_workers
 
 
 @click.command(epilog=examples("overview", "overview --json | jq .states"))
@@ -64,23 +64,40 @@ FIRST_COMMANDS = {
     "credentials": "doorbell sources {hook}",
     "signatures": "doorbell rejections --hook {hook}",
     "silent": "doorbell deliveries --hook {hook}",
-    "paused": "doorbell resume HOOK",
+    "paused": "doorbell resume {hook}",
     "failures": "doorbell failures",
     "slow": "doorbell workers",
 }
 
 
+#: Why no calls are made for an account.
+STOPPED_CALLS = {"paused": "Paused by an operator"} | {
+    kind: f"The Visits API {text}" for kind, text in CIRCUIT_REASONS.items()
+}
+
+
 def _print_problem(problem: Row) -> None:
     click.echo("\n".join(wrap(printable(problem["sentence"]))))
-    command = FIRST_COMMANDS[problem["kind"]].format(hook=problem["hook"])
+    command = FIRST_COMMANDS[problem["kind"]]
+    if "{hook}" in command and not problem["hook"]:  # an account whose hook was removed from the settings
+        command = "doorbell doctor"
+    command = command.format(hook=problem["hook"])
     click.echo(f"    {style(command, fg='cyan')}")
 
 
 def _overview_tables(report: Row) -> dict[str, list[Row]]:
     return {
-        "states": [{STATE_TITLES[state]: count for state, count in report["states"].items()}],
+        "states": [{state_title(state): count for state, count in report["states"].items()}],
         "failures": [{"problem": find_reason(row["reason"]).title, **row} for row in report["failures"]],
-        "circuits": report["circuits"],
+        "accounts with stopped calls": [
+            {
+                "account": row["account"],
+                "why": STOPPED_CALLS.get(row["reason"], row["reason"]),
+                "since": row["since"],
+                "on hold": row["held"],
+            }
+            for row in report["circuits"]
+        ],
         "hooks": [
             {
                 "hook": row["name"],
@@ -131,7 +148,7 @@ def operations(operation: str | None, limit: int, as_json: bool) -> None:
 
 
 def _print_operation(id: str, limit: int, as_json: bool) -> None:
-    from app.operators.outcomes import outcome_title  # the other commands of this module do not need replays
+    from app.cli.replay import outcome_state  # the other commands of this module do not need replays
 
     async def load(ledger: Ledger, settings: Settings) -> tuple[Operation, list[Row]]:
         operations = Operations(ledger, settings)
@@ -152,7 +169,7 @@ def _print_operation(id: str, limit: int, as_json: bool) -> None:
     print_rows([_operation_row(operation, as_json)], as_json)
     if tasks:
         click.echo()
-        print_table([task | {"outcome": outcome_title(task["outcome"])} for task in tasks[:limit]])
+        print_table([task | {"outcome": outcome_state(task["outcome"])} for task in tasks[:limit]])
     if len(tasks) > limit:
         click.echo(f"there are more: use a larger --limit than {limit}", err=True)
     return None
@@ -170,7 +187,10 @@ def _operation_row(operation: Operation, as_json: bool) -> Row:
         "state": operation.state,
     }
     if not as_json:
-        return row | {"result": operation.result}
+        status = operation.status
+        # A cancelled visit is a success, a cancelled operation is not.
+        state = State(status.capitalize(), {"failed again": "failed", "cancelled": ""}.get(status, status))
+        return row | {"state": state, "result": operation.result}
     return row | {
         "expected": operation.request.expected,
         "done": operation.done,

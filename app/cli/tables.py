@@ -4,7 +4,6 @@ A file or a pipe gets whole tables, without symbols and colours. `doorbell --hel
 """
 
 import os
-import re
 import shutil
 import sys
 import textwrap
@@ -13,22 +12,39 @@ from typing import Any
 
 import click
 
+from app.operators.filter import state_title
+
 #: In a narrower terminal, a table that does not fit becomes cards at once.
 MIN_TABLE_WIDTH = 100
 #: Sentences are not shortened below this width. Ids are never shortened: people copy them.
 MIN_SENTENCE_WIDTH = 24
 #: A value that is missing.
 EMPTY = "–"
-#: The columns whose values have a symbol.
-STATE_COLUMNS = ("state", "result", "outcome")
+#: The width of sentences: in a file or a pipe, and in a wider terminal.
+MAX_SENTENCE_LINE = 100
 _GOOD, _BAD, _WAITING, _NEUTRAL = ("✔", "green"), ("✘", "red"), ("!", "yellow"), ("·", None)
 _SYMBOLS = {
-    **dict.fromkeys(
-        ("ok", "applied", "done", "created", "updated", "cancelled", "deleted", "requeued", "succeeded"), _GOOD
-    ),
+    **dict.fromkeys(("ok", "applied", "done", "created", "updated", "cancelled", "deleted", "succeeded"), _GOOD),
     **dict.fromkeys(("fail", "down", "parked", "failed", "stalled"), _BAD),
-    **dict.fromkeys(("warn", "waiting", "held"), _WAITING),
+    **dict.fromkeys(("warn", "waiting", "held", "pending"), _WAITING),
 }
+
+
+class State(str):
+    """A state in words. In a terminal its column has symbols, by the code of the state."""
+
+    code: str
+
+    def __new__(cls, text: str, code: str) -> "State":
+        state = super().__new__(cls, text)
+        state.code = code
+        return state
+
+
+def task_state(states: str) -> State:
+    """Return the state of a task or delivery; a delivery with several visits may have several, separated by blanks."""
+    codes = states.split()
+    return State(state_title(states), "parked" if "parked" in codes else codes[0] if codes else "")
 
 
 def terminal_width() -> int | None:
@@ -52,19 +68,18 @@ def format_table(names: Sequence[str], rows: Sequence[Sequence[str]], width: int
     if width is None:
         yield from _table(names, rows, _widths(names, rows))
         return
-    states = _states(names)
-    table_width = width - 2 * len(states)
+    table_width = width - 2 * len(_state_columns(rows))
     if _excess(_widths(names, rows), table_width) > 0:
         filled = [index for index in range(len(names)) if any(row[index] != EMPTY for row in rows)]
         names, rows = [names[i] for i in filled], [[row[i] for i in filled] for row in rows]
-        states = _states(names)
+    states = _state_columns(rows)
     widths = _fit(rows, _widths(names, rows), table_width)
     yield from _table(names, rows, widths, states) if widths else _cards(names, rows, width, states)
 
 
-def _states(names: Sequence[str]) -> list[int]:
+def _state_columns(rows: Sequence[Sequence[str]]) -> list[int]:
     """Return the column with symbols: a second one would only repeat the first."""
-    return [index for index, name in enumerate(names) if name in STATE_COLUMNS][:1]
+    return sorted({index for row in rows for index, cell in enumerate(row) if isinstance(cell, State)})[:1]
 
 
 def _widths(names: Sequence[str], rows: Sequence[Sequence[str]]) -> list[int]:
@@ -107,7 +122,7 @@ def _table(
     for row in rows:
         cells = [_shorten(cell, width).ljust(width) for cell, width in zip(row, widths, strict=True)]
         for index in states:
-            cells[index] = f"{symbol(_word(row[index]))} {cells[index]}"
+            cells[index] = f"{_symbol_of(row[index])} {cells[index]}"
         yield "  ".join(cells).rstrip()
 
 
@@ -115,9 +130,8 @@ def _shorten(cell: str, width: int) -> str:
     return cell if len(cell) <= width else f"{cell[: width - 1].rstrip()}…"
 
 
-def _word(cell: str) -> str:
-    """Return the first word: a delivery that changes several visits may have several states."""
-    return re.split(r"\W", cell, maxsplit=1)[0]
+def _symbol_of(cell: str) -> str:
+    return symbol(cell.code) if isinstance(cell, State) else " "
 
 
 def _cards(names: Sequence[str], rows: Sequence[Sequence[str]], width: int, states: Sequence[int]) -> Iterator[str]:
@@ -128,7 +142,7 @@ def _cards(names: Sequence[str], rows: Sequence[Sequence[str]], width: int, stat
         for index, name in enumerate(names[1:], 1):
             cell = row[index]
             if index in states:
-                title = f"{symbol(_word(cell))} {title}  {cell}"
+                title = f"{_symbol_of(cell)} {title}  {cell}"
             elif cell != EMPTY:
                 fields.append(f"{name.replace('_', ' ')}: {cell}")
         yield title
@@ -152,15 +166,11 @@ def pack(parts: Sequence[str], width: int, indent: str, separator: str = " · ")
 
 
 def wrap(text: str, indent: str = "", subsequent: str | None = None) -> Iterator[str]:
-    """Yield the lines of a paragraph that fit the terminal."""
+    """Yield the lines of a paragraph that fit the terminal and are easy to read."""
     following = indent if subsequent is None else subsequent
-    width = terminal_width()
-    if width is None:
-        yield indent + text
-        return
     yield from textwrap.wrap(
         text,
-        width,
+        min(terminal_width() or MAX_SENTENCE_LINE, MAX_SENTENCE_LINE),
         initial_indent=indent,
         subsequent_indent=following,
         break_long_words=False,

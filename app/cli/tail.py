@@ -115,5 +115,5 @@ def _parts(row: Row) -> Iterator[str]:
     elif row["kind"] == "rejection":
         yield from (row["hook"], row["reason"], row["detail"], row["cause"])
     else:
-        yield from (visits or row["delivery"], row["outcome"], ", ".join(row["calls"]), f"{row['took_ms']} ms")
+        yield from (visits or row["delivery"], row["text"], ", ".join(row["calls"]), f"{row['took_ms']} ms")
         yield row["response"]

@@ -23,6 +23,7 @@ from app.cli.output import (
     with_currency,
 )
 from app.cli.session import actions, run_with_ledger
+from app.cli.tables import State, task_state
 from app.ledger.ledger import Ledger
 from app.operators.explain import Row
 from app.operators.filter import TASK_STATES
@@ -139,5 +140,6 @@ def _for_people(row: Row) -> Row:
     }
 
 
-def _state(row: Row, *, is_cancelled: bool) -> str:
-    return f"{row['state']}, cancelled" if is_cancelled else str(row["state"])
+def _state(row: Row, *, is_cancelled: bool) -> State:
+    state = task_state(row["state"])
+    return State(f"{state}, cancelled", state.code) if is_cancelled else state

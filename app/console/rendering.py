@@ -24,8 +24,8 @@ from app.console.sessions import cookie
 from app.console.timezone import PAGE_ZONE, browser_zone, page_zone
 from app.ledger.reasons import find_reason
 from app.ledger.times import humanize, iso_timestamp, local_time, zone_name
-from app.operators.explain import FIELD_TITLES
-from app.operators.filter import STATE_TITLES
+from app.operators.explain import field_title
+from app.operators.filter import state_title
 from app.operators.outcomes import outcome_title, skip_title
 from app.webhooks.registry import source_title
 
@@ -189,14 +189,6 @@ def version(value: int) -> str | Markup:
 
 #: Versions are microseconds since 1970 from this on: in 1973. Counts of versions are smaller.
 _FIRST_TIME_US = 100_000_000_000_000
-
-
-def field_title(name: str) -> str:
-    return FIELD_TITLES.get(name, name)
-
-
-def state_title(state: str) -> str:
-    return STATE_TITLES.get(state, state)
 
 
 def reason_option(reason: str) -> str:

@@ -24,6 +24,7 @@ from app.operators.history import (
     HistoryLine,
     activity_line,
     attempt_lines,
+    attempt_title,
     delivery_history,
     pending_lines,
     visit_history,
@@ -117,6 +118,10 @@ def _split_owner(name: str) -> tuple[str, str]:
     return field, owner
 
 
+def field_title(name: str) -> str:
+    return FIELD_TITLES.get(name, name)
+
+
 async def run_off_loop(visit: Sequence[Task], step: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Call `step`, in a thread if the visit has many changes."""
     if sum(len(alias.changes) + len(alias.discarded_changes) for alias in visit) <= MAX_CHANGES_ON_LOOP:
@@ -190,7 +195,9 @@ class Explain:
             meta = await self._ledger.load_delivery_info(id)
         except NotFound:
             return {"delivery": id, "state": "expired"}
-        states = {change["state"] for change in await self._changes(id, meta.task_ids, visits)}
+        changes = await self._changes(id, meta.task_ids, visits)
+        states = {change["state"] for change in changes}
+        reason = next((change["reason"] for change in changes if change.get("reason")), "")
         state = "ignored" if meta.ignored and not states else " ".join(sorted(states)) or "done"
         row = {
             "delivery": id,
@@ -198,6 +205,7 @@ class Explain:
             "hook": meta.hook,
             "event": event_name(meta),
             "state": state,
+            **({"reason": reason} if reason else {}),
         }
         names = [
             await _primary_id(target, visits) for task_id in meta.task_ids for target in await self._visits(task_id)
@@ -441,6 +449,7 @@ class Explain:
             "at": iso_timestamp(attempt.started_at_ms),
             "took_ms": attempt.took_ms,
             "outcome": attempt.outcome,
+            "text": attempt_title(attempt),
             "calls": calls,
             "response": response or None,
         }

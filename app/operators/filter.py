@@ -31,6 +31,11 @@ STATE_TITLES = {
 MAX_IDS_IN_WORDS = 5
 
 
+def state_title(states: str) -> str:
+    """Return a state in words, or the states of a delivery with several visits, which are separated by blanks."""
+    return ", ".join(STATE_TITLES.get(state, state) for state in states.split())
+
+
 class _QueryFilter:
     """A filter as the query of a URL, with a period. Each dataclass of it has the fields in its own order."""
 

@@ -48,6 +48,8 @@ CONTACT_LABELS = {
 
 #: Begins the line of a contact that an operator assigned.
 ASSIGNED = "an operator assigned the contact"
+#: Begins what is said of an attempt that failed.
+NOT_APPLIED = "not applied: "
 
 
 @dataclass(frozen=True, slots=True)
@@ -404,6 +406,12 @@ def _is_successful(attempt: Attempt) -> bool:
 
 
 def attempt_sentence(attempt: Attempt, reason: str = "") -> str:
+    """Return what an attempt did, or why it failed and what the API says."""
+    title, detail = attempt_title(attempt, reason), response_sentence(attempt.response_text)
+    return f"{title} ({detail})" if detail and title.startswith(NOT_APPLIED) else title
+
+
+def attempt_title(attempt: Attempt, reason: str = "") -> str:
     """Return what an attempt did, or why it failed. reason: of its task, if the attempt is the newest one."""
     if attempt.outcome in RESULTS:
         return RESULTS[attempt.outcome]
@@ -413,9 +421,7 @@ def attempt_sentence(attempt: Attempt, reason: str = "") -> str:
     if name == "ignored":
         return f"the event was ignored: {details}"
     reason = reason or _reason_of(attempt)
-    detail = response_sentence(attempt.response_text)
-    title = find_reason(reason).title if reason else "an operator is needed"
-    return f"not applied: {title}" + (f" ({detail})" if detail else "")
+    return NOT_APPLIED + (find_reason(reason).title if reason else "an operator is needed")
 
 
 def _reason_of(attempt: Attempt) -> str:

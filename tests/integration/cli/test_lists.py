@@ -157,3 +157,18 @@ def test_rejections_have_a_likely_cause(harness: Harness) -> None:
     [cause] = rows(harness, "rejections", "--by-cause", "--reason", "mismatch", "--json")
     assert "The signature does not match" == cause["cause"]
     assert 5 == harness.doorbell("rejections", "--by-cause", "--reason", "foreign").returncode
+
+
+def test_lists_have_states_and_problems_in_words_and_codes_in_json(busy: Harness) -> None:
+    table = busy.doorbell("deliveries").stdout
+    needs_attention, applied = rows(busy, "deliveries", "--json")
+
+    assert ("parked", "contact_unknown", "applied") == (
+        needs_attention["state"],
+        needs_attention["reason"],
+        applied["state"],
+    )
+    assert "  Needs attention  No e-mail address  standard-A-2\n" in table
+    assert re.search("  Applied +–  +standard-A-1\n", table)
+    assert "Up to date" in busy.doorbell("visits", "--when", "any").stdout
+    assert "Needs attention" in busy.doorbell("search", "standard-A-2").stdout

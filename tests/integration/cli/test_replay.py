@@ -45,7 +45,7 @@ def test_a_replay_that_fails_again_says_so_and_exits_with_6(busy: Harness) -> No
     [of_id] = rows(busy, "operations", operation["operation"], "--json")
 
     assert 6 == replayed.returncode
-    assert "failed again: no e-mail address" in replayed.stdout
+    assert "standard-A-2  Failed again: No e-mail address" in replayed.stdout
     assert "succeeded: 0; failed again: 1; pending: 0" in replayed.stderr
     assert "1 × No e-mail address: `doorbell failures --reason 'contact_unknown'`" in replayed.stderr
     assert (0, {"contact_unknown": 1}, 0) == (operation["succeeded"], operation["failed"], operation["pending"])
@@ -82,12 +82,13 @@ def test_a_contact_that_is_neither_an_address_nor_an_id_is_a_usage_error(harness
 
 
 def test_a_replay_shows_its_plan_and_needs_a_confirmation(busy: Harness) -> None:
-    planned = busy.doorbell("replay", "--state", "parked", "--contact", "cont_KYdl3lftgZXGRbxqoj", "--dry-run")
-    unconfirmed = busy.doorbell("replay", "--state", "parked", "--contact", "cont_KYdl3lftgZXGRbxqoj")
+    command = ["replay", "--state", "parked", "--contact", "cont_KYdl3lftgZXGRbxqoj", "--utc"]
+    planned, unconfirmed = busy.doorbell(*command, "--dry-run"), busy.doorbell(*command)
 
     assert 0 == planned.returncode
     assert "1 selected: 1 would be requeued, 0 skipped" in planned.stdout
-    assert "time_scheduled=2026-03-15T16:00:00Z" in planned.stdout
+    assert "standard-A-2  Needs attention  No e-mail address  POST /visits" in planned.stdout
+    assert "Start Mar 15, 4:00 PM UTC" in planned.stdout
     assert (2, planned.stdout) == (unconfirmed.returncode, unconfirmed.stdout)
     assert "--yes" in unconfirmed.stderr
     assert ["standard-A-2"] == [row["id"] for row in rows(busy, "failures", "--json")]

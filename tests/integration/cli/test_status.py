@@ -1,6 +1,7 @@
 """The state of the system: `doorbell overview`, `doctor`, `settings`, `pause`, `resume` and `activity`."""
 
 import json
+import re
 import socket
 from datetime import UTC, datetime
 
@@ -100,11 +101,14 @@ def test_a_change_of_a_paused_account_is_applied_after_resume(busy: Harness) -> 
     before = len(busy.calls())
     held = wait_until(lambda: rows(busy, "deliveries", "--state", "held", "--json"))
     check = next(row for row in rows(busy, "doctor", "--json") if row["check"] == "visits_api.circuit")
+    overview = busy.doorbell("overview").stdout
 
     assert [5, 0, 5] == [result.returncode for result in (unknown, paused, repeated)]
     assert "calendly, standard: calls for the account main are paused" in paused.stderr
     assert (202, ["standard-A-3"]) == (response.status_code, held[0]["visits"])
     assert ("warn", "`doorbell resume calendly`") == (check["result"], check["fix"])
+    assert "1 change waits for the account main. Nothing is lost.\n    doorbell resume calendly\n" in overview
+    assert re.search(r"\nmain +Paused by an operator +\S.* +1\n", overview)
     assert before == len(busy.calls())
 
     resumed, twice = busy.doorbell("resume", "standard"), busy.doorbell("resume", "standard")

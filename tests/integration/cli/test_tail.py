@@ -55,8 +55,15 @@ def test_tail_shows_deliveries_attempts_and_rejections_until_sigint(service: Har
         ),
         (" × standard  signature_missing  no header", {"kind": "rejection", "detail": "no header", "cause": ""}),
         (
-            " ← standard-A-1  created  POST /visits 201  12 ms",
-            {"kind": "attempt", "outcome": "created", "calls": ["POST /visits 201"], "took_ms": 12, "response": None},
+            " ← standard-A-1  created in Review Rover  POST /visits 201  12 ms",
+            {
+                "kind": "attempt",
+                "outcome": "created",
+                "text": "created in Review Rover",
+                "calls": ["POST /visits 201"],
+                "took_ms": 12,
+                "response": None,
+            },
         ),
     ],
 )

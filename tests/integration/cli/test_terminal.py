@@ -48,13 +48,13 @@ def test_a_terminal_of_80_columns_gets_lines_that_fit_with_symbols(busy: Harness
         name: long for name, text in printed.items() if (long := [line for line in text.splitlines() if len(line) > 80])
     }
     assert "\x1b" not in "".join(printed.values())
-    assert f"✘ {delivery}  parked\n  at: " in printed["deliveries"]
+    assert f"✘ {delivery}  Needs attention\n  at: " in printed["deliveries"]
     assert "\n✔ redis " in printed["doctor"]
     assert "standard-A-2\n  problem: No e-mail address · reason: contact_unknown\n" in printed["failures"]
 
 
 def test_states_have_colours_on_a_terminal_only(busy: Harness) -> None:
-    assert "\x1b[31m✘\x1b[0m parked" in in_terminal(busy, 160, "deliveries")
+    assert "\x1b[31m✘\x1b[0m Needs attention" in in_terminal(busy, 160, "deliveries")
     assert "\x1b" not in in_terminal(busy, 160, "deliveries", TERM="dumb")
     assert "✘" not in busy.doorbell("deliveries").stdout
 

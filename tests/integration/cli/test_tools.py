@@ -36,7 +36,7 @@ def test_ring_shows_what_became_of_a_delivery(service: Harness) -> None:
     delivery = json.loads(repeat.stdout)["delivery"]
     assert (0, 0) == (first.returncode, repeat.returncode)
     assert f"✔ {delivery}  Calendly\n  Applied: " in first.stdout
-    assert "calendly-INV-OLD-1  applied" in first.stdout
+    assert "calendly-INV-OLD-1  Applied" in first.stdout
     assert "it was sent before, and a repeat has no effect: --fresh sends it with new ids" in repeat.stderr
     assert f"`doorbell show {delivery}`" in repeat.stderr
 

@@ -2,14 +2,14 @@
 
 import re
 
-from app.cli.tables import format_table
+from app.cli.tables import State, format_table, task_state
 
 ID = "standard-walk-in-a191c1de"
 SENTENCE = "The secret of this hook is not the tool's, or a proxy changed the whole body."
 NAMES = ["id", "state", "cause", "next_attempt", "delivery"]
 ROWS = [
-    [ID, "parked", SENTENCE, "–", "d1a2269df54eb244c153f6"],
-    ["standard-A-1", "done, cancelled", "–", "–", "d1a2269df54eb244c153f7"],
+    [ID, task_state("parked"), SENTENCE, "–", "d1a2269df54eb244c153f6"],
+    ["standard-A-1", State("Up to date, cancelled", "done"), "–", "–", "d1a2269df54eb244c153f7"],
 ]
 
 
@@ -30,8 +30,8 @@ def test_a_wide_terminal_gets_the_whole_table_with_symbols() -> None:
     heading, parked, done = lines(180)
 
     assert "NEXT ATTEMPT" in heading
-    assert f"{ID}  ✘ parked           {SENTENCE}" in parked
-    assert "✔ done, cancelled" in done
+    assert f"{ID}  ✘ Needs attention        {SENTENCE}" in parked
+    assert "✔ Up to date, cancelled" in done
     assert heading.index("DELIVERY") == parked.index("d1a") == done.index("d1a")
 
 
@@ -46,11 +46,11 @@ def test_a_narrower_terminal_gets_a_table_without_empty_columns_and_with_shorter
 
 def test_below_100_columns_each_row_is_a_card_that_fits() -> None:
     assert [
-        f"✘ {ID}  parked",
+        f"✘ {ID}  Needs attention",
         "  cause: The secret of this hook is not the tool's, or a proxy changed the whole",
         "  body. · delivery: d1a2269df54eb244c153f6",
         "",
-        "✔ standard-A-1  done, cancelled",
+        "✔ standard-A-1  Up to date, cancelled",
         "  delivery: d1a2269df54eb244c153f7",
     ] == lines(80)
 
@@ -67,7 +67,20 @@ def test_ids_are_never_shortened() -> None:
 
 
 def test_only_the_first_state_has_a_symbol() -> None:
-    names, rows = ["operation", "state", "outcome"], [["d1a2269df54eb244c153f6", "done", "1 succeeded"]]
+    names = ["operation", "state", "outcome"]
+    rows = [["d1a2269df54eb244c153f6", State("Done", "done"), State("1 failed", "failed")]]
 
-    assert ["✔ done   1 succeeded"] == [line.partition("f6  ")[2] for line in lines(80, names, rows)[1:]]
-    assert ["✔ d1a2269df54eb244c153f6  done", "  outcome: 1 succeeded"] == lines(30, names, rows)
+    assert ["✔ Done   1 failed"] == [line.partition("f6  ")[2] for line in lines(80, names, rows)[1:]]
+    assert ["✔ d1a2269df54eb244c153f6  Done", "  outcome: 1 failed"] == lines(30, names, rows)
+
+
+def test_a_delivery_with_several_states_has_the_symbol_of_a_failure() -> None:
+    state = task_state("applied parked")
+
+    assert ("Applied, Needs attention", "parked") == (state, state.code)
+
+
+def test_a_row_without_a_state_has_no_symbol() -> None:
+    rows = [["a", "–"], ["b", State("Needs attention", "parked")]]
+
+    assert ["a     –", "b   ✘ Needs attention"] == lines(80, ["id", "state"], rows)[1:]
