@@ -25,9 +25,10 @@ from app.ledger.times import iso_timestamp
 from app.operators.setup_steps import new_secret, setup_steps, terms_of
 from app.settings.model import Settings
 from app.telemetry import counters
+from app.webhooks.evidence import VERIFIED_BY, Evidence
 from app.webhooks.registry import load_sources
 from app.webhooks.signatures.scheme import fingerprint
-from app.webhooks.source import VERIFIED_BY, Evidence, LoadedSource
+from app.webhooks.source import LoadedSource
 
 
 @click.command(epilog=examples("sources", "sources calendly"))

@@ -1,6 +1,7 @@
 """What a call to a tool needs from its process."""
 
 import asyncio
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import httpx
@@ -26,3 +27,14 @@ class CallContext(Protocol):
     def locks(self) -> KeyedLocks: ...
     @property
     def token_exchanges(self) -> set[asyncio.Task[str]]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ToolContext:
+    """The context of a command or a page."""
+
+    settings: Settings
+    ledger: Ledger
+    http: httpx.AsyncClient
+    locks: KeyedLocks = field(default_factory=KeyedLocks)
+    token_exchanges: set[asyncio.Task[str]] = field(default_factory=set)

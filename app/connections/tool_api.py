@@ -93,7 +93,7 @@ class ToolApi:
             url,
             request.label,
             self.calls,
-            headers={"accept": "application/json", **source.api_headers, **auth.headers},
+            headers={"accept": "application/json", **source.api_headers, **request.headers, **auth.headers},
             oversized_error=ClientError,
             params={**request.params, **auth.params} or None,
             **content,

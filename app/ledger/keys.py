@@ -38,6 +38,8 @@ RECORD = "bell:record:"
 STORED_HOOKS, STORED_HOOKS_VERSION = "bell:stored-hooks", "bell:stored-hooks:version"
 RETRY_AFTER = "bell:retry-after:"
 TOKEN = "bell:token:"
+#: The states of the connections, by hook; + colon, hook and `:lock`: which process works on a connection.
+CONNECTIONS = "bell:connections"
 WORKER = "bell:worker:"
 HOURLY = "bell:hourly:"
 SECRET_USED = "bell:secret-used:"
@@ -181,6 +183,14 @@ KEY_KINDS = (
         "the access token of a hook, encrypted",
         "until it is replaced",
         title="Access tokens",
+    ),
+    KeyKind("bell:connections:*:lock", "expires", "which process works on the connection of a hook", _SHORT),
+    KeyKind(
+        "bell:connections",
+        "permanent",
+        "the state of the connection of each hook: the tool's ids of its subscriptions, and when it was checked",
+        "until the hook is disconnected",
+        title="Connections",
     ),
     KeyKind("bell:queue:visits:health-check", "expires", "the health check of arq", _SHORT),
     KeyKind("bell:queue:*", "members", "the jobs of a queue, by the time at which they are due", "until they are done"),

@@ -28,7 +28,8 @@ from app.settings.model import Settings
 from app.settings.platform import Platform, find_platform
 from app.telemetry.health import STALE_AFTER_S, WORKER_ALIVE_S, Backlog, load_backlog
 from app.visits.client import tls_context
-from app.webhooks.source import VERIFIED_BY, Source
+from app.webhooks.evidence import VERIFIED_BY
+from app.webhooks.source import Source
 
 Result = Literal["ok", "warn", "fail", "down"]
 MAX_CLOCK_DRIFT_S = 2.0

@@ -12,16 +12,31 @@ place of the number in `scheduled_event.location` of an `outbound_call`.
 """
 
 import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
+from typing import Any
 
 from app.visits.change import UNSET, Contact, Unset, VisitChange, unix_microseconds
 from app.webhooks.delivery import Event
+from app.webhooks.fetching import BearerAuth, RecordRequest
 from app.webhooks.payload import Payload
 from app.webhooks.signatures.hmac import Hmac
 from app.webhooks.signatures.scheme import MIN_CHOSEN_SECRET_BYTES
 from app.webhooks.source import Ignored, Source
+from app.webhooks.subscription import (
+    ListedPage,
+    ListedRecord,
+    Listing,
+    ListRequest,
+    OAuth,
+    Subscription,
+    SubscriptionPage,
+    SubscriptionState,
+    Target,
+    Window,
+)
 
 SETUP = """
 1. Webhooks of Calendly need a paid plan and are created through its API only. In Integrations, "API and webhooks",
@@ -54,6 +69,8 @@ SOURCE = Source(
     ),
     setup=SETUP,
     event_name_path=("event",),
+    api_url="https://api.calendly.com",
+    credentials=BearerAuth(),
 )
 
 
@@ -159,3 +176,140 @@ def _phone(invitee: Payload) -> str | None:
             return answer
     location = invitee.at("scheduled_event", "location")
     return location.at("location").text() if location.at("type").text() == "outbound_call" else None
+
+
+# -- the API: https://developer.calendly.com/api-docs --
+
+
+def _subscribe(target: Target, account: Payload, events: Sequence[str]) -> RecordRequest:
+    body = {
+        "url": target.url,
+        "events": list(events),
+        "organization": _organization(account),
+        "scope": "organization",
+        "signing_key": target.secret,
+    }
+    return RecordRequest("webhook_subscriptions", json=body)
+
+
+def _list_subscriptions(account: Payload) -> RecordRequest:
+    params = {"organization": _organization(account), "scope": "organization", "count": "100"}
+    return RecordRequest("webhook_subscriptions", params=params)
+
+
+def _read_subscriptions(request: RecordRequest, response: Payload) -> SubscriptionPage:
+    subscriptions = [_read_subscription(each) for each in response.at("collection")]
+    return SubscriptionPage(subscriptions, _next_page(request, response))
+
+
+def _next_page(request: RecordRequest, response: Payload) -> RecordRequest | None:
+    token = response.at("pagination", "next_page_token").text()
+    return replace(request, params={**request.params, "page_token": token}) if token else None
+
+
+def _read_subscription(subscription: Payload) -> SubscriptionState:
+    return SubscriptionState(
+        id=_last_part(subscription.at("uri")),
+        url=subscription.at("callback_url").required_text(),
+        events=frozenset(event.required_text() for event in subscription.at("events")),
+        is_active=subscription.at("state").text() != "disabled",
+        failing_since=subscription.at("retry_started_at").time(),
+    )
+
+
+def _organization(account: Payload) -> str:
+    return account.at("resource", "current_organization").required_text()
+
+
+def _last_part(uri: Payload) -> str:
+    """Return the id at the end of a URI of Calendly."""
+    match = re.search(r"/([A-Za-z0-9_-]+)/?$", uri.required_text())
+    if not match:
+        raise uri.unexpected("a URI")
+    return match[1]
+
+
+def _refusal(status: int, response: Payload) -> str | None:
+    message = (response.at("message").text() or "").lower()
+    if status == 403 and "upgrade" in message:
+        return "Webhooks need a paid plan of Calendly: upgrade the account, and connect it again."
+    if status == 403:
+        return "Calendly allows only an owner or admin of the organization to create webhooks: use the token of one."
+    return None
+
+
+SUBSCRIPTION = Subscription(
+    docs="https://developer.calendly.com/api-docs/c1ddc06ce1f1a-create-webhook-subscription",
+    evidence="vendor",
+    groups=(("invitee.created", "invitee.canceled", "invitee_no_show.created", "invitee_no_show.deleted"),),
+    account=RecordRequest("users/me"),
+    account_name=lambda account: account.at("resource", "name").text() or "",
+    create=_subscribe,
+    read_created=lambda response: _read_subscription(response.at("resource")),
+    list=_list_subscriptions,
+    read_list=_read_subscriptions,
+    delete=lambda id, _: RecordRequest(f"webhook_subscriptions/{id}", method="DELETE"),
+    is_url_unique=True,
+    refusal=_refusal,
+)
+
+OAUTH = OAuth(
+    docs="https://developer.calendly.com/create-a-developer-account",
+    evidence="vendor",
+    authorize_url="https://auth.calendly.com/oauth/authorize",
+    token_url="https://auth.calendly.com/oauth/token",
+)
+
+
+def _list_events(window: Window, account: Payload) -> Sequence[ListRequest]:
+    params = {
+        "organization": _organization(account),
+        "min_start_time": _utc(window.since),
+        "max_start_time": _utc(window.until),
+        "sort": "start_time:asc",
+        "count": "100",
+    }
+    return [ListRequest(RecordRequest("scheduled_events", params=params))]
+
+
+def _read_listed(request: ListRequest, response: Payload) -> ListedPage:
+    """Read a page of events, whose invitees are to be listed, or a page of the invitees of an event."""
+    page = _next_page(request.request, response)
+    next_page = [replace(request, request=page)] if page else []
+    if request.context:
+        records = [record for invitee in response.at("collection") for record in _listed(invitee, request.context)]
+        return ListedPage(records, next_page)
+    invitees = [
+        ListRequest(
+            RecordRequest(f"scheduled_events/{_last_part(event.at('uri'))}/invitees", params={"count": "100"}),
+            {"scheduled_event": event.value},
+        )
+        for event in response.at("collection")
+    ]
+    return ListedPage([], [*invitees, *next_page])
+
+
+def _listed(invitee: Payload, context: Mapping[str, Any]) -> Iterator[ListedRecord]:
+    """Yield the events that the webhooks would have sent about this invitee last."""
+    payload = {**invitee.value, **context}
+    is_canceled = invitee.at("status").text() == "canceled"
+    happened_at = invitee.at("updated_at").required_text()
+    id = _invitee_id(invitee.at("uri"))
+    kind = "invitee.canceled" if is_canceled else "invitee.created"
+    yield ListedRecord(id, {"event": kind, "created_at": happened_at, "payload": payload})
+    if invitee.at("no_show"):
+        missed_at = invitee.at("no_show", "created_at").text() or happened_at
+        body = {"event": "invitee_no_show.created", "created_at": missed_at, "payload": payload}
+        yield ListedRecord(f"{id}/no-show", body)
+
+
+def _utc(time: datetime) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S.000000Z")
+
+
+LISTING = Listing(
+    docs="https://developer.calendly.com/api-docs/2d5ed9bbd2952-list-events",
+    evidence="vendor",
+    start=_list_events,
+    read_page=_read_listed,
+)

@@ -21,6 +21,7 @@ class RecordRequest:
     query: a GraphQL query, POSTed to `api_url` with `variables`; `path` only identifies the record then.
     json, form: the body of a POST to the path, instead of a GET.
     method: another method, such as DELETE.
+    headers: besides the source's `api_headers`, which they replace.
     endpoint: the path of the POST, if `path` only identifies the record (JSON-RPC: `""`, `api_url` itself).
     follow_up: returns the requests for related records, by name, once this record is fetched. `translate` finds those
         records in `event.related`.
@@ -34,6 +35,7 @@ class RecordRequest:
     form: Mapping[str, str] | None = None
     endpoint: str | None = None
     method: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
     follow_up: "Callable[[Payload], Mapping[str, RecordRequest]]" = _no_follow_up
 
     @property

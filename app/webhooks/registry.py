@@ -72,7 +72,19 @@ def _load_source(name: str) -> LoadedSource:
         raise InvalidSource(f"{path} has people(event), but no fetch(event): only records list people")
     if "TENANTS" in definition.required_settings and not definition.tenant_of:
         raise InvalidSource(f"{path} needs TENANTS, but its SOURCE has no tenant_of")
-    return LoadedSource(name, definition, _check_contact_length(translate), fetch, getattr(module, "people", None))
+    subscription, listing = getattr(module, "SUBSCRIPTION", None), getattr(module, "LISTING", None)
+    if (subscription or listing) and not definition.credentials:
+        raise InvalidSource(f"{path} has SUBSCRIPTION or LISTING, but its SOURCE has no credentials")
+    return LoadedSource(
+        name,
+        definition,
+        _check_contact_length(translate),
+        fetch,
+        getattr(module, "people", None),
+        subscription,
+        listing,
+        getattr(module, "OAUTH", None),
+    )
 
 
 def _check_contact_length(translate: Translate) -> Translate:

@@ -14,6 +14,8 @@ and `tool.json`, its specimens. The module's name is the default name of the hoo
                  booking's visit id and the ids of the people in the record, none if it is gone; pure. `translate` finds
                  all people that were ever listed in `event.people`: a record does not list those who were removed
 
+A source may also declare SUBSCRIPTION, LISTING and OAUTH: see subscription.py.
+
 See also payload.py (Payload: reading a body), app/visits/change.py (VisitChange), signatures/ (schemes),
 handshakes.py, and fetching.py (requests for records).
 """
@@ -24,20 +26,14 @@ from typing import Literal
 
 from app.visits.change import VisitChange
 from app.webhooks.delivery import BodyFormat, Event
+from app.webhooks.evidence import Evidence
 from app.webhooks.fetching import Credentials, RecordRequest, TokenExchange
 from app.webhooks.handshakes import SignedHandshake, UnsignedHandshake
 from app.webhooks.payload import Payload, Untranslatable
 from app.webhooks.signatures.combined import FirstPresent
 from app.webhooks.signatures.scheme import Scheme
+from app.webhooks.subscription import Listing, OAuth, Subscription
 
-#: The weakest evidence for the facts in a source.
-Evidence = Literal["vendor", "second-hand", "recalled"]
-#: Completes "Verified by …", for people who decide whether to rely on a source.
-VERIFIED_BY: Mapping[Evidence, str] = {
-    "vendor": "the vendor's documentation",
-    "second-hand": "integrators' code and recorded payloads",
-    "recalled": "nobody: parts were written without a reference",
-}
 #: The authentication of senders, where a source offers a choice (HOOKS__<NAME>__AUTH).
 Auth = Literal["signature", "bearer"]
 #: Settings that a hook may need in addition to its secrets and credentials.
@@ -196,6 +192,9 @@ class LoadedSource:
     translate: Translate
     fetch: Fetch | None
     people: People | None = None
+    subscription: Subscription | None = None
+    listing: Listing | None = None
+    oauth: OAuth | None = None
 
     def setup_for(self, hook: str, url: str) -> str:
         """Return the steps that connect a hook, with its variables and its URL."""

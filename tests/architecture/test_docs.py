@@ -24,9 +24,9 @@ from app.settings.model import HookSettings, Settings
 from app.telemetry.alert_rules import rules_file, update_runbook
 from app.telemetry.metric_names import METRICS
 from app.webhooks.delivery import Delivery, Event, parse_body
+from app.webhooks.evidence import VERIFIED_BY, Evidence
 from app.webhooks.registry import load_sources, load_specimens
 from app.webhooks.signatures.scheme import SignatureError, VerificationContext
-from app.webhooks.source import VERIFIED_BY, Evidence
 from tests.architecture.test_layers import LEVELS
 
 ROOT = Path(__file__).parents[2]

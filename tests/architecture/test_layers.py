@@ -40,12 +40,16 @@ PURE = {
     "app.webhooks.source": {
         "app.visits.change",
         "app.webhooks.delivery",
+        "app.webhooks.evidence",
         "app.webhooks.fetching",
         "app.webhooks.handshakes",
         "app.webhooks.payload",
         "app.webhooks.signatures.combined",
         "app.webhooks.signatures.scheme",
+        "app.webhooks.subscription",
     },
+    "app.webhooks.evidence": set(),
+    "app.webhooks.subscription": {"app.webhooks.evidence", "app.webhooks.fetching", "app.webhooks.payload"},
     "app.webhooks.registry": {"app.visits.change", "app.webhooks.delivery", "app.webhooks.source"},
     "app.webhooks.translation": {
         "app.visits.change",
@@ -63,7 +67,7 @@ SOURCE_IMPORTS = {
     "app.visits.change", "app.webhooks.delivery", "app.webhooks.fetching", "app.webhooks.handshakes", "app.webhooks.payload",
     "app.webhooks.signatures.combined", "app.webhooks.signatures.hmac", "app.webhooks.signatures.jwt",
     "app.webhooks.signatures.public_key", "app.webhooks.signatures.scheme", "app.webhooks.signatures.token",
-    "app.webhooks.source",
+    "app.webhooks.source", "app.webhooks.subscription",
 }  # fmt: skip
 
 #: Libraries that only compute: they read no clock, no random source, no file and no socket, and start no task.
@@ -154,7 +158,7 @@ def test_modules_are_found_and_parsed() -> None:
 
 #: The packages of app and jobs, lowest level first. A package imports only from lower levels.
 LEVELS = [
-    {"app.visits", "app.sandbox"},
+    {"app.visits", "app.sandbox", "app.vendors"},
     {"app.webhooks"},
     {"app.sources", "app.settings", "app.ledger"},
     {"app.telemetry"},
@@ -311,7 +315,7 @@ def test_only_the_registry_and_the_cli_import_by_name() -> None:
         name for name in NAMES if any("import_module" in call or "__import__" in call for call in MODULES[name].calls())
     }
 
-    assert {"app.cli", "app.webhooks.registry"} == importing
+    assert {"app.cli", "app.vendors.api", "app.webhooks.registry"} == importing
 
 
 # -- the Visits API --

@@ -17,8 +17,9 @@ from app.operators.overview import HookStats, load_hooks
 from app.operators.setup_steps import new_secret, setup_steps, terms_of
 from app.telemetry import counters
 from app.telemetry.health import CIRCUIT_REASONS, open_circuits
+from app.webhooks.evidence import VERIFIED_BY
 from app.webhooks.registry import load_sources, load_specimens
-from app.webhooks.source import VERIFIED_BY, LoadedSource
+from app.webhooks.source import LoadedSource
 from app.webhooks.specimens import UnknownSpecimen, sign_specimen
 
 #: Replaces a token that this user may not see, or that does not exist yet.

@@ -1,0 +1,280 @@
+"""Creates, adopts, replaces and deletes the subscriptions of a hook at its tool.
+
+The same steps run after any interruption, and by any process: what exists at the tool with our URL is adopted, what is
+missing is created, and what is left over is deleted last. Subscriptions with another URL are never touched.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+import orjson
+
+from app.connections.context import CallContext
+from app.connections.tool_api import ToolApi
+from app.ledger import keys
+from app.ledger.connection_states import ConnectionState, ConnectionStates
+from app.ledger.ids import new_token
+from app.ledger.leases import LockContended
+from app.settings.model import Hook
+from app.visits.client import ClientError, RateLimited, Unauthorized
+from app.webhooks.fetching import RecordRequest
+from app.webhooks.payload import Payload, Untranslatable
+from app.webhooks.subscription import Refused, Subscription, SubscriptionState, Target
+
+#: A call takes at most 15 s, and a connection needs a few: the lock outlasts them, unless its process dies.
+LOCK_TTL_S, LOCK_WAIT_S = 120.0, 15.0
+#: The most pages of subscriptions to read, and the longest wait after a 429.
+MAX_PAGES, MAX_WAIT_S, MAX_ATTEMPTS = 20, 20.0, 4
+NO_ACCOUNT = Payload(None, "account")
+
+
+class NotSubscribable(Exception):
+    """The tool has no API for subscriptions. The message is a sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reconciled:
+    """What a reconciliation did. The hook now has the adopted and the created subscriptions."""
+
+    adopted: tuple[SubscriptionState, ...]
+    created: tuple[SubscriptionState, ...]
+    deleted: tuple[SubscriptionState, ...]
+
+    @property
+    def subscriptions(self) -> tuple[SubscriptionState, ...]:
+        return self.adopted + self.created
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The signing secrets that the tool chose."""
+        return tuple(dict.fromkeys(each.secret for each in self.subscriptions if each.secret))
+
+    @property
+    def expires_at(self) -> datetime | None:
+        return min((each.expires_at for each in self.subscriptions if each.expires_at), default=None)
+
+
+@asynccontextmanager
+async def connection_lock(context: CallContext, hook: str) -> AsyncIterator[None]:
+    """Work on the connection of a hook, alone among all processes. Raises LockContended."""
+    name, token, deadline = f"{keys.CONNECTIONS}:{hook}:lock", new_token(), time.monotonic() + LOCK_WAIT_S
+    while not await context.ledger.acquire_lock(name, token, LOCK_TTL_S):
+        if time.monotonic() > deadline:
+            raise LockContended
+        await asyncio.sleep(0.2)
+    try:
+        yield
+    finally:
+        await context.ledger.release_lock(name, token)
+
+
+class Connector:
+    """The subscriptions of one hook. Run its methods under `connection_lock`.
+
+    They raise Refused, VisitsApiError, CredentialsMissing, NotSubscribable, LockContended, RedisUnavailable.
+    """
+
+    def __init__(self, context: CallContext, hook: Hook) -> None:
+        self._context, self._hook = context, hook
+        self._states = ConnectionStates(context.ledger.redis)
+        self._url = context.settings.hook_url(hook)
+        self._account: Payload | None = None
+        self.calls: list[list[object]] = []
+
+    @property
+    def declaration(self) -> Subscription:
+        if not (declaration := self._hook.source.subscription):
+            raise NotSubscribable(f"{self._hook.source.definition.title} has no API for subscriptions")
+        return declaration
+
+    async def account(self) -> Payload:
+        """Return the account of the credentials. Raises Refused if it cannot have webhooks."""
+        if self._account is None:
+            request = self.declaration.account
+            self._account = Payload(await self._call(request), "account") if request else NO_ACCOUNT
+            self.declaration.check_account(self._account)
+        return self._account
+
+    async def own_subscriptions(self) -> list[SubscriptionState]:
+        """Return the subscriptions with our URL; without a list at the tool, those that are stored."""
+        if not self.declaration.list or not self.declaration.read_list:
+            state = await self._states.get(self._hook.name)
+            return [SubscriptionState(id, state.url) for id in state.subscription_ids if state.url == self._url]
+        own, request = list[SubscriptionState](), self.declaration.list(await self.account())
+        for _ in range(MAX_PAGES):
+            page = self.declaration.read_list(request, Payload(await self._call(request), "subscriptions"))
+            own += [each for each in page.subscriptions if same_url(each.url, self._url)]
+            if page.next is None:
+                break
+            request = page.next
+        return own
+
+    async def reconcile(self, *, is_secret_new: bool = False) -> Reconciled:
+        """Make the subscriptions of the hook what they should be.
+
+        is_secret_new: the secret is younger than the subscriptions that may exist, so that none of them signs with it.
+        """
+        existing = await self.own_subscriptions()
+        own_ids = (await self._states.get(self._hook.name)).subscription_ids
+        usable = [each for each in existing if self._is_usable(each, own_ids, is_secret_new)]
+        matching, missing = match_groups(self.declaration.groups, usable)
+        adopted = [await self._activate(each) for each in matching]
+        leftover = [each for each in existing if each not in matching]
+        if missing and self.declaration.is_url_unique:
+            await self._delete_all(leftover)
+        created = list[SubscriptionState]()
+        for group in missing:
+            created.append(await self._create(group))
+            await self._remember([*adopted, *created, *leftover])
+        if not (missing and self.declaration.is_url_unique):
+            await self._delete_all(leftover)
+        return Reconciled(tuple(adopted), tuple(created), tuple(leftover))
+
+    async def remove(self) -> list[str]:
+        """Delete our subscriptions, and return their ids."""
+        own = await self.own_subscriptions()
+        await self._delete_all(own)
+        return [each.id for each in own]
+
+    def _is_usable(self, subscription: SubscriptionState, own_ids: Sequence[str], is_secret_new: bool) -> bool:
+        """Whether it can be active, and the hook can verify what it sends."""
+        if not subscription.is_active and not self.declaration.reactivate:
+            return False
+        if self.declaration.secret_from in ("credential", "person") or subscription.secret:
+            return True
+        return bool(self._hook.settings.secrets) and (subscription.id in own_ids or not is_secret_new)
+
+    async def _create(self, events: Sequence[str]) -> SubscriptionState:
+        secret = "" if self.declaration.secret_from == "tool" else next(iter(self._hook.settings.secrets), "")
+        request = self.declaration.create(Target(self._url, secret, self._hook.name), await self.account(), events)
+        return self.declaration.read_created(Payload(await self._call(request), "subscription"))
+
+    async def _activate(self, subscription: SubscriptionState) -> SubscriptionState:
+        if subscription.is_active or not self.declaration.reactivate:
+            return subscription
+        await self._call(self.declaration.reactivate(subscription.id, await self.account()))
+        return replace(subscription, is_active=True)
+
+    async def renew(self, subscription: SubscriptionState) -> None:
+        """Prolong a subscription that expires. Raises Refused if the tool cannot."""
+        if self.declaration.renew is None:
+            raise Refused("an expiring subscription of this tool is replaced")
+        await self._call(self.declaration.renew(subscription.id, await self.account()))
+
+    async def send_test(self, id: str) -> bool:
+        """Make the tool send a test event. Return False if it cannot."""
+        if self.declaration.test is None:
+            return False
+        await self._call(self.declaration.test(id, await self.account()))
+        return True
+
+    async def _delete_all(self, subscriptions: Iterable[SubscriptionState]) -> None:
+        for each in subscriptions:
+            try:
+                await self._call(self.declaration.delete(each.id, await self.account()))
+            except ClientError as error:
+                if error.status not in (404, 410):  # it is gone
+                    raise
+
+    async def _remember(self, subscriptions: Iterable[SubscriptionState]) -> None:
+        """Store the ids after each creation, for tools that cannot list them."""
+        state = await self._states.get(self._hook.name)
+        ids = tuple(dict.fromkeys(each.id for each in subscriptions))
+        await self._states.save(replace(state, subscription_ids=ids, url=self._url))
+
+    async def _call(self, request: RecordRequest) -> object:
+        """Return the response. Wait after a 429; turn a refusal into a sentence."""
+        api = ToolApi(self._context, self._hook, self.calls)
+        for attempt in range(1, MAX_ATTEMPTS + 1):
+            try:
+                return await api.call(request)
+            except RateLimited as limited:
+                wait_s = limited.wait_s if limited.wait_s is not None else 2.0 * attempt
+                if attempt == MAX_ATTEMPTS or wait_s > MAX_WAIT_S:
+                    raise
+                await asyncio.sleep(wait_s)
+            except (ClientError, Unauthorized) as error:
+                if sentence := self.declaration.refusal(error.status or 0, _parse(error.response_text)):
+                    raise Refused(sentence) from error
+                raise
+        raise AssertionError("unreachable")
+
+
+def match_groups(
+    groups: Sequence[Sequence[str]], existing: Sequence[SubscriptionState]
+) -> tuple[list[SubscriptionState], list[Sequence[str]]]:
+    """Return a subscription for each group of events, active ones first, and the groups without one.
+
+    A tool that does not list the events of a subscription sends all of them.
+    """
+    free, matched, missing = (
+        sorted(existing, key=lambda each: not each.is_active),
+        list[SubscriptionState](),
+        list[Sequence[str]](),
+    )
+    for group in groups:
+        suitable = next((each for each in free if not each.events or each.events >= set(group)), None)
+        if suitable is None:
+            missing.append(group)
+        else:
+            free.remove(suitable)
+            matched.append(suitable)
+    return matched, missing
+
+
+def same_url(one: str, other: str) -> bool:
+    return one.rstrip("/") == other.rstrip("/")
+
+
+def _parse(text: str) -> Payload:
+    try:
+        return Payload(orjson.loads(text))
+    except ValueError:
+        return Payload(None)
+
+
+def describe(error: Exception, title: str) -> str:
+    """Return the sentence for a failed step. The quoted response of the tool has no personal data of customers."""
+    match error:
+        case Refused():
+            return str(error)
+        case Untranslatable():
+            return f"{title} answered in a form that is not documented: {error}"
+        case Unauthorized():
+            return f"{title} rejects the credentials ({error.status}): {_quote(error.response_text)}"
+        case ClientError():
+            return f"{title} refuses the request {error.call} ({error.status}): {_quote(error.response_text)}"
+    return f"{title} cannot be reached: {error}"
+
+
+def _quote(text: str) -> str:
+    """Return the message in an error response, else its text."""
+    parsed = _parse(text)
+    for path in (("message",), ("error_description",), ("error", "message"), ("detail",), ("title",), ("error",)):
+        if isinstance(value := parsed.at(*path).value, str) and value:
+            return value[:300]
+    return " ".join(text.split())[:300] or "no explanation"
+
+
+def new_state(
+    before: ConnectionState, reconciled: Reconciled, url: str, account_name: str, connected_by: str
+) -> ConnectionState:
+    """Return the state of a connection that has just been seen at the tool."""
+    now_ms = int(time.time() * 1000)
+    expires_at = reconciled.expires_at
+    return replace(
+        before,
+        state="healthy",
+        subscription_ids=tuple(each.id for each in reconciled.subscriptions),
+        url=url,
+        account_name=account_name or before.account_name,
+        connected_by=connected_by or before.connected_by,
+        connected_at_ms=before.connected_at_ms or now_ms,
+        checked_at_ms=now_ms,
+        healthy_at_ms=now_ms,
+        expires_at_ms=int(expires_at.timestamp() * 1000) if expires_at else 0,
+    )

@@ -1,0 +1,79 @@
+"""The state of every connection: what Doorbell last saw at the tool of a hook."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, get_args
+
+import orjson
+
+from app.ledger import keys
+from app.ledger.redis import Redis
+
+#: healthy: seen at the tool and active, or heard from within its usual gap. unverified: never heard from, and the tool
+#: cannot be asked. degraded: the tool reports failing deliveries. disabled: the tool sends nothing any more. missing: the
+#: tool has no subscription with our URL. credentials_expired: the tool rejects the credentials.
+Health = Literal["healthy", "unverified", "degraded", "disabled", "missing", "credentials_expired"]
+HEALTH: tuple[Health, ...] = get_args(Health)
+#: Deliveries do not arrive, or soon will not.
+UNHEALTHY: tuple[Health, ...] = ("degraded", "disabled", "missing", "credentials_expired")
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionState:
+    """A connection. Times are in ms since 1970; 0 for never.
+
+    subscription_ids: the tool's ids of our subscriptions. url: the URL that they call. account_name: the tool's account.
+    detail: a sentence. connected_by: who connected it; empty if it was only checked. checked_at_ms: when the tool last
+        answered.
+    healthy_at_ms: when it was last healthy. next_check_ms: when a worker checks it next. expires_at_ms: when a
+    subscription ends unless it is renewed.
+    """
+
+    hook: str
+    state: Health = "unverified"
+    subscription_ids: tuple[str, ...] = ()
+    url: str = ""
+    account_name: str = ""
+    detail: str = ""
+    connected_by: str = ""
+    connected_at_ms: int = 0
+    checked_at_ms: int = 0
+    healthy_at_ms: int = 0
+    next_check_ms: int = 0
+    expires_at_ms: int = 0
+
+    @property
+    def is_managed(self) -> bool:
+        """Whether Doorbell created or adopted its subscriptions, so that it may create them again."""
+        return bool(self.connected_by)
+
+
+class ConnectionStates:
+    """Reads and writes them. Every method may raise RedisUnavailable."""
+
+    def __init__(self, redis: Redis) -> None:
+        self._redis = redis
+
+    async def all(self) -> dict[str, ConnectionState]:
+        flat = await self._redis.command("HGETALL", keys.CONNECTIONS)
+        return {hook.decode(): _decode(hook, value) for hook, value in zip(flat[::2], flat[1::2], strict=True)}
+
+    async def get(self, hook: str) -> ConnectionState:
+        """Return the state; the default one if the hook has none."""
+        value = await self._redis.command("HGET", keys.CONNECTIONS, hook)
+        return _decode(hook.encode(), value) if value else ConnectionState(hook)
+
+    async def save(self, state: ConnectionState) -> None:
+        await self._redis.command("HSET", keys.CONNECTIONS, state.hook, orjson.dumps(asdict(state)))
+
+    async def remove(self, hook: str) -> None:
+        await self._redis.command("HDEL", keys.CONNECTIONS, hook)
+
+
+def _decode(hook: bytes, value: bytes) -> ConnectionState:
+    """Fields that a newer version has added are ignored."""
+    stored: Mapping[str, Any] = orjson.loads(value)
+    known = {field.name: stored[field.name] for field in fields(ConnectionState) if field.name in stored}
+    return ConnectionState(
+        **{**known, "hook": hook.decode(), "subscription_ids": tuple(known.get("subscription_ids", ()))}
+    )

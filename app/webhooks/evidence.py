@@ -1,0 +1,13 @@
+"""How well the facts about a tool are known."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+#: The weakest evidence for the facts in a source.
+Evidence = Literal["vendor", "second-hand", "recalled"]
+#: Completes "Verified by …", for people who decide whether to rely on a source.
+VERIFIED_BY: Mapping[Evidence, str] = {
+    "vendor": "the vendor's documentation",
+    "second-hand": "integrators' code and recorded payloads",
+    "recalled": "nobody: parts were written without a reference",
+}

@@ -1,0 +1,202 @@
+"""What a source declares about its tool's API, besides SOURCE: SUBSCRIPTION, LISTING and OAUTH. Data and pure functions.
+
+    SUBSCRIPTION   how webhooks are subscribed to, and how the tool describes its subscriptions
+    LISTING        how appointments are listed, to find what no webhook told
+    OAUTH          the tool's authorization page, where an account is connected with a log-in
+
+Requests are built from checked ids only, and go to the source's `api_url` with its `credentials`: a response never chooses a
+host. Their responses are read as Payload: a value of another type raises Untranslatable, and is the tool's fault.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal
+
+from app.webhooks.evidence import Evidence
+from app.webhooks.fetching import RecordRequest
+from app.webhooks.payload import Payload
+
+#: Who chooses the signing secret: Doorbell, the tool (it is in its response), or nobody, because it is known before (one of
+#: the credentials, or a secret that the tool shows on a page).
+SecretFrom = Literal["doorbell", "tool", "credential", "person"]
+
+
+class Refused(Exception):
+    """The tool does not do what was asked. The message is a sentence for the person who connects it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a subscription needs of a hook. secret: empty if the tool chooses it."""
+
+    url: str
+    secret: str
+    hook: str
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriptionState:
+    """A subscription as the tool describes it.
+
+    events: empty if the tool does not list them. is_active: False if the tool sends nothing to it any more. failing_since:
+    when the tool began to report failing deliveries. expires_at: when it ends unless it is renewed. secret: the signing
+    secret, if the tool chose it and this response has it.
+    """
+
+    id: str
+    url: str
+    events: frozenset[str] = frozenset()
+    is_active: bool = True
+    failing_since: datetime | None = None
+    expires_at: datetime | None = None
+    secret: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriptionPage:
+    """A page of subscriptions. next: the request for the next page."""
+
+    subscriptions: Sequence[SubscriptionState]
+    next: RecordRequest | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subscription:
+    """The subscriptions of a tool. In every signature, `account` is the response to the request `account`.
+
+    docs: the vendor's page. evidence: the weakest evidence for these facts.
+    groups: the events that are subscribed to, as they share a subscription: one tuple if one subscription can have all
+        events.
+    account: a request that succeeds only with working credentials, and describes the account.
+    account_name: the name of the account for people, from that response.
+    check_account: raises Refused if the account cannot have webhooks: a plan or a right is missing.
+    create: (target, account, events of a group) → the request that creates a subscription.
+    read_created: (response) → the new subscription.
+    list: (account) → the request for all subscriptions of the account; None if the tool cannot list them: then only the
+        stored
+        ids are known. read_list: (request, response) → a page of them.
+    delete: (id, account) → the request that deletes a subscription.
+    reactivate: (id, account) → the request that activates a disabled subscription, where that is possible: its URL and
+        secret
+        stay.
+    renew: (id, account) → the request that prolongs a subscription; without it, an expiring one is replaced.
+    test: (id, account) → the request that makes the tool send a test event.
+    secret_from: who chooses the signing secret. secret_credential: the credential that it is, if that is "credential".
+    is_url_unique: the tool refuses two subscriptions with one URL: an old one is deleted before its replacement is created.
+    refusal: (status, response) → a sentence for a refused request, such as "Webhooks need a paid plan"; None if there is no
+        better one than the tool's own.
+    """
+
+    docs: str
+    evidence: Evidence
+    groups: tuple[tuple[str, ...], ...]
+    create: Callable[[Target, Payload, Sequence[str]], RecordRequest]
+    read_created: Callable[[Payload], SubscriptionState]
+    delete: Callable[[str, Payload], RecordRequest]
+    list: Callable[[Payload], RecordRequest] | None = None
+    read_list: Callable[[RecordRequest, Payload], SubscriptionPage] | None = None
+    account: RecordRequest | None = None
+    account_name: Callable[[Payload], str] = lambda account: ""
+    check_account: Callable[[Payload], None] = lambda account: None
+    reactivate: Callable[[str, Payload], RecordRequest] | None = None
+    renew: Callable[[str, Payload], RecordRequest] | None = None
+    test: Callable[[str, Payload], RecordRequest] | None = None
+    secret_from: SecretFrom = "doorbell"
+    secret_credential: str = ""
+    is_url_unique: bool = False
+    refusal: Callable[[int, Payload], str | None] = lambda status, response: None
+
+    @property
+    def can_ask(self) -> bool:
+        """Whether the tool can be asked about the state of its subscriptions."""
+        return self.list is not None
+
+    @property
+    def events(self) -> tuple[str, ...]:
+        return tuple(event for group in self.groups for event in group)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The appointments to list: those that start between `since` and `until`.
+
+    changed_since: also those that changed since, if the tool can list them.
+    """
+
+    since: datetime
+    until: datetime
+    changed_since: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ListedRecord:
+    """An appointment in a list, as the event that `translate` reads.
+
+    body: the body of an event about this appointment in its present state, as the tool would send it. record, related: as in
+    Event, if events of this tool only refer to records. path: the path of the request that would fetch the record.
+    """
+
+    id: str
+    body: Mapping[str, Any]
+    record: Any = None
+    related: Mapping[str, Any] = field(default_factory=dict)
+    path: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ListRequest:
+    """A request of a list. context: what `read_page` needs of an earlier response, in JSON; it is not sent."""
+
+    request: RecordRequest
+    context: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ListedPage:
+    """What a response contains.
+
+    requests: the next page, and lists of what belongs to the records, such as their invitees.
+    """
+
+    records: Sequence[ListedRecord]
+    requests: Sequence[ListRequest] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listing:
+    """The list of a tool's appointments, cancelled ones included.
+
+    docs, evidence: as in Subscription.
+    start: (window, account) → the first requests: several if, for example, cancelled appointments have a list of their own.
+        account: the response to the request `account` of the Subscription.
+    read_page: (request, response) → the records, and the next requests.
+    is_daily: whether a daily reconciliation is on by default, because the tool does not retry, or drops events.
+    calls_per_s: the most calls per second.
+    """
+
+    docs: str
+    evidence: Evidence
+    start: Callable[[Window, Payload], Sequence[ListRequest]]
+    read_page: Callable[[ListRequest, Payload], ListedPage]
+    is_daily: bool = False
+    calls_per_s: float = 2.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OAuth:
+    """The authorization code flow of a tool (RFC 6749, 4.1). The app's credentials are in the environment.
+
+    authorize_url: the page where the owner of the account consents. token_url: exchanges the code, and refresh tokens.
+    scopes: what is asked for. uses_pkce: whether the tool supports RFC 7636. is_basic_auth: whether the app authenticates
+    with HTTP Basic; otherwise in the form. extra: further parameters of the authorization request.
+    """
+
+    docs: str
+    evidence: Evidence
+    authorize_url: str
+    token_url: str
+    scopes: tuple[str, ...] = ()
+    uses_pkce: bool = True
+    is_basic_auth: bool = False
+    extra: Mapping[str, str] = field(default_factory=dict)

@@ -1,0 +1,216 @@
+"""Subscriptions at every tool that has an API for them, against a fake of that API over HTTP."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import replace
+
+import pytest
+
+from app.connections.connector import connection_lock
+from app.ledger.leases import LockContended
+from app.ledger.redis import Redis
+from app.vendors.api import vendor_names
+from app.visits.client import ConnectionFailed, OutcomeUnknown, ServerError, Unauthorized
+from app.webhooks.registry import load_sources
+from app.webhooks.subscription import Refused
+from tests.support.vendors import ConnectedTool, connected_tool
+
+SUBSCRIBABLE = [name for name in load_sources() if load_sources()[name].subscription]
+
+
+def test_every_source_with_subscriptions_has_a_fake_tool() -> None:
+    assert set(SUBSCRIBABLE) <= set(vendor_names())
+
+
+@pytest.fixture(params=SUBSCRIBABLE)
+async def tool(request: pytest.FixtureRequest, redis: Redis) -> AsyncIterator[ConnectedTool]:
+    async with connected_tool(request.param, redis) as tool:
+        yield tool
+
+
+def subscriptions(tool: ConnectedTool) -> Mapping[str, frozenset[str]]:
+    """Return the events of our active subscriptions at the tool, by id."""
+    stored = tool.vendor.subscriptions.values()
+    return {each.id: frozenset(each.events) for each in stored if each.url == tool.url and each.is_active}
+
+
+def assert_connected(tool: ConnectedTool) -> None:
+    """Check that each event arrives once, signed with a secret of the hook."""
+    declared = tool.hook.source.subscription
+    assert declared
+    assert sorted(map(sorted, declared.groups)) == sorted(map(sorted, subscriptions(tool).values()))
+    ours = [each for each in tool.vendor.subscriptions.values() if each.url == tool.url]
+    assert len(ours) == len(declared.groups)
+    assert {each.secret for each in ours} <= {*tool.hook.settings.secrets, ""}
+
+
+async def test_connecting_creates_the_subscriptions(tool: ConnectedTool) -> None:
+    reconciled = await tool.reconcile(is_secret_new=True)
+
+    assert_connected(tool)
+    assert {each.id for each in reconciled.created} == set(subscriptions(tool))
+    assert reconciled.adopted == reconciled.deleted == ()
+
+
+async def test_connecting_twice_adopts_what_exists(tool: ConnectedTool) -> None:
+    await tool.reconcile(is_secret_new=True)
+    before = subscriptions(tool)
+
+    again = await tool.reconcile()
+
+    assert before == subscriptions(tool)
+    assert again.created == again.deleted == ()
+
+
+async def test_subscriptions_of_strangers_stay(tool: ConnectedTool) -> None:
+    events = load_sources()[tool.vendor.name].subscription.groups[0]  # type: ignore[union-attr]
+    foreign = tool.vendor.subscribe("https://other.example.com/hooks/x", tuple(events), "their secret")
+
+    await tool.reconcile(is_secret_new=True)
+    async with connection_lock(tool.context, tool.hook.name):
+        await tool.connector().remove()
+
+    assert list(tool.vendor.subscriptions) == [foreign.id]
+
+
+async def test_a_subscription_with_another_secret_is_replaced(tool: ConnectedTool) -> None:
+    declared = tool.hook.source.subscription
+    if not declared or declared.secret_from in ("credential", "person") or not declared.can_ask:
+        pytest.skip("the secret of this tool is not chosen for a subscription, or the tool cannot list subscriptions")
+    for events in declared.groups:
+        tool.vendor.subscribe(tool.url, tuple(events), "a secret that nobody knows")
+    old = set(tool.vendor.subscriptions)
+
+    reconciled = await tool.reconcile(is_secret_new=True)
+
+    assert old.isdisjoint(subscriptions(tool))
+    assert old == {each.id for each in reconciled.deleted}
+    assert_connected(tool)
+
+
+async def test_a_replaced_subscription_leaves_no_gap(tool: ConnectedTool) -> None:
+    """The new one exists before the old one is deleted, unless the tool refuses two with one URL."""
+    declared = tool.hook.source.subscription
+    if (
+        not declared
+        or declared.is_url_unique
+        or declared.secret_from in ("credential", "person")
+        or not declared.can_ask
+    ):
+        pytest.skip("this tool refuses two subscriptions with one URL, or has nothing to replace")
+    for events in declared.groups:
+        tool.vendor.subscribe(tool.url, tuple(events), "a secret that nobody knows")
+
+    await tool.reconcile(is_secret_new=True)
+
+    writes = [method for method, path, status in tool.vendor.requests if method in ("POST", "DELETE") and status < 300]
+    assert "DELETE" in writes
+    assert "POST" not in writes[writes.index("DELETE") :]
+
+
+async def test_a_disabled_subscription_works_again(tool: ConnectedTool) -> None:
+    declared = tool.hook.source.subscription
+    if not declared or not declared.can_ask:
+        pytest.skip("this tool cannot be asked about its subscriptions")
+    await tool.reconcile(is_secret_new=True)
+    tool.vendor.disable_all()
+
+    await tool.reconcile()
+
+    assert_connected(tool)
+
+
+async def test_a_deleted_subscription_is_created_again(tool: ConnectedTool) -> None:
+    declared = tool.hook.source.subscription
+    if not declared or not declared.can_ask:
+        pytest.skip("this tool cannot be asked about its subscriptions")
+    await tool.reconcile(is_secret_new=True)
+    tool.vendor.subscriptions.clear()
+
+    await tool.reconcile()
+
+    assert_connected(tool)
+
+
+async def test_a_lost_response_doubles_nothing(tool: ConnectedTool) -> None:
+    """Lose the response to each request of a connection in turn, and connect again."""
+    declared = tool.hook.source.subscription
+    if not declared or not declared.can_ask:
+        pytest.skip("without a list, a subscription whose creation was not answered is unknown")
+    for number in range(1, 40):
+        tool.vendor.subscriptions.clear()
+        await tool.states.remove(tool.hook.name)
+        tool.vendor.faults = replace(tool.vendor.faults, hang_after=number)
+        try:
+            await tool.reconcile(is_secret_new=True)
+        except OutcomeUnknown:
+            await tool.reconcile(is_secret_new=declared.secret_from == "tool")
+            assert_connected(tool)
+        else:
+            break
+    else:
+        pytest.fail("a connection takes 40 requests")
+
+
+async def test_two_processes_at_once_create_one_connection(tool: ConnectedTool) -> None:
+    declared = tool.hook.source.subscription
+    assert declared
+    if declared.secret_from == "tool":
+        pytest.skip("the second process knows the secret only after the first one has stored it")
+
+    await asyncio.gather(tool.reconcile(), tool.reconcile())
+
+    assert_connected(tool)
+
+
+async def test_a_connection_is_locked(tool: ConnectedTool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.connections.connector.LOCK_WAIT_S", 0.1)
+    async with connection_lock(tool.context, tool.hook.name):
+        with pytest.raises(LockContended):
+            await tool.reconcile()
+
+    await tool.reconcile()
+
+
+async def test_a_missing_plan_or_right_is_a_sentence(tool: ConnectedTool) -> None:
+    tool.vendor.faults = replace(tool.vendor.faults, forbidden=True)
+
+    with pytest.raises((Refused, Unauthorized)) as refused:
+        await tool.reconcile()
+
+    assert isinstance(refused.value, Refused), "the module has no sentence for this refusal"
+    assert str(refused.value).endswith(".")
+
+
+async def test_wrong_credentials_are_refused(tool: ConnectedTool) -> None:
+    tool.vendor.faults = replace(tool.vendor.faults, unauthorized=True)
+
+    with pytest.raises(Unauthorized):
+        await tool.reconcile()
+
+
+async def test_a_tool_that_is_down_is_no_refusal(tool: ConnectedTool) -> None:
+    tool.vendor.faults = replace(tool.vendor.faults, down=True)
+
+    with pytest.raises((ServerError, ConnectionFailed)):
+        await tool.reconcile()
+
+
+async def test_a_rate_limit_is_waited_for(tool: ConnectedTool) -> None:
+    tool.vendor.faults = replace(tool.vendor.faults, rate_limited=1, retry_after_s=0)
+
+    await tool.reconcile(is_secret_new=True)
+
+    assert_connected(tool)
+
+
+async def test_subscriptions_on_a_later_page_are_found(tool: ConnectedTool) -> None:
+    for number in range(4):
+        tool.vendor.subscribe(f"https://other.example.com/{number}", ("x",), "s")
+    await tool.reconcile(is_secret_new=True)
+    tool.vendor.faults = replace(tool.vendor.faults, page_size=2)
+
+    again = await tool.reconcile()
+
+    assert again.created == ()
+    assert_connected(tool)

@@ -1,0 +1,93 @@
+"""Runs a fake tool in the event loop of a test."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+
+import uvicorn
+
+from app.connections.connector import Connector, Reconciled, connection_lock
+from app.connections.context import ToolContext
+from app.ledger.connection_states import ConnectionStates
+from app.ledger.ledger import Ledger
+from app.ledger.redis import Redis
+from app.operators.setup_steps import new_secret
+from app.settings.environment import read_environment
+from app.settings.model import Hook
+from app.vendors.api import create_vendors, load_vendor
+from app.vendors.vendor import Vendor
+from app.visits.client import http_client
+from app.webhooks.registry import load_sources
+
+SECRET_KEY = "a-key-of-32-characters-for-tests-0"
+
+
+@asynccontextmanager
+async def serve_vendor(name: str) -> AsyncIterator[tuple[Vendor, str]]:
+    """Serve the fake tool, and return it with the URL of its API."""
+    vendor = load_vendor(name)
+    logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # a lost response is logged with a traceback
+    config = uvicorn.Config(create_vendors([vendor]), host="127.0.0.1", port=0, log_config=None, access_log=False)
+    server = uvicorn.Server(config)
+    task = asyncio.create_task(server.serve())
+    while not server.started:  # noqa: ASYNC110  uvicorn has no event for it
+        await asyncio.sleep(0.005)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    try:
+        yield vendor, f"http://127.0.0.1:{port}/{name}{vendor.api_path}"
+    finally:
+        server.should_exit = True
+        await task
+
+
+@dataclass
+class ConnectedTool:
+    """A hook, the fake of its tool, and what a command needs to connect them."""
+
+    vendor: Vendor
+    context: ToolContext
+    hook: Hook
+
+    @property
+    def url(self) -> str:
+        return self.context.settings.hook_url(self.hook)
+
+    @property
+    def states(self) -> ConnectionStates:
+        return ConnectionStates(self.context.ledger.redis)
+
+    def connector(self) -> Connector:
+        return Connector(self.context, self.hook)
+
+    async def reconcile(self, *, is_secret_new: bool = False) -> Reconciled:
+        """Reconcile, and keep the secrets that the tool chose, as `connect` does."""
+        async with connection_lock(self.context, self.hook.name):
+            reconciled = await self.connector().reconcile(is_secret_new=is_secret_new)
+        if reconciled.secrets:
+            settings = self.hook.settings.model_copy(update={"secrets": reconciled.secrets})
+            self.hook = replace(self.hook, settings=settings)
+        return reconciled
+
+
+@asynccontextmanager
+async def connected_tool(name: str, redis: Redis) -> AsyncIterator[ConnectedTool]:
+    source = load_sources()[name]
+    prefix = f"HOOKS__{name.upper()}"
+    async with serve_vendor(name) as (vendor, api_url), http_client(10) as http:
+        secret = new_secret(source.definition) or vendor.secret_on_a_page
+        environment = {
+            "REDIS_URL": "redis://127.0.0.1/0",
+            "VISITS_API_TOKEN": "visits-api-token",
+            "SECRET_KEY": SECRET_KEY,
+            "PUBLIC_URL": "https://doorbell.example.com",
+            f"{prefix}__API_URL": api_url,
+            f"{prefix}__TOKEN_URL": f"{api_url}/oauth/token",
+            f"{prefix}__TIMEZONE": "America/New_York",
+            f"{prefix}__SECRETS": secret,
+            **{f"{prefix}__CREDENTIALS__{credential}": value for credential, value in vendor.credentials.items()},
+        }
+        settings = read_environment({variable: value for variable, value in environment.items() if value})
+        hook = Hook(name, settings.hooks[name], settings.source_for(name), "main")
+        yield ConnectedTool(vendor, ToolContext(settings, Ledger(redis, 30), http), hook)
