@@ -23,7 +23,7 @@ from app.settings.model import Hook
 from app.visits.client import ClientError, RateLimited, Unauthorized
 from app.webhooks.fetching import RecordRequest
 from app.webhooks.payload import Payload, Untranslatable
-from app.webhooks.subscription import Refused, Subscription, SubscriptionState, Target
+from app.webhooks.subscription import ApiResponse, Refused, Subscription, SubscriptionState, Target
 
 #: A call takes at most 15 s, and a connection needs a few: the lock outlasts them, unless its process dies.
 LOCK_TTL_S, LOCK_WAIT_S = 120.0, 15.0
@@ -95,7 +95,7 @@ class Connector:
         """Return the account of the credentials. Raises Refused if it cannot have webhooks."""
         if self._account is None:
             request = self.declaration.account
-            self._account = Payload(await self._call(request), "account") if request else NO_ACCOUNT
+            self._account = await self._call(request) if request else NO_ACCOUNT
             self.declaration.check_account(self._account)
         return self._account
 
@@ -106,7 +106,7 @@ class Connector:
             return [SubscriptionState(id, state.url) for id in state.subscription_ids if state.url == self._url]
         own, request = list[SubscriptionState](), self.declaration.list(await self.account())
         for _ in range(MAX_PAGES):
-            page = self.declaration.read_list(request, Payload(await self._call(request), "subscriptions"))
+            page = self.declaration.read_list(request, await self._call(request))
             own += [each for each in page.subscriptions if same_url(each.url, self._url)]
             if page.next is None:
                 break
@@ -151,7 +151,7 @@ class Connector:
     async def _create(self, events: Sequence[str]) -> SubscriptionState:
         secret = "" if self.declaration.secret_from == "tool" else next(iter(self._hook.settings.secrets), "")
         request = self.declaration.create(Target(self._url, secret, self._hook.name), await self.account(), events)
-        return self.declaration.read_created(Payload(await self._call(request), "subscription"))
+        return self.declaration.read_created(await self._call(request))
 
     async def _activate(self, subscription: SubscriptionState) -> SubscriptionState:
         if subscription.is_active or not self.declaration.reactivate:
@@ -186,7 +186,7 @@ class Connector:
         ids = tuple(dict.fromkeys(each.id for each in subscriptions))
         await self._states.save(replace(state, subscription_ids=ids, url=self._url))
 
-    async def _call(self, request: RecordRequest) -> object:
+    async def _call(self, request: RecordRequest) -> ApiResponse:
         """Return the response. Wait after a 429; turn a refusal into a sentence."""
         api = ToolApi(self._context, self._hook, self.calls)
         for attempt in range(1, MAX_ATTEMPTS + 1):

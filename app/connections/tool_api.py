@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from random import random
 from typing import Any
+from urllib.parse import urljoin
 
 import httpx
 import orjson
@@ -26,6 +27,7 @@ from app.visits.client import (
 )
 from app.webhooks.fetching import RecordRequest
 from app.webhooks.payload import Payload
+from app.webhooks.subscription import ApiResponse
 
 #: The pause of a hook after a 429 without Retry-After, and the longest one: the limit may apply to one kind of call only.
 DEFAULT_PAUSE_S, MAX_PAUSE_S = 15.0, 300.0
@@ -54,12 +56,13 @@ class ToolApi:
         response = await self.send(request)
         return None if response.status_code in (404, 410) else read_json(request.label, response)
 
-    async def call(self, request: RecordRequest) -> Any:
-        """Return the JSON of a successful response, None if it is empty. Raises ClientError for 404 and 410 too."""
+    async def call(self, request: RecordRequest) -> ApiResponse:
+        """Return a successful response; its value is None if it is empty. Raises ClientError for 404 and 410 too."""
         response = await self.send(request)
         if response.status_code in (404, 410):
             raise error_for(request.label, response)
-        return read_json(request.label, response) if response.content.strip() else None
+        value = read_json(request.label, response) if response.content.strip() else None
+        return ApiResponse(value, response.headers)
 
     async def send(self, request: RecordRequest) -> httpx.Response:
         """Return the response if it is successful, 404 or 410. A token that is rejected with 401 is renewed once."""
@@ -124,10 +127,11 @@ class ToolApi:
 
 
 def http_request(request: RecordRequest, base: str) -> tuple[str, str, dict[str, Any]]:
-    """Return method, URL, and body as an argument of httpx."""
+    """Return method, URL, and body as an argument of httpx. A path that begins with / is one of the host."""
     if request.query:
         return "POST", base, {"json": {"query": request.query, "variables": dict(request.variables)}}
-    url = f"{base}/{request.path if request.endpoint is None else request.endpoint}".rstrip("/")
+    path = request.path if request.endpoint is None else request.endpoint
+    url = (urljoin(base, path) if path.startswith("/") else f"{base}/{path}").rstrip("/")
     if request.json is not None:
         return request.method or "POST", url, {"json": dict(request.json)}
     if request.form is not None:

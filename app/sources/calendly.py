@@ -26,6 +26,7 @@ from app.webhooks.signatures.hmac import Hmac
 from app.webhooks.signatures.scheme import MIN_CHOSEN_SECRET_BYTES
 from app.webhooks.source import Ignored, Source
 from app.webhooks.subscription import (
+    ApiResponse,
     ListedPage,
     ListedRecord,
     Listing,
@@ -197,7 +198,7 @@ def _list_subscriptions(account: Payload) -> RecordRequest:
     return RecordRequest("webhook_subscriptions", params=params)
 
 
-def _read_subscriptions(request: RecordRequest, response: Payload) -> SubscriptionPage:
+def _read_subscriptions(request: RecordRequest, response: ApiResponse) -> SubscriptionPage:
     subscriptions = [_read_subscription(each) for each in response.at("collection")]
     return SubscriptionPage(subscriptions, _next_page(request, response))
 
@@ -230,12 +231,14 @@ def _last_part(uri: Payload) -> str:
 
 
 def _refusal(status: int, response: Payload) -> str | None:
-    message = (response.at("message").text() or "").lower()
-    if status == 403 and "upgrade" in message:
+    """Return the sentence for a 403, which has three causes. Second-hand: their texts."""
+    if status != 403:
+        return None
+    if response.at("required_scopes"):
+        return "The token needs the scopes users:read, organizations:read, scheduled_events:read and webhooks:write."
+    if "upgrade" in (response.at("message").text() or "").lower():
         return "Webhooks need a paid plan of Calendly: upgrade the account, and connect it again."
-    if status == 403:
-        return "Calendly allows only an owner or admin of the organization to create webhooks: use the token of one."
-    return None
+    return "Only an owner or admin of the organization may create webhooks in Calendly: use the token of one."
 
 
 SUBSCRIPTION = Subscription(
@@ -254,10 +257,13 @@ SUBSCRIPTION = Subscription(
 )
 
 OAUTH = OAuth(
-    docs="https://developer.calendly.com/create-a-developer-account",
-    evidence="vendor",
+    docs="https://developer.calendly.com/creating-an-oauth-app",
+    evidence="second-hand",
     authorize_url="https://auth.calendly.com/oauth/authorize",
     token_url="https://auth.calendly.com/oauth/token",
+    scopes=("users:read", "organizations:read", "scheduled_events:read", "webhooks:write"),
+    is_basic_auth=True,
+    has_app_secret=True,
 )
 
 
@@ -272,7 +278,7 @@ def _list_events(window: Window, account: Payload) -> Sequence[ListRequest]:
     return [ListRequest(RecordRequest("scheduled_events", params=params))]
 
 
-def _read_listed(request: ListRequest, response: Payload) -> ListedPage:
+def _read_listed(request: ListRequest, response: ApiResponse) -> ListedPage:
     """Read a page of events, whose invitees are to be listed, or a page of the invitees of an event."""
     page = _next_page(request.request, response)
     next_page = [replace(request, request=page)] if page else []
@@ -290,17 +296,17 @@ def _read_listed(request: ListRequest, response: Payload) -> ListedPage:
 
 
 def _listed(invitee: Payload, context: Mapping[str, Any]) -> Iterator[ListedRecord]:
-    """Yield the events that the webhooks would have sent about this invitee last."""
-    payload = {**invitee.value, **context}
-    is_canceled = invitee.at("status").text() == "canceled"
-    happened_at = invitee.at("updated_at").required_text()
-    id = _invitee_id(invitee.at("uri"))
-    kind = "invitee.canceled" if is_canceled else "invitee.created"
-    yield ListedRecord(id, {"event": kind, "created_at": happened_at, "payload": payload})
+    """Yield the events that the webhooks would have sent about this invitee last, with the times that they would have."""
+    payload, id = {**invitee.value, **context}, _invitee_id(invitee.at("uri"))
+    if invitee.at("status").text() == "canceled":
+        cancelled_at = invitee.at("cancellation", "created_at").text() or invitee.at("updated_at").required_text()
+        yield ListedRecord(id, {"event": "invitee.canceled", "created_at": cancelled_at, "payload": payload})
+    else:
+        created_at = invitee.at("created_at").required_text()
+        yield ListedRecord(id, {"event": "invitee.created", "created_at": created_at, "payload": payload})
     if invitee.at("no_show"):
-        missed_at = invitee.at("no_show", "created_at").text() or happened_at
-        body = {"event": "invitee_no_show.created", "created_at": missed_at, "payload": payload}
-        yield ListedRecord(f"{id}/no-show", body)
+        missed_at = invitee.at("no_show", "created_at").required_text()
+        yield ListedRecord(id, {"event": "invitee_no_show.created", "created_at": missed_at, "payload": payload})
 
 
 def _utc(time: datetime) -> str:

@@ -127,12 +127,13 @@ class Calendly(Vendor):
         }
 
     def _start_of(self, appointment: Appointment, move: int) -> str:
-        """Return the start of a version of the appointment. Earlier ones are remembered when they are announced."""
-        return iso(appointment.starts_at) if move == appointment.moves else self._starts[appointment.number, move]
+        """Return the start of a version of the appointment."""
+        return self._versions[appointment.number, move][0]
 
     def __init__(self) -> None:
         super().__init__()
-        self._starts: dict[tuple[int, int], str] = {}
+        #: By number and move: the start of this version of the appointment, and when it was booked.
+        self._versions: dict[tuple[int, int], tuple[str, str]] = {}
 
     def _invitee(self, appointment: Appointment, move: int) -> dict[str, Any]:
         is_current = move == appointment.moves
@@ -152,15 +153,16 @@ class Calendly(Vendor):
             "cancel_url": "https://calendly.com/cancellations/AAA",
             "no_show": None,
             "payment": None,
-            "created_at": iso(appointment.created_at),
+            "created_at": self._versions[appointment.number, move][1],
             "updated_at": iso(appointment.updated_at),
         }
-        if is_current and appointment.cancelled_at:
+        if not is_current or appointment.cancelled_at:
+            cancelled_at = appointment.cancelled_at if is_current else None
             invitee["cancellation"] = {
                 "canceled_by": appointment.first_name,
                 "reason": "",
                 "canceler_type": "invitee",
-                "created_at": iso(appointment.cancelled_at),
+                "created_at": iso(cancelled_at) if cancelled_at else self._versions[appointment.number, move + 1][1],
             }
         if is_current and appointment.missed_at:
             uri = f"{API}/invitee_no_shows/NS{appointment.number}"
@@ -174,7 +176,8 @@ class Calendly(Vendor):
     # -- webhooks --
 
     def webhooks(self, appointment: Appointment, step: Step) -> list[Webhook]:
-        self._starts[appointment.number, appointment.moves] = iso(appointment.starts_at)
+        version = appointment.number, appointment.moves
+        self._versions.setdefault(version, (iso(appointment.starts_at), iso(appointment.updated_at)))
         match step:
             case "booked":
                 return [self._webhook("invitee.created", appointment, appointment.moves)]

@@ -16,7 +16,7 @@ def _no_follow_up(_: Payload) -> "Mapping[str, RecordRequest]":
 class RecordRequest:
     """A record to fetch below the source's `api_url`: the body of a webhook never chooses the host.
 
-    path: built from checked ids only.
+    path: built from checked ids only. One that begins with / does not begin with the path of `api_url`.
     params: the query string.
     query: a GraphQL query, POSTed to `api_url` with `variables`; `path` only identifies the record then.
     json, form: the body of a POST to the path, instead of a GET.

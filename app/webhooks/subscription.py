@@ -5,7 +5,8 @@
     OAUTH          the tool's authorization page, where an account is connected with a log-in
 
 Requests are built from checked ids only, and go to the source's `api_url` with its `credentials`: a response never chooses a
-host. Their responses are read as Payload: a value of another type raises Untranslatable, and is the tool's fault.
+host. Their responses are read as ApiResponse, a Payload: a value of another type raises Untranslatable, and is the tool's
+fault.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +25,16 @@ SecretFrom = Literal["doorbell", "tool", "credential", "person"]
 
 class Refused(Exception):
     """The tool does not do what was asked. The message is a sentence for the person who connects it."""
+
+
+class ApiResponse(Payload):
+    """The JSON of a response, with its headers, whose names are in lower case: some tools put the cursor there."""
+
+    __slots__ = ("headers",)
+
+    def __init__(self, value: Any, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(value, "response")
+        self.headers = headers or {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +106,7 @@ class Subscription:
     read_created: Callable[[Payload], SubscriptionState]
     delete: Callable[[str, Payload], RecordRequest]
     list: Callable[[Payload], RecordRequest] | None = None
-    read_list: Callable[[RecordRequest, Payload], SubscriptionPage] | None = None
+    read_list: Callable[[RecordRequest, ApiResponse], SubscriptionPage] | None = None
     account: RecordRequest | None = None
     account_name: Callable[[Payload], str] = lambda account: ""
     check_account: Callable[[Payload], None] = lambda account: None
@@ -178,7 +189,7 @@ class Listing:
     docs: str
     evidence: Evidence
     start: Callable[[Window, Payload], Sequence[ListRequest]]
-    read_page: Callable[[ListRequest, Payload], ListedPage]
+    read_page: Callable[[ListRequest, ApiResponse], ListedPage]
     is_daily: bool = False
     calls_per_s: float = 2.0
 
@@ -199,4 +210,5 @@ class OAuth:
     scopes: tuple[str, ...] = ()
     uses_pkce: bool = True
     is_basic_auth: bool = False
+    has_app_secret: bool = False
     extra: Mapping[str, str] = field(default_factory=dict)
