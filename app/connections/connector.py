@@ -95,7 +95,7 @@ class Connector:
         """Return the account of the credentials. Raises Refused if it cannot have webhooks."""
         if self._account is None:
             request = self.declaration.account
-            self._account = await self._call(request) if request else NO_ACCOUNT
+            self._account = await self.call(request) if request else NO_ACCOUNT
             self.declaration.check_account(self._account)
         return self._account
 
@@ -106,7 +106,7 @@ class Connector:
             return [SubscriptionState(id, state.url) for id in state.subscription_ids if state.url == self._url]
         own, request = list[SubscriptionState](), self.declaration.list(await self.account())
         for _ in range(MAX_PAGES):
-            page = self.declaration.read_list(request, await self._call(request))
+            page = self.declaration.read_list(request, await self.call(request))
             own += [each for each in page.subscriptions if same_url(each.url, self._url)]
             if page.next is None:
                 break
@@ -151,31 +151,31 @@ class Connector:
     async def _create(self, events: Sequence[str]) -> SubscriptionState:
         secret = "" if self.declaration.secret_from == "tool" else next(iter(self._hook.settings.secrets), "")
         request = self.declaration.create(Target(self._url, secret, self._hook.name), await self.account(), events)
-        return self.declaration.read_created(await self._call(request))
+        return self.declaration.read_created(await self.call(request))
 
     async def _activate(self, subscription: SubscriptionState) -> SubscriptionState:
         if subscription.is_active or not self.declaration.reactivate:
             return subscription
-        await self._call(self.declaration.reactivate(subscription.id, await self.account()))
+        await self.call(self.declaration.reactivate(subscription.id, await self.account()))
         return replace(subscription, is_active=True)
 
     async def renew(self, subscription: SubscriptionState) -> None:
         """Prolong a subscription that expires. Raises Refused if the tool cannot."""
         if self.declaration.renew is None:
             raise Refused("an expiring subscription of this tool is replaced")
-        await self._call(self.declaration.renew(subscription.id, await self.account()))
+        await self.call(self.declaration.renew(subscription.id, await self.account()))
 
     async def send_test(self, id: str) -> bool:
         """Make the tool send a test event. Return False if it cannot."""
         if self.declaration.test is None:
             return False
-        await self._call(self.declaration.test(id, await self.account()))
+        await self.call(self.declaration.test(id, await self.account()))
         return True
 
     async def _delete_all(self, subscriptions: Iterable[SubscriptionState]) -> None:
         for each in subscriptions:
             try:
-                await self._call(self.declaration.delete(each.id, await self.account()))
+                await self.call(self.declaration.delete(each.id, await self.account()))
             except ClientError as error:
                 if error.status not in (404, 410):  # it is gone
                     raise
@@ -186,7 +186,7 @@ class Connector:
         ids = tuple(dict.fromkeys(each.id for each in subscriptions))
         await self._states.save(replace(state, subscription_ids=ids, url=self._url))
 
-    async def _call(self, request: RecordRequest) -> ApiResponse:
+    async def call(self, request: RecordRequest) -> ApiResponse:
         """Return the response. Wait after a 429; turn a refusal into a sentence."""
         api = ToolApi(self._context, self._hook, self.calls)
         for attempt in range(1, MAX_ATTEMPTS + 1):

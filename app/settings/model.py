@@ -357,9 +357,13 @@ class Settings(BaseModel):
     def active_hooks(self) -> dict[str, "Hook"]:
         """Return the hooks that have a secret."""
         accounts = self.accounts
-        return {name: self._activate(name, hook, accounts[name]) for name, hook in self.hooks.items() if hook.secrets}
+        return {name: self._build(name, hook, accounts[name]) for name, hook in self.hooks.items() if hook.secrets}
 
-    def _activate(self, name: str, settings: HookSettings, account: str) -> "Hook":
+    def hook(self, name: str) -> "Hook":
+        """Return a hook, also one without a secret: its tool may have yet to choose it."""
+        return self._build(name, self.hooks[name], self.accounts[name])
+
+    def _build(self, name: str, settings: HookSettings, account: str) -> "Hook":
         source = self.source_for(name)
         url = self._hook_url(name, settings, source)
         context = VerificationContext(settings.secrets, 0, url, settings.tolerance, self.secret_key)
@@ -436,7 +440,7 @@ class Settings(BaseModel):
 
 @dataclass(frozen=True)
 class Hook:
-    """An active hook, with its source and the account of its visits. context: what verifies a delivery, but for the time."""
+    """A hook, with its source and the account of its visits. context: what verifies a delivery, but for the time."""
 
     name: str
     settings: HookSettings

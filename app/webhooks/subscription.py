@@ -182,6 +182,7 @@ class Listing:
     start: (window, account) → the first requests: several if, for example, cancelled appointments have a list of their own.
         account: the response to the request `account` of the Subscription.
     read_page: (request, response) → the records, and the next requests.
+    lists_changed: whether the tool lists appointments by the time of their last change, whenever they start.
     is_daily: whether a daily reconciliation is on by default, because the tool does not retry, or drops events.
     calls_per_s: the most calls per second.
     """
@@ -190,6 +191,7 @@ class Listing:
     evidence: Evidence
     start: Callable[[Window, Payload], Sequence[ListRequest]]
     read_page: Callable[[ListRequest, ApiResponse], ListedPage]
+    lists_changed: bool = False
     is_daily: bool = False
     calls_per_s: float = 2.0
 

@@ -29,11 +29,11 @@ def problems(source: str, seed: int, ties: bool = False) -> list[str]:
     model, steps = create_model(source, seed, ties)
     changes = [*_changes(HOOKS[source], model, steps, Random(f"{source} {seed} pure"))]
     rng = Random(seed)
-    results = [_visits(source, changes)]
+    results = [merged_visits(source, changes)]
     for _ in range(ORDERS):
         arrived = changes + rng.choices(changes, k=3) if changes else []
         rng.shuffle(arrived)
-        results.append(_visits(source, arrived))
+        results.append(merged_visits(source, arrived))
     errors = [f"another order, another visit: {result} {results[0]}" for result in results if result != results[0]]
     expected = {external_id(source, visit.id): visit for visit in model.visits}
     if not ties:
@@ -103,7 +103,7 @@ def with_people(hook: Hook, event: Event, listed: dict[str, list[str]]) -> Event
     return replace(event, people=tuple(all_people))
 
 
-def _visits(source: str, changes: Changes) -> dict[str, DesiredVisit]:
+def merged_visits(source: str, changes: Changes) -> dict[str, DesiredVisit]:
     """Merge the changes by the first id of each visit. The number of links is the alias depth."""
     previous_ids = {
         change.external_id(source): external_id(source, change.previous_visit_id)

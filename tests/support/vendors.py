@@ -89,5 +89,4 @@ async def connected_tool(name: str, redis: Redis) -> AsyncIterator[ConnectedTool
             **{f"{prefix}__CREDENTIALS__{credential}": value for credential, value in vendor.credentials.items()},
         }
         settings = read_environment({variable: value for variable, value in environment.items() if value})
-        hook = Hook(name, settings.hooks[name], settings.source_for(name), "main")
-        yield ConnectedTool(vendor, ToolContext(settings, Ledger(redis, 30), http), hook)
+        yield ConnectedTool(vendor, ToolContext(settings, Ledger(redis, 30), http), settings.hook(name))

@@ -1,0 +1,54 @@
+"""Lists the appointments of a tool, and translates them with the code that translates its webhooks."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, tzinfo
+
+from app.visits.change import VisitChange
+from app.webhooks.delivery import Event
+from app.webhooks.fetching import RecordRequest
+from app.webhooks.payload import Payload, Untranslatable
+from app.webhooks.source import Ignored, LoadedSource, PartlyTranslatable
+from app.webhooks.subscription import ApiResponse, ListedPage, ListedRecord, ListRequest
+
+
+@dataclass(frozen=True, slots=True)
+class ListedChanges:
+    """A listed appointment, and what it means. problem: why it cannot be translated, or only in part."""
+
+    record: ListedRecord
+    changes: Sequence[VisitChange] = ()
+    problem: str = ""
+
+
+def translate_record(
+    source: LoadedSource, record: ListedRecord, listed_at: datetime, zone: tzinfo | None
+) -> ListedChanges:
+    """Translate a listed appointment as the event that it stands for. listed_at: when the request of its page began."""
+    event = Event(source.name, Payload(record.body), listed_at, zone=zone)
+    if record.record is not None:
+        event = event.with_record(record.record, listed_at, record.related, record.path)
+    if source.people and record.record is not None:
+        event.people = tuple(source.people(event)[1])
+    try:
+        translated = source.translate(event)
+    except PartlyTranslatable as partly:
+        return ListedChanges(record, partly.changes, str(partly))
+    except Untranslatable as error:
+        return ListedChanges(record, problem=str(error))
+    return ListedChanges(record) if isinstance(translated, Ignored) else ListedChanges(record, translated)
+
+
+async def read_pages(
+    source: LoadedSource,
+    requests: Sequence[ListRequest],
+    call: Callable[[RecordRequest], Awaitable[ApiResponse]],
+) -> AsyncIterator[tuple[ListedPage, list[ListRequest]]]:
+    """Yield each page, with the requests that remain after it. The newest requests are sent first, so that few remain."""
+    assert source.listing
+    remaining = list(requests)
+    while remaining:
+        request = remaining.pop(0)
+        page = source.listing.read_page(request, await call(request.request))
+        remaining = [*page.requests, *remaining]
+        yield page, remaining

@@ -1,0 +1,99 @@
+"""The lists of appointments of every tool, against a fake of its API over HTTP."""
+
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from app.connections.listing import ListedChanges, read_pages, translate_record
+from app.ledger.redis import Redis
+from app.vendors.api import vendor_names
+from app.visits.change import format_time
+from app.visits.merge import DesiredVisit
+from app.webhooks.registry import load_sources
+from app.webhooks.subscription import Window
+from tests.histories.pure import merged_visits
+from tests.support.vendors import ConnectedTool, connected_tool
+
+LISTABLE = [name for name in load_sources() if load_sources()[name].listing]
+NOW = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+TOMORROW = NOW + timedelta(days=1)
+LATER = TOMORROW + timedelta(hours=5)
+
+
+def test_every_source_with_a_listing_has_a_fake_tool() -> None:
+    assert set(LISTABLE) <= set(vendor_names())
+
+
+@pytest.fixture(params=LISTABLE)
+async def tool(request: pytest.FixtureRequest, redis: Redis) -> AsyncIterator[ConnectedTool]:
+    async with connected_tool(request.param, redis) as tool:
+        yield tool
+
+
+async def listed(tool: ConnectedTool, since: datetime = NOW - timedelta(days=1)) -> list[ListedChanges]:
+    """Return the translated appointments of 30 days."""
+    source, connector = tool.hook.source, tool.connector()
+    assert source.listing
+    window = Window(since, since + timedelta(days=30), since)
+    start = source.listing.start(window, await connector.account())
+    return [
+        translate_record(source, record, datetime.now(UTC), tool.hook.settings.zone)
+        async for page, _ in read_pages(source, start, connector.call)
+        for record in page.records
+    ]
+
+
+def visits(source: str, results: Iterable[ListedChanges]) -> dict[str, DesiredVisit]:
+    """Return what the visits should be after these changes, by e-mail address."""
+    changes = [(str(number), change) for number, result in enumerate(results) for change in result.changes]
+    return {visit.contact.email: visit for visit in merged_visits(source, changes).values() if visit.contact.email}
+
+
+async def test_appointments_are_listed_as_their_webhooks_describe_them(tool: ConnectedTool) -> None:
+    calendar = tool.vendor.calendar
+    calendar.book(TOMORROW, "booked@example.com")
+    moved = calendar.book(TOMORROW + timedelta(hours=1), "moved@example.com")
+    calendar.move(moved.number, LATER)
+    cancelled = calendar.book(TOMORROW + timedelta(hours=2), "cancelled@example.com")
+    calendar.cancel(cancelled.number)
+
+    results = await listed(tool)
+
+    assert [] == [result.problem for result in results if result.problem]
+    by_email = visits(tool.hook.source.name, results)
+    booked, moved_to = by_email["booked@example.com"], by_email["moved@example.com"]
+    assert (format_time(TOMORROW), False) == (booked.fields["time_scheduled"], booked.is_cancelled)
+    assert (format_time(LATER), False) == (moved_to.fields["time_scheduled"], moved_to.is_cancelled)
+    assert by_email["cancelled@example.com"].is_cancelled
+
+
+async def test_every_page_is_read(tool: ConnectedTool) -> None:
+    emails = {f"customer-{number}@example.com" for number in range(1, 8)}
+    for number, email in enumerate(sorted(emails)):
+        tool.vendor.calendar.book(TOMORROW + timedelta(hours=number), email)
+    tool.vendor.faults = replace(tool.vendor.faults, page_size=2)
+
+    assert emails == visits(tool.hook.source.name, await listed(tool)).keys()
+
+
+async def test_appointments_outside_the_window_are_not_listed(tool: ConnectedTool) -> None:
+    tool.vendor.calendar.book(NOW - timedelta(days=40), "past@example.com")
+    tool.vendor.calendar.book(TOMORROW, "coming@example.com")
+    if tool.hook.source.listing and tool.hook.source.listing.lists_changed:
+        pytest.skip("this tool lists what changed, whenever it starts: catching up filters it")
+
+    assert {"coming@example.com"} == visits(tool.hook.source.name, await listed(tool)).keys()
+
+
+async def test_lists_of_different_times_converge_in_any_order(tool: ConnectedTool) -> None:
+    calendar, source = tool.vendor.calendar, tool.hook.source.name
+    calendar.book(TOMORROW, "moved@example.com")
+    calendar.book(TOMORROW, "cancelled@example.com")
+    earlier = await listed(tool)
+    calendar.move(1, LATER)
+    calendar.cancel(2)
+    later = await listed(tool)
+
+    assert visits(source, later) == visits(source, [*earlier, *later]) == visits(source, [*later, *earlier])
