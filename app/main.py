@@ -22,10 +22,12 @@ from app.intake.tracing import trace_requests
 from app.ledger import scripts
 from app.ledger.ledger import Ledger
 from app.ledger.redis import Redis, RedisAddress, RedisUnavailable, ServerUnusable
+from app.operators.signature_diagnosis import find_causes
 from app.settings.environment import SettingsError, read_environment
 from app.settings.model import Settings
 from app.telemetry import logs, metrics, tracing
 from app.telemetry.alerts import AlertMonitor
+from app.telemetry.arrivals import Arrivals
 from app.telemetry.counters import Counters
 from app.telemetry.logs import log
 from app.telemetry.rejections import Rejections
@@ -45,6 +47,7 @@ class Services:
     connections: tuple[Redis, ...]
     ledger: Ledger
     rejections: Rejections
+    arrivals: Arrivals
     counters: Counters
     webhooks: WebhookEndpoint
     console: Console
@@ -60,6 +63,7 @@ def build_services(settings: Settings) -> Services:
     # The console has its own connection, so that a long reply to it delays no delivery.
     console_ledger = _open_ledger(settings, REDIS_TIMEOUT_S, is_intake=False)
     rejections = Rejections(ledger.redis)
+    arrivals = Arrivals(console_ledger.redis, lambda hook, request: find_causes(settings, hook, request))
     secrets = {name: hook.settings.secrets for name, hook in hooks.items()}
     counters = Counters(settings.retention_days, secrets, settings.secret_key)
     return Services(
@@ -67,8 +71,9 @@ def build_services(settings: Settings) -> Services:
         connections=(*(each.redis for each in ledgers.values()), console_ledger.redis),
         ledger=ledger,
         rejections=rejections,
+        arrivals=arrivals,
         counters=counters,
-        webhooks=WebhookEndpoint(settings, ledgers, rejections, counters),
+        webhooks=WebhookEndpoint(settings, ledgers, rejections, counters, arrivals),
         console=Console(settings, console_ledger, counters),
         alerts=AlertMonitor(ledger.redis, settings),
     )
@@ -127,6 +132,7 @@ async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Any]]:
     services: Services = app.state.services
     background = asyncio.gather(
         services.rejections.run(),
+        services.arrivals.run(),
         services.webhooks.run(),
         services.console.run(),
         services.counters.run(services.ledger.redis),

@@ -33,6 +33,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "ring": "specimens",
         "specimen": "specimens",
         "verify": "verify",
+        "listen": "listen",
     },
     "Run": {"web": "run", "worker": "run", "doctor": "run", "settings": "status", "hash-password": "run"},
     "Inspect": {

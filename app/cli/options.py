@@ -7,8 +7,9 @@ from typing import Any, TypeVar
 import click
 
 from app.cli.completion import complete_hooks, complete_reasons, complete_sources, complete_visits
-from app.cli.output import TimeType, did_you_mean, utc_option
+from app.cli.output import NOTHING_MATCHED, USAGE, TimeType, did_you_mean, exit_with, utc_option
 from app.operators.filter import Filter
+from app.settings.model import Hook, Settings
 from app.webhooks.registry import load_sources
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -56,3 +57,17 @@ def build_filter(options: Mapping[str, Any], **fields: Any) -> Filter:
         name: value.isoformat() if isinstance(value, datetime) else value for name, value in options.items() if value
     }
     return Filter(**values | fields)
+
+
+def find_hook(settings: Settings, name: str) -> Hook:
+    """Return the hook of this name, or the only hook of the source of this name; else exit."""
+    if name in settings.active_hooks:
+        return settings.active_hooks[name]
+    hooks = [hook for hook in settings.active_hooks.values() if hook.source.name == name]
+    if len(hooks) > 1:
+        exit_with(USAGE, f"{name} has several hooks: choose one of {', '.join(hook.name for hook in hooks)}")
+    if not hooks:
+        exit_with(
+            NOTHING_MATCHED, f"there is no hook {name}, or it has no secret{did_you_mean(name, settings.active_hooks)}"
+        )
+    return hooks[0]

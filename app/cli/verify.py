@@ -9,12 +9,11 @@ from typing import BinaryIO
 import click
 
 from app.cli.completion import complete_hooks
+from app.cli.options import find_hook
 from app.cli.output import (
     CHECK_FAILED,
-    NOTHING_MATCHED,
     USAGE,
     TimeType,
-    did_you_mean,
     examples,
     exit_with,
     json_option,
@@ -24,7 +23,7 @@ from app.cli.output import (
 )
 from app.cli.session import load_settings
 from app.operators.signature_diagnosis import Diagnosis, InvalidHeaders, diagnose, parse_headers
-from app.settings.model import Hook, Settings
+from app.settings.model import Hook
 from app.webhooks.delivery import Delivery
 
 
@@ -58,7 +57,7 @@ def verify(
     accepts and sends nothing, and shows fingerprints instead of secrets.
     """
     settings = load_settings()
-    configured = _find_hook(settings, hook)
+    configured = find_hook(settings, hook)
     if body.isatty():
         click.echo("paste the body, and end it with Ctrl-D", err=True)
     lines = [*(headers.read().splitlines() if headers else ()), *(header.encode() for header in single_headers)]
@@ -77,19 +76,6 @@ def verify(
     else:
         _print_diagnosis(configured, diagnosis)
     sys.exit(0 if diagnosis.is_valid else CHECK_FAILED)
-
-
-def _find_hook(settings: Settings, name: str) -> Hook:
-    if name in settings.active_hooks:
-        return settings.active_hooks[name]
-    hooks = [hook for hook in settings.active_hooks.values() if hook.source.name == name]
-    if len(hooks) > 1:
-        exit_with(USAGE, f"{name} has several hooks: choose one of {', '.join(hook.name for hook in hooks)}")
-    if not hooks:
-        exit_with(
-            NOTHING_MATCHED, f"there is no hook {name}, or it has no secret{did_you_mean(name, settings.active_hooks)}"
-        )
-    return hooks[0]
 
 
 def _print_diagnosis(configured: Hook, diagnosis: Diagnosis) -> None:

@@ -22,6 +22,7 @@ from app.ledger.ledger import DEDUP_TTL_S, LONG_DEDUP_TTL_S, Ledger
 from app.ledger.records import DeliveryInfo
 from app.ledger.redis import RedisFull, RedisReadOnly, RedisUnavailable
 from app.settings.model import Hook, Settings
+from app.telemetry.arrivals import Arrivals
 from app.telemetry.counters import Counters
 from app.telemetry.logs import log
 from app.telemetry.rejections import Rejections
@@ -84,8 +85,10 @@ class WebhookEndpoint:
         ledgers: Mapping[float, Ledger],
         rejections: Rejections,
         counters: Counters | None = None,
+        arrivals: Arrivals | None = None,
     ) -> None:
         """ledgers: one per sender timeout (Source.sender_timeout_s)."""
+        self._arrivals = arrivals or Arrivals(rejections.redis)
         self._hooks = settings.active_hooks
         self._max_body = settings.max_body
         self._contexts = {name: settings.verification_context(hook, 0) for name, hook in self._hooks.items()}
@@ -133,10 +136,12 @@ class WebhookEndpoint:
         took_s = time.perf_counter() - started
         self._counters.record_request(request_log.source, request_log.metric_outcome, request_log.secret_number, took_s)
         took_ms = round(took_s * 1000, 1)
+        if request_log.hook in self._arrivals.hooks and not request_log.is_stored:
+            self._arrivals.record(request_log.note(response.status), request_log.request)
         self._log.info("webhook_handled", **request_log.log_fields(), status=response.status, took_ms=took_ms)
 
     def _reject(self, rejection: HttpRejection, request_log: RequestLog) -> Response:
-        request_log.reject(rejection.code)
+        request_log.reject(rejection.code, str(rejection))
         tool = rejection.tool if isinstance(rejection, UnknownHook) else ""
         self._rejections.record(request_log.hook, rejection.code, str(rejection), tool)
         self._counters.count_for_hour(request_log.hook, "rejected")
@@ -155,7 +160,7 @@ class WebhookEndpoint:
             return Response(200, b"")
         if method != "POST":
             raise HttpRejection(405, "method_not_allowed", "webhooks are POSTed here", allow="POST")
-        delivery = await self._read_delivery(scope, receive, hook, path_rest[1:], request_log.request_id)
+        delivery = await self._read_delivery(scope, receive, hook, path_rest[1:], request_log)
         if self._in_flight >= self._max_in_flight:
             raise _unavailable(hook, "too_many_in_flight", "too many deliveries at once")
         self._in_flight += 1
@@ -164,11 +169,15 @@ class WebhookEndpoint:
         finally:
             self._in_flight -= 1
 
-    async def _read_delivery(self, scope: Scope, receive: Receive, hook: Hook, token: str, request_id: str) -> Delivery:
+    async def _read_delivery(
+        self, scope: Scope, receive: Receive, hook: Hook, token: str, request_log: RequestLog
+    ) -> Delivery:
+        request_id = request_log.request_id
         headers, query, source = tuple(scope["headers"]), scope["query_string"], hook.source.definition
         delivery = Delivery(
             hook.name, hook.source.name, headers, b"", datetime.now(UTC), request_id, token, query=query
         )
+        request_log.request = delivery
         try:
             check_content_type(delivery, source.body_format)
             check_content_encoding(delivery, source.content_encodings)

@@ -6,6 +6,7 @@ from typing import Any
 
 from app.ledger.ids import new_delivery_id
 from app.ledger.records import trace_fields
+from app.webhooks.delivery import Delivery
 
 #: Values of the label `outcome` in /metrics by reason of the rejection. Other reasons stand for themselves.
 METRIC_OUTCOMES = {
@@ -35,6 +36,7 @@ class RequestLog:
 
     hook, source: empty for an unknown hook. event_name: the tool's name of the event, once it is translated.
     secret_number: position of the secret that matched, from 1; 0 if none did.
+    detail: the sentence of a rejection. request: the request, once its head is read.
     """
 
     hook: str
@@ -46,9 +48,16 @@ class RequestLog:
     outcome: str = "handshake"
     reason: str = ""
     secret_number: int = 0
+    detail: str = ""
+    request: Delivery | None = None
 
-    def reject(self, reason: str) -> None:
-        self.outcome, self.reason = "rejected", reason
+    def reject(self, reason: str, detail: str = "") -> None:
+        self.outcome, self.reason, self.detail = "rejected", reason, detail[:200]
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether the request is a new delivery in Redis."""
+        return self.outcome in ("accepted", "ignored")
 
     @property
     def metric_outcome(self) -> str:
@@ -58,6 +67,17 @@ class RequestLog:
         """Return the X-Request-ID of the response: the sender's, else the id of the delivery, else a new one."""
         self.request_id = self.request_id or self.delivery or new_delivery_id()
         return self.request_id
+
+    def note(self, status: int) -> dict[str, Any]:
+        """Return what somebody who listens learns about the request: no content of it."""
+        fields = {
+            "delivery": self.delivery,
+            "reason": self.reason,
+            "detail": self.detail,
+            "secret_number": self.secret_number,
+        }
+        note: dict[str, Any] = {"hook": self.hook, "status": status, "outcome": self.outcome}
+        return note | {name: value for name, value in fields.items() if value}
 
     def log_fields(self) -> dict[str, Any]:
         fields: dict[str, Any] = {"hook": self.hook, "source": self.source, "outcome": self.outcome}

@@ -48,6 +48,8 @@ ALERTS = "bell:alerts"
 ALERTS_LOCK = "bell:alerts:lock"
 REJECTIONS = "bell:rejections"
 REJECTION_LIST = "bell:rejections:"
+#: The hooks that somebody listens to; + hook: notes about its requests.
+LISTENING, ARRIVALS = "bell:listening", "bell:arrivals:"
 AUDIT = "bell:audit:"
 OPEN_OPERATIONS = "bell:operations:open"
 CLEANUP = "bell:cleanup"
@@ -245,6 +247,14 @@ KEY_KINDS = (
         title="Rejections",
     ),
     KeyKind("bell:rejections", "permanent", "counters of rejections, and of events from other accounts", _ALWAYS),
+    KeyKind("bell:listening", "expires", "the hooks that somebody listens to", "10 minutes"),
+    KeyKind(
+        "bell:arrivals:*",
+        "expires",
+        "notes about requests to a hook while somebody listens: the answer and its reason, no content",
+        "15 minutes after the last",
+        title="Requests while somebody listens",
+    ),
     KeyKind("bell:audit:*", "expires", "the progress of an audit", "until it ends; 7 days at most"),
     KeyKind(
         "bell:activity:*",

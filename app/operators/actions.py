@@ -77,6 +77,10 @@ class Actions:
         await self._ledger.load_delivery_info(id)
         await self.record("revealed delivery", f"{id}: {fields}", affected=[TaskId.event(id)])
 
+    async def reveal_arrivals(self, hook: str) -> None:
+        """Record that personal data of everything that arrives at a hook is shown from now on."""
+        await self.record("revealed delivery", f"everything that arrives at the hook {hook}")
+
     async def reveal_visit(self, external_id: str, fields: str = "everything") -> None:
         """Record that personal data of a visit is shown. Raises NotFound."""
         task_ids = await self._explain.visit_task_ids(external_id)

@@ -404,9 +404,9 @@ class Explain:
             "aliases": [alias.external_id for alias in aliases[1:]],
             **({"currency": code} if (code := currency(facts)) else {}),
             "facts": {name: self._fact(name, fact) for name, fact in sorted(_current_contact_facts(facts).items())},
-            "changes": [self._change(change, alias) for alias in aliases for change in alias.recorded_changes()],
+            "changes": [self.change(change, alias) for alias in aliases for change in alias.recorded_changes()],
             "discarded_changes": [
-                self._change(change, alias) for alias in aliases for change in alias.recorded_changes(discarded=True)
+                self.change(change, alias) for alias in aliases for change in alias.recorded_changes(discarded=True)
             ],
             "remote": primary.remote,
             "attempts": [self.attempt(attempt) for alias in aliases for attempt in alias.attempts],
@@ -420,7 +420,7 @@ class Explain:
         personal = name.startswith("contact.") and name != "contact.id" and value not in (None, "")
         return REDACTED if personal and name not in self._reveal else value
 
-    def _change(self, change: RecordedChange, task: Task) -> Row:
+    def change(self, change: RecordedChange, task: Task) -> Row:
         return {
             "delivery": delivery_of(change.origin),
             "id": task.external_id,

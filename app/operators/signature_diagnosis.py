@@ -90,6 +90,15 @@ def diagnose(settings: Settings, hook: Hook, delivery: Delivery, now: float) -> 
     return Diagnosis(False, rejection=rejection, findings=(_unknown_finding(rejection, case),))
 
 
+def find_causes(settings: Settings, hook: str, delivery: Delivery) -> list[str]:
+    """Return the causes of an invalid signature of a request that just arrived, with what to do."""
+    configured = settings.active_hooks.get(hook)
+    if configured is None:
+        return []
+    diagnosis = diagnose(settings, configured, delivery, delivery.received_at.timestamp())
+    return [finding.summary for finding in diagnosis.findings]
+
+
 class InvalidHeaders(ValueError):
     """A line of the headers is not `Name: value`. The message says which."""
 

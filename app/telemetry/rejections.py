@@ -47,7 +47,7 @@ class Rejections:
     """
 
     def __init__(self, redis: Redis) -> None:
-        self._redis = redis
+        self.redis = redis
         self._counts: Counter[str] = Counter()
         self._newest: dict[str, deque[bytes]] = {}
 
@@ -71,7 +71,7 @@ class Rejections:
                 await self._flush_count(field, self._counts.pop(field))
             for name in list(self._newest):
                 key = f"{keys.REJECTION_LIST}{name}"
-                await self._redis.commands(
+                await self.redis.commands(
                     ("LPUSH", key, *self._newest.pop(name)),
                     ("LTRIM", key, 0, MAX_NEWEST - 1),
                     ("EXPIRE", key, NEWEST_TTL_S),
@@ -81,7 +81,7 @@ class Rejections:
 
     async def _flush_count(self, field: str, count: int) -> None:
         try:
-            await self._redis.commands(("HINCRBY", keys.REJECTIONS, field, count))
+            await self.redis.commands(("HINCRBY", keys.REJECTIONS, field, count))
         except BaseException:
             self._counts[field] += count
             raise

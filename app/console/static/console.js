@@ -174,6 +174,8 @@
       if (state === "polling" || "poll" in liveElement().dataset || ticks % 3 === 0) refresh();
       if (state === "polling" && ticks % 12 === 0) connect();
     }, 5000);
+    // A page that shows more than the stream reports.
+    if (liveElement().dataset.pollS) setInterval(refresh, liveElement().dataset.pollS * 1000);
     update();
   }
 
