@@ -40,13 +40,13 @@ async def open_page(app: Any, operator: Browser) -> None:
     """Open the page, and wait until the web process knows that somebody listens."""
     await operator.get(PAGE)
     async with asyncio.timeout(5):
-        while "standard" not in app.state.services.arrivals.hooks:
+        while "standard" not in app.state.services.arrivals.hooks:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
 
 async def page_with(operator: Browser, condition: Callable[[str], object]) -> str:
     async with asyncio.timeout(5):
-        while not condition(text := text_of((await operator.get(PAGE)).text)):
+        while not condition(text := text_of((await operator.get(PAGE)).text)):  # noqa: ASYNC110
             await asyncio.sleep(0.02)
     return text
 

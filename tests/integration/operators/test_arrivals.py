@@ -20,7 +20,7 @@ async def test_an_event_whose_record_is_fetched_is_shown_again_with_its_meaning(
 
     async with asyncio.timeout(10), aclosing(arrivals.follow(subscriber)) as followed:
         first = asyncio.create_task(anext(followed))
-        while b"acuity" not in await world.redis.command("ZRANGE", "bell:listening", 0, -1):
+        while b"acuity" not in await world.redis.command("ZRANGE", "bell:listening", 0, -1):  # noqa: ASYNC110
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.1)  # the subscription
         delivery = (await world.receive("acuity", BOOKING)).json()["delivery"]
