@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from random import random
 from typing import Any
 from urllib.parse import urljoin
@@ -27,6 +28,7 @@ from app.visits.client import (
 )
 from app.webhooks.fetching import RecordRequest
 from app.webhooks.payload import Payload
+from app.webhooks.source import Source
 from app.webhooks.subscription import ApiResponse
 
 #: The pause of a hook after a 429 without Retry-After, and the longest one: the limit may apply to one kind of call only.
@@ -58,20 +60,21 @@ class ToolApi:
 
     async def call(self, request: RecordRequest) -> ApiResponse:
         """Return a successful response; its value is None if it is empty. Raises ClientError for 404 and 410 too."""
+        requested_at = datetime.now(UTC)
         response = await self.send(request)
         if response.status_code in (404, 410):
             raise error_for(request.label, response)
         value = read_json(request.label, response) if response.content.strip() else None
-        return ApiResponse(value, response.headers)
+        return ApiResponse(value, response.headers, requested_at)
 
     async def send(self, request: RecordRequest) -> httpx.Response:
         """Return the response if it is successful, 404 or 410. A token that is rejected with 401 is renewed once."""
         source, credentials = self.hook.source.definition, self.hook.settings.credentials
-        if missing := source.missing_credentials(credentials):
+        if missing := missing_credentials(source, request, credentials):
             raise CredentialsMissing(
                 ", ".join(f"HOOKS__{self.hook.name.upper()}__CREDENTIALS__{name}" for name in missing)
             )
-        if source.token_exchange is None or "TOKEN" in credentials:
+        if source.token_exchange is None or request.api or "TOKEN" in credentials:
             return await self._send(request, credentials)
         tokens = Tokens(self.context, self.hook, source.token_exchange, self.calls)
         token = await tokens.current()
@@ -84,11 +87,13 @@ class ToolApi:
 
     async def _send(self, request: RecordRequest, credentials: Mapping[str, str]) -> httpx.Response:
         source = self.hook.source.definition
-        assert source.credentials
-        auth = source.credentials.authenticate(credentials, time.time(), request)
+        scheme = request.api.credentials if request.api else source.credentials
+        assert scheme
+        auth = scheme.authenticate(credentials, time.time(), request)
         if auth.json is not None:
             request = replace(request, json=auth.json)
-        base = (self.hook.settings.api_url or source.api_url or "").rstrip("/")
+        api_url = request.api.url if request.api else source.api_url
+        base = (self.hook.settings.api_url or api_url or "").rstrip("/")
         method, url, content = http_request(request, base)
         response = await send_request(
             self.context.http,
@@ -124,6 +129,12 @@ class ToolApi:
     @property
     def _pause_key(self) -> str:
         return f"{keys.RETRY_AFTER}{self.hook.name}"
+
+
+def missing_credentials(source: Source, request: RecordRequest, configured: Mapping[str, str]) -> list[str]:
+    if request.api:
+        return [name for name in request.api.credentials.names if name not in configured]
+    return source.missing_credentials(configured)
 
 
 def http_request(request: RecordRequest, base: str) -> tuple[str, str, dict[str, Any]]:

@@ -23,6 +23,7 @@ class RecordRequest:
     method: another method, such as DELETE.
     headers: besides the source's `api_headers`, which they replace.
     endpoint: the path of the POST, if `path` only identifies the record (JSON-RPC: `""`, `api_url` itself).
+    api: another API of the tool than that of the source's `api_url`, as a constant of the module.
     follow_up: returns the requests for related records, by name, once this record is fetched. `translate` finds those
         records in `event.related`.
     """
@@ -36,6 +37,7 @@ class RecordRequest:
     endpoint: str | None = None
     method: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    api: "Api | None" = None
     follow_up: "Callable[[Payload], Mapping[str, RecordRequest]]" = _no_follow_up
 
     @property
@@ -67,6 +69,14 @@ class RequestAuth:
     headers: Mapping[str, str] = field(default_factory=dict)
     params: Mapping[str, str] = field(default_factory=dict)
     json: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """A second API of a tool, with a host and credentials of its own. HOOKS__<NAME>__API_URL replaces its URL, too."""
+
+    url: str
+    credentials: Credentials
 
 
 @dataclass(frozen=True, slots=True)

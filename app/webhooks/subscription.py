@@ -11,7 +11,7 @@ fault.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from app.webhooks.evidence import Evidence
@@ -23,18 +23,24 @@ from app.webhooks.payload import Payload
 SecretFrom = Literal["doorbell", "tool", "credential", "person"]
 
 
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
 class Refused(Exception):
     """The tool does not do what was asked. The message is a sentence for the person who connects it."""
 
 
 class ApiResponse(Payload):
-    """The JSON of a response, with its headers, whose names are in lower case: some tools put the cursor there."""
+    """The JSON of a response, with its headers, whose names are in lower case: some tools put the cursor there.
 
-    __slots__ = ("headers",)
+    requested_at: when the request was sent, so that the response is not older.
+    """
 
-    def __init__(self, value: Any, headers: Mapping[str, str] | None = None) -> None:
+    __slots__ = ("headers", "requested_at")
+
+    def __init__(self, value: Any, headers: Mapping[str, str] | None = None, requested_at: datetime = EPOCH) -> None:
         super().__init__(value, "response")
-        self.headers = headers or {}
+        self.headers, self.requested_at = headers or {}, requested_at
 
 
 @dataclass(frozen=True, slots=True)
