@@ -11,8 +11,9 @@ again (it was moved, and the new time needs approval), its visit is cancelled un
 
 `event.changed` has the event in `payload.event`, next to the changes; all others have it as `payload`.
 
-`amount_total` is in cents; no currency is documented, but a `payment.currency` would be used. Second-hand: the state
-`awaiting_reschedule`, and that `event.attendee.…` has only the attendee, without the event.
+`amount_total` is in cents. "Payment" on the same site lists every property, and none is a currency: amounts have none
+here, and no specimen has one. Second-hand: the state `awaiting_reschedule`, and that `event.attendee.…` has only the
+attendee, without the event.
 
 Group sessions (`is_group_session`): each attendee except the organizer has a visit, named by the event's id and a digest of
 the address, so the same person twice is one visit. An event that only lists an attendee who left does not restore the
@@ -27,7 +28,7 @@ from decimal import Decimal
 
 from app.visits.change import UNSET, Action, Contact, Unset, VisitChange, attendee_visit_id, unix_microseconds
 from app.webhooks.delivery import Event
-from app.webhooks.payload import Payload, Untranslatable, minor_units
+from app.webhooks.payload import Payload, Untranslatable
 from app.webhooks.signatures.hmac import Hmac
 from app.webhooks.source import Ignored, PartlyTranslatable, Source
 
@@ -98,7 +99,6 @@ def _base_change(event: Event, kind: str, state: str, booking: Payload) -> Visit
         action="update",
         visit_id=booking.at("id").required_text(),
         version=unix_microseconds(happened_at),
-        currency=booking.at("payment", "currency").currency(),
     )
     if state in CONFIRMED:
         action: Action = "create" if kind == "event.created" else "update"
@@ -133,7 +133,7 @@ def _ended_at(state: str, booking: Payload) -> datetime | None:
 def _collected(kind: str, payment: Payload) -> Decimal | Unset:
     if kind != "event.checkout.completed" and payment.at("state").text() != "paid":
         return UNSET
-    return payment.at("amount_total").amount(minor_units(payment.at("currency").text())) or UNSET
+    return payment.at("amount_total").amount(minor_units=100) or UNSET
 
 
 # -- group sessions --
