@@ -12,6 +12,7 @@ from app.cli.output import (
     examples,
     exit_with,
     json_option,
+    print_message,
     printable,
     to_json,
 )
@@ -63,11 +64,11 @@ def audit(account: str | None, repair: bool, rate: float | None, resume: bool, a
     except VisitsApiError as error:
         exit_with(UNREACHABLE, f"the Visits API failed: {error}; `doorbell audit --resume` continues from here")
     if repaired:
-        click.echo(f"requeued: {repaired}; run the audit again when they are done", err=True)
+        print_message(f"requeued: {repaired}; run the audit again when they are done")
     if repairable > repaired:
-        click.echo(f"{repairable} can be repaired: use --repair to requeue them", err=True)
+        print_message(f"{repairable} can be repaired: use --repair to requeue them")
     if total > repairable:
-        click.echo(f"{total - repairable} are not known to Doorbell and were not changed", err=True)
+        print_message(f"{total - repairable} are not known to Doorbell and were not changed")
     sys.exit(CHECK_FAILED if total > repaired else 0)
 
 
@@ -106,6 +107,4 @@ def _print_progress(progress: AuditProgress) -> None:
 
 def _print_summary(account: str, progress: AuditProgress) -> None:
     counts = ", ".join(f"{count} {kind}" for kind, count in progress.counts.items() if kind != "seen")
-    click.echo(
-        f"{account}: {progress.counts.get('seen', 0)} visits in the API{': ' if counts else ''}{counts}", err=True
-    )
+    print_message(f"{account}: {progress.counts.get('seen', 0)} visits in the API{': ' if counts else ''}{counts}")

@@ -5,7 +5,17 @@ import sys
 
 import click
 
-from app.cli.output import NOTHING_MATCHED, PARTLY_FAILED, USAGE, examples, exit_with, json_option, print_table
+from app.cli.output import (
+    NOTHING_MATCHED,
+    PARTLY_FAILED,
+    USAGE,
+    confirm,
+    examples,
+    exit_with,
+    json_option,
+    print_message,
+    print_table,
+)
 from app.cli.session import actions, run_with_ledger
 from app.ledger.ledger import Ledger
 from app.operators import search_index
@@ -47,7 +57,7 @@ def erase(person: str, dry_run: bool, yes: bool, as_json: bool) -> None:
         exit_with(NOTHING_MATCHED, _join("nothing is stored about this person", note, planned.unreadable_note))
     if dry_run:
         exit_with(PARTLY_FAILED if planned.unreadable else 0, _join("nothing was erased", planned.unreadable_note))
-    _confirm(yes)
+    confirm("Erase this data? This cannot be undone.", yes)
     _erase(person, planned, as_json)
 
 
@@ -67,8 +77,8 @@ def _erase(person: str, planned: ErasureReport, as_json: bool) -> None:
     erased = run_with_ledger(step)
     if as_json:
         _print_report(erased, as_json)
-    click.echo(f"erased: contacts of {len(erased.visits)} visits, {len(erased.deliveries)} bodies", err=True)
-    click.echo("\n- ".join(("Doorbell cannot erase these; erase them yourself:", *NOT_COVERED)), err=True)
+    print_message(f"erased: contacts of {len(erased.visits)} visits, {len(erased.deliveries)} bodies")
+    print_message("\n- ".join(("Doorbell cannot erase these; erase them yourself:", *NOT_COVERED)))
     if erased.busy:
         exit_with(
             PARTLY_FAILED, f"running tasks were not erased, run the command again: {' '.join(sorted(erased.busy))}"
@@ -82,14 +92,6 @@ async def _erasures(
 ) -> list[Erasure]:
     emails = await resolve_emails(ledger, settings, person)
     return [Erasure(ledger, settings, email, on_progress) for email in emails]
-
-
-def _confirm(yes: bool) -> None:
-    if yes:
-        return
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        exit_with(USAGE, "nothing was erased: confirm with --yes")
-    click.confirm("Erase this data? This cannot be undone", abort=True, err=True)
 
 
 def _join(*parts: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 import click
 
 from app.cli.options import build_filter, filter_options, search_option
-from app.cli.output import NOTHING_MATCHED, USAGE, examples, exit_with
+from app.cli.output import NOTHING_MATCHED, USAGE, examples, exit_with, print_message
 from app.cli.session import actions, run_with_ledger
 from app.ledger.ledger import Ledger
 from app.ledger.records import NotFound
@@ -132,7 +132,7 @@ def _export(
     count = run_with_ledger(write)
     if not count:
         exit_with(NOTHING_MATCHED, "nothing matched")
-    click.echo(f"{count} {kind}", err=True)
+    print_message(f"{count} {kind}")
 
 
 def _confirm() -> None:

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import click
 
-from app.cli.tables import EMPTY, State, format_table, terminal_width
+from app.cli.tables import EMPTY, State, format_table, message_lines, terminal_width
 from app.ledger.times import humanize, local_time
 
 BUG, USAGE, CHECK_FAILED, UNREACHABLE, NOTHING_MATCHED, PARTLY_FAILED, INTERRUPTED = 1, 2, 3, 4, 5, 6, 130
@@ -75,8 +75,14 @@ class TimeType(click.ParamType[datetime]):
             self.fail(f"{value} is neither a time like 2026-03-14T09:00:00Z nor a duration like 30m, 2h or 7d")
 
 
-def exit_with(status: int, sentence: str) -> NoReturn:
-    click.echo("\n".join(map(printable, sentence.split("\n"))), err=True)
+def print_message(text: str) -> None:
+    """Print sentences to stderr, each on lines of its own."""
+    for sentence in text.split("\n"):
+        click.echo("\n".join(message_lines(printable(sentence))), err=True)
+
+
+def exit_with(status: int, text: str) -> NoReturn:
+    print_message(text)
     sys.exit(status)
 
 

@@ -3,7 +3,7 @@
 import click
 
 from app.cli.completion import complete_hooks
-from app.cli.output import NOTHING_MATCHED, did_you_mean, examples, exit_with
+from app.cli.output import NOTHING_MATCHED, did_you_mean, examples, exit_with, print_message
 from app.cli.session import actions, run_with_ledger
 from app.ledger.ledger import Ledger
 from app.settings.model import Settings
@@ -20,7 +20,7 @@ def pause(hook: str) -> None:
     account and pause together.
     """
     account, hooks = _set_paused(hook, True)
-    click.echo(f"{hooks}: calls for the account {account} are paused until `doorbell resume {hook}`", err=True)
+    print_message(f"{hooks}: calls for the account {account} are paused until `doorbell resume {hook}`")
 
 
 @click.command(epilog=examples("resume calendly"))
@@ -31,7 +31,7 @@ def resume(hook: str) -> None:
     Held tasks run, those of the earliest visits first.
     """
     account, hooks = _set_paused(hook, False)
-    click.echo(f"{hooks}: calls for the account {account} are resumed", err=True)
+    print_message(f"{hooks}: calls for the account {account} are resumed")
 
 
 def _set_paused(hook: str, is_paused: bool) -> tuple[str, str]:

@@ -25,6 +25,7 @@ from app.cli.output import (
     exit_with,
     for_people,
     json_option,
+    print_message,
     print_rows,
     print_table,
 )
@@ -405,27 +406,26 @@ def _show_results(total: int, as_json: bool) -> Iterator[_Results]:
 
 def _print_outcome(operation: Operation) -> None:
     skipped = sum(operation.skipped.values())
-    click.echo(f"{DONE[operation.request.kind]}: {operation.done}; skipped: {skipped}", err=True)
+    print_message(f"{DONE[operation.request.kind]}: {operation.done}; skipped: {skipped}")
     if operation.outcomes and operation.request.kind == "replay":
         failed = sum(operation.failed.values())
-        click.echo(f"succeeded: {operation.succeeded}; failed again: {failed}; pending: {operation.pending}", err=True)
+        print_message(f"succeeded: {operation.succeeded}; failed again: {failed}; pending: {operation.pending}")
     for reason, count in operation.failed.items():
         command = f"`doorbell failures --reason '{reason}'`"
-        click.echo(f"  {count} × {find_reason(reason).title}: {command}", err=True)
+        print_message(f"  {count} × {find_reason(reason).title}: {command}")
     if operation.pending:
-        click.echo(f"`doorbell operations {operation.id}` shows what becomes of those that are pending", err=True)
+        print_message(f"`doorbell operations {operation.id}` shows what becomes of those that are pending")
     if operation.state == "stalled":
-        click.echo(
-            "the workers do not run the requeued tasks; the other tasks were not changed: run the command again",
-            err=True,
+        print_message(
+            "the workers do not run the requeued tasks; the other tasks were not changed: run the command again"
         )
     if operation.state == "cancelled":
-        click.echo("an operator cancelled the operation; the other tasks were not changed", err=True)
+        print_message("an operator cancelled the operation; the other tasks were not changed")
 
 
 def _exit_status(kind: OperationKind, total: int, skipped: Mapping[str, int]) -> int:
     """Return NOTHING_MATCHED if all ids are unknown; PARTLY_FAILED if some are, or if tasks to discard are running."""
     unknown, running = skipped.get("unknown", 0), skipped.get("running", 0) if kind == "discard" else 0
     if running:
-        click.echo("running tasks cannot be discarded: try again in a moment", err=True)
+        print_message("running tasks cannot be discarded: try again in a moment")
     return NOTHING_MATCHED if unknown == total else PARTLY_FAILED if unknown or running else 0

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from app.cli.output import CHECK_FAILED, USAGE, examples, exit_with, json_option, print_rows, printable
+from app.cli.output import CHECK_FAILED, USAGE, examples, exit_with, json_option, print_message, print_rows, printable
 from app.cli.tables import symbol, terminal_width, wrap
 
 if TYPE_CHECKING:
@@ -73,9 +73,9 @@ def _check_worker() -> int:
         if asyncio.run(is_alive()):
             return 0
     except RedisUnavailable as error:
-        click.echo(f"{error}: whether a worker runs is unknown", err=True)
+        print_message(f"{error}: whether a worker runs is unknown")
         return 0
-    click.echo("no worker on this machine had a heartbeat in the last 30 s", err=True)
+    print_message("no worker on this machine had a heartbeat in the last 30 s")
     return CHECK_FAILED
 
 
@@ -123,15 +123,17 @@ def doctor(phase: str, as_json: bool) -> None:
 
 
 def _print_checks(checks: "Sequence[Check]", as_json: bool) -> None:
-    if as_json or terminal_width() is None:
+    if as_json:
         print_rows([{"check": c.name, "result": c.result, "detail": c.detail, "fix": c.fix} for c in checks], as_json)
         return
-    width = max(len(check.name) for check in checks)
-    indent = " " * (width + 4)
+    has_symbols = terminal_width() is not None
+    width, result_width = max(len(check.name) for check in checks), 1 if has_symbols else 4
+    indent = " " * (result_width + width + 3)
     for check in checks:
         # The symbol is added after wrapping, which would count the characters of its colour.
-        first, *more = wrap(printable(check.detail), f"  {check.name.ljust(width)}  ", indent)
-        click.echo(f"{symbol(check.result)}{first[1:]}")
+        first, *more = wrap(printable(check.detail), f"{' ' * result_width} {check.name.ljust(width)}  ", indent)
+        result = symbol(check.result) if has_symbols else check.result.ljust(result_width)
+        click.echo(f"{result}{first[result_width:]}")
         for line in (*more, *wrap(f"→ {printable(check.fix)}", indent, f"{indent}  ")) if check.fix else more:
             click.echo(line)
 
@@ -141,9 +143,9 @@ def _print_next_steps() -> None:
     from app.operators.next_steps import next_steps
     from app.settings.platform import find_platform
 
-    click.echo("\nNext steps:", err=True)
+    print_message("\nNext steps:")
     for number, sentence in enumerate(next_steps(load_settings(), find_platform(os.environ)), 1):
-        click.echo(f"  {number}. {sentence}", err=True)
+        print_message(f"  {number}. {sentence}")
 
 
 @click.command("hash-password", epilog=examples("hash-password < FILE", "hash-password ada"))

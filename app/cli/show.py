@@ -19,6 +19,7 @@ from app.cli.output import (
     limit_option,
     personal_data_option,
     print_json,
+    print_message,
     print_rows,
     utc_option,
 )
@@ -82,7 +83,7 @@ def failures(limit: int, cursor: str, as_json: bool, **options: str | datetime |
     filter = build_filter(options, cursor=cursor, state="parked")
     _list(filter, limit, as_json, FAILURE_FIELDS, _failure_row)
     if not as_json:
-        click.echo("\n`doorbell show ID` says what helps", err=True)
+        print_message("\n`doorbell show ID` says what helps")
 
 
 def _delivery_row(row: Row) -> Row:
@@ -116,7 +117,7 @@ def _list(filter: Filter, limit: int, as_json: bool, names: Sequence[str], for_p
     for_json = [{name: row[name] for name in names if name in row} for row in rows]
     print_rows(for_json if as_json else map(for_people, rows), as_json)
     if next_cursor:
-        click.echo(f"there may be more: use --cursor {next_cursor}, or a larger --limit", err=True)
+        print_message(f"there may be more: use --cursor {next_cursor}, or a larger --limit")
 
 
 @click.command(

@@ -15,6 +15,7 @@ from app.cli.output import (
     examples,
     exit_with,
     json_option,
+    print_message,
     print_rows,
     utc_option,
 )
@@ -120,7 +121,7 @@ def hook_url(hook: str) -> None:
             NOTHING_MATCHED, f"there is no hook {hook}, or it has no secret{did_you_mean(hook, settings.active_hooks)}"
         )
     if not settings.public_url:
-        click.echo("PUBLIC_URL is not set: put the URL of this Doorbell before the path", err=True)
+        print_message("PUBLIC_URL is not set: put the URL of this Doorbell before the path")
     click.echo(settings.hook_url(configured))
 
 
@@ -161,7 +162,7 @@ def generate(name: str) -> None:
     if secret is None:
         exit_with(CHECK_FAILED, f"{source.title} generates its secrets itself: see `doorbell sources {name}`")
     click.echo(secret)
-    click.echo(f"set it as HOOKS__{name.upper()}__SECRETS, then follow `doorbell sources {name}`", err=True)
+    print_message(f"set it as HOOKS__{name.upper()}__SECRETS, then follow `doorbell sources {name}`")
 
 
 @secrets.command("fingerprint", epilog=examples("secrets fingerprint < secret.txt"))

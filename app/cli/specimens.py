@@ -17,6 +17,7 @@ from app.cli.output import (
     UNREACHABLE,
     examples,
     exit_with,
+    print_message,
     print_rows,
     printable,
     utc_option,
@@ -74,7 +75,7 @@ def ring(source: str, specimen: str | None, url: str | None, fresh: str | None, 
         url += f"/hooks/{source}"
     secrets = f"HOOKS__{hook_of(url, source).upper()}__SECRETS"
     if not os.environ.get(secrets):
-        click.echo(f"{secrets} is not set here: signed with the specimen's own secret", err=True)
+        print_message(f"{secrets} is not set here: signed with the specimen's own secret")
     name = token_hex(3) if fresh == NEW_NAME else fresh
     try:
         response = send_specimen(url, source, specimen, read_variables(os.environ), name)
@@ -83,11 +84,11 @@ def ring(source: str, specimen: str | None, url: str | None, fresh: str | None, 
     except OSError as error:
         exit_with(UNREACHABLE, f"{url} cannot be reached ({error})")
     click.echo(printable(response.text))
-    click.echo(f"status {response.status_code}", err=True)
+    print_message(f"status {response.status_code}")
     if not response.is_success:
         sys.exit(CHECK_FAILED)
     if name:
-        click.echo(f"--fresh={name} sends the next specimen of this visit", err=True)
+        print_message(f"--fresh={name} sends the next specimen of this visit")
     _show_result(response, wait, bool(name))
 
 
@@ -100,12 +101,12 @@ def _show_result(response: "httpx.Response", wait: bool, is_fresh: bool) -> None
         return
     if answer.get("repeat"):
         advice = "another name gives new ids" if is_fresh else "--fresh sends it with new ids"
-        click.echo(f"it was sent before, and a repeat has no effect: {advice}", err=True)
+        print_message(f"it was sent before, and a repeat has no effect: {advice}")
     if wait:
         click.echo()
         print_delivery(run_with_ledger(lambda ledger, settings: _wait_for_result(Explain(ledger, settings), id)))
     else:
-        click.echo(f"`doorbell show {id}` shows what becomes of it", err=True)
+        print_message(f"`doorbell show {id}` shows what becomes of it")
 
 
 async def _wait_for_result(explain: Explain, id: str) -> dict[str, Any]:
@@ -148,7 +149,7 @@ def sign(source: str, dry_run: bool) -> None:
     except CannotComplete as problem:
         exit_with(CHECK_FAILED, f"{problem}; the file was not changed")
     if not count:
-        click.echo("nothing is missing", err=True)
+        print_message("nothing is missing")
     elif not dry_run:
         file.write()
-        click.echo(f"written to {file.path}", err=True)
+        print_message(f"written to {file.path}")

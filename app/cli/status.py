@@ -13,6 +13,7 @@ from app.cli.output import (
     json_option,
     limit_option,
     print_json,
+    print_message,
     print_rows,
     print_table,
     printable,
@@ -171,7 +172,7 @@ def _print_operation(id: str, limit: int, as_json: bool) -> None:
         click.echo()
         print_table([task | {"outcome": outcome_state(task["outcome"])} for task in tasks[:limit]])
     if len(tasks) > limit:
-        click.echo(f"there are more: use a larger --limit than {limit}", err=True)
+        print_message(f"there are more: use a larger --limit than {limit}")
     return None
 
 
@@ -242,7 +243,7 @@ def activity(
     page = run_with_ledger(load)
     print_rows([_activity_row(activity, as_json) for activity in page.rows], as_json)
     if page.next_cursor:
-        click.echo(f"there are more: use --cursor {page.next_cursor}, or a larger --limit", err=True)
+        print_message(f"there are more: use --cursor {page.next_cursor}, or a larger --limit")
 
 
 def _activity_row(activity: Activity, as_json: bool) -> Row:

@@ -165,6 +165,14 @@ def pack(parts: Sequence[str], width: int, indent: str, separator: str = " · ")
         yield indent + line
 
 
+def message_lines(text: str) -> list[str]:
+    """Return the lines of a message for stderr: those that fit the terminal. A log gets whole sentences."""
+    if not sys.stderr.isatty():
+        return [text]
+    width = min(shutil.get_terminal_size().columns, MAX_SENTENCE_LINE)
+    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False) or [""]
+
+
 def wrap(text: str, indent: str = "", subsequent: str | None = None) -> Iterator[str]:
     """Yield the lines of a paragraph that fit the terminal and are easy to read."""
     following = indent if subsequent is None else subsequent

@@ -17,6 +17,7 @@ from app.cli.output import (
     examples,
     exit_with,
     json_option,
+    print_message,
     printable,
     to_json,
     utc_option,
@@ -59,7 +60,7 @@ def verify(
     settings = load_settings()
     configured = find_hook(settings, hook)
     if body.isatty():
-        click.echo("paste the body, and end it with Ctrl-D", err=True)
+        print_message("paste the body, and end it with Ctrl-D")
     lines = [*(headers.read().splitlines() if headers else ()), *(header.encode() for header in single_headers)]
     try:
         token, query, parsed = parse_headers(configured, lines)
@@ -88,4 +89,4 @@ def _print_diagnosis(configured: Hook, diagnosis: Diagnosis) -> None:
     for finding in diagnosis.findings:
         click.echo(printable(f"{finding.kind}: {finding.summary}"))
     if diagnosis.secret_number:
-        click.echo(f"the tool signs with {secret}", err=True)
+        print_message(f"the tool signs with {secret}")

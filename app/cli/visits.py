@@ -17,6 +17,7 @@ from app.cli.output import (
     json_option,
     limit_option,
     personal_data_option,
+    print_message,
     print_rows,
     time_zone,
     utc_option,
@@ -86,7 +87,7 @@ def visits(
     rows, next_cursor = run_with_ledger(lambda ledger, settings: _load(ledger, settings, filter, limit, reveal))
     print_rows([row if as_json else _for_people(row) for row in rows], as_json)
     if next_cursor:
-        click.echo(f"there may be more: use --cursor '{next_cursor}', or a larger --limit", err=True)
+        print_message(f"there may be more: use --cursor '{next_cursor}', or a larger --limit")
 
 
 @click.command(epilog=examples("search Lovelace", "search ada@example.com", "search acuity-10 --json"))
