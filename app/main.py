@@ -15,6 +15,7 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from starlette.routing import BaseRoute, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from app.connections.stored_hooks import StoredHooks
 from app.console import Console
 from app.intake.endpoint import WebhookEndpoint
 from app.intake.http_protocol import ON_SHUTDOWN, raise_file_limit
@@ -31,6 +32,7 @@ from app.telemetry.arrivals import Arrivals
 from app.telemetry.counters import Counters
 from app.telemetry.logs import log
 from app.telemetry.rejections import Rejections
+from app.webhooks.registry import load_sources
 
 #: For everything that is not a webhook, whose deadline its source sets.
 REDIS_TIMEOUT_S = 3.0
@@ -49,23 +51,26 @@ class Services:
     rejections: Rejections
     arrivals: Arrivals
     counters: Counters
+    stored_hooks: StoredHooks
     webhooks: WebhookEndpoint
     console: Console
     alerts: AlertMonitor
 
 
 def build_services(settings: Settings) -> Services:
-    hooks = settings.active_hooks
-    # One connection for each deadline: a deadline per request would cost more than a connection.
-    timeouts = {REDIS_TIMEOUT_S, *(hook.source.definition.sender_timeout_s for hook in hooks.values())}
+    # One connection for each deadline: a deadline per request would cost more than a connection. It opens when it is needed.
+    timeouts = {REDIS_TIMEOUT_S, *(source.definition.sender_timeout_s for source in load_sources().values())}
     ledgers = {timeout_s: _open_ledger(settings, timeout_s) for timeout_s in timeouts}
     ledger = ledgers[REDIS_TIMEOUT_S]
     # The console has its own connection, so that a long reply to it delays no delivery.
     console_ledger = _open_ledger(settings, REDIS_TIMEOUT_S, is_intake=False)
     rejections = Rejections(ledger.redis)
     arrivals = Arrivals(console_ledger.redis, lambda hook, request: find_causes(settings, hook, request))
-    secrets = {name: hook.settings.secrets for name, hook in hooks.items()}
-    counters = Counters(settings.retention_days, secrets, settings.secret_key)
+    counters = Counters(settings.retention_days, settings.secret_key)
+    stored_hooks = StoredHooks(ledger.redis, settings)
+    discover = stored_hooks.discover if settings.secret_key else None
+    webhooks = WebhookEndpoint(settings, ledgers, rejections, counters, arrivals, discover)
+    stored_hooks.on_change = webhooks.update_hooks
     return Services(
         settings,
         connections=(*(each.redis for each in ledgers.values()), console_ledger.redis),
@@ -73,7 +78,8 @@ def build_services(settings: Settings) -> Services:
         rejections=rejections,
         arrivals=arrivals,
         counters=counters,
-        webhooks=WebhookEndpoint(settings, ledgers, rejections, counters, arrivals),
+        stored_hooks=stored_hooks,
+        webhooks=webhooks,
         console=Console(settings, console_ledger, counters),
         alerts=AlertMonitor(ledger.redis, settings),
     )
@@ -134,6 +140,7 @@ async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Any]]:
         services.rejections.run(),
         services.arrivals.run(),
         services.webhooks.run(),
+        services.stored_hooks.follow(),
         services.console.run(),
         services.counters.run(services.ledger.redis),
         services.alerts.run(is_worker=False),

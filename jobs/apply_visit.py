@@ -69,6 +69,9 @@ async def visit_job(ctx: dict[str, Any], task_id: TaskId) -> None:
 
 
 async def run_visit(context: Context, account: str, external_id: str) -> str:
+    if account not in context.settings.tokens:  # its hook may just have been stored
+        with suppress(RedisUnavailable):
+            await context.stored_hooks.refresh()
     return await run(VisitRun, context, TaskId.visit(account, external_id), account)
 
 

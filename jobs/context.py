@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import httpx
 
+from app.connections.stored_hooks import StoredHooks
 from app.ledger.leases import KeyedLocks
 from app.ledger.ledger import Ledger
 from app.ledger.records import Attempt
@@ -33,6 +34,10 @@ class Context:
     fetch_slots: dict[str, FetchSlots] = field(default_factory=dict)
     #: Running exchanges of refresh tokens; they may outlive their jobs.
     token_exchanges: set[asyncio.Task[str]] = field(default_factory=set)
+    stored_hooks: StoredHooks = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "stored_hooks", StoredHooks(self.ledger.redis, self.settings))
 
     @property
     def schedule(self) -> Schedule:

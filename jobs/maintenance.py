@@ -1,4 +1,4 @@
-"""Periodic steps of every worker: due tasks, orphans, circuits, trimming, operations, alerts, counters, heartbeat."""
+"""Periodic steps of every worker: due tasks, orphans, circuits, trimming, hooks, operations, alerts, counters, heartbeat."""
 
 import asyncio
 import os
@@ -34,6 +34,7 @@ async def run_maintenance(context: Context) -> None:
         group.create_task(_every(CIRCUITS_EVERY_S, lambda: _release_held_tasks(context)))
         group.create_task(_every(ORPHANS_EVERY_S, lambda: _requeue_orphans(context)))
         group.create_task(_every(TRIM_EVERY_S, lambda: _trim(context)))
+        group.create_task(context.stored_hooks.follow())
         operations = Operations(context.ledger, context.settings)
         group.create_task(_every(OPERATIONS_EVERY_S, operations.run_next))
         group.create_task(_every(HEARTBEAT_EVERY_S, Heartbeat(context).beat))

@@ -82,6 +82,8 @@ class EventRun(TaskRun):
             raise NeedsOperator("delivery_expired") from None
         except BodyUnavailable as error:
             raise NeedsOperator(f"{error.reason}: {error}") from None
+        if meta.hook not in self.context.settings.active_hooks:  # it may just have been stored
+            await self.context.stored_hooks.refresh()
         hook = self.context.settings.active_hooks.get(meta.hook)
         if hook is None:
             raise NeedsOperator("hook_not_configured")

@@ -58,6 +58,7 @@ async def on_startup(ctx: dict[Any, Any]) -> None:
     ledger = Ledger(redis, settings.retention_days, settings.body_keys)
     await ledger.record_schema()
     ctx["context"] = Context(settings, ledger, http_client(MAX_IN_FLIGHT))
+    await ctx["context"].stored_hooks.discover()
     ctx["maintenance"] = asyncio.create_task(run_maintenance(ctx["context"]))
     log.info("worker_started", accounts=sorted(settings.tokens))
 

@@ -58,6 +58,11 @@ def run_with_ledger(step: Callable[[Ledger, Settings], Awaitable[T]]) -> T:
 async def open_ledger(settings: Settings) -> AsyncIterator[Ledger]:
     redis = Redis(RedisAddress.from_url(settings.redis_url, settings.redis_tls_verify))
     try:
+        if settings.secret_key:
+            # Imported late: without SECRET_KEY no hook is stored.
+            from app.connections.stored_hooks import StoredHooks
+
+            await StoredHooks(redis, settings).load()
         yield Ledger(redis, settings.retention_days, settings.body_keys)
     finally:
         await redis.close()

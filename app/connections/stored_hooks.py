@@ -33,7 +33,7 @@ class StoredHooks:
 
     def __init__(self, redis: Redis, settings: Settings, on_change: Callable[[], None] = lambda: None) -> None:
         """on_change: called after the settings changed."""
-        self._redis, self._settings, self._on_change = redis, settings, on_change
+        self._redis, self._settings, self.on_change = redis, settings, on_change
         self._hooks = EncryptedHooks(redis, settings.secret_key) if settings.secret_key else None
         self._version: str | None = None
         self._encrypted: Mapping[str, bytes] = {}
@@ -50,13 +50,15 @@ class StoredHooks:
         async with self._loading:
             await self._load()
 
-    async def refresh(self) -> None:
-        """Load the stored hooks if they have changed. Raises RedisUnavailable."""
+    async def refresh(self) -> bool:
+        """Load the stored hooks if they have changed, and return whether they had. Raises RedisUnavailable."""
         if self._hooks is None:
-            return
+            return False
         async with self._loading:
-            if self._version is None or await self._hooks.version() != self._version:
+            has_changed = self._version is None or await self._hooks.version() != self._version
+            if has_changed:
                 await self._load()
+            return has_changed
 
     async def follow(self) -> None:
         """Refresh regularly, forever."""
@@ -77,7 +79,8 @@ class StoredHooks:
         was_current = self.is_current
         try:
             async with asyncio.timeout(DISCOVER_TIMEOUT_S):
-                await self.refresh()
+                if await self.refresh():
+                    self._log_hooks()
             self.is_current = True
         except (RedisUnavailable, TimeoutError) as error:
             self.is_current = False
@@ -100,9 +103,13 @@ class StoredHooks:
                 unusable[name] = str(error)
         set_valid_hooks(self._settings, readable, unusable)
         self._version, self._encrypted, self._readable, self.is_current = table.version, table.hooks, readable, True
+        self.on_change()
+
+    def _log_hooks(self) -> None:
+        if self._encrypted:
+            log.info("stored_hooks_loaded", hooks=sorted(self._settings.stored_hooks))
         for name, reason in self._settings.unusable_hooks.items():
             log.warning("stored_hook_unusable", hook=name, reason=reason)
-        self._on_change()
 
     @property
     def names(self) -> list[str]:

@@ -6,7 +6,7 @@ needs no Request object, and each microsecond counts here.
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
 from typing import NamedTuple
 
@@ -56,6 +56,10 @@ UNAVAILABLE_ANSWERS: dict[type[RedisUnavailable], tuple[str, str]] = {
     RedisUnavailable: ("redis_down", "the delivery cannot be stored: Redis does not answer"),
 }
 
+#: Looks for changes of the stored hooks, because a name is unknown. Returns whether all stored hooks are known.
+Discover = Callable[[], Awaitable[bool]]
+HOOK_UNAVAILABLE = "there may be a hook of this name, but it cannot be loaded now"
+
 _TRACEPARENT = re.compile("(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _PLAIN_TENANT = re.compile("[A-Za-z0-9._:/-]{1,64}")
 
@@ -86,16 +90,21 @@ class WebhookEndpoint:
         rejections: Rejections,
         counters: Counters | None = None,
         arrivals: Arrivals | None = None,
+        discover: Discover | None = None,
     ) -> None:
-        """ledgers: one per sender timeout (Source.sender_timeout_s)."""
+        """ledgers: one per sender timeout (Source.sender_timeout_s). discover: None if no hooks can be stored."""
         self._arrivals = arrivals or Arrivals(rejections.redis)
+        self._settings, self._discover = settings, discover
         self._hooks = settings.active_hooks
         self._max_body = settings.max_body
-        self._contexts = {name: settings.verification_context(hook, 0) for name, hook in self._hooks.items()}
         self._ledgers, self._rejections, self._counters = ledgers, rejections, counters or Counters()
         self._in_flight, self._max_in_flight = 0, min(MAX_IN_FLIGHT, http_protocol.MAX_CONNECTIONS // 2)
         self._body_deadlines = BodyDeadlines()
         self._log = log.bind()  # bound once: binding for every line takes a fifth of the time to log it
+
+    def update_hooks(self) -> None:
+        """Read the hooks from the settings again, because the stored ones changed."""
+        self._hooks = self._settings.active_hooks
 
     async def run(self) -> None:
         """Enforce the deadlines of bodies, forever."""
@@ -109,12 +118,16 @@ class WebhookEndpoint:
         started = time.perf_counter()
         # The path may end with a token, which is a secret: it must not be logged.
         name, slash, token = scope["path"].removeprefix("/hooks/").partition("/")
-        hook = self._hooks.get(name)
+        hook, may_exist = self._hooks.get(name), False
+        if hook is None and self._discover:
+            hook, may_exist = await self._discover_hook(name, self._discover)
         request_log = RequestLog(hook.name if hook else "", hook.source.name if hook else "")
         request_log.request_id = _valid_request_id(dict(scope["headers"]).get(b"x-request-id", b""))
         extra_headers: Mapping[str, str] = {}
         unread = None
         try:
+            if may_exist:
+                raise HttpRejection(503, "hook_unavailable", HOOK_UNAVAILABLE, **RETRY_LATER_HEADERS)
             response = await self._dispatch(scope, receive, hook, slash + token, request_log)
         except HttpRejection as rejection:
             response, extra_headers = self._reject(rejection, request_log), rejection.headers
@@ -139,6 +152,12 @@ class WebhookEndpoint:
         if request_log.hook in self._arrivals.hooks and not request_log.is_stored:
             self._arrivals.record(request_log.note(response.status), request_log.request)
         self._log.info("webhook_handled", **request_log.log_fields(), status=response.status, took_ms=took_ms)
+
+    async def _discover_hook(self, name: str, discover: Discover) -> tuple[Hook | None, bool]:
+        """Return the hook if it was just stored, and whether one may be stored that this process cannot load."""
+        is_current = await discover()
+        hook = self._hooks.get(name)
+        return hook, hook is None and (not is_current or name in self._settings.unusable_hooks)
 
     def _reject(self, rejection: HttpRejection, request_log: RequestLog) -> Response:
         request_log.reject(rejection.code, str(rejection))
@@ -212,7 +231,7 @@ class WebhookEndpoint:
             raise _unavailable(hook, *answer) from None
 
     def _verify(self, hook: Hook, delivery: Delivery) -> int:
-        fixed = self._contexts[hook.name]
+        fixed = hook.context
         context = VerificationContext(fixed.secrets, time.time(), fixed.url, fixed.tolerance_s, fixed.keys)
         try:
             return hook.source.definition.signature.verify(delivery, context)
@@ -239,7 +258,8 @@ class WebhookEndpoint:
         detail = f"the event is from {_describe_tenant(hook, event)}; TENANTS does not name it"
         self._rejections.record(hook.name, FOREIGN_TENANT, detail)
         received_at_ms = int(event.received_at.timestamp() * 1000)
-        self._counters.record_delivery(hook.name, FOREIGN_TENANT, secret_index, received_at_ms, "", "")
+        secret = hook.settings.secrets[secret_index]
+        self._counters.record_delivery(hook.name, FOREIGN_TENANT, secret, received_at_ms, "", "")
         return Response(200, orjson.dumps({"delivery": request_log.delivery, "ignored": FOREIGN_TENANT}))
 
     async def _store(
@@ -283,7 +303,12 @@ class WebhookEndpoint:
         request_log.outcome = "repeat" if accepted.is_repeat else "ignored" if translation.ignored else "accepted"
         request_log.event_name = info.event_name if translation.change_count else ""
         self._counters.record_delivery(
-            hook.name, request_log.outcome, secret_index, info.received_at_ms, info.request_id, accepted.delivery_id
+            hook.name,
+            request_log.outcome,
+            hook.settings.secrets[secret_index],
+            info.received_at_ms,
+            info.request_id,
+            accepted.delivery_id,
         )
         if accepted.is_repeat:
             return Response(200, orjson.dumps({"delivery": accepted.delivery_id, "repeat": True}))

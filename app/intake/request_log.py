@@ -21,6 +21,7 @@ METRIC_OUTCOMES = {
     "redis_down": "unavailable",
     "redis_full": "unavailable",
     "redis_read_only": "unavailable",
+    "hook_unavailable": "unavailable",
     "too_many_in_flight": "unavailable",
     "internal_error": "unavailable",
 }

@@ -66,6 +66,10 @@ CAUSES = {
         "Redis accepts no writes",
         "Redis is a replica, cannot save to its disk, or lacks replicas. The tool retries.",
     ),
+    "hook_unavailable": Cause(
+        "The hook could not be loaded",
+        "The stored hooks could not be loaded, or this one cannot be used: `doorbell doctor` says why. The tool retries.",
+    ),
     "too_many_in_flight": Cause(
         "Too many at once", "More deliveries arrive at once than Redis can store. The tool retries."
     ),

@@ -34,16 +34,11 @@ MAX_PENDING_REQUEST_IDS, REQUEST_ID_BATCH = 10_000, 500
 
 
 class Counters:
-    def __init__(
-        self,
-        retention_days: int = 0,
-        secrets: Mapping[str, Sequence[str]] | None = None,
-        secret_keys: Sequence[str] = (),
-    ) -> None:
-        """retention_days: how long request ids stay. secrets: by hook. secret_keys: SECRET_KEY, for fingerprints."""
-        self._request_id_ttl_s, self._secrets, self._secret_keys = retention_days * 86_400, secrets or {}, secret_keys
+    def __init__(self, retention_days: int = 0, secret_keys: Sequence[str] = ()) -> None:
+        """retention_days: how long request ids stay. secret_keys: SECRET_KEY, for fingerprints."""
+        self._request_id_ttl_s, self._secret_keys = retention_days * 86_400, secret_keys
         self._hourly: Counter[tuple[str, str]] = Counter()
-        self._secrets_used: dict[tuple[str, int], int] = {}
+        self._secrets_used: dict[tuple[str, str], int] = {}
         self._request_ids: dict[str, str] = {}
         self._totals: Counter[tuple[str | int, ...]] = Counter()
         self._requests: Counter[tuple[str, str, int, int]] = Counter()
@@ -69,11 +64,11 @@ class Counters:
         self._hourly[hook, outcome] += 1
 
     def record_delivery(
-        self, hook: str, outcome: str, secret_index: int, received_at_ms: int, request_id: str, delivery: str
+        self, hook: str, outcome: str, secret: str, received_at_ms: int, request_id: str, delivery: str
     ) -> None:
-        """Record a delivery with a valid signature. secret_index: the secret that matched, from 0."""
+        """Record a delivery with a valid signature. secret: the one that matched."""
         self._hourly[hook, outcome] += 1
-        self._secrets_used[hook, secret_index] = received_at_ms
+        self._secrets_used[hook, secret] = received_at_ms
         if request_id and len(self._request_ids) < MAX_PENDING_REQUEST_IDS:
             self._request_ids[request_id] = delivery
 
@@ -117,10 +112,10 @@ class Counters:
             self._totals[REQUEST_DURATION_S, source, "us"] += us
 
     async def _write_last_used(
-        self, redis: Redis, matched: Mapping[tuple[str, int], int], requests: Mapping[str, str]
+        self, redis: Redis, matched: Mapping[tuple[str, str], int], requests: Mapping[str, str]
     ) -> None:
-        for (hook, secret_index), at_ms in matched.items():
-            key, secret = f"{keys.SECRET_USED}{hook}", self._secrets[hook][secret_index]
+        for (hook, secret), at_ms in matched.items():
+            key = f"{keys.SECRET_USED}{hook}"
             await redis.commands(
                 ("HSET", key, fingerprint(secret, self._secret_keys), at_ms), ("EXPIRE", key, SECRET_USED_TTL_S)
             )

@@ -184,7 +184,7 @@ class NylasEndpoint:
     def __init__(self, redis: Redis, **env: str) -> None:
         settings = read_environment({**REDIS, **NYLAS, **env})
         self.redis, self.rejections = redis, Rejections(redis)
-        self.counters = Counters(30, {name: hook.settings.secrets for name, hook in settings.active_hooks.items()})
+        self.counters = Counters(30)
         ledger = Ledger(redis, retention_days=30)
         self.app = WebhookEndpoint(settings, defaultdict(lambda: ledger), self.rejections, self.counters)
 

@@ -44,9 +44,9 @@ SETTINGS = {"REDIS_URL": "redis://127.0.0.1/0", "HOOKS__STANDARD__SECRETS": "whs
 
 
 async def test_counts_are_stored_together_and_loaded_by_hour(redis: Redis) -> None:
-    web_counters = Counters(30, {"standard": ("new", "old")}, ["key"])
+    web_counters = Counters(30, ["key"])
     for _ in range(3):
-        web_counters.record_delivery("standard", "accepted", 1, 1_700_000_000_000, "", "d1")
+        web_counters.record_delivery("standard", "accepted", "old", 1_700_000_000_000, "", "d1")
     web_counters.count_for_hour("", "rejected")
 
     await web_counters.flush(redis)
@@ -60,11 +60,11 @@ async def test_counts_are_stored_together_and_loaded_by_hour(redis: Redis) -> No
 
 
 async def test_a_request_id_leads_to_its_delivery_during_the_retention(redis: Redis) -> None:
-    web_counters = Counters(9, {"standard": ("key",)})
-    web_counters.record_delivery("standard", "accepted", 0, 1, "req-1", "d1")
+    web_counters = Counters(9)
+    web_counters.record_delivery("standard", "accepted", "key", 1, "req-1", "d1")
     await web_counters.flush(redis)
-    web_counters.record_delivery("standard", "accepted", 0, 1, "req-1", "d2")
-    web_counters.record_delivery("standard", "accepted", 0, 1, "req-3", "d3")
+    web_counters.record_delivery("standard", "accepted", "key", 1, "req-1", "d2")
+    web_counters.record_delivery("standard", "accepted", "key", 1, "req-3", "d3")
     await web_counters.flush(redis)
 
     deliveries = [await counters.delivery_of_request(redis, id) for id in ("req-1", "req-2", "req-3", "\udcff")]
@@ -77,9 +77,9 @@ async def test_a_request_id_leads_to_its_delivery_during_the_retention(redis: Re
 
 async def test_many_request_ids_are_stored_in_batches(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.ledger.redis._MAX_PENDING", 1_000)
-    web_counters = Counters(9, {"standard": ("key",)})
+    web_counters = Counters(9)
     for number in range(3_000):
-        web_counters.record_delivery("standard", "accepted", 0, 1, f"req-{number}", f"d{number}")
+        web_counters.record_delivery("standard", "accepted", "key", 1, f"req-{number}", f"d{number}")
 
     await web_counters.flush(redis)
 
@@ -91,8 +91,8 @@ async def test_the_commands_of_a_search_do_not_depend_on_the_retention(
     redis: Redis, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, days: int
 ) -> None:
     settings = read_environment(SETTINGS | {"RETENTION_DAYS": str(days), "SECRET_KEY": "key-of-the-tests" * 2})
-    web_counters = Counters(days, {"standard": ("key",)})
-    web_counters.record_delivery("standard", "accepted", 0, 1, "req-1", "d1")
+    web_counters = Counters(days)
+    web_counters.record_delivery("standard", "accepted", "key", 1, "req-1", "d1")
     await web_counters.flush(redis)
     lists, commands, command = Lists(ledger, settings, Explain(ledger, settings)), [], ledger.redis.command
 
@@ -108,8 +108,8 @@ async def test_the_commands_of_a_search_do_not_depend_on_the_retention(
 
 
 async def test_counts_are_kept_while_redis_is_down(redis: Redis) -> None:
-    web_counters = Counters(9, {"standard": ("key",)})
-    web_counters.record_delivery("standard", "accepted", 0, 1, "req-1", "d1")
+    web_counters = Counters(9)
+    web_counters.record_delivery("standard", "accepted", "key", 1, "req-1", "d1")
 
     await web_counters.flush(Redis(RedisAddress("redis://127.0.0.1:9/0"), 0.2))
     web_counters.count_for_hour("standard", "accepted")
