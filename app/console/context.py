@@ -25,7 +25,7 @@ MAX_OPEN_FORM_BYTES = 8_388_608
 class ConsoleContext:
     def __init__(self, settings: Settings, ledger: Ledger, counters: Counters) -> None:
         self.settings, self.ledger, self.redis, self.counters = settings, ledger, ledger.redis, counters
-        self.sessions = Sessions(settings, ledger.redis)
+        self.sessions = Sessions(settings, ledger)
         self.passwords = Passwords(settings, ledger.redis)
         self.form_tokens = FormTokens(settings)
         self.body_deadlines = BodyDeadlines(MAX_OPEN_FORM_BYTES)

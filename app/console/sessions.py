@@ -18,8 +18,9 @@ from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
 from app.intake.request_body import HttpRejection
-from app.ledger.keys import PARKED, SESSION, SESSIONS
-from app.ledger.redis import Redis
+from app.ledger.keys import PARKED, PROXY_LOGIN, SESSION, SESSIONS
+from app.ledger.ledger import Ledger
+from app.operators.activity_log import ActivityLog
 from app.settings.model import ConsoleUser, Role, Settings
 
 SCOPES: dict[Role, list[str]] = {"operator": ["operator", "viewer"], "viewer": ["viewer"]}
@@ -28,12 +29,13 @@ SCOPES: dict[Role, list[str]] = {"operator": ["operator", "viewer"], "viewer": [
 SESSION_COOKIE, SESSION_TTL_S = "__Host-doorbell", 12 * 3600
 #: Our own cookies take about 200 bytes; a browser also sends those of other applications on this host.
 MAX_COOKIE_BYTES = 8_192
+PROXY = "proxy "
 PROXY_SECRET_HEADER = "x-doorbell-proxy-secret"
 
 
 @dataclass(frozen=True)
 class User(BaseUser):
-    """A logged-in user. session_id: `proxy` and the name, if a proxy names the user."""
+    """A logged-in user. session_id: PROXY and the name, if a proxy names the user."""
 
     name: str
     role: Role
@@ -55,8 +57,9 @@ class User(BaseUser):
 class Sessions(AuthenticationBackend):
     """Stores sessions and authenticates requests. Methods that read sessions may raise RedisUnavailable."""
 
-    def __init__(self, settings: Settings, redis: Redis) -> None:
-        self._settings, self._redis = settings, redis
+    def __init__(self, settings: Settings, ledger: Ledger) -> None:
+        self._settings, self._redis = settings, ledger.redis
+        self._activity_log = ActivityLog(ledger)
         self._signer = signer(settings, "doorbell console session")
 
     async def authenticate(self, conn: HTTPConnection) -> tuple[AuthCredentials, BaseUser] | None:
@@ -65,12 +68,14 @@ class Sessions(AuthenticationBackend):
             raise HttpRejection(431, "cookies_too_long", detail)
         # Every page shows the number of failures, so both are read at once.
         user, conn.state.failure_count = await asyncio.gather(self.user(conn), self._redis.command("ZCARD", PARKED))
+        if user and user.session_id.startswith(PROXY):
+            await self._record_proxy_login(user)
         return (AuthCredentials(SCOPES[user.role]), user) if user else None
 
     async def user(self, conn: HTTPConnection) -> User | None:
         if name := self._proxy_user(conn):
             role: Role = "operator" if name in self._settings.console_proxy_operators else "viewer"
-            return User(name, role, f"proxy {name}")
+            return User(name, role, PROXY + name)
         session_id = self.session_id(conn)
         stored = await self._redis.command("GET", f"{SESSION}{session_id}") if session_id else None
         if not session_id or not stored:
@@ -103,6 +108,12 @@ class Sessions(AuthenticationBackend):
         ):
             return ""
         return names[0].strip()[:80]
+
+    async def _record_proxy_login(self, user: User) -> None:
+        """Record a user of the proxy once in SESSION_TTL_S: the proxy reports no log-in."""
+        digest = hashlib.sha256(user.session_id.encode("utf-8", "replace")).hexdigest()[:24]
+        if await self._redis.command("SET", f"{PROXY_LOGIN}{digest}", 1, "NX", "EX", SESSION_TTL_S):
+            await self._activity_log.record(user.name, user.role, "logged in", "through the proxy")
 
     async def begin(self, login: ConsoleUser) -> User:
         user, now = User(login.display_name, login.role, secrets.token_urlsafe(32)), int(time.time())

@@ -56,6 +56,8 @@ CLEANUP = "bell:cleanup"
 #: The version of the keys and their contents. A process that knows only an older one does not start.
 SCHEMA, SCHEMA_VERSION = "bell:schema", 1
 SESSION, SESSIONS = "bell:session:", "bell:sessions"
+#: + digest of a user whom a proxy names: that the log-in is recorded.
+PROXY_LOGIN = "bell:proxy-login:"
 #: The log-in attempts of all unknown clients; + colon and digest: of one client.
 LOGIN_ATTEMPTS = "bell:login-attempts"
 #: The ids of replays and discards, and how long they are stored.
@@ -288,6 +290,12 @@ KEY_KINDS = (
     KeyKind("bell:operations", "members", "the newest 500 operations", "90 days"),
     KeyKind("bell:session:*", "expires", "a session of the console", "12 hours", title="Sessions"),
     KeyKind("bell:sessions", "expires", "the ids of all sessions, to end them", "12 hours"),
+    KeyKind(
+        "bell:proxy-login:*",
+        "expires",
+        "the digest of a user whom a proxy names, to record the log-in once",
+        "12 hours",
+    ),
     KeyKind(
         "bell:login-attempts*",
         "expires",

@@ -342,3 +342,23 @@ async def test_the_user_header_of_a_proxy_needs_its_secret(opened: Opened, envir
     assert 303 == (await response_to(user, ("x-doorbell-proxy-secret", "another")))[0]
     assert 303 == (await response_to(user, user, proxy_secret))[0]
     assert 303 == (await response_to(proxy_secret))[0]
+
+
+async def test_a_user_of_the_proxy_is_recorded_once(opened: Opened, environ: dict[str, str], redis: Redis) -> None:
+    proxied = {
+        "CONSOLE_PROXY_HEADER": "X-Forwarded-User",
+        "CONSOLE_PROXY_SECRET": "a secret of the proxy",
+        "CONSOLE_PROXY_OPERATORS": "ada@example.com",
+    }
+    app, secret = await opened(environ | proxied), "a secret of the proxy"
+    for name in ("ada@example.com", "grace", "ada@example.com"):
+        browser = Browser(app, **{"x-doorbell-proxy-secret": secret, "x-forwarded-user": name})
+        for path in ("/console", "/console/visits"):
+            assert 200 == (await browser.get(path)).status_code
+
+    entries = [fields for _, fields in await redis.command("XRANGE", "bell:activity", "-", "+")]
+    logins = [(fields[1], fields[3], fields[7]) for fields in entries if fields[5] == b"logged in"]
+    assert [
+        (b"ada@example.com", b"operator", b"through the proxy"),
+        (b"grace", b"viewer", b"through the proxy"),
+    ] == logins
