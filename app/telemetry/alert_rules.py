@@ -74,6 +74,7 @@ OLD_TASK = Alert(
     fix="Start more workers. If a worker is missing, its log says why.",
 )
 NO_PROGRESS = Alert(
+    key="progress",
     name="DoorbellNoProgress",
     severity="critical",
     message=f"Tasks are due, and no task has finished for {STALLED_AFTER_S:.0f} seconds.",

@@ -26,6 +26,7 @@ from app.telemetry.alert_rules import (
     FAILURES,
     FULL_FRACTION,
     MIN_BAD_SIGNATURES,
+    NO_PROGRESS,
     NO_WORKER,
     OLD_TASK,
     REDIS_FULL,
@@ -132,6 +133,8 @@ class AlertMonitor:
         backlog = await load_backlog(redis, self._settings.tokens or {"main": ""})
         if backlog.oldest_s > STALE_AFTER_S:
             alerts.append((OLD_TASK.key, OLD_TASK.text()))
+        if backlog.is_stalled:  # also if the only tasks are held, and no circuit is open
+            alerts.append((NO_PROGRESS.key, NO_PROGRESS.text()))
         if not await self._count_live_workers():
             alerts.append((NO_WORKER.key, NO_WORKER.text()))
         memory = await redis.info("memory")

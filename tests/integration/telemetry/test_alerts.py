@@ -21,7 +21,7 @@ from app.settings.model import Settings
 from app.telemetry.alerts import AlertMonitor
 from app.telemetry.rejections import Rejections
 from tests.support.harness import SECRET, Harness, wait_until
-from tests.support.ledger import accept, backdate, change, complete_run, parked, start_run
+from tests.support.ledger import accept, backdate, change, complete_run, parked, start_run, visit_task
 
 
 class Channel(ThreadingHTTPServer):
@@ -116,6 +116,22 @@ async def queue_old_task(scene: Scene) -> None:
     await backdate(scene.redis, "queued")
 
 
+async def hold_task_without_open_circuit(scene: Scene) -> None:
+    """Hold a task an hour ago, as VISITS_API_RATE does, and let no worker release it."""
+    await accept(scene.ledger, change("A"))
+    await scene.ledger.pause("main")
+    await scene.ledger.lease(visit_task("A"), "main")
+    await scene.ledger.pause("main", False)
+    an_hour_ago = int((time.time() - 3_600) * 1000)
+    await scene.redis.command("HSET", f"bell:{visit_task('A')}", "pending_since", an_hour_ago)
+    await scene.redis.command("DEL", keys.LAST_DONE)
+
+
+async def release_task(scene: Scene) -> None:
+    await scene.ledger.release_held("main")
+    await complete_run(scene.ledger, "A")
+
+
 async def park(scene: Scene) -> None:
     await accept(scene.ledger, change("A"))
     await scene.ledger.complete(await start_run(scene.ledger, "A"), parked())
@@ -165,6 +181,7 @@ async def add_delivery(scene: Scene) -> None:
         pytest.param(
             queue_old_task, lambda scene: complete_run(scene.ledger, "A"), "has waited for more than 120", id="oldest"
         ),
+        pytest.param(hold_task_without_open_circuit, release_task, "no task has finished for 300", id="progress"),
         pytest.param(
             park, lambda scene: scene.minutes_later(12), "New failures in the last ten minutes: 1", id="parked"
         ),
