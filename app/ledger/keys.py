@@ -284,7 +284,7 @@ KEY_KINDS = (
         "an operation: its request, its operator, its result",
         "90 days",
         title="Operations",
-        personal_data="the filter, and the contacts until it ends",
+        personal_data="the filter; the contacts, which are encrypted, are deleted when it ends",
     ),
     KeyKind("bell:operations:open", "members", "unfinished operations", "until they are finished"),
     KeyKind("bell:operations", "members", "the newest 500 operations", "90 days"),

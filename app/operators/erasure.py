@@ -17,7 +17,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, TypeVar
 from urllib.parse import unquote
@@ -30,6 +30,7 @@ from app.ledger.ledger import Ledger, known_accounts
 from app.ledger.records import BodyUnavailable, DeliveryInfo, NotFound, Task
 from app.operators import search_index
 from app.operators.explain import merge_visit, run_off_loop
+from app.operators.operations import Operations
 from app.settings.model import Settings
 from app.visits.change import ERASED_PREFIX, Contact
 from app.visits.merge import CONTACT_KEY, desired_visit
@@ -157,6 +158,7 @@ class Erasure:
         """email: as search_index.normalize_email() returns it. on_progress: called with the number of keys of each page."""
         self._ledger, self._redis, self._settings, self._on_progress = ledger, ledger.redis, settings, on_progress
         self._email, self._mentions = email, mentions(email)
+        self._operations = Operations(ledger, settings)
         self._body_batch = max(1, min(BODY_BATCH, MAX_BATCH_BYTES // settings.max_body))
 
     @property
@@ -178,8 +180,7 @@ class Erasure:
         async for page in self._scan(f"{keys.OPERATION}*"):
             for key in page:
                 id, colon, _ = key.removeprefix(keys.OPERATION).partition(":")
-                request = b"" if colon else await self._redis.command("HGET", key, "request")
-                if self._mentions(request or b""):
+                if not colon and self._mentions(await self._operation_request(id)):
                     report.operations.add(id)
         for key in await self._digest_keys():
             if await self._redis.command("EXISTS", key):
@@ -199,6 +200,13 @@ class Erasure:
         return erased
 
     # -- search --
+
+    async def _operation_request(self, id: str) -> bytes:
+        """Return the request of an operation, with its contacts; empty if it has expired."""
+        try:
+            return orjson.dumps(asdict((await self._operations.get(id)).request))
+        except NotFound:
+            return b""
 
     async def _scan(self, pattern: str) -> AsyncIterator[list[str]]:
         cursor = b"0"

@@ -12,6 +12,7 @@ replaying a task that is done changes nothing.
 """
 
 import asyncio
+import base64
 import re
 from collections import Counter
 from contextlib import suppress
@@ -21,6 +22,7 @@ from typing import Any, Literal, NamedTuple
 import orjson
 
 from app.ledger import keys
+from app.ledger.encryption import Keyring, TamperedValue, UnknownKey
 from app.ledger.ids import TaskId, new_delivery_id, new_token
 from app.ledger.keys import OPERATIONS_KEY, OPERATIONS_TTL_S
 from app.ledger.ledger import Ledger
@@ -37,6 +39,8 @@ OperationKind = Literal["replay", "discard"]
 MAX_STORED = 500
 #: Begins the name of an outcome; the reason follows.
 FAILED = "failed:"
+#: The field of a stored request with the contacts. A version or a SECRET_KEY that cannot read it leaves the operation.
+ENCRYPTED = "encrypted_contacts"
 PROGRESS_INTERVAL_S, LOCK_TTL_S = 0.5, 15
 #: Limits for results that no command reads; the oldest are dropped first.
 MAX_RESULTS, RESULTS_TTL_S = 10_000, 3_600
@@ -46,8 +50,9 @@ MAX_RESULTS, RESULTS_TTL_S = 10_000, 3_600
 class OperationRequest:
     """A replay or discard as an operator started it.
 
-    expected: the number of tasks in the plan. mode, contacts, recheck: only for a replay. contacts: by visit, see Replay;
-    an operation that ended has only the visits. keeps_results: a command reads the result of each task.
+    expected: the number of tasks in the plan. mode, contacts, recheck: only for a replay. contacts: by visit, see Replay.
+    They are stored encrypted; an operation that ended has only the visits. keeps_results: a command reads the result of
+    each task.
     """
 
     kind: OperationKind
@@ -75,8 +80,8 @@ class Operation:
 
     activity: its start in the activity log. state: `queued`, `running`, `done`, `cancelled` or `stalled` (no worker takes
     the requeued tasks). skipped: counts by reason. outcomes: what became of the tasks, as in scripts/lib/operations.lua. The
-    events of a retranslation have the outcomes of their visits. has_unknown_options: a later version started it, and
-    without these options it would do something else.
+    events of a retranslation have the outcomes of their visits. has_unknown_options: a later version started it, or
+    SECRET_KEY lacks the key of its contacts; without these options it would do something else.
     """
 
     id: str
@@ -150,6 +155,7 @@ class Operations:
 
     def __init__(self, ledger: Ledger, settings: Settings) -> None:
         self._ledger, self._redis, self._settings = ledger, ledger.redis, settings
+        self._keyring = Keyring(settings.secret_key or tuple(settings.tokens.values()) or ("",), "doorbell.operation")
 
     # -- for operators --
 
@@ -171,7 +177,7 @@ class Operations:
         reply = await self._redis.command("HGETALL", f"{keys.OPERATION}{id}")
         if not reply:
             raise NotFound(id)
-        return _decode(id, dict(zip(reply[::2], reply[1::2], strict=True)))
+        return _decode(id, dict(zip(reply[::2], reply[1::2], strict=True)), self._keyring)
 
     async def newest(self, limit: int = 50) -> list[Operation]:
         operations = []
@@ -270,7 +276,7 @@ class Operations:
         if not operation.is_open:
             request = replace(request, contacts=dict.fromkeys(request.contacts, ""))
         stored = {
-            "request": orjson.dumps(asdict(request)),
+            "request": orjson.dumps(_encode_request(request, operation.id, self._keyring)),
             "at": operation.created_at_ms,
             "activity": operation.activity,
             "state": operation.state,
@@ -316,11 +322,37 @@ class _Progress:
         return [append, ("LTRIM", key, -MAX_RESULTS, -1), ("EXPIRE", key, RESULTS_TTL_S)] if rows else []
 
 
-def _decode(id: str, stored: dict[bytes, bytes]) -> Operation:
+def _encode_request(request: OperationRequest, id: str, keyring: Keyring) -> dict[str, Any]:
+    """Return the request as it is stored: its contacts, which are personal data, are encrypted."""
+    contacts, stored = request.contacts, asdict(request)
+    if any(contacts.values()):
+        encrypted = keyring.encrypt(orjson.dumps(contacts), _place(id))
+        stored |= {"contacts": dict.fromkeys(contacts, ""), ENCRYPTED: base64.b64encode(encrypted).decode()}
+    return stored
+
+
+def _decrypt_contacts(encrypted: str, id: str, keyring: Keyring) -> dict[str, str] | None:
+    """Return None if SECRET_KEY lacks the key."""
+    try:
+        contacts: dict[str, str] = orjson.loads(keyring.decrypt(base64.b64decode(encrypted), _place(id)))
+    except (UnknownKey, TamperedValue):
+        return None
+    return contacts
+
+
+def _place(id: str) -> str:
+    return f"{keys.OPERATION}{id}"
+
+
+def _decode(id: str, stored: dict[bytes, bytes], keyring: Keyring) -> Operation:
     request = orjson.loads(stored[b"request"])
     filter, unknown_filters = _known_fields(Filter, request.pop("filter"))
     if contact := request.pop("contact", ""):  # stored when a replay had one contact for all visits
         request["contacts"] = {"": contact}
+    if encrypted := request.get(ENCRYPTED):
+        contacts = _decrypt_contacts(encrypted, id, keyring)
+        if contacts is not None:
+            request = {name: value for name, value in request.items() if name != ENCRYPTED} | {"contacts": contacts}
     request, unknown_options = _known_fields(OperationRequest, request)
     return Operation(
         id=id,

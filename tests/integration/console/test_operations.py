@@ -10,7 +10,7 @@ from app.console.pages import operations
 from app.ledger.redis import Redis
 from app.operators.filter import Filter
 from app.operators.operations import Operations
-from tests.support.console import Browser, main_text
+from tests.support.console import KEY, Browser, main_text
 from tests.support.harness import sign_standard, standard_body
 from tests.support.operations import park, rejecting, run_operation
 from tests.support.visit_worker import World, booked, change
@@ -154,6 +154,7 @@ async def test_the_counts_of_a_long_plan_are_loaded_afterwards(
 
 
 async def test_each_visit_of_a_plan_gets_its_own_contact(world: World, operator: Browser) -> None:
+    world.configure(SECRET_KEY=KEY)
     await world.accept(booked("1", contact=None), booked("2", contact=None))
     await world.run()
     form = {"do": "replay", "ids": "standard-1 standard-2", "expected": "2"}

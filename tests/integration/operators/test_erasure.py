@@ -402,6 +402,23 @@ async def test_the_filter_of_an_operation_is_erased_after_it_ends(
     assert ("(removed)", "grace") == ((request := (await operations.get(id)).request).filter.reason, request.actor)
 
 
+async def test_the_contacts_of_an_operation_are_found_until_it_ends(
+    harness: Harness, redis: Redis, ledger: Ledger
+) -> None:
+    settings = read_environment(harness.env)
+    operations, contacts = Operations(ledger, settings), {"standard-A": EMAIL}
+    id = await operations.create(
+        OperationRequest(kind="replay", filter=Filter(), actor="grace", expected=1, planned_at_ms=0, contacts=contacts)
+    )
+
+    during = await Erasure(ledger, settings, EMAIL).execute()
+    await operations.cancel(id)
+    after = await Erasure(ledger, settings, EMAIL).plan()
+
+    assert ({f"operation:{id}"}, True) == (during.busy, after.is_empty)
+    assert {"standard-A": ""} == (await operations.get(id)).request.contacts
+
+
 async def test_the_activity_log_contains_no_address_of_a_search(redis: Redis) -> None:
     await ActivityLog(Ledger(redis, 30)).record(
         "grace", "operator", "started a replay", "reason=ada%40example.com&state=parked ada@example.com"

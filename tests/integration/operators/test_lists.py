@@ -458,8 +458,11 @@ def test_an_operation_continues_after_the_death_of_its_worker(harness: Harness) 
     assert not run_on_operations(lambda operations: operations.get(id)).is_open
 
 
-async def test_a_stored_operation_equals_its_request(ledger: Ledger) -> None:
-    operations = Operations(ledger, read_environment(SETTINGS))
+async def test_a_stored_operation_equals_its_request_and_its_contacts_are_encrypted(ledger: Ledger) -> None:
+    operations, with_new_key, with_another_key = (
+        Operations(ledger, read_environment(SETTINGS | {"SECRET_KEY": key}))
+        for key in ("the-first-secret-key", "a-new-secret-key the-first-secret-key", "another-secret-key")
+    )
     filter = Filter(state="parked", reason="bug", until=(await ledger.server_time()).isoformat())
     request = OperationRequest(
         kind="discard",
@@ -467,13 +470,16 @@ async def test_a_stored_operation_equals_its_request(ledger: Ledger) -> None:
         actor="ada",
         expected=7,
         planned_at_ms=1_795_600_000_000,
-        contacts={"standard-1": "cont_x"},
+        contacts={"standard-1": "ada@example.com"},
         recheck=True,
     )
 
     id = await operations.create(request)
 
-    assert request == (await operations.get(id)).request
+    assert request == (await operations.get(id)).request == (await with_new_key.get(id)).request
+    assert b"example" not in await ledger.redis.command("HGET", f"bell:operation:{id}", "request")
+    unreadable = await with_another_key.get(id)
+    assert ({"standard-1": ""}, True) == (unreadable.request.contacts, unreadable.has_unknown_options)
     assert [id] == [operation.id for operation in await operations.newest()]
 
 
