@@ -12,10 +12,17 @@ the time of the fetch orders the changes, since a record is correct at that time
 Second-hand: `canceled` is in the records that public code shows, but not in Acuity's reference, so it is used if it is
 present, and not required; only cancelled appointments have `noShow`; subscriptions made through the API, named
 `appointment.scheduled` and so on, send the short `action` too; and Acuity retries only after 5xx and lost connections.
+
+The API lists active webhooks only, so one that Acuity disabled is missing. There is no OAUTH: the pages do not say which
+key signs the webhooks that an OAuth app creates. Appointments cannot be listed by the time of a change. The list has no
+pages, and its greatest `max` is not documented, so a period with a full list is divided. Second-hand: the fields of `/me`.
+Recalled: days are those of the account's time zone; the API needs a higher plan.
 """
 
 import re
-from datetime import datetime
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 
 from app.visits.change import UNSET, Action, Contact, Unset, VisitChange, unix_microseconds
@@ -24,14 +31,27 @@ from app.webhooks.fetching import BasicAuth, RecordRequest
 from app.webhooks.payload import Payload, Untranslatable
 from app.webhooks.signatures.hmac import Hmac
 from app.webhooks.source import RECORD_GONE, Ignored, Source
+from app.webhooks.subscription import (
+    ApiResponse,
+    ListedPage,
+    ListedRecord,
+    Listing,
+    ListRequest,
+    Subscription,
+    SubscriptionPage,
+    SubscriptionState,
+    Target,
+    Window,
+)
 
 SETUP = """
 1. In Acuity, open Integrations, API, "View credentials". Set HOOKS__ACUITY__CREDENTIALS__USER_ID to the user id,
    HOOKS__ACUITY__CREDENTIALS__API_KEY to the API key, and HOOKS__ACUITY__SECRETS to the same API key. It must be the
    main admin's key, because Acuity signs with that key.
-2. In Integrations, Webhooks, paste {url} for appointments that are scheduled, rescheduled, canceled and changed. Some
-   of these overlap, which is harmless. Without `changed`, Doorbell receives no payments, no-shows and new e-mail
-   addresses. Do not add it for orders: they are not appointments.
+2. `doorbell connect acuity` does the rest with the user id and the API key from step 1. By hand: in Integrations,
+   Webhooks, paste {url} for appointments that are scheduled, rescheduled, canceled and changed. Some of these overlap,
+   which is harmless. Without `changed`, Doorbell receives no payments, no-shows and new e-mail addresses. Do not add it
+   for orders: they are not appointments.
 3. Acuity calls ports 443 and 80 only.
 
 Acuity does not send the end of an appointment, so a review request counts from its start. It does not send the time of
@@ -146,3 +166,111 @@ def _contact(record: Payload) -> Contact:
         last_name=record.at("lastName").text(),
         phone=record.at("phone").text(),
     )
+
+
+# -- the API: https://developers.acuityscheduling.com/reference --
+
+
+def _subscribe(target: Target, account: Payload, events: Sequence[str]) -> RecordRequest:
+    return RecordRequest("webhooks", json={"event": events[0], "target": target.url})
+
+
+def _read_subscription(webhook: Payload) -> SubscriptionState:
+    return SubscriptionState(
+        id=webhook.at("id").required_id(),
+        url=webhook.at("target").required_text(),
+        events=frozenset((webhook.at("event").required_text(),)),
+        is_active=webhook.at("status").text() in ("active", None),
+    )
+
+
+def _account_name(account: Payload) -> str:
+    names = (account.at(name).text() for name in ("businessName", "name", "email"))
+    return next(filter(None, names), "")
+
+
+def _refusal(status: int, response: Payload) -> str | None:
+    if status != 403:
+        return None
+    return (
+        "Acuity does not allow this API key to do that: the account needs a plan with API access, and the key must be the"
+        " main admin's."
+    )
+
+
+SUBSCRIPTION = Subscription(
+    docs="https://developers.acuityscheduling.com/page/webhooks-webhooks-webhooks",
+    evidence="recalled",
+    groups=tuple((f"appointment.{action}",) for action in ACTIONS),
+    account=RecordRequest("me"),
+    account_name=_account_name,
+    create=_subscribe,
+    read_created=_read_subscription,
+    list=lambda account: RecordRequest("webhooks"),
+    read_list=lambda request, response: SubscriptionPage([_read_subscription(webhook) for webhook in response]),
+    delete=lambda id, account: RecordRequest(f"webhooks/{id}", method="DELETE"),
+    secret_from="credential",
+    secret_credential="API_KEY",
+    refusal=_refusal,
+)
+
+#: The documented length of a list, and the one that is asked for where a period cannot be divided.
+FULL_LIST, LONGEST_LIST = 100, 1_000
+
+
+def _list_appointments(window: Window, account: Payload) -> Sequence[ListRequest]:
+    """Return the list of the appointments, and that of the cancelled ones, for the days of the window in any time zone."""
+    days = {
+        "minDate": str((window.since - timedelta(days=1)).date()),
+        "maxDate": str((window.until + timedelta(days=1)).date()),
+        "max": str(FULL_LIST),
+        "excludeForms": "true",
+    }
+    context = {"since": window.since.isoformat(), "until": window.until.isoformat()}
+    return [
+        ListRequest(RecordRequest("appointments", params=days), {**context, "canceled": False}),
+        ListRequest(RecordRequest("appointments", params={**days, "canceled": "true"}), {**context, "canceled": True}),
+    ]
+
+
+def _read_listed(request: ListRequest, response: ApiResponse) -> ListedPage:
+    appointments, longest = list(response), int(request.request.params["max"])
+    if len(appointments) >= longest and longest < LONGEST_LIST:
+        return ListedPage([], _divided(request))
+    since, until = (datetime.fromisoformat(request.context[name]) for name in ("since", "until"))
+    return ListedPage(
+        [
+            _listed(appointment, request.context["canceled"])
+            for appointment in appointments
+            if since <= appointment.at("datetime").required_time(UTC) < until
+        ]
+    )
+
+
+def _divided(request: ListRequest) -> list[ListRequest]:
+    """Return requests for the halves of the period; for one day, for its longest list from either end."""
+    params = request.request.params
+    first, last = date.fromisoformat(params["minDate"]), date.fromisoformat(params["maxDate"])
+    middle = first + (last - first) // 2
+    parts = [
+        {"minDate": str(first), "maxDate": str(middle)},
+        {"minDate": str(middle + timedelta(days=1)), "maxDate": str(last)},
+    ]
+    if first == last:
+        parts = [{"direction": direction, "max": str(LONGEST_LIST)} for direction in ("ASC", "DESC")]
+    return [replace(request, request=replace(request.request, params={**params, **part})) for part in parts]
+
+
+def _listed(appointment: Payload, is_cancelled: bool) -> ListedRecord:
+    """Return the appointment with `canceled`, which tells the two lists apart if it is not in the record."""
+    id, record = appointment.at("id").required_id(), {"canceled": is_cancelled, **appointment.value}
+    action = "canceled" if record["canceled"] else "scheduled"
+    return ListedRecord(id, {"action": action, "id": id}, record, path=f"appointments/{id}")
+
+
+LISTING = Listing(
+    docs="https://developers.acuityscheduling.com/reference/get-appointments",
+    evidence="vendor",
+    start=_list_appointments,
+    read_page=_read_listed,
+)

@@ -137,10 +137,13 @@ class Vendor:
     # -- subscriptions --
 
     def subscribe(self, url: str, events: tuple[str, ...], secret: str, **attributes: Any) -> StoredSubscription:
-        id = secrets.token_hex(8)
+        id = self.new_subscription_id()
         stored = StoredSubscription(id, url, events, secret, self.calendar.now(), attributes=attributes)
         self.subscriptions[id] = stored
         return stored
+
+    def new_subscription_id(self) -> str:
+        return secrets.token_hex(8)
 
     def disable_all(self) -> None:
         for stored in self.subscriptions.values():
