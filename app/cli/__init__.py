@@ -25,8 +25,11 @@ ROOT = Path(__file__).parent.parent.parent
 GC_THRESHOLD = 20_000
 #: The commands by section, in the order of the help: each with its module.
 COMMANDS: dict[str, dict[str, str]] = {
-    "Try it": {"demo": "run", "sandbox": "run"},
+    "Try it": {"demo": "run", "sandbox": "run", "vendors": "run"},
     "Connect a tool": {
+        "connect": "connect",
+        "connections": "connect",
+        "disconnect": "connect",
         "sources": "sources",
         "hook-url": "sources",
         "secrets": "sources",

@@ -1,4 +1,4 @@
-"""`doorbell demo`, `web`, `worker`, `sandbox`, `doctor` and `hash-password`."""
+"""`doorbell demo`, `web`, `worker`, `sandbox`, `vendors`, `doctor` and `hash-password`."""
 
 import os
 import signal
@@ -95,6 +95,28 @@ def sandbox(port: int, host: str, file: str, token: str | None) -> None:
     )
     options = {"access_log": False, "log_level": "warning", "timeout_graceful_shutdown": 1, "timeout_keep_alive": 75}
     uvicorn.run(create_sandbox(file, token), host=host, port=port, **options)  # type: ignore[arg-type]
+
+
+@click.command(epilog=examples("vendors", "vendors calendly --port 9100"))
+@click.argument("names", nargs=-1, metavar="[TOOL]...")
+@click.option("--port", default=9100, show_default=True)
+@click.option("--host", default="127.0.0.1", show_default=True)
+def vendors(names: Sequence[str], port: int, host: str) -> None:
+    """Start fake APIs of the tools, to develop and try connections.
+
+    The head of app/vendors/vendor.py lists the endpoints that control them.
+    """
+    import uvicorn
+
+    from app.vendors.api import create_vendors, load_vendor, vendor_names
+
+    if unknown := sorted(set(names) - set(vendor_names())):
+        exit_with(USAGE, f"there is no fake of {', '.join(unknown)}; there are {', '.join(vendor_names())}")
+    tools = [load_vendor(name) for name in names or vendor_names()]
+    for tool in tools:
+        credentials = " ".join(f"{name}={value}" for name, value in tool.credentials.items())
+        click.echo(f"{tool.name}: --api-url http://{host}:{port}/{tool.name}{tool.api_path}   {credentials}", err=True)
+    uvicorn.run(create_vendors(tools), host=host, port=port, access_log=False, log_level="warning")
 
 
 @click.command(epilog=examples("doctor", "doctor --json", "doctor --phase release"))

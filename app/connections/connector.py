@@ -16,7 +16,7 @@ import orjson
 from app.connections.context import CallContext
 from app.connections.tool_api import ToolApi
 from app.ledger import keys
-from app.ledger.connection_states import ConnectionState, ConnectionStates
+from app.ledger.connection_states import ConnectionStates
 from app.ledger.ids import new_token
 from app.ledger.leases import LockContended
 from app.settings.model import Hook
@@ -258,23 +258,3 @@ def _quote(text: str) -> str:
         if isinstance(value := parsed.at(*path).value, str) and value:
             return value[:300]
     return " ".join(text.split())[:300] or "no explanation"
-
-
-def new_state(
-    before: ConnectionState, reconciled: Reconciled, url: str, account_name: str, connected_by: str
-) -> ConnectionState:
-    """Return the state of a connection that has just been seen at the tool."""
-    now_ms = int(time.time() * 1000)
-    expires_at = reconciled.expires_at
-    return replace(
-        before,
-        state="healthy",
-        subscription_ids=tuple(each.id for each in reconciled.subscriptions),
-        url=url,
-        account_name=account_name or before.account_name,
-        connected_by=connected_by or before.connected_by,
-        connected_at_ms=before.connected_at_ms or now_ms,
-        checked_at_ms=now_ms,
-        healthy_at_ms=now_ms,
-        expires_at_ms=int(expires_at.timestamp() * 1000) if expires_at else 0,
-    )

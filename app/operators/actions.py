@@ -47,6 +47,10 @@ class Actions:
         self._log, self._operations = ActivityLog(ledger), Operations(ledger, settings)
         self._explain = Explain(ledger, settings)
 
+    @property
+    def actor_name(self) -> str:
+        return self._actor.name
+
     async def record(
         self, action: Action, target: str = "", *, operation: str = "", affected: Iterable[TaskId] = ()
     ) -> str:

@@ -42,6 +42,8 @@ Action = Literal[
     "changed hook",
     "rotated secret",
     "removed hook",
+    "connected tool",
+    "disconnected tool",
     "logged in",
     "failed to log in",
     "ended all sessions",

@@ -1,0 +1,225 @@
+"""Connects and disconnects a tool: the hook, its subscriptions at the tool, and the state of the connection."""
+
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from app.connections.connector import Connector, Reconciled, connection_lock
+from app.connections.context import CallContext, ToolContext
+from app.connections.stored_hooks import StoredHooks
+from app.ledger import keys
+from app.ledger.connection_states import ConnectionState, ConnectionStates
+from app.ledger.ledger import Ledger
+from app.ledger.records import NotFound
+from app.operators.actions import Actions
+from app.operators.setup_steps import new_secret
+from app.settings.environment import RANDOM_CHARACTERS, Problem, SettingsError
+from app.settings.model import Hook, HookSettings, Settings
+from app.settings.stored import build_hook, change_hook, hook_problems
+from app.visits.client import ClientError, Unauthorized
+from app.webhooks.registry import load_sources
+from app.webhooks.source import LoadedSource
+from app.webhooks.subscription import Refused
+
+FIRST_DELIVERY_POLL_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectRequest:
+    """What a person gives to connect a tool.
+
+    hook: the name of the hook. secret: the signing secret, if the tool chose it on a page. settings: further settings of the
+    hook: account, api_url, timezone, …
+    """
+
+    source: str
+    hook: str
+    credentials: Mapping[str, str] = field(default_factory=dict, repr=False)
+    secret: str = field(default="", repr=False)
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """A connected hook. reconciled: None if the tool has no API for subscriptions: then a person does the steps."""
+
+    hook: Hook
+    url: str
+    account_name: str = ""
+    reconciled: Reconciled | None = None
+
+
+class Connections:
+    """Connects and disconnects hooks. The methods raise what Connector raises, and SettingsError."""
+
+    def __init__(self, context: CallContext, stored: StoredHooks, actions: Actions) -> None:
+        self._context, self._stored, self._actions = context, stored, actions
+        self._states = ConnectionStates(context.ledger.redis)
+
+    async def connect(self, request: ConnectRequest) -> Connected:
+        """Store the hook, and subscribe at the tool. Safe to run again: what exists is adopted."""
+        settings = self._context.settings
+        if request.source not in load_sources():
+            raise SettingsError([Problem("SOURCE", f"there is no source {request.source}")])
+        if not settings.public_url:
+            rule = "is required: the tool sends its webhooks there"
+            raise SettingsError([Problem("PUBLIC_URL", rule, fix="Set it to the URL of this Doorbell.")])
+        async with connection_lock(self._context, request.hook):
+            return await self._connect(request)
+
+    async def _connect(self, request: ConnectRequest) -> Connected:
+        settings, name, source = self._context.settings, request.hook, load_sources()[request.source]
+        is_environment = name in settings.environment_hooks
+        before = settings.hooks.get(name)
+        wanted = self._environment_hook(request) if is_environment else _with_request(before, request, source)
+        hook = _as_hook(settings, name, wanted)
+        url = settings.hook_url(hook)
+        if not source.subscription:
+            await self._store(name, before, wanted, is_environment)
+            await self._actions.record("connected tool", f"{name}: by hand")
+            return Connected(hook, url)
+        connector = Connector(_with_hook(self._context, name, wanted), hook)
+        account_name = source.subscription.account_name(await connector.account())
+        await self._store(name, before, wanted, is_environment)
+        is_secret_new = before is None or not before.secrets
+        try:
+            reconciled = await connector.reconcile(is_secret_new=is_secret_new)
+        except (Refused, ClientError, Unauthorized):
+            if before is None and not (await self._states.get(name)).subscription_ids:
+                await self._stored.remove(name, self._actions)
+            raise
+        hook = await self._keep_secrets(hook, reconciled, is_environment)
+        state = healthy_state(await self._states.get(name), reconciled, url, account_name)
+        await self._states.save(replace(state, connected_by=self._actions.actor_name))
+        await self._actions.record("connected tool", f"{name}: {_summary(reconciled)}")
+        return Connected(hook, url, account_name, reconciled)
+
+    async def _store(self, name: str, before: HookSettings | None, wanted: HookSettings, is_environment: bool) -> None:
+        if not is_environment and wanted != before:
+            await self._stored.save(name, wanted, self._actions)
+
+    async def _keep_secrets(self, hook: Hook, reconciled: Reconciled, is_environment: bool) -> Hook:
+        """Store the secrets that the tool chose."""
+        secrets = reconciled.secrets
+        if not secrets or set(secrets) <= set(hook.settings.secrets):
+            return hook
+        if is_environment:
+            variable = f"HOOKS__{hook.name.upper()}__SECRETS"
+            rule = f"{hook.source.definition.title} chose another secret than this hook has"
+            fix = "Remove the variables of this hook, and connect it again: then the secret is stored."
+            raise SettingsError([Problem(variable, rule, fix=fix)])
+        wanted = change_hook(hook.settings, {"secrets": list(secrets)})
+        await self._stored.save(hook.name, wanted, self._actions)
+        return _as_hook(self._context.settings, hook.name, wanted)
+
+    def _environment_hook(self, request: ConnectRequest) -> HookSettings:
+        hook = self._context.settings.environment_hooks[request.hook]
+        if (hook.source or request.hook) != request.source:
+            rule = f"the hook {request.hook} of the environment is one of {hook.source or request.hook}"
+            raise SettingsError([Problem("--hook", rule, fix="Use another name.")])
+        differing = {name for name, value in request.credentials.items() if hook.credentials.get(name) != value}
+        differing |= {name for name, value in request.settings.items() if getattr(hook, name) != value}
+        if differing or (request.secret and request.secret not in hook.secrets):
+            rule = f"the hook {request.hook} is set in the environment"
+            fix = f"Change its variables HOOKS__{request.hook.upper()}__…, or connect another name with --hook."
+            raise SettingsError([Problem(", ".join(sorted(differing)) or "SECRET", rule, fix=fix)])
+        return hook
+
+    async def disconnect(self, name: str) -> list[str]:
+        """Delete our subscriptions at the tool, and the stored hook. Return the ids of the subscriptions.
+
+        A hook of the environment stays. Raises NotFound for an unknown hook.
+        """
+        settings = self._context.settings
+        if name not in settings.hooks:
+            raise NotFound(name)
+        async with connection_lock(self._context, name):
+            hook, ids = settings.hook(name), list[str]()
+            if can_call(hook):
+                ids = await Connector(self._context, hook).remove()
+            await self._actions.record("disconnected tool", f"{name}: {len(ids)} subscriptions deleted")
+            await self._states.remove(name)
+            if settings.is_stored(name):
+                await self._stored.remove(name, self._actions)
+        return ids
+
+
+def can_call(hook: Hook) -> bool:
+    """Whether subscriptions of this hook can be managed: the tool has an API for them, and the hook has its credentials."""
+    source = hook.source
+    return source.subscription is not None and not source.definition.missing_credentials(hook.settings.credentials)
+
+
+def _with_request(before: HookSettings | None, request: ConnectRequest, source: LoadedSource) -> HookSettings:
+    """Return the hook with what the person gave, and with a secret if nobody else chooses one."""
+    hook = before or build_hook({} if request.hook == request.source else {"source": request.source})
+    hook = change_hook(hook, {**request.settings, "credentials": {**hook.credentials, **request.credentials}})
+    subscription = source.subscription
+    if request.secret:
+        return change_hook(hook, {"secrets": [request.secret]})
+    if subscription and subscription.secret_from == "credential":
+        secret = hook.credentials.get(subscription.secret_credential)
+        return change_hook(hook, {"secrets": [secret] if secret else []})
+    if hook.secrets or (subscription and subscription.secret_from == "tool"):
+        return hook
+    if generated := new_secret(source.definition):
+        return change_hook(hook, {"secrets": [generated]})
+    rule = f"is required: {source.definition.title} shows it where its webhooks are set up"
+    raise SettingsError([Problem("SECRET", rule, fix=f"See `doorbell sources {source.name}`.")])
+
+
+def _as_hook(settings: Settings, name: str, wanted: HookSettings) -> Hook:
+    """Return the hook as it will be. Raises SettingsError."""
+    if name in settings.environment_hooks:
+        return settings.hook(name)
+    if not settings.secret_key:
+        fix = f"Set it to {RANDOM_CHARACTERS}."
+        raise SettingsError([Problem("SECRET_KEY", "is required: stored hooks are encrypted with it", fix=fix)])
+    if problems := hook_problems(settings, name, wanted):
+        raise SettingsError(problems)
+    return settings.with_stored_hooks({**settings.all_stored_hooks, name: wanted}).hook(name)
+
+
+def _with_hook(context: CallContext, name: str, wanted: HookSettings) -> CallContext:
+    """Return the context of calls for a hook that may not be stored yet."""
+    settings = context.settings.with_stored_hooks({**context.settings.all_stored_hooks, name: wanted})
+    return ToolContext(settings, context.ledger, context.http, context.locks, context.token_exchanges)
+
+
+def _summary(reconciled: Reconciled) -> str:
+    counts = {
+        "created": len(reconciled.created),
+        "adopted": len(reconciled.adopted),
+        "deleted": len(reconciled.deleted),
+    }
+    return ", ".join(f"{count} {action}" for action, count in counts.items() if count)
+
+
+def healthy_state(before: ConnectionState, reconciled: Reconciled, url: str, account_name: str = "") -> ConnectionState:
+    """Return the state of a connection whose subscriptions have just been seen to be active."""
+    now_ms, expires_at = int(time.time() * 1000), reconciled.expires_at
+    return replace(
+        before,
+        state="healthy",
+        subscription_ids=tuple(each.id for each in reconciled.subscriptions),
+        url=url,
+        account_name=account_name or before.account_name,
+        detail="",
+        connected_at_ms=before.connected_at_ms or now_ms,
+        checked_at_ms=now_ms,
+        healthy_at_ms=now_ms,
+        expires_at_ms=int(expires_at.timestamp() * 1000) if expires_at else 0,
+    )
+
+
+async def first_delivery(ledger: Ledger, hook: str, since_ms: int, timeout_s: float) -> str:
+    """Wait for a delivery that arrives after since_ms, and return its id; empty if none arrives in time."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        newest = await ledger.redis.command("ZREVRANGE", f"{keys.DELIVERIES}{hook}", 0, 0, "WITHSCORES")
+        if newest and float(newest[1]) >= since_ms:
+            return str(newest[0].decode())
+        if time.monotonic() > deadline:
+            return ""
+        await asyncio.sleep(FIRST_DELIVERY_POLL_S)
