@@ -31,10 +31,17 @@ after a booking was made: then every event of a holder also ends their visit of 
 lists people restores nobody's visit. MEETING_ENDED and BOOKING_NO_SHOW_UPDATED need not show that a booking has seats:
 so the other events cancel the visit of the booking itself, and a no-show counts for the visit, of the booking or of the
 seat, that belongs to the named address. So a guest's no-show has no effect.
+
+The API, from its reference and its code (https://cal.com/docs/api-reference/v2, apps/api/v2): a user has one webhook per
+URL, and Cal.com does not disable it by itself. The list of bookings has no place for money, nor for a seat that was given
+up. Only bookings that the user hosts are read from it, since it also has those that the user made elsewhere: the webhooks
+of a team or an organization are connected by hand. `updatedAt` moves with every change of the booking itself; recalled:
+not with a no-show mark, which belongs to the attendee. Second-hand, from a copy of the documentation: the rate limit, and
+the scopes of webhooks.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import Decimal
@@ -42,10 +49,24 @@ from typing import Any
 
 from app.visits.change import UNSET, Contact, Unset, VisitChange, attendee_visit_id, unix_microseconds
 from app.webhooks.delivery import Event
+from app.webhooks.fetching import BearerAuth, RecordRequest
 from app.webhooks.payload import THREE_DECIMAL_CURRENCIES, Payload, Untranslatable, minor_units
 from app.webhooks.signatures.hmac import Hmac
 from app.webhooks.signatures.scheme import MIN_CHOSEN_SECRET_BYTES
 from app.webhooks.source import Ignored, PartlyTranslatable, Source
+from app.webhooks.subscription import (
+    ApiResponse,
+    ListedPage,
+    ListedRecord,
+    Listing,
+    ListRequest,
+    OAuth,
+    Subscription,
+    SubscriptionPage,
+    SubscriptionState,
+    Target,
+    Window,
+)
 
 SETUP = """
 1. Make up a secret (32 random characters or more) and set it as HOOKS__CALCOM__SECRETS.
@@ -54,6 +75,7 @@ SETUP = """
 3. Select Booking created, rescheduled, cancelled, rejected, requested, paid and no-show updated, and Meeting ended. Do
    not enable the custom payload template: it replaces the body that Doorbell reads.
 4. The ping test is answered 200 and otherwise ignored.
+5. With an API key (Settings, Developer, API keys), `doorbell connect calcom` does steps 1 to 3, and lists the bookings.
 
 Cal.com rarely retries: deliveries that fail while Doorbell is down are lost. A meeting counts as completed at its
 planned end, unless the attendee is marked as a no-show. A card that is only held does not count as money collected, and
@@ -73,6 +95,9 @@ SOURCE = Source(
     setup=SETUP,
     evidence="vendor",
     event_name_path=("triggerEvent",),
+    api_url="https://api.cal.com/v2",
+    credentials=BearerAuth(),
+    rate_limit_reset_header="X-RateLimit-Reset-Default",
 )
 
 NO_OLD_BOOKING = (
@@ -524,3 +549,203 @@ def _person(attendee: Payload, email: str | None, phone: str | None) -> Contact:
         last_name=last,
         phone=attendee.at("phoneNumber").text() or phone,
     )
+
+
+# -- the API: https://cal.com/docs/api-reference/v2 --
+
+
+def _subscribe(target: Target, _: Payload, events: Sequence[str]) -> RecordRequest:
+    body = {"subscriberUrl": target.url, "active": True, "triggers": list(events), "secret": target.secret}
+    return RecordRequest("webhooks", json=body)
+
+
+def _list_subscriptions(_: Payload) -> RecordRequest:
+    return RecordRequest("webhooks", params={"take": "250", "skip": "0"})
+
+
+def _read_subscriptions(request: RecordRequest, response: ApiResponse) -> SubscriptionPage:
+    subscriptions = [_read_subscription(webhook) for webhook in response.at("data")]
+    return SubscriptionPage(subscriptions, _skip(request, len(subscriptions)) if subscriptions else None)
+
+
+def _read_subscription(webhook: Payload) -> SubscriptionState:
+    return SubscriptionState(
+        id=webhook.at("id").required_id(),
+        url=webhook.at("subscriberUrl").required_text(),
+        events=frozenset(trigger.required_text() for trigger in webhook.at("triggers")),
+        is_active=webhook.at("active").boolean() is not False,
+    )
+
+
+def _skip(request: RecordRequest, count: int) -> RecordRequest:
+    """Return the request for the items after these. A page may be shorter than `take` asks for."""
+    return replace(request, params={**request.params, "skip": str(int(request.params["skip"]) + count)})
+
+
+def _refusal(status: int, response: Payload) -> str | None:
+    message = response.at("error", "message").value
+    if status == 403 and "insufficient_scope" in str(message):
+        return f"The access token needs the scopes {', '.join(SCOPES)}."
+    if status == 403:
+        return "Cal.com does not let this API key manage webhooks: create one in the account whose bookings count."
+    if status == 400 and "URL is not allowed" in str(message):
+        return "Cal.com only accepts public addresses with https: set PUBLIC_URL to one."
+    return None
+
+
+SCOPES = ("PROFILE_READ", "BOOKING_READ", "WEBHOOK_READ", "WEBHOOK_WRITE")
+
+SUBSCRIPTION = Subscription(
+    docs="https://cal.com/docs/api-reference/v2/webhooks/create-a-webhook",
+    evidence="vendor",
+    groups=(
+        (
+            "BOOKING_CREATED",
+            "BOOKING_RESCHEDULED",
+            "BOOKING_CANCELLED",
+            "BOOKING_REJECTED",
+            "BOOKING_REQUESTED",
+            "BOOKING_PAID",
+            "BOOKING_NO_SHOW_UPDATED",
+            "MEETING_ENDED",
+        ),
+    ),
+    account=RecordRequest("me"),
+    account_name=lambda account: account.at("data", "name").text() or account.at("data", "username").text() or "",
+    create=_subscribe,
+    read_created=lambda response: _read_subscription(response.at("data")),
+    list=_list_subscriptions,
+    read_list=_read_subscriptions,
+    delete=lambda id, _: RecordRequest(f"webhooks/{id}", method="DELETE"),
+    reactivate=lambda id, _: RecordRequest(f"webhooks/{id}", method="PATCH", json={"active": True}),
+    is_url_unique=True,
+    refusal=_refusal,
+)
+
+OAUTH = OAuth(
+    docs="https://cal.com/docs/api-reference/v2/oauth",
+    evidence="second-hand",
+    authorize_url="https://app.cal.com/auth/oauth2/authorize",
+    token_url="https://api.cal.com/v2/auth/oauth2/token",
+    scopes=SCOPES,
+    uses_pkce=False,  # Cal.com has it for apps without a secret
+    has_app_secret=True,
+)
+
+
+def _list_bookings(window: Window, account: Payload) -> Sequence[ListRequest]:
+    """List by the time of creation: then a booking that changes meanwhile does not move to another page."""
+    filters = [{"afterStart": _utc(window.since), "beforeEnd": _utc(window.until)}]
+    filters += [{"afterUpdatedAt": _utc(window.changed_since)}] if window.changed_since else []
+    paging, headers = {"sortCreated": "asc", "take": "100", "skip": "0"}, {"cal-api-version": "2024-08-13"}
+    context = {"host": account.at("data", "id").text()}
+    return [ListRequest(RecordRequest("bookings", params={**f, **paging}, headers=headers), context) for f in filters]
+
+
+def _read_bookings(request: ListRequest, response: ApiResponse) -> ListedPage:
+    bookings = list(response.at("data"))
+    hosted = [booking for booking in bookings if _is_host(booking, request.context["host"])]
+    # The total ignores some filters, so an empty page is the last one, too.
+    has_more = bookings and response.at("pagination", "hasNextPage").boolean()
+    next_page = [replace(request, request=_skip(request.request, len(bookings)))] if has_more else []
+    return ListedPage(
+        [record for booking in hosted for record in _listed(booking, response.requested_at)], next_page
+    )
+
+
+def _is_host(booking: Payload, user: str | None) -> bool:
+    return any(host.at("id").text() == user for host in booking.at("hosts"))
+
+
+def _listed(booking: Payload, now: datetime) -> Iterator[ListedRecord]:
+    """Yield the events that lead to the present state of a booking, or of each of its seats. It may have no seats left."""
+    attendees = list(booking.at("attendees"))
+    seats = [attendee for attendee in attendees if attendee.at("seatUid")]
+    for people in [[seat] for seat in seats] or ([attendees] if attendees else []):
+        yield from _listed_events(booking, people, now)
+
+
+def _listed_events(booking: Payload, attendees: Sequence[Payload], now: datetime) -> Iterator[ListedRecord]:
+    payload, is_moved = _listed_payload(booking, attendees), booking.at("rescheduledFromUid")
+    has_seats = any("bookingSeat" in attendee for attendee in payload["attendees"])
+    created_at = booking.at("createdAt").required_text()
+    updated_at = booking.at("updatedAt").text() or created_at
+
+    def event(trigger: str, at: str, payload: Mapping[str, Any] = payload) -> ListedRecord:
+        return ListedRecord(payload["uid"], {"triggerEvent": trigger, "createdAt": at, "payload": payload})
+
+    match booking.at("status").required_text():
+        case "accepted":
+            if is_moved:
+                yield event("BOOKING_RESCHEDULED", created_at)
+            if not is_moved or updated_at != created_at:
+                yield event("BOOKING_CREATED", updated_at)
+            if booking.at("end").required_time() <= now:
+                yield ListedRecord(payload["uid"], {**payload, "triggerEvent": "MEETING_ENDED", "createdAt": created_at})
+            if any(attendee["noShow"] for attendee in payload["attendees"]):
+                yield event("BOOKING_NO_SHOW_UPDATED", _marked_at(booking, now) or updated_at, _no_show_payload(payload))
+        case "cancelled" if has_seats or not booking.at("rescheduledToUid"):
+            yield event("BOOKING_CANCELLED", updated_at)
+        case "rejected":
+            yield event("BOOKING_REJECTED", updated_at)
+        case "pending" if is_moved:
+            yield event("BOOKING_REQUESTED", created_at)
+
+
+def _marked_at(booking: Payload, now: datetime) -> str | None:
+    """Return the start if the booking did not change since: a mark has no time, and is not made earlier."""
+    start, updated_at = booking.at("start"), booking.at("updatedAt").time()
+    is_later = start.required_time() > (updated_at or booking.at("createdAt").required_time())
+    return start.required_text() if is_later and start.required_time() <= now else None
+
+
+def _listed_payload(booking: Payload, attendees: Sequence[Payload]) -> dict[str, Any]:
+    """Return the `payload` of a webhook about a listed booking.
+
+    The reason for a move would be read as a move, and a series as a reason for an operator to look: both are left out.
+    """
+    answers = booking.at("bookingFieldsResponses")
+    responses = {
+        name: {"value": answers.at(name).value}
+        for name in ("email", "attendeePhoneNumber", "smsReminderNumber")
+        if answers.at(name)
+    }
+    return {
+        "uid": booking.at("uid").required_text(),
+        "bookingId": booking.at("id").value,
+        "rescheduleUid": booking.at("rescheduledFromUid").text(),
+        "startTime": booking.at("start").required_text(),
+        "endTime": booking.at("end").required_text(),
+        "organizer": {"email": next((host.at("email").text() for host in booking.at("hosts")), None)},
+        "attendees": [_listed_attendee(attendee) for attendee in attendees],
+        "responses": responses,
+    }
+
+
+def _listed_attendee(attendee: Payload) -> dict[str, Any]:
+    seat = attendee.at("seatUid").text()
+    return {
+        **{name: attendee.at(name).value for name in ("name", "email", "phoneNumber", "timeZone")},
+        "noShow": attendee.at("absent").boolean() is True,
+        **({"bookingSeat": {"referenceUid": seat}} if seat else {}),
+    }
+
+
+def _no_show_payload(payload: Mapping[str, Any]) -> Mapping[str, Any]:
+    missing = [attendee for attendee in payload["attendees"] if attendee["noShow"]]
+    return {"uid": payload["uid"], "bookingUid": payload["uid"], "attendees": missing}
+
+
+def _utc(time: datetime) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S.000Z")
+
+
+LISTING = Listing(
+    docs="https://cal.com/docs/api-reference/v2/bookings/get-all-bookings",
+    evidence="vendor",
+    start=_list_bookings,
+    read_page=_read_bookings,
+    lists_changed=True,
+    is_daily=True,
+    calls_per_s=1.0,
+)
