@@ -648,9 +648,7 @@ def _read_bookings(request: ListRequest, response: ApiResponse) -> ListedPage:
     # The total ignores some filters, so an empty page is the last one, too.
     has_more = bookings and response.at("pagination", "hasNextPage").boolean()
     next_page = [replace(request, request=_skip(request.request, len(bookings)))] if has_more else []
-    return ListedPage(
-        [record for booking in hosted for record in _listed(booking, response.requested_at)], next_page
-    )
+    return ListedPage([record for booking in hosted for record in _listed(booking, response.requested_at)], next_page)
 
 
 def _is_host(booking: Payload, user: str | None) -> bool:
@@ -681,9 +679,13 @@ def _listed_events(booking: Payload, attendees: Sequence[Payload], now: datetime
             if not is_moved or updated_at != created_at:
                 yield event("BOOKING_CREATED", updated_at)
             if booking.at("end").required_time() <= now:
-                yield ListedRecord(payload["uid"], {**payload, "triggerEvent": "MEETING_ENDED", "createdAt": created_at})
+                yield ListedRecord(
+                    payload["uid"], {**payload, "triggerEvent": "MEETING_ENDED", "createdAt": created_at}
+                )
             if any(attendee["noShow"] for attendee in payload["attendees"]):
-                yield event("BOOKING_NO_SHOW_UPDATED", _marked_at(booking, now) or updated_at, _no_show_payload(payload))
+                yield event(
+                    "BOOKING_NO_SHOW_UPDATED", _marked_at(booking, now) or updated_at, _no_show_payload(payload)
+                )
         case "cancelled" if has_seats or not booking.at("rescheduledToUid"):
             yield event("BOOKING_CANCELLED", updated_at)
         case "rejected":

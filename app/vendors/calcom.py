@@ -142,7 +142,7 @@ class Calcom(Vendor):
         orders = {"sortStart": "start", "sortEnd": "end", "sortCreated": "createdAt", "sortUpdatedAt": "updatedAt"}
         for name, field in orders.items():
             if order := query.get(name):
-                bookings.sort(key=lambda booking: booking[field], reverse=order == "desc")  # noqa: B023
+                bookings.sort(key=lambda booking: booking[field], reverse=order == "desc")
         return self._page(request, bookings)
 
     def _page(self, request: Request, bookings: list[dict[str, Any]]) -> Response:
