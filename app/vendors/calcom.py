@@ -163,8 +163,8 @@ class Calcom(Vendor):
 
     async def _get_booking(self, request: Request) -> Response:
         uid = request.path_params["uid"]
-        found = next((version for version in self._versions if _uid(*version) == uid), None)
-        return _data(self._booking(*found)) if found else self.error(404, f"Booking with uid {uid} was not found")
+        version = next((each for each in self._versions if _uid(*each) == uid), None)
+        return _data(self._booking(*version)) if version else self.error(404, f"Booking with uid {uid} was not found")
 
     def _booking(self, number: int, move: int) -> dict[str, Any]:
         appointment = self.calendar.appointments[number]
