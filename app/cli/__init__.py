@@ -31,6 +31,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "connections": "connect",
         "disconnect": "connect",
         "sources": "sources",
+        "hooks": "hooks",
         "hook-url": "sources",
         "secrets": "sources",
         "ring": "specimens",

@@ -4,7 +4,7 @@ import asyncio
 import getpass
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, TypeVar
 
 from app.cli.output import CHECK_FAILED, NOTHING_MATCHED, UNREACHABLE, exit_with
@@ -19,11 +19,12 @@ if TYPE_CHECKING:
     from app.operators.actions import Actions, Actor
 
 T = TypeVar("T")
+STORED_HOOKS_TIMEOUT_S = 1.0
 
 
 def load_settings_or_none() -> Settings | None:
     try:
-        return configuration.read_environment(redis_needed=False)
+        return _with_stored_hooks(configuration.read_environment(redis_needed=False))
     except SettingsError:
         return None
 
@@ -31,9 +32,22 @@ def load_settings_or_none() -> Settings | None:
 def load_settings(*, redis_needed: bool = False) -> Settings:
     """Load the settings; exit if they are invalid."""
     try:
-        return configuration.read_environment(redis_needed=redis_needed)
+        return _with_stored_hooks(configuration.read_environment(redis_needed=redis_needed))
     except SettingsError as error:
         exit_with(CHECK_FAILED, str(error))
+
+
+def _with_stored_hooks(settings: Settings) -> Settings:
+    """Load the stored hooks too, if Redis answers soon: these commands do not need it."""
+
+    async def load() -> None:
+        async with asyncio.timeout(STORED_HOOKS_TIMEOUT_S), open_ledger(settings):
+            pass
+
+    if settings.redis_url and settings.secret_key:
+        with suppress(RedisUnavailable, TimeoutError):
+            asyncio.run(load())
+    return settings
 
 
 def run_with_ledger(step: Callable[[Ledger, Settings], Awaitable[T]]) -> T:

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from app.ledger import keys
@@ -136,21 +137,41 @@ class StoredHooks:
             raise SettingsError([Problem("NAME", f"there is a stored hook {name} already", fix="Use another name.")])
         await self.save(name, hook, actions)
 
-    async def change(self, name: str, fields: Mapping[str, Any], actions: "Actions") -> None:
-        """Change some settings of a stored hook. Raises SettingsError, RedisUnavailable."""
-        target = f"{name}: {', '.join(sorted(fields))}"
-        await self._write(name, lambda: change_hook(self._existing(name), fields), actions, "changed hook", target)
+    async def change(
+        self,
+        name: str,
+        fields: Mapping[str, Any],
+        actions: "Actions",
+        *,
+        credentials: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """Change settings and credentials of a stored hook: see change_hook. Raises SettingsError, RedisUnavailable."""
+        target = f"{name}: {', '.join(sorted([*fields, *credentials]))}"
+        await self._write(
+            name, lambda: change_hook(self.get(name), fields, credentials), actions, "changed hook", target
+        )
 
     async def rotate_secret(self, name: str, new: str, actions: "Actions", *, keep_old: bool = True) -> None:
         """Accept another secret. keep_old: accept the old ones too, until the tool uses the new one."""
 
         def rotate() -> HookSettings:
-            hook = self._existing(name)
+            hook = self.get(name)
             others = [secret for secret in hook.secrets if secret != new] if keep_old else []
             return change_hook(hook, {"secrets": [new, *others]})
 
         suffix = "the old one is still accepted" if keep_old else "the old one is no longer accepted"
         await self._write(name, rotate, actions, "rotated secret", f"{name}: {suffix}")
+
+    async def drop_old_secrets(self, name: str, actions: "Actions") -> None:
+        """Accept only the newest secret."""
+        target = f"{name}: only the newest is accepted"
+        await self._write(
+            name,
+            lambda: change_hook(self.get(name), {"secrets": self.get(name).secrets[:1]}),
+            actions,
+            "rotated secret",
+            target,
+        )
 
     async def remove(self, name: str, actions: "Actions") -> None:
         """Remove a stored hook, also one that cannot be used. Raises SettingsError if there is none."""
@@ -197,7 +218,8 @@ class StoredHooks:
             raise SettingsError(problems)
         return encoded
 
-    def _existing(self, name: str) -> HookSettings:
+    def get(self, name: str) -> HookSettings:
+        """Return a stored hook, also an invalid one. Raises SettingsError if there is none, or if it is unreadable."""
         if hook := self._readable.get(name):
             return hook
         if name not in self._encrypted:

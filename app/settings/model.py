@@ -376,10 +376,14 @@ class Settings(BaseModel):
         return replace(source, definition=source.definition.with_auth(hook.auth))
 
     def missing_credentials(self, name: str) -> list[str]:
-        """Return the unset variables without which the records of a hook cannot be fetched."""
+        """Return the credentials without which the records of a hook cannot be fetched, as `setting_name`."""
         source = self.source_for(name)
         missing = source.definition.missing_credentials(self.hooks[name].credentials) if source.fetch else []
-        return [f"HOOKS__{name.upper()}__CREDENTIALS__{credential}" for credential in missing]
+        return [self.setting_name(name, f"CREDENTIALS__{credential}") for credential in missing]
+
+    def setting_name(self, hook: str, setting: str) -> str:
+        """Return the variable of a hook's setting; a stored hook has none, so only the name of its setting."""
+        return setting.removeprefix("CREDENTIALS__") if self.is_stored(hook) else f"HOOKS__{hook.upper()}__{setting}"
 
     def verification_context(self, hook: "Hook", now: float) -> VerificationContext:
         """Return the hook's settings that verify a delivery. now: seconds since 1970."""

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from pydantic import ValidationError
@@ -24,9 +25,16 @@ def build_hook(fields: Mapping[str, Any]) -> HookSettings:
         ) from None
 
 
-def change_hook(hook: HookSettings, fields: Mapping[str, Any]) -> HookSettings:
-    """Return the hook with other values for these settings. Raises SettingsError."""
-    return build_hook(hook.model_dump(exclude_defaults=True) | dict(fields))
+def change_hook(
+    hook: HookSettings, fields: Mapping[str, Any], credentials: Mapping[str, str] = MappingProxyType({})
+) -> HookSettings:
+    """Return the hook with other values for these settings and credentials. Raises SettingsError.
+
+    None removes a setting, an empty value a credential.
+    """
+    all_credentials = {name: value for name, value in (hook.credentials | dict(credentials)).items() if value}
+    changed = hook.model_dump(exclude_defaults=True) | {"credentials": all_credentials} | dict(fields)
+    return build_hook({name: value for name, value in changed.items() if value is not None})
 
 
 def _to_problem(error: Any) -> Problem:
