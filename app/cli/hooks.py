@@ -188,6 +188,19 @@ def remove(name: str, yes: bool) -> None:
     print_message(f"the hook {name} is removed")
 
 
+@hooks.command(epilog=examples("hooks encrypt"))
+def encrypt() -> None:
+    """Encrypt all stored hooks with the first key of SECRET_KEY, so that older keys can be removed."""
+
+    async def step(stored: StoredHooks, act: Actions) -> list[str]:
+        for name in (names := stored.used_names):
+            await stored.change(name, {}, act)
+        return names
+
+    names = _change(step)
+    print_message(f"encrypted with the first key of SECRET_KEY: {', '.join(names) or 'no hook'}")
+
+
 def _change(step: Callable[[StoredHooks, Actions], Awaitable[Any]], name: str = "") -> Any:
     """Run a step. name: the stored hook that it changes, if it must exist."""
 

@@ -7,11 +7,12 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from app.ledger import keys
-from app.ledger.connections import MAX_HOOK_BYTES, MAX_STORED_HOOKS, EncryptedHooks, HookUnreadable
+from app.ledger.connections import MAX_HOOK_BYTES, MAX_STORED_HOOKS, EncryptedHooks
 from app.ledger.redis import Redis, RedisUnavailable
+from app.operators.hooks import LoadedHooks, load_stored_hooks
 from app.settings.environment import RANDOM_CHARACTERS, Problem, SettingsError
 from app.settings.model import HookSettings, Settings
-from app.settings.stored import change_hook, decode_hook, encode_hook, hook_problems, set_valid_hooks
+from app.settings.stored import change_hook, encode_hook, hook_problems
 from app.telemetry.logs import log
 
 if TYPE_CHECKING:
@@ -36,9 +37,7 @@ class StoredHooks:
         """on_change: called after the settings changed."""
         self._redis, self._settings, self.on_change = redis, settings, on_change
         self._hooks = EncryptedHooks(redis, settings.secret_key) if settings.secret_key else None
-        self._version: str | None = None
-        self._encrypted: Mapping[str, bytes] = {}
-        self._readable: Mapping[str, HookSettings] = {}
+        self._loaded = LoadedHooks()
         self._loading = asyncio.Lock()
         self._discovery: asyncio.Task[None] | None = None
         self._discovered_at = float("-inf")
@@ -56,7 +55,7 @@ class StoredHooks:
         if self._hooks is None:
             return False
         async with self._loading:
-            has_changed = self._version is None or await self._hooks.version() != self._version
+            has_changed = self._loaded.version is None or await self._hooks.version() != self._loaded.version
             if has_changed:
                 await self._load()
             return has_changed
@@ -85,7 +84,7 @@ class StoredHooks:
             self.is_current = True
         except (RedisUnavailable, TimeoutError) as error:
             self.is_current = False
-            if was_current or self._version is None:
+            if was_current or self._loaded.version is None:
                 log.warning("redis_unavailable", reason=str(error) or "Redis does not answer in time")
         except Exception:
             self.is_current = False
@@ -94,20 +93,11 @@ class StoredHooks:
     async def _load(self) -> None:
         if self._hooks is None:
             return
-        table = await self._hooks.load()
-        readable: dict[str, HookSettings] = {}
-        unusable: dict[str, str] = {}
-        for name, encrypted in table.hooks.items():
-            try:
-                readable[name] = decode_hook(self._hooks.decrypt(name, encrypted))
-            except (HookUnreadable, ValueError) as error:
-                unusable[name] = str(error)
-        set_valid_hooks(self._settings, readable, unusable)
-        self._version, self._encrypted, self._readable, self.is_current = table.version, table.hooks, readable, True
+        self._loaded, self.is_current = await load_stored_hooks(self._hooks, self._settings), True
         self.on_change()
 
     def _log_hooks(self) -> None:
-        if self._encrypted:
+        if self._loaded.encrypted:
             log.info("stored_hooks_loaded", hooks=sorted(self._settings.stored_hooks))
         for name, reason in self._settings.unusable_hooks.items():
             log.warning("stored_hook_unusable", hook=name, reason=reason)
@@ -115,25 +105,25 @@ class StoredHooks:
     @property
     def names(self) -> list[str]:
         """The stored hooks, also those that cannot be used."""
-        return sorted(self._encrypted)
+        return sorted(self._loaded.encrypted)
 
-    def with_older_key(self) -> list[str]:
-        """Return the hooks that are encrypted with another key than the first of SECRET_KEY."""
-        return [name for name in self.names if self._hooks and not self._hooks.has_newest_key(self._encrypted[name])]
+    @property
+    def used_names(self) -> list[str]:
+        return sorted(self._settings.stored_hooks)
 
     # -- changing --
 
     async def save(self, name: str, hook: HookSettings, actions: "Actions") -> None:
         """Add a hook, or replace the stored one of this name. Raises SettingsError, RedisUnavailable."""
         await self.load()
-        is_new = name not in self._encrypted
+        is_new = name not in self._loaded.encrypted
         target = f"{name}, {hook.source or name}" if is_new else name
         await self._write(name, lambda: hook, actions, "added hook" if is_new else "changed hook", target)
 
     async def add(self, name: str, hook: HookSettings, actions: "Actions") -> None:
         """As `save`, but only for a new name."""
         await self.load()
-        if name in self._encrypted:
+        if name in self._loaded.encrypted:
             raise SettingsError([Problem("NAME", f"there is a stored hook {name} already", fix="Use another name.")])
         await self.save(name, hook, actions)
 
@@ -146,7 +136,7 @@ class StoredHooks:
         credentials: Mapping[str, str] = MappingProxyType({}),
     ) -> None:
         """Change settings and credentials of a stored hook: see change_hook. Raises SettingsError, RedisUnavailable."""
-        target = f"{name}: {', '.join(sorted([*fields, *credentials]))}"
+        target = f"{name}: {', '.join(sorted([*fields, *credentials])) or 'new key'}"
         await self._write(
             name, lambda: change_hook(self.get(name), fields, credentials), actions, "changed hook", target
         )
@@ -196,7 +186,7 @@ class StoredHooks:
             encoded = self._encode(name, change)
             if number == 0:
                 await actions.record(action, target)
-            result = await self._hooks.store(name, encoded, self._encrypted.get(name, b""))
+            result = await self._hooks.store(name, encoded, self._loaded.encrypted.get(name, b""))
             if result == "full":
                 raise SettingsError([Problem("NAME", f"{MAX_STORED_HOOKS} hooks are stored, the most that can be")])
             if result == "stored":
@@ -206,7 +196,7 @@ class StoredHooks:
     def _encode(self, name: str, change: Callable[[], HookSettings] | None) -> bytes:
         """Return what to store; empty to remove the hook. Raises SettingsError."""
         if change is None:
-            if name not in self._encrypted:
+            if name not in self._loaded.encrypted:
                 raise SettingsError([_no_hook(name)])
             return b""
         hook = change()
@@ -220,9 +210,9 @@ class StoredHooks:
 
     def get(self, name: str) -> HookSettings:
         """Return a stored hook, also an invalid one. Raises SettingsError if there is none, or if it is unreadable."""
-        if hook := self._readable.get(name):
+        if hook := self._loaded.readable.get(name):
             return hook
-        if name not in self._encrypted:
+        if name not in self._loaded.encrypted:
             raise SettingsError([_no_hook(name)])
         fix = "Remove it, and add it again."
         raise SettingsError([Problem("NAME", f"the stored hook {name} cannot be read", fix=fix)])

@@ -5,6 +5,7 @@ import os
 import sys
 import time
 from collections.abc import AsyncIterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -15,8 +16,10 @@ import httpx
 
 from app.ledger import keys
 from app.ledger.bodies import Bodies
+from app.ledger.connections import EncryptedHooks
 from app.ledger.ledger import known_accounts
 from app.ledger.redis import Redis, RedisAddress, RedisUnavailable, ServerUnusable
+from app.operators.hooks import list_hooks, load_stored_hooks
 from app.settings.environment import (
     RANDOM_CHARACTERS,
     RECOMMENDED_KEY_CHARS,
@@ -73,10 +76,13 @@ async def examine(environ: Mapping[str, str], *, is_release: bool = False) -> As
 
 
 async def _examine(settings: Settings, platform: Platform | None, is_release: bool) -> AsyncIterator[Check]:
+    redis = Redis(RedisAddress.from_url(settings.redis_url, settings.redis_tls_verify), timeout_s=3)
+    if settings.secret_key:
+        with suppress(RedisUnavailable):  # reported below
+            await load_stored_hooks(EncryptedHooks(redis, settings.secret_key), settings)
     yield Check("settings", "ok", f"{len(settings.active_hooks)} of {len(settings.hooks)} hooks have a secret")
     for check in _settings_checks(settings):
         yield check
-    redis = Redis(RedisAddress.from_url(settings.redis_url, settings.redis_tls_verify), timeout_s=3)
     try:
         await redis.command("PING")
         async for check in _redis_checks(redis, settings):
@@ -121,14 +127,19 @@ def _bodies(settings: Settings) -> Check:
 def _hooks(settings: Settings) -> list[Check]:
     checks = []
     for name, hook in settings.hooks.items():
-        prefix, source = f"HOOKS__{name.upper()}", settings.source_for(name)
+        secrets, source = settings.setting_name(name, "SECRETS"), settings.source_for(name)
         missing = settings.missing_credentials(name)
         if not hook.secrets:
             checks.append(
-                Check(f"hook {name}", "warn", "no secret, so the hook is inactive", f"Set {prefix}__SECRETS.")
+                Check(
+                    f"hook {name}",
+                    "warn",
+                    "no secret, so the hook is inactive",
+                    _fix(settings, name, "rotate", secrets),
+                )
             )
         elif missing:
-            fix = f"Set {', '.join(missing)}."
+            fix = _fix(settings, name, "change --credentials", ", ".join(missing))
             checks.append(Check(f"hook {name}", "fail", f"{source.definition.title}: records cannot be fetched", fix))
         elif len(hook.secrets) > 1:
             detail = f"{len(hook.secrets)} secrets are accepted"
@@ -141,12 +152,22 @@ def _hooks(settings: Settings) -> list[Check]:
             any(len(secret) < RECOMMENDED_KEY_CHARS for secret in hook.secrets)
             and source.definition.signature.is_secret_user_chosen
         ):
-            checks.append(_short(f"hook {name}", f"{prefix}__SECRETS"))
+            checks.append(_short(f"hook {name}", secrets))
     if not settings.active_hooks:
         checks.append(
             Check("hooks", "warn", "no hook has a secret: no webhook is accepted", "Set HOOKS__<NAME>__SECRETS.")
         )
     return checks
+
+
+def _fix(settings: Settings, hook: str, command: str, names: str) -> str:
+    """Return how to set settings of a hook. command: of `doorbell hooks`, with its options, for a stored hook."""
+    verb, _, options = command.partition(" ")
+    return (
+        f"Run `doorbell hooks {verb} {hook}{options and f' {options}'}`."
+        if settings.is_stored(hook)
+        else f"Set {names}."
+    )
 
 
 async def local_checks(redis: Redis, settings: Settings) -> AsyncIterator[Check]:
@@ -175,9 +196,29 @@ def _public_url(settings: Settings) -> Check:
 
 
 async def _redis_checks(redis: Redis, settings: Settings) -> AsyncIterator[Check]:
-    for checks in (_redis, _tasks, _tenants):
+    for checks in (_redis, _tasks, _tenants, _stored_hooks):
         async for check in checks(redis, settings):
             yield check
+
+
+async def _stored_hooks(redis: Redis, settings: Settings) -> AsyncIterator[Check]:
+    for hook in list_hooks(settings):
+        name = f"hook {hook.name}"
+        if hook.state == "unusable":
+            fix = f"Restore its key in SECRET_KEY, or change its settings; or `doorbell hooks remove {hook.name}`."
+            yield Check(name, "fail", f"the stored hook cannot be used: {hook.detail.removesuffix('.')}", fix)
+        elif hook.state == "overridden":
+            detail = "a stored hook of this name is not used: the environment has one"
+            yield Check(name, "warn", detail, f"Remove one: `doorbell hooks remove {hook.name}`, or its variables.")
+    if len(settings.secret_key) < 2:
+        return
+    hooks = EncryptedHooks(redis, settings.secret_key)
+    encrypted = (await hooks.load()).hooks
+    if older := [
+        name for name in sorted(encrypted) if settings.is_stored(name) and not hooks.has_newest_key(encrypted[name])
+    ]:
+        detail = f"stored hooks need an older key of SECRET_KEY: {', '.join(older)}"
+        yield Check("stored hooks", "warn", detail, "Run `doorbell hooks encrypt` before you remove the older key.")
 
 
 def _unverified(name: str, source: Source) -> Check:

@@ -1,9 +1,12 @@
-"""The hooks with their origin and what they lack, for console and command line. No secret or credential is in it."""
+"""Loads the stored hooks, and lists all hooks with their origin and what they lack, without secrets and credentials."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
+from app.ledger.connections import EncryptedHooks, HookUnreadable
 from app.settings.model import HookSettings, Settings
+from app.settings.stored import decode_hook, set_valid_hooks
 
 Origin = Literal["environment", "stored"]
 #: overridden: the environment has a hook of this name. unusable: it cannot be decrypted, or its settings are invalid.
@@ -23,6 +26,29 @@ class HookSummary:
     credentials: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedHooks:
+    """The stored hooks as they are in Redis, and those of them that can be read, which may be invalid."""
+
+    version: str | None = None
+    encrypted: Mapping[str, bytes] = field(default_factory=dict)
+    readable: Mapping[str, HookSettings] = field(default_factory=dict)
+
+
+async def load_stored_hooks(hooks: EncryptedHooks, settings: Settings) -> LoadedHooks:
+    """Load the stored hooks into the settings. Raises RedisUnavailable."""
+    table = await hooks.load()
+    readable: dict[str, HookSettings] = {}
+    unusable: dict[str, str] = {}
+    for name, encrypted in table.hooks.items():
+        try:
+            readable[name] = decode_hook(hooks.decrypt(name, encrypted))
+        except (HookUnreadable, ValueError) as error:
+            unusable[name] = str(error)
+    set_valid_hooks(settings, readable, unusable)
+    return LoadedHooks(table.version, table.hooks, readable)
 
 
 def list_hooks(settings: Settings) -> list[HookSummary]:

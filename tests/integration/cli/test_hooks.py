@@ -90,6 +90,16 @@ def test_a_secret_is_rotated_in_two_steps(harness: Harness) -> None:
     assert "canary" not in rotated.stdout + rotated.stderr + harness.doorbell("activity").stdout
 
 
+def test_stored_hooks_are_encrypted_with_the_newest_key(harness: Harness) -> None:
+    harness.doorbell("hooks", "add", "shop", "--source", "calendly", stdin=f"SECRET={SECRET}".encode())
+    new_key = "another-key-of-the-tests-0123456789"
+
+    both = f"{new_key} {KEY['SECRET_KEY']}"
+    assert 0 == harness.doorbell("hooks", "encrypt", SECRET_KEY=both).returncode
+
+    assert "shop" in harness.doorbell("secrets", SECRET_KEY=new_key).stdout
+
+
 def test_removal_needs_a_confirmation(harness: Harness) -> None:
     harness.doorbell("hooks", "add", "shop", "--source", "calendly", stdin=f"SECRET={SECRET}".encode())
 
@@ -139,7 +149,9 @@ def test_what_cannot_be_done_says_why(
 
 def test_without_secret_key_hooks_are_listed_and_none_can_be_added(harness: Harness) -> None:
     listed = harness.doorbell("hooks", SECRET_KEY="")
-    added = harness.doorbell("hooks", "add", "shop", "--source", "calendly", stdin=b"SECRET=a-secret-of-tests", SECRET_KEY="")
+    added = harness.doorbell(
+        "hooks", "add", "shop", "--source", "calendly", stdin=b"SECRET=a-secret-of-tests", SECRET_KEY=""
+    )
 
     assert (0, 3) == (listed.returncode, added.returncode)
     assert "SECRET_KEY" in added.stderr

@@ -11,6 +11,7 @@ from app.ledger.ledger import Ledger
 from app.ledger.redis import Redis, RedisAddress
 from app.operators.actions import Actions, Actor
 from app.operators.activity_log import ActivityLog
+from app.operators.doctor import examine
 from app.operators.filter import ActivityFilter
 from app.settings.environment import SettingsError, read_environment
 from app.settings.model import Settings
@@ -213,13 +214,12 @@ async def test_a_hook_stays_readable_while_its_key_is_configured(redis: Redis) -
     await before.stored.save("calendly", CALENDLY, before.actions)
     rotating = Process(redis, SECRET_KEY=f"{KEY} {OLD_KEY}")
     await rotating.stored.load()
-    assert (["calendly"], ["calendly"]) == (list(rotating.settings.active_hooks), rotating.stored.with_older_key())
+    assert ["calendly"] == list(rotating.settings.active_hooks)
 
     await rotating.stored.change("calendly", {}, rotating.actions)
 
     after = Process(redis)
     await after.stored.load()
-    assert [] == rotating.stored.with_older_key()
     assert (SECRET,) == after.settings.active_hooks["calendly"].settings.secrets
 
 
@@ -377,3 +377,43 @@ async def test_a_process_that_cannot_ask_does_not_know_what_is_stored(logged: li
     assert not await process.stored.discover()
 
     assert ["redis_unavailable"] == [entry["event"] for entry in logged]
+
+
+# What `doorbell doctor` says
+
+
+async def hook_checks(redis: Redis, **env: str) -> list[tuple[str, str, str]]:
+    environ = {
+        "REDIS_URL": redis.address.url,
+        "VISITS_API_TOKEN": "main-token",
+        "VISITS_API_URL": "http://127.0.0.1:1",
+        **env,
+    }
+    checks = [check async for check in examine(environ)]
+    return [(check.name, check.result, check.detail) for check in checks if "hook" in check.name]
+
+
+async def test_doctor_names_the_hooks_that_need_an_older_key(redis: Redis) -> None:
+    before = Process(redis, SECRET_KEY=OLD_KEY)
+    await before.stored.save("calendly", CALENDLY, before.actions)
+
+    [_, check] = await hook_checks(redis, SECRET_KEY=f"{KEY} {OLD_KEY}")
+
+    assert ("stored hooks", "warn", "stored hooks need an older key of SECRET_KEY: calendly") == check
+
+
+async def test_doctor_names_the_stored_hooks_that_are_not_used(redis: Redis) -> None:
+    before = Process(redis, SECRET_KEY=OLD_KEY)
+    await before.stored.save("calendly", CALENDLY, before.actions)
+    await before.stored.save("shop", build_hook({"source": "calendly", "secrets": SECRET}), before.actions)
+    other = {"SECRET_KEY": OLD_KEY, "HOOKS__SHOP__SOURCE": "calendly", "HOOKS__SHOP__SECRETS": "x" * 40}
+
+    unusable = {name: result for name, result, _ in await hook_checks(redis, SECRET_KEY=KEY)}
+    overridden = [check for check in await hook_checks(redis, **other) if check[0] == "hook shop"]
+
+    assert {"hook calendly": "fail", "hook shop": "fail"} == {
+        name: unusable[name] for name in ("hook calendly", "hook shop")
+    }
+    assert [("warn", "a stored hook of this name is not used: the environment has one")] == [
+        check[1:] for check in overridden
+    ]
