@@ -20,22 +20,45 @@ the address, so the same person twice is one visit. An event that only lists an 
 visit. The format of `event.attendee.…` is not published: it is read if it has both the event and the attendee, also for
 guests of other events, who have no visits; otherwise it is parked. A move to another session is parked, too, since one of
 the two sessions is unknown, and so is a payment in a session with several attendees.
+
+A webhook of the API gets all events, cannot be changed, and has a `state`; why SavvyCal disables one is not documented. A
+listed event has no time of its last change, so the time of the request orders it, and is the time of an end without
+`canceled_at`. The order of the list is not documented, so the past is read to its end unless a page is in descending order.
+Attendees who left a group session are not in the list. Second-hand: the fields of `/me`, and the app's credentials in the
+form at the token endpoint. Recalled: that `state=all` has events that wait for approval or the checkout; that two webhooks
+may have one URL.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 
 from app.visits.change import UNSET, Action, Contact, Unset, VisitChange, attendee_visit_id, unix_microseconds
 from app.webhooks.delivery import Event
+from app.webhooks.fetching import BearerAuth, RecordRequest, refresh_token_exchange
 from app.webhooks.payload import Payload, Untranslatable
 from app.webhooks.signatures.hmac import Hmac
 from app.webhooks.source import Ignored, PartlyTranslatable, Source
+from app.webhooks.subscription import (
+    ApiResponse,
+    ListedPage,
+    ListedRecord,
+    Listing,
+    ListRequest,
+    OAuth,
+    Subscription,
+    SubscriptionPage,
+    SubscriptionState,
+    Window,
+)
 
 SETUP = """
-1. In SavvyCal, open Settings, Integrations, and press + next to Webhooks. Paste {url}. If you can choose events, select
-   all that begin with `event.`; other events are ignored.
-2. Copy the signing secret that is shown next to the webhook and set it as HOOKS__SAVVYCAL__SECRETS.
+1. In SavvyCal, open Settings, Developer, create a personal token, and set its private key as
+   HOOKS__SAVVYCAL__CREDENTIALS__TOKEN. `doorbell connect savvycal` does the rest with it. By hand, no token is needed.
+2. In Settings, Integrations, press + next to Webhooks. Paste {url}. If you can choose events, select all that begin with
+   `event.`; other events are ignored.
+3. Copy the signing secret that is shown next to the webhook and set it as HOOKS__SAVVYCAL__SECRETS.
 
 SavvyCal sends no completions and no-shows, so a review request counts from the start. It sends only payments at the
 checkout. In a group session every attendee has a visit. If SavvyCal does not name the session that somebody joined or left,
@@ -54,6 +77,9 @@ SOURCE = Source(
     signature=Hmac(header="x-savvycal-signature", lenient=True),
     setup=SETUP,
     repeat_key=_payload_id,
+    api_url="https://api.savvycal.com/v1/",
+    credentials=BearerAuth("TOKEN"),
+    token_exchange=refresh_token_exchange("https://savvycal.com/oauth/token"),
 )
 
 #: The webhooks whose payload is a calendar event, and the state of that event if the payload has none.
@@ -232,3 +258,109 @@ def _person(guest: Payload) -> Contact:
     return Contact(
         email=guest.at("email").text(), first_name=first, last_name=last, phone=guest.at("phone_number").text()
     )
+
+
+# -- the API: https://savvycal.com/docs/api --
+
+
+def _read_subscription(webhook: Payload) -> SubscriptionState:
+    return SubscriptionState(
+        id=webhook.at("id").required_id(),
+        url=webhook.at("url").required_text(),
+        is_active=webhook.at("state").text() == "active",
+        secret=webhook.at("secret").required_text(),
+    )
+
+
+def _read_subscriptions(request: RecordRequest, response: ApiResponse) -> SubscriptionPage:
+    webhooks = [each for each in response.at("entries") if each.at("state").text() != "deleted"]
+    return SubscriptionPage([_read_subscription(each) for each in webhooks], _next_page(request, response))
+
+
+def _next_page(request: RecordRequest, response: Payload) -> RecordRequest | None:
+    cursor = response.at("metadata", "after").text()
+    return replace(request, params={**request.params, "after": cursor}) if cursor else None
+
+
+def _account_name(account: Payload) -> str:
+    return account.at("display_name").text() or account.at("email").text() or ""
+
+
+def _refusal(status: int, response: Payload) -> str | None:
+    if status == 403:
+        return (
+            "SavvyCal does not allow this token to do that: the account's plan or the user's rights do not include it."
+        )
+    if status == 422:
+        problems = [problem.at("message").text() for problem in response.at("errors", "url")]
+        return f"SavvyCal refuses the URL of the hook: it {', '.join(filter(None, problems))}." if problems else None
+    return None
+
+
+SUBSCRIPTION = Subscription(
+    docs="https://savvycal.com/docs/api/endpoints/webhooks",
+    evidence="recalled",
+    groups=((*KINDS, "event.attendee.added", "event.attendee.rescheduled", "event.attendee.canceled"),),
+    account=RecordRequest("me"),
+    account_name=_account_name,
+    create=lambda target, account, events: RecordRequest("webhooks", json={"url": target.url}),
+    read_created=_read_subscription,
+    list=lambda account: RecordRequest("webhooks", params={"limit": "100"}),
+    read_list=_read_subscriptions,
+    delete=lambda id, account: RecordRequest(f"webhooks/{id}", method="DELETE"),
+    secret_from="tool",
+    refusal=_refusal,
+)
+
+OAUTH = OAuth(
+    docs="https://developers.savvycal.com/authentication",
+    evidence="second-hand",
+    authorize_url="https://savvycal.com/oauth/authorize",
+    token_url="https://savvycal.com/oauth/token",
+    uses_pkce=False,
+    has_app_secret=True,
+)
+
+#: The length of a page by default. The order of a shorter one may be accidental.
+PAGE = 20
+
+
+def _list_events(window: Window, account: Payload) -> Sequence[ListRequest]:
+    """Return the lists of the coming and the past events: an event that begins in between is in both."""
+    context = {"since": window.since.isoformat(), "until": window.until.isoformat()}
+    return [
+        ListRequest(RecordRequest("events", params={"state": "all", "period": period, "limit": "100"}), context)
+        for period in ("upcoming", "past")
+    ]
+
+
+def _read_listed(request: ListRequest, response: ApiResponse) -> ListedPage:
+    since, until = (datetime.fromisoformat(request.context[name]) for name in ("since", "until"))
+    bookings = [(booking.at("start_at").required_time(), booking) for booking in response.at("entries")]
+    records = [_listed(booking, response.requested_at) for start, booking in bookings if since <= start < until]
+    page = _next_page(request.request, response)
+    if page is None or _are_all_further_before([start for start, _ in bookings], since):
+        return ListedPage(records)
+    return ListedPage(records, [replace(request, request=page)])
+
+
+def _are_all_further_before(starts: Sequence[datetime], since: datetime) -> bool:
+    is_descending = len(starts) >= PAGE and starts[0] > starts[-1] and list(starts) == sorted(starts, reverse=True)
+    return is_descending and starts[-1] < since
+
+
+def _listed(booking: Payload, listed_at: datetime) -> ListedRecord:
+    """Return the event as a change of it. One that has always been waiting is no change."""
+    waiting = {"awaiting_approval": "event.requested", "awaiting_checkout": "event.checkout.pending"}
+    kind = waiting.get((booking.at("state").text() or "").lower(), "event.changed")
+    payload = {"event": booking.value} if kind == "event.changed" else booking.value
+    body = {"type": kind, "occurred_at": listed_at.isoformat(), "payload": payload}
+    return ListedRecord(booking.at("id").required_text(), body)
+
+
+LISTING = Listing(
+    docs="https://savvycal.com/docs/api/endpoints/events",
+    evidence="recalled",
+    start=_list_events,
+    read_page=_read_listed,
+)
