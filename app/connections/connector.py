@@ -254,6 +254,8 @@ def describe(error: Exception, title: str) -> str:
 def _quote(text: str) -> str:
     """Return the message in an error response, else its text."""
     parsed = _parse(text)
+    if isinstance(errors := parsed.at("errors").value, list) and errors:  # Square, GraphQL
+        parsed = Payload(errors[0])
     for path in (("message",), ("error_description",), ("error", "message"), ("detail",), ("title",), ("error",)):
         if isinstance(value := parsed.at(*path).value, str) and value:
             return value[:300]
