@@ -61,7 +61,17 @@ def complete_failures(ctx: click.Context, param: click.Parameter, incomplete: st
 
 
 def complete_operations(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    return _items(_load(_operations), incomplete)
+
+
+def complete_open_operations(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
     return _items(_load(_open_operations), incomplete)
+
+
+def complete_actions(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    from app.operators.activity_log import ACTIONS
+
+    return _items(dict.fromkeys(ACTIONS, ""), incomplete)
 
 
 def _items(values: Mapping[str, str], incomplete: str) -> list[CompletionItem]:
@@ -129,12 +139,16 @@ async def _newest_rows(ledger: Ledger, settings: Settings, filter: Filter) -> "l
     return (await Lists(ledger, settings, Explain(ledger, settings)).deliveries(filter, MAX_IDS)).rows
 
 
-async def _open_operations(ledger: Ledger, settings: Settings) -> Values:
+async def _operations(ledger: Ledger, settings: Settings, *, open_only: bool = False) -> Values:
     from app.operators.operations import Operations
 
     operations = await Operations(ledger, settings).newest(MAX_IDS)
     return {
         operation.id: f"{operation.request.kind} {operation.request.filter.describe()}"
         for operation in operations
-        if operation.is_open
+        if operation.is_open or not open_only
     }
+
+
+async def _open_operations(ledger: Ledger, settings: Settings) -> Values:
+    return await _operations(ledger, settings, open_only=True)

@@ -212,7 +212,7 @@ def _print_attempts(attempts: Iterable[Row]) -> None:
     rows = [
         {
             "at": attempt["at"],
-            "outcome": State(attempt["text"], attempt["outcome"]),
+            "outcome": State(attempt["text"], attempt["outcome"].partition(":")[0]),
             "took": f"{attempt['took_ms']} ms",
             "calls": ", ".join(attempt["calls"]),
             "response": attempt["response"],

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import click
 
-from app.cli.completion import complete_failures, complete_operations
+from app.cli.completion import complete_failures, complete_open_operations
 from app.cli.options import build_filter, filter_options, search_option
 from app.cli.output import (
     INTERRUPTED,
@@ -165,7 +165,7 @@ def discard(ids: tuple[str, ...], dry_run: bool, yes: bool, as_json: bool, **opt
 
 
 @click.command(epilog=examples("cancel d019a3b1c2d0a1b2c3d4e"))
-@click.argument("operation", shell_complete=complete_operations)
+@click.argument("operation", shell_complete=complete_open_operations)
 def cancel(operation: str) -> None:
     """Stop a replay or discard.
 
@@ -272,11 +272,11 @@ def _print_plan(summary: PlanSummary, kind: OperationKind) -> None:
 def _call_rows(planned: PlannedTask) -> list[dict[str, str]]:
     task = {"id": planned.id, "state": task_state(planned.state), "problem": _reason_title(planned.reason)}
     if planned.obstacle:
-        return [task | {"would": f"fail: {_reason_title(planned.obstacle)}"}]
+        return [task | {"what would happen": f"fail: {_reason_title(planned.obstacle)}"}]
     calls = [
         task
         | {
-            "would": call.call,
+            "what would happen": call.call,
             "visit": call.visit if call.visit != planned.id else "",
             "sends": _format_fields(call.fields),
         }

@@ -31,7 +31,7 @@ from app.ledger.times import iso_timestamp
 from app.operators.explain import ALL_FIELDS, Explain, Row
 from app.operators.filter import INDEXED_STATES, RESULT_STATES, Filter
 from app.operators.lists import Lists
-from app.operators.rejections import RejectionGroup, group_by_cause, with_likely_causes
+from app.operators.rejections import RejectionGroup, find_cause, group_by_cause, with_likely_causes
 from app.settings.model import Settings
 from app.telemetry import rejections as rejection_notes
 
@@ -206,7 +206,18 @@ def rejections(
     """
     hooks, since_ms = [hook] if hook else [], since.timestamp() * 1000 if since else 0
     rows = _causes(hooks, reason, since_ms) if by_cause else _newest_rejections(hooks, reason, since_ms, limit)
-    print_rows(rows[:limit], as_json)
+    print_rows(rows[:limit] if as_json or by_cause else map(_rejection_row, rows), as_json)
+
+
+def _rejection_row(note: Row) -> Row:
+    return {
+        "at": note["at"],
+        "hook": note["hook"],
+        "problem": find_cause(note["reason"]).title,
+        "reason": note["reason"],
+        "what to do": note["cause"],
+        "detail": note["detail"],
+    }
 
 
 def _newest_rejections(hooks: list[str], reason: str, since_ms: float, limit: int) -> list[Row]:

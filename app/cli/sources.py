@@ -39,7 +39,8 @@ def sources(name: str | None, as_json: bool) -> None:
     """List the supported tools, or show how to connect one.
 
     NAME is a source from the list, or a hook. SIGNED: whether a signature covers the whole body. VERIFIED BY: the weakest
-    evidence for the facts in the module.
+    evidence for the facts in the module. HOOKS: those that are configured. With --json also the status of the answer while
+    Redis is unavailable (`busy`), and how many seconds the tool waits for an answer (`within_s`).
     """
     settings = load_settings_or_none()
     active_hooks = settings.active_hooks.values() if settings else ()
@@ -82,7 +83,7 @@ def _row_for_people(row: dict[str, Any]) -> dict[str, Any]:
     return {
         "source": row["source"],
         "title": row["title"],
-        "signed": {"body": "yes", "fields": "some fields", "nothing": "no"}[row["proves"]],
+        "signed": {"body": "yes", "fields": "in part", "nothing": "no"}[row["proves"]],
         "verified by": VERIFIED_BY_BRIEFLY[row["evidence"]],
         "hooks": [path.rpartition("/")[2] for path in row["hooks"]],
     }
@@ -90,7 +91,7 @@ def _row_for_people(row: dict[str, Any]) -> dict[str, Any]:
 
 #: VERIFIED_BY in few words.
 VERIFIED_BY_BRIEFLY: Mapping[Evidence, str] = {
-    "vendor": "vendor's documentation",
+    "vendor": "vendor's docs",
     "second-hand": "integrators' code",
     "recalled": "nobody",
 }

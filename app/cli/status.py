@@ -5,6 +5,7 @@ from datetime import datetime
 
 import click
 
+from app.cli.completion import complete_actions, complete_deliveries, complete_operations
 from app.cli.options import cursor_option, since_option, until_option
 from app.cli.output import (
     NOTHING_MATCHED,
@@ -99,13 +100,13 @@ def _overview_tables(report: Row) -> dict[str, list[Row]]:
             }
             for row in report["circuits"]
         ],
-        "hooks": [
+        "hooks, with the requests of the last 24 hours": [
             {
                 "hook": row["name"],
                 "source": row["source"],
                 "last delivery": row["last"],
-                "accepted, 24 h": row["accepted"],
-                "rejected, 24 h": row["rejected"],
+                "accepted": row["accepted"],
+                "rejected": row["rejected"],
                 "missing settings": row["missing"],
             }
             for row in report["hooks"]
@@ -130,7 +131,7 @@ def workers(as_json: bool) -> None:
 
 
 @click.command(epilog=examples("operations", "operations d019a3b1c2d0a1b2c3d4e", "operations --json"))
-@click.argument("operation", required=False)
+@click.argument("operation", required=False, shell_complete=complete_operations)
 @limit_option
 @utc_option
 @json_option
@@ -205,9 +206,9 @@ def _operation_row(operation: Operation, as_json: bool) -> Row:
 @click.command(
     epilog=examples("activity --user ada --since 7d", "activity standard-A-2", "activity --action replay --json")
 )
-@click.argument("id", required=False)
+@click.argument("id", required=False, shell_complete=complete_deliveries)
 @click.option("--user", default="", help="Only of this user, or part of a name.")
-@click.option("--action", default="", help="Only this action, or part of one.")
+@click.option("--action", default="", help="Only this action, or part of one.", shell_complete=complete_actions)
 @since_option
 @until_option
 @limit_option

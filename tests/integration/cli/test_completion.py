@@ -34,6 +34,11 @@ def test_ids_and_reasons_are_completed_from_redis(busy: Harness) -> None:
     assert ["standard-A-2"] == completed(busy, "replay", "")
     assert ["contact_unknown"] == completed(busy, "failures", "--reason", "")
     assert [] == completed(busy, "cancel", "")
+    assert "started\\ discard" in completed(busy, "activity", "--action", "")
+    busy.doorbell("discard", "standard-A-2", "--yes")
+    [operation] = rows(busy, "operations", "--json")
+    assert [operation["operation"]] == completed(busy, "operations", "")
+    assert [] == completed(busy, "cancel", "")
 
 
 def test_nothing_is_completed_without_redis(harness: Harness) -> None:

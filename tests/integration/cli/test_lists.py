@@ -150,6 +150,7 @@ def test_rejections_have_a_likely_cause(harness: Harness) -> None:
     assert "12 min" in by_reason["signature_stale"]["cause"]
     assert "secret" in by_reason["signature_mismatch"]["cause"]
     assert ["signature_stale"] == [row["reason"] for row in rows(harness, "rejections", "--reason", "stale", "--json")]
+    assert "The signature does not match" in harness.doorbell("rejections").stdout
     assert 5 == harness.doorbell("rejections", "--hook", "calendly").returncode
     assert [("standard", 1), ("standard", 1)] == [
         (row["hook"], row["count"]) for row in rows(harness, "rejections", "--by-cause", "--json")

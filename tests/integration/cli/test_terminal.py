@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import pty
+import re
 import struct
 import subprocess
 import sys
@@ -40,7 +41,15 @@ def in_terminal(harness: Harness, width: int, *command: str, **env: str) -> str:
 def test_a_terminal_of_80_columns_gets_lines_that_fit_with_symbols(busy: Harness) -> None:
     busy.post(b"{}", {})
     delivery = rows(busy, "failures", "--json")[0]["delivery"]
-    commands = [["deliveries"], ["failures"], ["overview"], ["doctor"], ["visit", "standard-A-2"], ["show", delivery]]
+    commands = [
+        ["deliveries"],
+        ["failures"],
+        ["sources"],
+        ["overview"],
+        ["doctor"],
+        ["visit", "standard-A-2"],
+        ["show", delivery],
+    ]
 
     printed = {command[0]: in_terminal(busy, 80, *command, NO_COLOR="1") for command in commands}
 
@@ -50,6 +59,8 @@ def test_a_terminal_of_80_columns_gets_lines_that_fit_with_symbols(busy: Harness
     assert "\x1b" not in "".join(printed.values())
     assert f"✘ {delivery}  Needs attention\n  at: " in printed["deliveries"]
     assert "\n✔ redis " in printed["doctor"]
+    assert printed["sources"].startswith("SOURCE ")
+    assert re.search(r"\nstandard +standard +.* ago  +[0-9]+ +[0-9]+ +–\n", printed["overview"])
     assert "standard-A-2\n  problem: No e-mail address · reason: contact_unknown\n" in printed["failures"]
 
 
@@ -108,3 +119,11 @@ def test_json_escapes_unprintable_characters_and_tables_replace_them() -> None:
     assert {"a": CONTROL_CHARACTERS, "é": "日本"} == json.loads(to_json({"a": CONTROL_CHARACTERS, "é": "日本"}))
     assert "é 日本" in to_json("é 日本")
     assert "a\N{REPLACEMENT CHARACTER}b c é" == printable("a\u202eb\tc\xa0é")
+
+
+def test_a_pipe_gets_sentences_of_100_columns_and_the_results_of_checks_as_words(busy: Harness) -> None:
+    printed = [busy.doorbell(*command).stdout for command in (["sources", "calendly"], ["doctor"])]
+
+    sentences = [line for text in printed for line in text.splitlines() if not line.startswith("     ")]
+    assert [] == [line for line in sentences if len(line) > 100]
+    assert "\nok   redis " in printed[1]
