@@ -128,6 +128,7 @@ def _key(match: re.Match[str]) -> str:
         raise LookupError(f"a script uses {match[0]}, and keys.py has no {match[1].upper()}") from None
 
 
+@cache
 def check_callers() -> None:
     """Raise TypeError if a call in the ledger does not pass the parameters of its script."""
     scripts = {name: script(name) for name in SOURCES if "/" not in name}
