@@ -1,8 +1,9 @@
 """Fixtures of all tests: one embedded Valkey (or REDIS_URL) per run, emptied for each test, and Doorbell's processes."""
 
 import asyncio
+import gc
 import signal
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from typing import Any
 
 import pytest
@@ -16,6 +17,16 @@ from tests.support.harness import Harness, Server, redis_for_tests
 
 # A process that a shell starts in the background ignores SIGINT, and would pass that on to Doorbell's processes.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, Any, Any]:
+    """Exclude what the collection of tests makes from garbage collection: it lives until the end."""
+    gc.disable()
+    result = yield
+    gc.freeze()
+    gc.enable()
+    return result
 
 
 def pytest_asyncio_loop_factories() -> dict[str, Callable[[], asyncio.AbstractEventLoop]]:
