@@ -29,7 +29,8 @@ dev: .venv/dev .dev/env    ## Run web with reload, worker, sandbox and an embedd
 	@printf "CONSOLE_PASSWORD_HASH='%s'\n" "$$(echo development-only | $(BIN)/doorbell hash-password)" >> $@
 
 # Many tests wait for processes, so there are more pytest workers than cores.
-PYTEST := $(BIN)/python -m pytest -q --dist loadfile --no-loadscope-reorder
+# The many processes compile each module once, also where the environment turns the cache of compiled modules off.
+PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q --dist loadfile --no-loadscope-reorder
 
 test: .venv/dev    ## Run all tests except those in a browser
 	$(PYTEST) -n 4 tests/processes tests/integration tests/sources tests/fuzz tests/unit tests/architecture

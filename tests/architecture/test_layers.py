@@ -88,11 +88,18 @@ IMPURE_METHODS = {"now", "utcnow", "today", "read_text", "read_bytes", "write_te
 
 @dataclass(frozen=True)
 class Module:
-    """A parsed module of app or jobs."""
+    """A module of app or jobs, parsed when a test needs it."""
 
     name: str
-    tree: ast.Module
-    is_package: bool
+    path: Path
+
+    @cached_property
+    def tree(self) -> ast.Module:
+        return ast.parse(self.path.read_text("utf-8"))
+
+    @property
+    def is_package(self) -> bool:
+        return self.path.name == "__init__.py"
 
     @cached_property
     def imports(self) -> set[tuple[str, str]]:
@@ -142,9 +149,7 @@ def _files() -> dict[str, Path]:
 
 FILES = _files()
 NAMES = set(FILES)
-MODULES = {
-    name: Module(name, ast.parse(path.read_text("utf-8")), path.name == "__init__.py") for name, path in FILES.items()
-}
+MODULES = {name: Module(name, path) for name, path in FILES.items()}
 SOURCES = {name for name in NAMES if name.startswith("app.sources.")}
 ARROWS = {**PURE, **dict.fromkeys(sorted(SOURCES), SOURCE_IMPORTS)}
 
@@ -353,10 +358,10 @@ def test_the_sandbox_shares_no_code_with_the_rest() -> None:
         ({("jobs.retry", "decide")}, "try:\n    from jobs.retry import decide\nexcept ImportError: pass"),
     ],
 )
-def test_every_form_of_import_is_recognized(expected: set[tuple[str, str]], source: str) -> None:
-    module = Module("app.sources.other", ast.parse(source), is_package=False)
+def test_every_form_of_import_is_recognized(expected: set[tuple[str, str]], source: str, tmp_path: Path) -> None:
+    (path := tmp_path / "other.py").write_text(source)
 
-    assert expected == module.imports
+    assert expected == Module("app.sources.other", path).imports
 
 
 def test_only_the_ledger_contains_keys_of_redis() -> None:
