@@ -21,17 +21,38 @@ refund. An event without a version counts as newer.
 
 Recalled: which currencies have no cents, and that two of them are written as if they had (ISK, UGX); that retries are
 signed again; that a charge copies its PaymentIntent's metadata, while a PaymentIntent gets none from its session.
+
+The API (https://docs.stripe.com/api/webhook_endpoints, /events, and the vendor's library): Stripe makes the secret of an
+endpoint, and shows it once. The list of events has what the webhooks sent, for 30 days, so that a missed event is found as
+it was; older payments are not listed. An endpoint has no version of its own, as the list has the account's. Recalled: events
+are listed newest first; a failing endpoint is disabled after days; the sentences of refusals. There is no test event, and no
+OAUTH: a restricted key is enough for one's own account, and a platform needs one endpoint for all accounts, which it creates
+by hand.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 
 from app.visits.change import VisitChange, is_external_id, unix_microseconds
 from app.webhooks.delivery import Event
+from app.webhooks.fetching import BearerAuth, RecordRequest
 from app.webhooks.payload import Payload, minor_units
 from app.webhooks.signatures.hmac import Hmac
 from app.webhooks.source import Ignored, Source
+from app.webhooks.subscription import (
+    ApiResponse,
+    ListedPage,
+    ListedRecord,
+    Listing,
+    ListRequest,
+    Subscription,
+    SubscriptionPage,
+    SubscriptionState,
+    Target,
+    Window,
+)
 
 SETUP = """
 1. In Stripe's Workbench (or under Developers), open Webhooks and add an endpoint with the address {url}.
@@ -42,6 +63,8 @@ SETUP = """
    Checkout set it in payment_intent_data[metadata], too, or refunds do not name the visit. For a payment link, append
    ?client_reference_id= to its address. If only an invoice names the visit, its payment counts, but refunds do not. If both
    name it, the payment counts once; this needs payment_intent.succeeded, since newer charges do not name their invoice.
+5. With a restricted key (Developers, API keys) that may write Webhook Endpoints and read Events, Charges, PaymentIntents,
+   Checkout Sessions and Invoices, `doorbell connect stripe` does steps 1 to 3, and finds missed events of 30 days.
 
 Stripe only sends payments. After a full refund the visit has no amount; disputes are not counted. A platform (Connect) sets
 HOOKS__STRIPE__TENANTS to the accounts whose payments count.
@@ -55,6 +78,8 @@ SOURCE = Source(
     setup=SETUP,
     repeat_key=lambda event: event.data.at("id").text(),
     tenant_of=lambda event: event.data.at("account").text(),
+    api_url="https://api.stripe.com/v1",
+    credentials=BearerAuth(),
 )
 
 
@@ -166,3 +191,109 @@ def _shorten(invoice: str | None) -> str | None:
 def _id(reference: Payload) -> str | None:
     """Return the id, which is an object if it is expanded."""
     return reference.at("id").text() if isinstance(reference.value, dict) else reference.text()
+
+
+# -- the API: https://docs.stripe.com/api --
+
+EVENTS = (
+    *sorted(SESSIONS),
+    "payment_intent.succeeded",
+    "charge.succeeded",
+    "charge.captured",
+    "charge.refunded",
+    "invoice.paid",
+)
+
+
+def _subscribe(target: Target, _: Payload, events: Sequence[str]) -> RecordRequest:
+    """Create an endpoint, without an idempotency key: Stripe would answer with one that was deleted since."""
+    form = {
+        "url": target.url,
+        "description": "Doorbell",
+        "metadata[doorbell_hook]": target.hook,
+        **_items("enabled_events", events),
+    }
+    return RecordRequest(ENDPOINTS, form=form)
+
+
+def _items(name: str, values: Sequence[str]) -> dict[str, str]:
+    return {f"{name}[{number}]": value for number, value in enumerate(values)}
+
+
+def _read_endpoints(request: RecordRequest, response: ApiResponse) -> SubscriptionPage:
+    endpoints = [_read_endpoint(endpoint) for endpoint in response.at("data")]
+    return SubscriptionPage(endpoints, _next_page(request, response))
+
+
+def _next_page(request: RecordRequest, response: Payload) -> RecordRequest | None:
+    items = list(response.at("data"))
+    if not items or not response.at("has_more").boolean():
+        return None
+    return replace(request, params={**request.params, "starting_after": items[-1].at("id").required_id()})
+
+
+def _read_endpoint(endpoint: Payload) -> SubscriptionState:
+    events = frozenset(event.required_text() for event in endpoint.at("enabled_events"))
+    return SubscriptionState(
+        id=endpoint.at("id").required_id(),
+        url=endpoint.at("url").required_text(),
+        events=frozenset() if "*" in events else events,
+        is_active=endpoint.at("status").text() != "disabled",
+        secret=endpoint.at("secret").text() or "",
+    )
+
+
+def _mode(events: Payload) -> str:
+    """Return the mode of the key, as the newest event shows it."""
+    return next(("live mode" if event.at("livemode").boolean() else "test mode" for event in events.at("data")), "")
+
+
+def _refusal(status: int, response: Payload) -> str | None:
+    if status != 403:
+        return None
+    return (
+        "The key needs the permissions to write Webhook Endpoints and to read Events, Charges, PaymentIntents, Checkout "
+        "Sessions and Invoices."
+    )
+
+
+ENDPOINTS = "webhook_endpoints"
+
+SUBSCRIPTION = Subscription(
+    docs="https://docs.stripe.com/api/webhook_endpoints",
+    evidence="recalled",
+    groups=(EVENTS,),
+    # A restricted key need not read the account; this right it needs.
+    account=RecordRequest("events", params={"limit": "1"}),
+    account_name=_mode,
+    create=_subscribe,
+    read_created=_read_endpoint,
+    list=lambda _: RecordRequest(ENDPOINTS, params={"limit": "100"}),
+    read_list=_read_endpoints,
+    delete=lambda id, _: RecordRequest(f"{ENDPOINTS}/{id}", method="DELETE"),
+    reactivate=lambda id, _: RecordRequest(f"{ENDPOINTS}/{id}", form={"disabled": "false"}),
+    secret_from="tool",
+    refusal=_refusal,
+)
+
+
+def _list_events(window: Window, _: Payload) -> Sequence[ListRequest]:
+    """List the events since the window begins. A payment has no appointment time, and changes no visit but in its amount."""
+    since = min(window.since, window.changed_since or window.since)
+    params = {"created[gte]": str(int(since.timestamp())), "limit": "100", **_items("types", EVENTS)}
+    return [ListRequest(RecordRequest("events", params=params))]
+
+
+def _read_events(request: ListRequest, response: ApiResponse) -> ListedPage:
+    page = _next_page(request.request, response)
+    records = [ListedRecord(event.at("id").required_text(), event.value) for event in response.at("data")]
+    return ListedPage(records, [replace(request, request=page)] if page else [])
+
+
+LISTING = Listing(
+    docs="https://docs.stripe.com/api/events/list",
+    evidence="vendor",
+    start=_list_events,
+    read_page=_read_events,
+    lists_changed=True,
+)

@@ -5,11 +5,13 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
 import uvicorn
 
 from app.connections.connector import Connector, Reconciled, connection_lock
 from app.connections.context import ToolContext
+from app.connections.listing import ListedChanges, read_pages, translate_record
 from app.ledger.connection_states import ConnectionStates
 from app.ledger.ledger import Ledger
 from app.ledger.redis import Redis
@@ -20,6 +22,7 @@ from app.vendors.api import create_vendors, load_vendor
 from app.vendors.vendor import Vendor
 from app.visits.client import http_client
 from app.webhooks.registry import load_sources
+from app.webhooks.subscription import Window
 
 SECRET_KEY = "a-key-of-32-characters-for-tests-0"
 
@@ -90,3 +93,15 @@ async def connected_tool(name: str, redis: Redis) -> AsyncIterator[ConnectedTool
         }
         settings = read_environment({variable: value for variable, value in environment.items() if value})
         yield ConnectedTool(vendor, ToolContext(settings, Ledger(redis, 30), http), settings.hook(name))
+
+
+async def listed_changes(tool: ConnectedTool, window: Window) -> list[ListedChanges]:
+    """Return the translated records of all pages of a window."""
+    source, connector = tool.hook.source, tool.connector()
+    assert source.listing
+    start = source.listing.start(window, await connector.account())
+    return [
+        translate_record(source, record, datetime.now(UTC), tool.hook.settings.zone)
+        async for page, _ in read_pages(source, start, connector.call)
+        for record in page.records
+    ]

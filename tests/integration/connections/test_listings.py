@@ -6,17 +6,18 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from app.connections.listing import ListedChanges, read_pages, translate_record
+from app.connections.listing import ListedChanges
 from app.ledger.redis import Redis
-from app.vendors.api import vendor_names
+from app.vendors.api import load_vendor, vendor_names
 from app.visits.change import format_time
 from app.visits.merge import DesiredVisit
 from app.webhooks.registry import load_sources
 from app.webhooks.subscription import Window
 from tests.histories.pure import merged_visits
-from tests.support.vendors import ConnectedTool, connected_tool
+from tests.support.vendors import ConnectedTool, connected_tool, listed_changes
 
 LISTABLE = [name for name in load_sources() if load_sources()[name].listing]
+WITH_APPOINTMENTS = [name for name in LISTABLE if load_vendor(name).has_appointments]
 NOW = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
 TOMORROW = NOW + timedelta(days=1)
 LATER = TOMORROW + timedelta(hours=5)
@@ -26,7 +27,7 @@ def test_every_source_with_a_listing_has_a_fake_tool() -> None:
     assert set(LISTABLE) <= set(vendor_names())
 
 
-@pytest.fixture(params=LISTABLE)
+@pytest.fixture(params=WITH_APPOINTMENTS)
 async def tool(request: pytest.FixtureRequest, redis: Redis) -> AsyncIterator[ConnectedTool]:
     async with connected_tool(request.param, redis) as tool:
         yield tool
@@ -34,15 +35,7 @@ async def tool(request: pytest.FixtureRequest, redis: Redis) -> AsyncIterator[Co
 
 async def listed(tool: ConnectedTool, since: datetime = NOW - timedelta(days=1)) -> list[ListedChanges]:
     """Return the translated appointments of 30 days."""
-    source, connector = tool.hook.source, tool.connector()
-    assert source.listing
-    window = Window(since, since + timedelta(days=30), since)
-    start = source.listing.start(window, await connector.account())
-    return [
-        translate_record(source, record, datetime.now(UTC), tool.hook.settings.zone)
-        async for page, _ in read_pages(source, start, connector.call)
-        for record in page.records
-    ]
+    return await listed_changes(tool, Window(since, since + timedelta(days=30), since))
 
 
 def visits(source: str, results: Iterable[ListedChanges]) -> dict[str, DesiredVisit]:
