@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable
 
 import orjson
 
+from app.connections.catch_up import CatchUpRunner
+from app.connections.guard import Guard
 from app.ledger import keys
 from app.ledger.cleanup import trim_deliveries
 from app.ledger.ids import new_token
@@ -23,6 +25,7 @@ REQUEUE_EVERY_S = 0.5
 CIRCUITS_EVERY_S = 0.5
 ORPHANS_EVERY_S = 20.0
 OPERATIONS_EVERY_S = 0.5
+CONNECTIONS_EVERY_S, CATCH_UPS_EVERY_S = 1.0, 1.0
 TRIM_EVERY_S = 60.0
 HEARTBEAT_EVERY_S, HEARTBEAT_TTL_MS = 10.0, 30_000
 
@@ -35,6 +38,8 @@ async def run_maintenance(context: Context) -> None:
         group.create_task(_every(ORPHANS_EVERY_S, lambda: _requeue_orphans(context)))
         group.create_task(_every(TRIM_EVERY_S, lambda: _trim(context)))
         group.create_task(context.stored_hooks.follow())
+        group.create_task(_every(CONNECTIONS_EVERY_S, Guard(context, context.stored_hooks).check_due))
+        group.create_task(_every(CATCH_UPS_EVERY_S, CatchUpRunner(context).run_next))
         operations = Operations(context.ledger, context.settings)
         group.create_task(_every(OPERATIONS_EVERY_S, operations.run_next))
         group.create_task(_every(HEARTBEAT_EVERY_S, Heartbeat(context).beat))

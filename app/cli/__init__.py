@@ -30,6 +30,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "connect": "connect",
         "connections": "connect",
         "disconnect": "connect",
+        "catch-up": "catch_up",
         "sources": "sources",
         "hooks": "hooks",
         "hook-url": "sources",

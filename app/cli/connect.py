@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import click
@@ -126,13 +127,18 @@ def disconnect(hook: str, yes: bool) -> None:
 async def _connections(
     ledger: Ledger, settings: Settings, tool: LoadedSource, step: Callable[[Connections], Awaitable[T]]
 ) -> T:
-    """Run a step. What the tool does not do ends the command with a sentence."""
-    title = tool.definition.title
-    try:
+    with tool_errors(tool.definition.title):
         async with http_client(5) as http:
             stored = StoredHooks(ledger.redis, settings)
             await stored.load()
             return await step(Connections(ToolContext(settings, ledger, http), stored, actions(ledger, settings)))
+
+
+@contextmanager
+def tool_errors(title: str) -> Iterator[None]:
+    """End the command with a sentence if the tool refuses something, or cannot be reached."""
+    try:
+        yield
     except (Refused, ClientError, Unauthorized, Untranslatable) as error:
         exit_with(CHECK_FAILED, describe(error, title))
     except CredentialsMissing as missing:
@@ -181,6 +187,10 @@ def _report(connected: Connected) -> None:
     ):
         for subscription in subscriptions:
             click.echo(f"{action} subscription {subscription.id}")
+    if connected.is_importing:
+        click.echo(
+            f"a worker stores the coming appointments: doorbell catch-up {hook.name} shows its progress", err=True
+        )
 
 
 async def _wait_for_delivery(ledger: Ledger, hook: str, since_ms: int) -> None:

@@ -5,11 +5,13 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from app.connections.catch_up import can_list, default_since, new_catch_up, store_of
 from app.connections.connector import Connector, Reconciled, connection_lock
 from app.connections.context import CallContext, ToolContext
 from app.connections.stored_hooks import StoredHooks
 from app.ledger import keys
 from app.ledger.connection_states import ConnectionState, ConnectionStates
+from app.ledger.ids import is_listed
 from app.ledger.ledger import Ledger
 from app.ledger.records import NotFound
 from app.operators.actions import Actions
@@ -42,12 +44,17 @@ class ConnectRequest:
 
 @dataclass(frozen=True, slots=True)
 class Connected:
-    """A connected hook. reconciled: None if the tool has no API for subscriptions: then a person does the steps."""
+    """A connected hook.
+
+    reconciled: None if the tool has no API for subscriptions, so that a person does the steps. is_importing: a worker will
+    store the coming appointments.
+    """
 
     hook: Hook
     url: str
     account_name: str = ""
     reconciled: Reconciled | None = None
+    is_importing: bool = False
 
 
 class Connections:
@@ -90,10 +97,16 @@ class Connections:
                 await self._stored.remove(name, self._actions)
             raise
         hook = await self._keep_secrets(hook, reconciled, is_environment)
-        state = healthy_state(await self._states.get(name), reconciled, url, account_name)
+        last_state = await self._states.get(name)
+        since = await default_since(self._context, name)
+        state = healthy_state(last_state, reconciled, url, account_name)
         await self._states.save(replace(state, connected_by=self._actions.actor_name))
         await self._actions.record("connected tool", f"{name}: {_summary(reconciled)}")
-        return Connected(hook, url, account_name, reconciled)
+        is_importing = can_list(hook) and bool(reconciled.created or not last_state.connected_at_ms)
+        if is_importing:
+            catch_up = new_catch_up(name, since, self._actions.actor_name, "connected")
+            await store_of(self._context).save(catch_up)
+        return Connected(hook, url, account_name, reconciled, is_importing)
 
     async def _store(self, name: str, before: HookSettings | None, wanted: HookSettings, is_environment: bool) -> None:
         if not is_environment and wanted != before:
@@ -140,6 +153,7 @@ class Connections:
                 ids = await Connector(self._context, hook).remove()
             await self._actions.record("disconnected tool", f"{name}: {len(ids)} subscriptions deleted")
             await self._states.remove(name)
+            await store_of(self._context).remove(name)
             if settings.is_stored(name):
                 await self._stored.remove(name, self._actions)
         return ids
@@ -214,12 +228,12 @@ def healthy_state(before: ConnectionState, reconciled: Reconciled, url: str, acc
 
 
 async def first_delivery(ledger: Ledger, hook: str, since_ms: int, timeout_s: float) -> str:
-    """Wait for a delivery that arrives after since_ms, and return its id; empty if none arrives in time."""
+    """Wait for a webhook that arrives after since_ms, and return its id; empty if none arrives in time."""
     deadline = time.monotonic() + timeout_s
     while True:
-        newest = await ledger.redis.command("ZREVRANGE", f"{keys.DELIVERIES}{hook}", 0, 0, "WITHSCORES")
-        if newest and float(newest[1]) >= since_ms:
-            return str(newest[0].decode())
+        ids = await ledger.redis.command("ZRANGEBYSCORE", f"{keys.DELIVERIES}{hook}", since_ms, "+inf", "LIMIT", 0, 100)
+        if webhook := next((id.decode() for id in ids if not is_listed(id.decode())), ""):
+            return webhook
         if time.monotonic() > deadline:
             return ""
         await asyncio.sleep(FIRST_DELIVERY_POLL_S)

@@ -59,9 +59,10 @@ class Reconciled:
 
 
 @asynccontextmanager
-async def connection_lock(context: CallContext, hook: str) -> AsyncIterator[None]:
-    """Work on the connection of a hook, alone among all processes. Raises LockContended."""
-    name, token, deadline = f"{keys.CONNECTIONS}:{hook}:lock", new_token(), time.monotonic() + LOCK_WAIT_S
+async def connection_lock(context: CallContext, hook: str, wait_s: float | None = None) -> AsyncIterator[None]:
+    """Work on the connection of a hook, alone among all processes. Raises LockContended after wait_s (LOCK_WAIT_S)."""
+    wait_s = LOCK_WAIT_S if wait_s is None else wait_s
+    name, token, deadline = f"{keys.CONNECTIONS}:{hook}:lock", new_token(), time.monotonic() + wait_s
     while not await context.ledger.acquire_lock(name, token, LOCK_TTL_S):
         if time.monotonic() > deadline:
             raise LockContended
@@ -113,14 +114,20 @@ class Connector:
             request = page.next
         return own
 
-    async def reconcile(self, *, is_secret_new: bool = False) -> Reconciled:
+    async def reconcile(self, *, is_secret_new: bool = False, lasts_until: datetime | None = None) -> Reconciled:
         """Make the subscriptions of the hook what they should be.
 
         is_secret_new: the secret is younger than the subscriptions that may exist, so that none of them signs with it.
+        lasts_until: subscriptions that expire before this time are renewed, or replaced.
         """
         existing = await self.own_subscriptions()
         own_ids = (await self._states.get(self._hook.name)).subscription_ids
-        usable = [each for each in existing if self._is_usable(each, own_ids, is_secret_new)]
+        existing = [await self._renew(each, lasts_until) for each in existing]
+        usable = [
+            each
+            for each in existing
+            if self._is_usable(each, own_ids, is_secret_new) and not _expires_before(each, lasts_until)
+        ]
         matching, missing = match_groups(self.declaration.groups, usable)
         adopted = [await self._activate(each) for each in matching]
         leftover = [each for each in existing if each not in matching]
@@ -159,11 +166,12 @@ class Connector:
         await self.call(self.declaration.reactivate(subscription.id, await self.account()))
         return replace(subscription, is_active=True)
 
-    async def renew(self, subscription: SubscriptionState) -> None:
-        """Prolong a subscription that expires. Raises Refused if the tool cannot."""
-        if self.declaration.renew is None:
-            raise Refused("an expiring subscription of this tool is replaced")
+    async def _renew(self, subscription: SubscriptionState, lasts_until: datetime | None) -> SubscriptionState:
+        """Prolong a subscription that expires before this time, if the tool can."""
+        if not self.declaration.renew or not _expires_before(subscription, lasts_until):
+            return subscription
         await self.call(self.declaration.renew(subscription.id, await self.account()))
+        return replace(subscription, expires_at=None)
 
     async def send_test(self, id: str) -> bool:
         """Make the tool send a test event. Return False if it cannot."""
@@ -198,7 +206,8 @@ class Connector:
                     raise
                 await asyncio.sleep(wait_s)
             except (ClientError, Unauthorized) as error:
-                if sentence := self.declaration.refusal(error.status or 0, _parse(error.response_text)):
+                declaration, response = self._hook.source.subscription, _parse(error.response_text)
+                if declaration and (sentence := declaration.refusal(error.status or 0, response)):
                     raise Refused(sentence) from error
                 raise
         raise AssertionError("unreachable")
@@ -224,6 +233,10 @@ def match_groups(
             free.remove(suitable)
             matched.append(suitable)
     return matched, missing
+
+
+def _expires_before(subscription: SubscriptionState, time: datetime | None) -> bool:
+    return bool(time and subscription.expires_at and subscription.expires_at < time)
 
 
 def same_url(one: str, other: str) -> bool:

@@ -81,7 +81,23 @@ def new_origin(delivery_id: str, index: int) -> str:
 
 
 def new_delivery_id() -> str:
-    return f"d{(time.time_ns() // 1_000_000 << 40) + random.getrandbits(40):021x}"
+    return f"d{_time_and_random()}"
+
+
+def new_listed_id() -> str:
+    """Return the id of a delivery that Doorbell made itself, from an appointment in a tool's list."""
+    return f"{LISTED}{_time_and_random()}"
+
+
+def is_listed(delivery_id: str) -> bool:
+    return delivery_id.startswith(LISTED)
+
+
+LISTED = "l"
+
+
+def _time_and_random() -> str:
+    return f"{(time.time_ns() // 1_000_000 << 40) + random.getrandbits(40):021x}"
 
 
 def delivery_time_ms(delivery_id: str) -> int:

@@ -40,6 +40,8 @@ RETRY_AFTER = "bell:retry-after:"
 TOKEN = "bell:token:"
 #: The states of the connections, by hook; + colon, hook and `:lock`: which process works on a connection.
 CONNECTIONS = "bell:connections"
+#: + hook: its newest catch-up. The hooks with an unfinished one.
+CATCH_UP, OPEN_CATCH_UPS = "bell:catch-up:", "bell:catch-ups"
 WORKER = "bell:worker:"
 HOURLY = "bell:hourly:"
 SECRET_USED = "bell:secret-used:"
@@ -196,6 +198,16 @@ KEY_KINDS = (
         "until the hook is disconnected",
         title="Connections",
     ),
+    KeyKind("bell:catch-up:*:lock", "expires", "which worker catches up for a hook", _SHORT),
+    KeyKind(
+        "bell:catch-up:*",
+        "expires",
+        "the newest catch-up of a hook: its progress, and the requests that remain, encrypted",
+        "30 days after its last step",
+        title="Catch-ups",
+        personal_data="none after its end: until then, parts of appointments in the requests that remain",
+    ),
+    KeyKind("bell:catch-ups", "members", "the hooks with an unfinished catch-up", "until it ends"),
     KeyKind("bell:queue:visits:health-check", "expires", "the health check of arq", _SHORT),
     KeyKind("bell:queue:*", "members", "the jobs of a queue, by the time at which they are due", "until they are done"),
     KeyKind("bell:queued", "members", "tasks by state", _STATE),

@@ -79,17 +79,18 @@ class Ledger:
         reason: str = "",
         refetch: bool = False,
         dedup_ttl_s: int = DEDUP_TTL_S,
+        delivery_id: str = "",
     ) -> AcceptResult:
         """Store a delivery, its changes and its jobs, unless it is a repeat: all, or nothing.
 
         dedup_id: the tool's id of the event; None: a digest of the body. event_state: `queued` if a worker has to fetch and
         translate the event, `parked` with a reason if an operator has to act, "" if it is translated. refetch: a repeat
         may be another event with the same body, so its record is fetched again. dedup_ttl_s: how long
-        a repeat is recognized.
+        a repeat is recognized. delivery_id: a new id; by default that of a webhook.
 
         If a visit accepts no more changes, the delivery is parked without its changes; an operator can retranslate it.
         """
-        id = new_delivery_id()
+        id = delivery_id or new_delivery_id()
         packed = _pack_changes(info.source, account, changes)
         info.task_ids.extend([TaskId.event(id)] if event_state else [task_id for task_id, *_ in packed])
         record = info.encode() + b"\n" + self._bodies.encode(delivery.body, id)
@@ -118,6 +119,7 @@ class Ledger:
                 reason=limit,
                 refetch=refetch,
                 dedup_ttl_s=dedup_ttl_s,
+                delivery_id=id,
             )
             return result._replace(limit_reached=limit)
         return AcceptResult(id, False) if reply == 1 else AcceptResult(reply.decode(), True)

@@ -22,13 +22,12 @@ from app.telemetry.health import (
     Backlog,
     Circuit,
     Worker,
-    last_delivery_times,
     live_workers,
     load_backlog,
     open_circuits,
 )
 from app.telemetry.rejections import mismatch_times
-from app.telemetry.silence import silent_hooks
+from app.telemetry.silence import last_delivery_times, silent_hooks
 from app.webhooks.registry import source_title
 
 #: An hour since 1970, and its counts by hook and outcome.

@@ -181,6 +181,10 @@ class HookSettings(BaseModel):
         description="signature, bearer, or both: how a sender authenticates. Only the source standard has a choice",
     )
     timezone: Zone | None = Field(None, description="the time zone of local times without an offset")
+    reconcile: Literal["daily", "never"] | None = Field(
+        None,
+        description="daily or never: whether missed changes are looked for each day; by default the source's choice",
+    )
     tolerance: Seconds | None = Field(
         None, description="seconds: the maximum age of a signed time; by default the source's"
     )
@@ -223,6 +227,9 @@ class Settings(BaseModel):
     )
     contact_for_s: Seconds = Field(
         86_400, description="seconds: how long a visit without an e-mail address or a time waits for one"
+    )
+    connection_check_s: Seconds = Field(
+        900, description="seconds: how often a worker asks each tool about its connection"
     )
     public_url: WebAddress | None = Field(
         None,

@@ -127,15 +127,6 @@ def _worker(value: Mapping[str, Any], heartbeat_at_ms: float) -> Worker:
     return Worker(str(value.get("host", "")), int(value.get("pid", 0)), heartbeat_at_ms, value.get("since"))
 
 
-async def last_delivery_times(redis: Redis, settings: Settings) -> dict[str, float | None]:
-    """Return the time of each hook's last delivery, in ms."""
-    hooks = list(settings.active_hooks)
-    newest = await asyncio.gather(
-        *(redis.command("ZREVRANGE", f"{keys.DELIVERIES}{hook}", 0, 0, "WITHSCORES") for hook in hooks)
-    )
-    return {hook: float(row[1]) if row else None for hook, row in zip(hooks, newest, strict=True)}
-
-
 async def open_circuits(redis: Redis, settings: Settings) -> list[Circuit]:
     accounts = await known_accounts(redis, settings.tokens or {"main": ""})
     circuits = await asyncio.gather(

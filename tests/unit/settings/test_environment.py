@@ -587,6 +587,7 @@ def test_env_example_has_every_setting_of_a_hook() -> None:
 
     assert {
         "#HOOKS__<NAME>__SECRETS",
+        "#HOOKS__<NAME>__RECONCILE",
         "#HOOKS__<NAME>__SOURCE",
         "#HOOKS__<NAME>__CREDENTIALS__<FIELD>",
         "#HOOKS__<NAME>__API_URL",

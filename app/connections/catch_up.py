@@ -1,0 +1,308 @@
+"""Catching up: lists the appointments of a tool, and stores the changes that no webhook told.
+
+A listed appointment becomes a delivery of our own with the changes that its webhook would have, so it merges like any other:
+doing it twice, or late, harms nothing. Creating a visit can start a review request. Therefore appointments that began before
+`since` are stored only if Doorbell has their visit.
+"""
+
+import asyncio
+import hashlib
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import fields, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import urlencode
+
+import orjson
+
+from app.connections.connector import Connector, NotSubscribable, describe
+from app.connections.context import CallContext
+from app.connections.listing import ListedChanges, read_pages, translate_record
+from app.connections.tool_api import CredentialsMissing
+from app.ledger import keys
+from app.ledger.catch_ups import RESULTS, CatchUp, CatchUpResult, CatchUps, CatchUpStatus
+from app.ledger.connection_states import ConnectionStates
+from app.ledger.ids import TaskId, new_listed_id, new_token
+from app.ledger.leases import LockContended
+from app.ledger.records import DeliveryInfo, NotFound, Task
+from app.settings.model import Hook
+from app.telemetry.logs import log
+from app.visits.change import VisitChange, encode_change, external_id
+from app.visits.client import ClientError, Unauthorized, VisitsApiError
+from app.visits.merge import RecordedChange, desired_visit, merge_changes
+from app.webhooks.delivery import Delivery
+from app.webhooks.fetching import RecordRequest
+from app.webhooks.payload import Untranslatable
+from app.webhooks.source import LoadedSource
+from app.webhooks.subscription import ApiResponse, Listing, ListRequest, Refused, Window
+
+#: Appointments further ahead are not listed.
+HORIZON = timedelta(days=366)
+#: Before the moment at which a connection was last healthy, some webhooks may already have been lost.
+OVERLAP = timedelta(hours=1)
+#: How long a worker works on a catch-up before others get a turn, and how many queued visits make it wait.
+TURN_S, MAX_QUEUED = 20.0, 200
+#: Outlasts a turn with its last call.
+TURN_LOCK_S = 60.0
+FIRST_RETRY_S, MAX_RETRY_S, MAX_FAILED_ATTEMPTS = 10, 3_600, 30
+
+
+def store_of(context: CallContext) -> CatchUps:
+    settings = context.settings
+    return CatchUps(context.ledger.redis, settings.secret_key or sorted(settings.tokens.values())[:1] or ["unset"])
+
+
+def can_list(hook: Hook) -> bool:
+    """Whether the appointments of this hook can be listed: the tool has a list, and the hook has its credentials."""
+    source = hook.source
+    return source.listing is not None and not source.definition.missing_credentials(hook.settings.credentials)
+
+
+def new_catch_up(
+    hook: str, since: datetime, requested_by: str, cause: str, changed_since: datetime | None = None
+) -> CatchUp:
+    now = datetime.now(UTC)
+    times = (since, now + HORIZON, changed_since or since)
+    since_ms, until_ms, changed_since_ms = (int(each.timestamp() * 1000) for each in times)
+    requested_at_ms = int(now.timestamp() * 1000)
+    return CatchUp(new_token(), hook, since_ms, until_ms, changed_since_ms, requested_by, requested_at_ms, cause)
+
+
+async def default_since(context: CallContext, hook: str) -> datetime:
+    """Return since when webhooks may have been missed: the connection's last healthy moment, with an overlap; else now."""
+    state = await ConnectionStates(context.ledger.redis).get(hook)
+    if not state.healthy_at_ms:
+        return datetime.now(UTC)
+    return datetime.fromtimestamp(state.healthy_at_ms / 1000, UTC) - OVERLAP
+
+
+class Lister:
+    """Lists the appointments of one hook, and decides what becomes of each. It stores nothing."""
+
+    def __init__(self, context: CallContext, hook: Hook, catch_up: CatchUp) -> None:
+        self._context, self._hook, self._catch_up = context, hook, catch_up
+        self._connector = Connector(context, hook)
+        self._next_call_at = 0.0
+
+    @property
+    def listing(self) -> Listing:
+        if not (listing := self._hook.source.listing):
+            raise NotSubscribable(f"{self._hook.source.definition.title} has no list of appointments")
+        return listing
+
+    async def start(self) -> list[ListRequest]:
+        """Return the first requests."""
+        since, until, changed_since = (
+            datetime.fromtimestamp(ms / 1000, UTC)
+            for ms in (self._catch_up.since_ms, self._catch_up.until_ms, self._catch_up.changed_since_ms)
+        )
+        account = await self._connector.account() if self._hook.source.subscription else ApiResponse(None)
+        return list(self.listing.start(Window(since, until, changed_since), account))
+
+    async def pages(
+        self, requests: Sequence[ListRequest]
+    ) -> AsyncIterator[tuple[list[tuple[ListedChanges, CatchUpResult]], list[ListRequest]]]:
+        """Yield the appointments of each page with what becomes of them, and the requests that remain."""
+        source, zone = self._hook.source, self._hook.settings.zone
+        async for page, remaining in read_pages(source, requests, self._call):
+            listed_at = self._listed_at
+            listed = [translate_record(source, record, listed_at, zone) for record in page.records]
+            yield [(each, await self._result(each)) for each in listed], remaining
+
+    async def _call(self, request: RecordRequest) -> ApiResponse:
+        """Send a request, not faster than the tool allows."""
+        await asyncio.sleep(max(0.0, self._next_call_at - time.monotonic()))
+        self._next_call_at = time.monotonic() + 1 / self.listing.calls_per_s
+        self._listed_at = await self._context.ledger.server_time()
+        return await self._connector.call(request)
+
+    async def _result(self, listed: ListedChanges) -> CatchUpResult:
+        if not listed.changes:
+            return "unclear" if listed.problem else "unchanged"
+        visits = [await self._tasks(change) for change in listed.changes]
+        if not any(visits) and _starts_before(listed.changes, self._catch_up.since_ms):
+            return "past"
+        has_news = any(self._is_news(change, tasks) for change, tasks in zip(listed.changes, visits, strict=True))
+        return "changed" if has_news else "unchanged"
+
+    async def _tasks(self, change: VisitChange) -> list[Task]:
+        """Return the tasks of the visit, under this id or the previous one."""
+        source, account = self._hook.source.name, self._hook.account
+        ids = [change.external_id(source)]
+        if change.previous_visit_id:
+            ids.append(external_id(source, change.previous_visit_id))
+        for id in ids:
+            with suppress(NotFound):
+                return await self._context.ledger.load_aliases(TaskId.visit(account, id))
+        return []
+
+    def _is_news(self, change: VisitChange, tasks: Sequence[Task]) -> bool:
+        """Whether the change adds something to those that are stored. Discarded ones count: an operator decided on them."""
+        id = change.external_id(self._hook.source.name)
+        own = next((task for task in tasks if task.external_id == id), None)
+        if own is None or (change.previous_visit_id and len(tasks) == 1):
+            return True
+        stored = [
+            each for task in tasks for is_old in (False, True) for each in task.recorded_changes(discarded=is_old)
+        ]
+        listed = RecordedChange.decode("listed", encode_change(change), own.alias_depth)
+        return desired_visit(merge_changes([*stored, listed])) != desired_visit(merge_changes(stored))
+
+
+def _starts_before(changes: Iterable[VisitChange], since_ms: int) -> bool:
+    """Whether the appointment is over before this time. One without a time is taken to be."""
+    times = [
+        time
+        for change in changes
+        for time in (change.time_completed, change.time_scheduled)
+        if isinstance(time, datetime)
+    ]
+    return not times or max(times).timestamp() * 1000 < since_ms
+
+
+class CatchUpRunner:
+    """Runs the catch-ups that are due: the step of a worker. Several workers take turns, one at a time for each hook."""
+
+    def __init__(self, context: CallContext) -> None:
+        self._context = context
+
+    async def run_next(self) -> None:
+        """Run each open catch-up for a while. Raises RedisUnavailable."""
+        for hook in await store_of(self._context).open_hooks():
+            with suppress(LockContended):
+                async with single_turn(self._context, hook):
+                    await self._run(hook)
+
+    async def _run(self, name: str) -> None:
+        store, settings = store_of(self._context), self._context.settings
+        catch_up = await store.get(name)
+        if catch_up is None or not catch_up.is_open:
+            await (store.save(catch_up) if catch_up else store.remove(name))  # cancelled, or unreadable
+            return
+        if name not in settings.hooks or not can_list(settings.hook(name)):
+            await store.save(
+                ended(catch_up, "failed", "the hook, its list or its credentials are no longer configured")
+            )
+            return
+        if catch_up.next_attempt_ms > time.time() * 1000:
+            return
+        hook = settings.hook(name)
+        try:
+            await self._continue(hook, catch_up)
+        except (ClientError, Unauthorized, Refused, Untranslatable, CredentialsMissing, VisitsApiError) as error:
+            current = await store.get(name) or catch_up
+            await store.save(after_error(current, error, hook.source.definition.title))
+
+    async def _continue(self, hook: Hook, catch_up: CatchUp) -> None:
+        """Store the changes page by page. After each page the progress is stored, so that another worker can continue."""
+        store, deadline = store_of(self._context), time.monotonic() + TURN_S
+        lister = Lister(self._context, hook, catch_up)
+        if catch_up.status == "queued":
+            requests = await lister.start()
+            catch_up = replace(catch_up, status="running", remaining=[encode_request(each) for each in requests])
+            await store.save(catch_up)
+        async for listed, remaining in lister.pages([decode_request(each) for each in catch_up.remaining]):
+            for each, result in listed:
+                if result == "changed":
+                    await self._store(hook, catch_up, each)
+            catch_up = counted(catch_up, (result for _, result in listed), remaining)
+            current = await store.get(hook.name)
+            if current is None or current.id != catch_up.id:
+                return  # a newer one replaces it
+            if not current.is_open:
+                await store.save(ended(catch_up, "cancelled"))
+                return
+            await store.save(catch_up if remaining else ended(catch_up, "done"))
+            if time.monotonic() > deadline or await self._has_backlog():
+                return
+        if not catch_up.remaining and catch_up.is_open:
+            await store.save(ended(catch_up, "done"))
+
+    async def _store(self, hook: Hook, catch_up: CatchUp, listed: ListedChanges) -> None:
+        """Store a delivery of our own. The same record of the same catch-up is stored once."""
+        record, now = listed.record, datetime.now(UTC)
+        delivery = Delivery(hook.name, hook.source.name, (), encode_body(hook.source, record.body), now)
+        info = DeliveryInfo(hook.name, hook.source.name, int(now.timestamp() * 1000), event_name="listed")
+        digest = hashlib.sha256(orjson.dumps([record.id, record.body, record.record, record.related])).hexdigest()
+        await self._context.ledger.accept(
+            delivery,
+            info,
+            listed.changes,
+            hook.account,
+            dedup_id=f"{catch_up.id} {digest}",
+            event_state="parked" if listed.problem else "",
+            reason=f"untranslatable: {listed.problem}" if listed.problem else "",
+            delivery_id=new_listed_id(),
+        )
+
+    async def _has_backlog(self) -> bool:
+        """Whether the workers have enough to do: webhooks go first."""
+        return int(await self._context.ledger.redis.command("ZCARD", keys.VISITS_QUEUE)) > MAX_QUEUED
+
+
+def encode_body(source: LoadedSource, body: Mapping[str, Any]) -> bytes:
+    """Return the body as the tool would send it, so that the delivery can be translated again."""
+    return urlencode(body).encode() if source.definition.body_format == "form" else orjson.dumps(body)
+
+
+def encode_request(request: ListRequest) -> dict[str, Any]:
+    sent = {
+        each.name: value
+        for each in fields(RecordRequest)
+        if each.name != "follow_up" and (value := getattr(request.request, each.name)) not in (None, {}, ())
+    }
+    return {"request": sent, "context": request.context}
+
+
+def decode_request(stored: Mapping[str, Any]) -> ListRequest:
+    return ListRequest(RecordRequest(**stored["request"]), stored["context"])
+
+
+def counted(catch_up: CatchUp, results: Iterable[CatchUpResult], remaining: Sequence[ListRequest]) -> CatchUp:
+    counts = Counter(catch_up.counts)
+    counts.update(results)
+    requests = [encode_request(each) for each in remaining]
+    return replace(catch_up, counts=dict(counts), remaining=requests, problem="", failed_attempts=0)
+
+
+def ended(catch_up: CatchUp, status: CatchUpStatus, problem: str = "") -> CatchUp:
+    log.info("catch_up_ended", hook=catch_up.hook, outcome=status, counts=dict(catch_up.counts))
+    return replace(catch_up, status=status, remaining=(), problem=problem, ended_at_ms=int(time.time() * 1000))
+
+
+def after_error(catch_up: CatchUp, error: Exception, title: str) -> CatchUp:
+    """Return the catch-up after a failed call: it waits, or it failed for good."""
+    sentence = str(error) if isinstance(error, CredentialsMissing) else describe(error, title)
+    can_retry = isinstance(error, VisitsApiError) and not isinstance(error, ClientError | Unauthorized)
+    attempts = catch_up.failed_attempts + 1
+    if not can_retry or attempts > MAX_FAILED_ATTEMPTS:
+        return ended(catch_up, "failed", sentence)
+    asked_s = error.wait_s if isinstance(error, VisitsApiError) and error.wait_s is not None else 0
+    wait_s = max(asked_s, min(FIRST_RETRY_S * 2 ** (attempts - 1), MAX_RETRY_S))
+    next_attempt_ms = int((time.time() + wait_s) * 1000)
+    return replace(catch_up, failed_attempts=attempts, next_attempt_ms=next_attempt_ms, problem=sentence)
+
+
+@asynccontextmanager
+async def single_turn(context: CallContext, hook: str) -> AsyncIterator[None]:
+    """Catch up for this hook alone among all workers. Raises LockContended at once."""
+    name, token = f"{keys.CATCH_UP}{hook}:lock", new_token()
+    if not await context.ledger.acquire_lock(name, token, TURN_LOCK_S):
+        raise LockContended
+    try:
+        yield
+    finally:
+        await context.ledger.release_lock(name, token)
+
+
+async def plan(context: CallContext, hook: Hook, catch_up: CatchUp) -> tuple[dict[CatchUpResult, int], int]:
+    """List everything and store nothing. Return the counts by result, and how many new visits would be in the past."""
+    lister, counts, new_past = Lister(context, hook, catch_up), Counter[CatchUpResult](), 0
+    async for listed, _ in lister.pages(await lister.start()):
+        counts.update(result for _, result in listed)
+        now_ms = int(time.time() * 1000)
+        new_past += sum(result == "changed" and _starts_before(each.changes, now_ms) for each, result in listed)
+    return {result: counts[result] for result in RESULTS}, new_past

@@ -1,0 +1,172 @@
+"""Checks the connections at the tools, repairs them, and catches up what was missed meanwhile."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from random import uniform
+
+from app.connections.catch_up import can_list, default_since, new_catch_up, store_of
+from app.connections.connect import can_call, healthy_state
+from app.connections.connector import Connector, Reconciled, connection_lock, describe, match_groups
+from app.connections.context import CallContext
+from app.connections.stored_hooks import StoredHooks
+from app.connections.tool_api import CredentialsMissing
+from app.ledger.connection_states import ConnectionState, ConnectionStates, Health
+from app.ledger.leases import LockContended
+from app.operators.actions import Actions, Actor
+from app.settings.model import Hook
+from app.telemetry.logs import log
+from app.telemetry.silence import delivery_times
+from app.visits.client import RateLimited, Unauthorized, VisitsApiError
+from app.webhooks.payload import Untranslatable
+from app.webhooks.subscription import Refused, SubscriptionState
+
+#: The actor of what the workers do.
+WORKER = Actor("Doorbell", "worker")
+#: How early an expiring subscription is renewed, in checks, and at least.
+RENEW_CHECKS, RENEW_MIN = 4, timedelta(hours=12)
+#: When a tool did not answer, it is asked again after this time, if the next check is later.
+RETRY_S = 60.0
+
+
+class Guard:
+    """The step of a worker. Each connection is checked by one of many."""
+
+    def __init__(self, context: CallContext, stored: StoredHooks) -> None:
+        self._context, self._stored = context, stored
+        self._states = ConnectionStates(context.ledger.redis)
+        self._actions = Actions(context.ledger, context.settings, WORKER)
+
+    async def check_due(self) -> None:
+        """Check the connections whose time has come. Raises RedisUnavailable."""
+        hooks = [hook for name in self._context.settings.hooks if can_call(hook := self._context.settings.hook(name))]
+        if not hooks:
+            return
+        states, now_ms = await self._states.all(), _now_ms()
+        due = [hook for hook in hooks if states.get(hook.name, ConnectionState(hook.name)).next_check_ms <= now_ms]
+        # At once, because a tool may take long to answer.
+        for result in await asyncio.gather(*map(self._check_alone, due), return_exceptions=True):
+            if isinstance(result, BaseException):
+                raise result
+
+    async def _check_alone(self, hook: Hook) -> None:
+        with suppress(LockContended):  # another worker checks it, or a person connects it
+            async with connection_lock(self._context, hook.name, wait_s=0):
+                if (await self._states.get(hook.name)).next_check_ms <= _now_ms():
+                    await self.check(hook)
+
+    async def check(self, hook: Hook) -> ConnectionState:
+        """Ask the tool about the connection, repair it if Doorbell made it, and store its state. Run under its lock."""
+        before = await self._states.get(hook.name)
+        next_check_ms = int((time.time() + self._context.settings.connection_check_s * uniform(0.9, 1.1)) * 1000)
+        try:
+            after = await self._examine(hook, before)
+        except (Unauthorized, Refused, CredentialsMissing) as error:
+            detail = (
+                str(error) if isinstance(error, CredentialsMissing) else describe(error, hook.source.definition.title)
+            )
+            after = replace(before, state="credentials_expired", detail=detail, checked_at_ms=_now_ms())
+        except (VisitsApiError, Untranslatable) as error:
+            wait_s = error.wait_s if isinstance(error, RateLimited) and error.wait_s else RETRY_S
+            detail = describe(error, hook.source.definition.title)
+            next_check_ms = min(next_check_ms, int((time.time() + wait_s) * 1000))
+            log.warning("connection_check_failed", hook=hook.name, reason=detail)
+            after = replace(before, detail=detail)
+        after = replace(after, next_check_ms=next_check_ms)
+        await self._states.save(after)
+        if after.state != before.state:
+            await self._report(before, after)
+        return after
+
+    async def _report(self, before: ConnectionState, after: ConnectionState) -> None:
+        log.log(
+            logging.INFO if after.state == "healthy" else logging.WARNING,
+            "connection_state_changed",
+            hook=after.hook,
+            state=after.state,
+            previous_state=before.state,
+            reason=after.detail,
+        )
+        if before.checked_at_ms:
+            await self._actions.record("noticed connection", f"{after.hook}: {after.state}")
+
+    async def _examine(self, hook: Hook, before: ConnectionState) -> ConnectionState:
+        connector = Connector(self._context, hook)
+        if not connector.declaration.can_ask:
+            await connector.account()  # the credentials, at least
+            state: Health = "unverified" if before.state == "credentials_expired" else before.state
+            return replace(before, state=state, detail="", checked_at_ms=_now_ms())
+        existing = await connector.own_subscriptions()
+        active = [each for each in existing if each.is_active]
+        working, missing = match_groups(connector.declaration.groups, active)
+        if missing:
+            return await self._repair(hook, connector, before, "disabled" if len(active) < len(existing) else "missing")
+        expires_at = min((each.expires_at for each in working if each.expires_at), default=None)
+        if expires_at and expires_at < self._renew_before():
+            return await self._renew(hook, connector, before)
+        after = healthy_state(
+            before, Reconciled(tuple(working), (), ()), before.url or self._context.settings.hook_url(hook)
+        )
+        failing_since = await self._failing_since(hook, working)
+        if failing_since is None:
+            return after
+        detail = f"{hook.source.definition.title} reports failing deliveries since {failing_since:%Y-%m-%dT%H:%M:%SZ}"
+        return replace(after, state="degraded", detail=detail, healthy_at_ms=before.healthy_at_ms)
+
+    async def _failing_since(self, hook: Hook, working: Sequence[SubscriptionState]) -> datetime | None:
+        """Return since when deliveries fail; None if one has arrived since."""
+        failing_since = min((each.failing_since for each in working if each.failing_since), default=None)
+        if failing_since is None:
+            return None
+        times = await delivery_times(self._context.ledger.redis, hook.name)
+        return None if times and times[0] > failing_since.timestamp() else failing_since
+
+    async def _repair(
+        self, hook: Hook, connector: Connector, before: ConnectionState, problem: Health
+    ) -> ConnectionState:
+        """Subscribe again, if Doorbell had subscribed before, and catch up from the last healthy moment."""
+        title = hook.source.definition.title
+        if not before.is_managed:
+            detail = f"{title} has no active subscription with this URL: run `doorbell connect {hook.source.name}`"
+            return replace(before, state=problem, detail=detail, checked_at_ms=_now_ms())
+        log.warning("connection_lost", hook=hook.name, state=problem)
+        since = await default_since(self._context, hook.name)
+        await self._actions.record("noticed connection", f"{hook.name}: {problem}")
+        await self._states.save(replace(before, state=problem, detail=f"{title} no longer sends webhooks"))
+        reconciled = await connector.reconcile(lasts_until=self._renew_before())
+        await self._keep_secrets(hook, reconciled)
+        await self._actions.record("repaired connection", f"{hook.name}: it was {problem}")
+        if can_list(hook):
+            await store_of(self._context).save(new_catch_up(hook.name, since, WORKER.name, "repaired"))
+        at = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+        after = healthy_state(before, reconciled, self._context.settings.hook_url(hook))
+        return replace(after, detail=f"it was {problem}, and was subscribed again at {at}")
+
+    async def _renew(self, hook: Hook, connector: Connector, before: ConnectionState) -> ConnectionState:
+        reconciled = await connector.reconcile(lasts_until=self._renew_before())
+        await self._keep_secrets(hook, reconciled)
+        await self._actions.record("renewed connection", hook.name)
+        return healthy_state(before, reconciled, self._context.settings.hook_url(hook))
+
+    async def _keep_secrets(self, hook: Hook, reconciled: Reconciled) -> None:
+        """Accept the secrets that the tool chose for new subscriptions, beside the old ones."""
+        new = [secret for secret in reconciled.secrets if secret not in hook.settings.secrets]
+        if new and self._context.settings.is_stored(hook.name):
+            secrets = [*new, *hook.settings.secrets]
+            await self._stored.change(hook.name, {"secrets": secrets[:MAX_SECRETS]}, self._actions)
+
+    def _renew_before(self) -> datetime:
+        early = timedelta(seconds=RENEW_CHECKS * self._context.settings.connection_check_s)
+        return datetime.now(UTC) + max(early, RENEW_MIN)
+
+
+#: Secrets of replaced subscriptions are still accepted for a while; older ones are not.
+MAX_SECRETS = 6
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)
