@@ -37,6 +37,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "secrets": "sources",
         "ring": "specimens",
         "specimen": "specimens",
+        "keep": "keep",
         "verify": "verify",
         "listen": "listen",
     },

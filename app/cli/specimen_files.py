@@ -12,7 +12,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from app.visits.change import VisitChange
-from app.webhooks.delivery import Delivery, UnreadableBody, header_lines
+from app.webhooks.delivery import Delivery, Event, UnreadableBody, header_lines
 from app.webhooks.payload import Payload, Untranslatable
 from app.webhooks.registry import load_sources, load_specimens, specimen_body, specimens_file
 from app.webhooks.signatures.combined import FirstPresent
@@ -29,6 +29,10 @@ class CannotComplete(Exception):
     """A specimen lacks something that only its author can add, or its signature is contradictory."""
 
 
+class NotTranslatable(CannotComplete):
+    """The module does not understand the event, so only its author can say what to expect."""
+
+
 class SpecimenFile:
     """The specimens of a source, which can be completed and written."""
 
@@ -41,7 +45,7 @@ class SpecimenFile:
         for number, recorded in enumerate(self.content.get("deliveries", ()), 1):
             name = f"{number} {recorded.get('name', 'without a name')}"
             try:
-                yield name, list(_Specimen(self.tool, self.content, recorded).complete())
+                yield name, list(SpecimenEntry(self.tool, self.content, recorded).complete())
             except CannotComplete as problem:
                 raise CannotComplete(f"{name}: {problem}") from None
 
@@ -49,7 +53,9 @@ class SpecimenFile:
         self.path.write_text(json.dumps(self.content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-class _Specimen:
+class SpecimenEntry:
+    """One delivery of a file of specimens."""
+
     def __init__(self, tool: LoadedSource, file: MutableMapping[str, Any], recorded: dict[str, Any]) -> None:
         self._tool, self._file, self._recorded = tool, file, recorded
         self._scheme = self._choose_scheme(tool.definition.signature)
@@ -85,6 +91,20 @@ class _Specimen:
         except SignatureError:
             return False
         return True
+
+    def missing_header(self) -> str:
+        """Return a header that the signature covers and that is not stored, as the id of the message, or an empty string."""
+        context = self._context("signing_key" if self._setting("signing_key") else "secret")
+        try:
+            self._scheme.sign(self._delivery(), context)
+        except SignatureError as error:
+            name = str(error).removesuffix(" is missing")
+            return (
+                name
+                if error.reason == "missing" and name != str(error) and name not in self._recorded["headers"]
+                else ""
+            )
+        return ""
 
     def _sign(self) -> Iterator[str]:
         context = self._context("signing_key" if self._setting("signing_key") else "secret")
@@ -172,22 +192,28 @@ class _Specimen:
 
     def _propose_expect(self) -> Iterator[str]:
         """Add what `translate` makes of the event. Whether that is right, only the author can say."""
-        zone = ZoneInfo(self._setting("timezone")) if self._setting("timezone") else None
         try:
-            event = parse_event(self._tool, self._delivery(), zone)
-            requests = self._tool.fetch(event) if self._tool.fetch else []
-            if requests and "records" not in self._recorded:
-                self._recorded["requests"] = [request.key for request in requests]
-                raise CannotComplete(
-                    f"add the responses of the tool to `records`: {', '.join(self._recorded['requests'])}"
-                )
-            events = [self._with_record(event, request) for request in requests] or [event]
-            translations = [self._tool.translate(each) for each in events]
+            translations = self.translations()
         except (UnreadableBody, Untranslatable) as error:
-            raise CannotComplete(f"translate cannot understand it: {error}") from None
-        changes = [change for each in translations if not isinstance(each, Ignored) for change in each]
+            raise NotTranslatable(f"translate cannot understand it: {error}") from None
+        changes = changes_of(translations)
         self._recorded["expect"] = list(map(describe_change, changes)) or {"ignored": _reason(translations)}
         yield f"expect is {_describe(changes) or self._recorded['expect']}: compare it with the tool's documentation"
+
+    def event(self) -> Event:
+        """Raise UnreadableBody."""
+        zone = ZoneInfo(self._setting("timezone")) if self._setting("timezone") else None
+        return parse_event(self._tool, self._delivery(), zone)
+
+    def translations(self) -> list[list[VisitChange] | Ignored]:
+        """Translate like the worker: once for every record. Raise UnreadableBody, Untranslatable, CannotComplete."""
+        event = self.event()
+        requests = self._tool.fetch(event) if self._tool.fetch else []
+        if requests and "records" not in self._recorded:
+            self._recorded["requests"] = [request.key for request in requests]
+            raise CannotComplete(f"add the responses of the tool to `records`: {', '.join(self._recorded['requests'])}")
+        events = [self._with_record(event, request) for request in requests] or [event]
+        return [self._tool.translate(each) for each in events]
 
     def _with_record(self, event: Any, request: Any) -> Any:
         records = self._recorded["records"]
@@ -198,6 +224,10 @@ class _Specimen:
         follow_ups = request.follow_up(Payload(record, "record")) if record is not None else {}
         related = {name: records[follow_up.key] for name, follow_up in follow_ups.items() if follow_up.key in records}
         return event.with_record(record, fetched_at, related, request.path)
+
+
+def changes_of(translations: Iterable[list[VisitChange] | Ignored]) -> list[VisitChange]:
+    return [change for each in translations if not isinstance(each, Ignored) for change in each]
 
 
 def _reason(translations: Iterable[Any]) -> str:

@@ -95,6 +95,10 @@ class Actions:
         visits = "1 visit" if len(task_ids) == 1 else f"{len(task_ids):,} visits"
         await self.record("revealed visit", f"the customers of {visits}", affected=task_ids)
 
+    async def keep_specimen(self, id: str) -> None:
+        """Record that a delivery is turned into a specimen, in which personal data is replaced."""
+        await self.record("kept a specimen", id, affected=[TaskId.event(id)])
+
     async def export(self, kind: Literal["deliveries", "visits"], filter: Filter) -> None:
         """Record that personal data of all deliveries or visits that match a filter is exported."""
         action: Action = "exported deliveries" if kind == "deliveries" else "exported visits"

@@ -38,6 +38,7 @@ Action = Literal[
     "paused",
     "resumed",
     "sent a test delivery",
+    "kept a specimen",
     "added hook",
     "changed hook",
     "rotated secret",
@@ -63,6 +64,7 @@ _EFFECTS = {
     "revealed visit": "revealed personal data",
     "fetched remote visit": "looked it up in Review Rover",
     "erased person": "erased personal data",
+    "kept a specimen": "kept as a specimen, without personal data",
 }
 #: The number of entries that are read at once, and from which `actors` takes the names.
 BATCH_SIZE, ACTORS_FROM = 500, 1_000

@@ -12,6 +12,8 @@ from urllib.parse import parse_qsl
 
 import orjson
 
+from app.webhooks.personal_data import EVENT_NAME_KEYS, SAFE_KEYS
+
 #: Replaces a hidden value.
 REDACTED = "•••"
 _EMAIL = re.compile(r"[^\s\"'<>@]+@[^\s\"'<>@]+")
@@ -23,16 +25,6 @@ _PERSONAL_KEY = r"[\w\[\].%-]*(?:name|company|address|street|line\d|city|zip|pos
 _IN_JSON = re.compile(rf'("{_PERSONAL_KEY}"\s*:\s*)(?:"(?:[^"\\]|\\.)*(?:"|\\?$)|\[[^\]]*(?:\]|$))', re.IGNORECASE)
 _IN_FORM = re.compile(rf"((?:^|[&?\s]){_PERSONAL_KEY}=)[^&\s]+", re.IGNORECASE)
 
-#: Keys whose values describe the event and its time, but no person.
-SAFE_KEYS = frozenset(
-    """action amount amount_collected api_version cancelled canceled completed created created_at createdat currency
-    date_cancelled duration end end_at end_time ends_at endtime event event_id event_type eventtype id kind object order
-    price rescheduled start start_at start_time starts_at starttime status time_completed time_scheduled time_zone timestamp
-    timezone topic trigger triggerevent type uid updated updated_at updatedat uri uuid version visit_id""".split()  # noqa: SIM905
-)
-#: SAFE_KEYS whose value may be a sentence with the name of a person in some tools. A word is shown; a sentence only if the
-#: source declares it as the name of the event.
-EVENT_NAME_KEYS = frozenset("action event event_type eventtype kind object topic trigger triggerevent type".split())  # noqa: SIM905
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+(Z|[+-]\d\d:?\d\d)?")
 _SAFE_VALUE = re.compile(r"[\w:./+ -]{0,200}")
 _ADDRESS = re.compile(r"@|%40")

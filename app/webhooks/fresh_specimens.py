@@ -35,7 +35,7 @@ def refresh(source: str, recorded: Mapping[str, Any], name: str, now: datetime) 
     """
     text = orjson.dumps(recorded).decode()
     for id in sorted(set(_ids(source, recorded)), key=len, reverse=True):
-        text = re.sub(rf"{_ID_START}{re.escape(id)}(?![0-9A-Za-z])", _fresh_id(id, name), text)
+        text = re.sub(rf"{_ID_START}{re.escape(id)}(?![0-9A-Za-z])", fresh_id(id, name), text)
     shift = timedelta(days=(now - _reference_time(load_specimens(source)["deliveries"])).days)
     text = _DATE.sub(lambda match: _shift_date(match[0], shift), text)
     text = _UNIX_TIME.sub(lambda match: f"{int(match[1]) + int(shift.total_seconds())}{match[2] or ''}", text)
@@ -92,7 +92,7 @@ def _repeat_key(source: str, recorded: Mapping[str, Any]) -> Iterator[str]:
         yield key
 
 
-def _fresh_id(id: str, name: str) -> str:
+def fresh_id(id: str, name: str) -> str:
     """Return another id of the same form: digits stay digits, and letters change only where there are few digits."""
     digest = hashlib.shake_256(f"{name} {id}".encode()).digest(len(id))
     is_hex = re.fullmatch(r"[0-9a-f-]{16,}", id)

@@ -1,0 +1,43 @@
+"""The words that a source itself knows: the constants of its module, and the hosts that it names.
+
+They are public, so they are never personal data.
+"""
+
+import ast
+import json
+import re
+from functools import cache
+from importlib.resources import files
+
+from app.webhooks.registry import SOURCES, load_specimens
+
+_HOST = re.compile(r"https?://([A-Za-z0-9.-]+)")
+_TOKEN = re.compile(r"\w+")
+MAX_WORD_CHARS = 60
+
+
+@cache
+def _texts_of(source: str) -> frozenset[str]:
+    """Return the texts in the code of a source, without its prose, which has several lines."""
+    tree = ast.parse(files(SOURCES).joinpath(f"{source}.py").read_text(encoding="utf-8"))
+    texts = (node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str))
+    return frozenset(text for text in texts if text and "\n" not in text)
+
+
+@cache
+def constants_of(source: str) -> frozenset[str]:
+    """Return the short texts that the code of a source contains, as `"invitee.created"`."""
+    return frozenset(text for text in _texts_of(source) if len(text) <= MAX_WORD_CHARS)
+
+
+@cache
+def tokens_of(source: str) -> frozenset[str]:
+    """Return the words inside the texts of a source, as the parts of `urn:blvd:Appointment:`."""
+    return frozenset(token for text in _texts_of(source) for token in _TOKEN.findall(text))
+
+
+@cache
+def hosts_of(source: str) -> frozenset[str]:
+    """Return the hosts that the module or its specimens name."""
+    module = files(SOURCES).joinpath(f"{source}.py").read_text(encoding="utf-8")
+    return frozenset(_HOST.findall(module + json.dumps(load_specimens(source), ensure_ascii=False)))
