@@ -80,7 +80,7 @@ def build_services(settings: Settings) -> Services:
         counters=counters,
         stored_hooks=stored_hooks,
         webhooks=webhooks,
-        console=Console(settings, console_ledger, counters),
+        console=Console(settings, console_ledger, counters, stored_hooks),
         alerts=AlertMonitor(ledger.redis, settings),
     )
 

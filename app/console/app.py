@@ -6,6 +6,7 @@ from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.routing import BaseRoute, Match, Mount
 from starlette.types import Scope
 
+from app.connections.stored_hooks import StoredHooks
 from app.console.context import ConsoleContext
 from app.console.errors import HANDLERS
 from app.console.middleware import ResponseHeaders
@@ -17,8 +18,8 @@ from app.telemetry.counters import Counters
 
 
 class Console:
-    def __init__(self, settings: Settings, ledger: Ledger, counters: Counters) -> None:
-        self.context = ConsoleContext(settings, ledger, counters)
+    def __init__(self, settings: Settings, ledger: Ledger, counters: Counters, stored_hooks: StoredHooks) -> None:
+        self.context = ConsoleContext(settings, ledger, counters, stored_hooks)
 
     def routes(self) -> list[BaseRoute]:
         """Return the routes; none if neither a password nor a trusted proxy is configured.

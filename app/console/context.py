@@ -3,6 +3,7 @@
 import httpx
 from starlette.requests import HTTPConnection, Request
 
+from app.connections.stored_hooks import StoredHooks
 from app.console.events import EventHub
 from app.console.form_tokens import FormTokens
 from app.console.passwords import Passwords
@@ -23,8 +24,9 @@ MAX_OPEN_FORM_BYTES = 8_388_608
 
 
 class ConsoleContext:
-    def __init__(self, settings: Settings, ledger: Ledger, counters: Counters) -> None:
+    def __init__(self, settings: Settings, ledger: Ledger, counters: Counters, stored_hooks: StoredHooks) -> None:
         self.settings, self.ledger, self.redis, self.counters = settings, ledger, ledger.redis, counters
+        self.stored_hooks = stored_hooks
         self.sessions = Sessions(settings, ledger)
         self.passwords = Passwords(settings, ledger.redis)
         self.form_tokens = FormTokens(settings)

@@ -81,6 +81,7 @@ async def _page(request: Request, name: str, response: dict[str, Any] | None = N
         source=source,
         verified_by=VERIFIED_BY[source.definition.evidence],
         hooks=hooks,
+        stored=console.settings.stored_hooks.keys(),
         secrets={hook: await _secrets(console, hook) for hook in names},
         addresses=addresses,
         hidden_token=HIDDEN_TOKEN,

@@ -1,0 +1,189 @@
+"""All hooks, and the forms that add, change and remove stored ones. No page contains a stored secret or credential."""
+
+from collections.abc import Mapping
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from app.console.context import actions, context
+from app.console.rendering import redirect, render
+from app.operators.hooks import HookSummary, list_hooks
+from app.operators.setup_steps import new_secret
+from app.settings.environment import SettingsError
+from app.settings.model import HookSettings
+from app.settings.stored import build_hook
+from app.webhooks.registry import load_sources
+from app.webhooks.source import LoadedSource
+
+#: Settings that a form shows with their values; empty for the default.
+PLAIN_SETTINGS = ("account", "timezone", "tenants", "api_url")
+CREDENTIAL = "credential-"
+
+
+async def hooks(request: Request) -> Response:
+    return await render(request, "hooks.html", hooks=list_hooks(context(request).settings))
+
+
+# -- a new hook --
+
+
+async def new_hook(request: Request) -> Response:
+    """Ask for the tool first, then for what the tool needs."""
+    return await _new_page(request, request.query_params)
+
+
+async def add(request: Request) -> Response:
+    form, console = request.state.form, context(request)
+    name, tool = form.get("name", "").strip(), _tool(form)
+    if tool is None:
+        raise HTTPException(404, "There is no source with this name.")
+    fields = {field: value for field, value in _plain_settings(form).items() if value} | _secret_settings(form)
+    try:
+        hook = build_hook(fields | {"source": tool.name, "credentials": _credentials(form)})
+        await console.stored_hooks.add(name, hook, actions(request))
+    except SettingsError as error:
+        return await _new_page(request, form, error)
+    return redirect(f"/console/hooks/{name}?done=added")
+
+
+async def _new_page(request: Request, values: Mapping[str, str], error: SettingsError | None = None) -> Response:
+    tool = _tool(values)
+    free_name = tool.name if tool and tool.name not in context(request).settings.hooks else ""
+    return await render(
+        request,
+        "hook_new.html",
+        409 if error else 200,
+        tool=tool,
+        tools=load_sources(),
+        name=values.get("name") or free_name,
+        values=values,
+        problems=error.problems if error else [],
+        required=tool.definition.missing_credentials({}) if tool else [],
+        new_secret=new_secret(tool.definition) if tool else None,
+    )
+
+
+# -- an existing hook --
+
+#: What a page says after a form, by `?done=`.
+MESSAGES = {
+    "added": "Stored. All processes have the hook within 5 seconds.",
+    "changed": "Changed. All processes follow within 5 seconds.",
+    "rotated": "The new secret and the old ones are accepted. When the tool uses the new one, reject the old ones below.",
+    "finished": "Only the newest secret is accepted.",
+}
+
+
+async def hook(request: Request) -> Response:
+    return await _page(request)
+
+
+async def change(request: Request) -> Response:
+    form, name = request.state.form, request.path_params["hook"]
+    hook = _stored_hook(request, name)
+    current = _values(hook)
+    fields = {field: value or None for field, value in _plain_settings(form).items() if value != current[field]}
+    fields |= {field: value for field, value in _secret_settings(form).items() if field != "secrets"}
+    try:
+        await context(request).stored_hooks.change(name, fields, actions(request), credentials=_credentials(form))
+    except SettingsError as error:
+        return await _page(request, error)
+    return redirect(f"/console/hooks/{name}?done=changed")
+
+
+async def rotate(request: Request) -> Response:
+    form, name = request.state.form, request.path_params["hook"]
+    _stored_hook(request, name)
+    keep_old = not form.get("only_new")
+    try:
+        await context(request).stored_hooks.rotate_secret(
+            name, form.get("secret", "").strip(), actions(request), keep_old=keep_old
+        )
+    except SettingsError as error:
+        return await _page(request, error)
+    return redirect(f"/console/hooks/{name}?done={'rotated' if keep_old else 'finished'}")
+
+
+async def finish_rotation(request: Request) -> Response:
+    name = request.path_params["hook"]
+    _stored_hook(request, name)
+    await context(request).stored_hooks.drop_old_secrets(name, actions(request))
+    return redirect(f"/console/hooks/{name}?done=finished")
+
+
+async def remove(request: Request) -> Response:
+    name = request.path_params["hook"]
+    _summary(request, name)
+    if request.state.form.get("confirm", "").strip() != name:
+        return await _page(request, message="The confirmation differs. Nothing was removed.")
+    try:
+        await context(request).stored_hooks.remove(name, actions(request))
+    except SettingsError as error:
+        return await _page(request, error)
+    return redirect("/console/hooks")
+
+
+async def _page(request: Request, error: SettingsError | None = None, message: str = "") -> Response:
+    name = request.path_params["hook"]
+    summary, settings = _summary(request, name), context(request).settings
+    stored = settings.stored_hooks.get(name)
+    tool = load_sources().get(summary.source)
+    return await render(
+        request,
+        "hook.html",
+        409 if error or message else 200,
+        hook=summary,
+        tool=tool,
+        values=_values(stored) if stored else {},
+        has_token=bool(stored and stored.visits_api_token),
+        new_secret=new_secret(tool.definition) if tool else None,
+        problems=error.problems if error else [],
+        message=message,
+        done=MESSAGES.get(request.query_params.get("done", ""), ""),
+    )
+
+
+def _summary(request: Request, name: str) -> HookSummary:
+    """Return the stored hook of this name if there is one, else that of the environment."""
+    matches = [hook for hook in list_hooks(context(request).settings) if hook.name == name]
+    if not matches:
+        raise HTTPException(404, "There is no hook with this name.")
+    return matches[-1]
+
+
+def _stored_hook(request: Request, name: str) -> HookSettings:
+    hook = context(request).settings.stored_hooks.get(name)
+    if hook is None:
+        raise HTTPException(404, "There is no stored hook with this name.")
+    return hook
+
+
+def _tool(values: Mapping[str, str]) -> LoadedSource | None:
+    return load_sources().get(values.get("source", ""))
+
+
+def _values(hook: HookSettings) -> dict[str, str]:
+    return {
+        "account": hook.account or "",
+        "timezone": hook.timezone or "",
+        "tenants": " ".join(hook.tenants),
+        "api_url": hook.api_url or "",
+    }
+
+
+def _plain_settings(form: Mapping[str, str]) -> dict[str, str]:
+    return {field: form[field].strip() for field in PLAIN_SETTINGS if field in form}
+
+
+def _secret_settings(form: Mapping[str, str]) -> dict[str, str]:
+    fields = {"secrets": form.get("secret", "").strip(), "visits_api_token": form.get("visits_api_token", "").strip()}
+    return {field: value for field, value in fields.items() if value}
+
+
+def _credentials(form: Mapping[str, str]) -> dict[str, str]:
+    """Return the credentials that were typed; an empty field leaves a credential as it is."""
+    values = {
+        name.removeprefix(CREDENTIAL): value.strip() for name, value in form.items() if name.startswith(CREDENTIAL)
+    }
+    return {name: value for name, value in values.items() if value}
