@@ -43,7 +43,17 @@ class Problem:
     """Something to do. hook: the hook that it is about; of a paused account, one of its hooks."""
 
     kind: Literal[
-        "workers", "api", "memory", "stalled", "credentials", "signatures", "silent", "paused", "failures", "slow"
+        "workers",
+        "api",
+        "memory",
+        "stalled",
+        "unusable",
+        "credentials",
+        "signatures",
+        "silent",
+        "paused",
+        "failures",
+        "slow",
     ]
     level: Level
     sentence: str
@@ -105,6 +115,8 @@ class Overview:
     groups: list[FailureGroup] = field(default_factory=list)
     memory_bytes: int = 0
     memory_limit_bytes: int = 0
+    #: By name, why a stored hook cannot be used.
+    unusable_hooks: dict[str, str] = field(default_factory=dict)
 
     @property
     def last_delivery_ms(self) -> float | None:
@@ -153,6 +165,9 @@ class Overview:
             yield Problem("stalled", "bad", sentence)
 
     def _hook_problems(self) -> Iterator[Problem]:
+        for name, reason in self.unusable_hooks.items():
+            sentence = f"The stored hook {name} cannot be used, and its tool gets 503: {reason.removesuffix('.')}."
+            yield Problem("unusable", "bad", sentence, name)
         for hook in self.hooks:
             if hook.missing:
                 settings = ", ".join(hook.missing)
@@ -247,6 +262,7 @@ async def load_overview(ledger: Ledger, settings: Settings) -> Overview:
         groups=groups,
         memory_bytes=int(memory["used_memory"]),
         memory_limit_bytes=int(memory.get("maxmemory", 0)),
+        unusable_hooks=settings.unusable_hooks,
     )
 
 

@@ -145,8 +145,9 @@ async def test_a_hook_that_cannot_be_decrypted_is_shown_and_can_be_removed(
     await other.log_in()
     await other.get("/hooks/unknown")  # so that this process asks Redis
 
-    page = (await other.get("/console/hooks/shop")).text
+    page, overview = [(await other.get(f"/console{path}")).text for path in ("/hooks/shop", "")]
     removed = await other.post("/console/hooks/shop/remove", {"confirm": "shop"})
 
     assert "a key that SECRET_KEY lacks" in page
+    assert "The stored hook shop cannot be used, and its tool gets 503" in overview
     assert (303, 404) == (removed.status_code, (await other.get("/console/hooks/shop")).status_code)
