@@ -22,7 +22,7 @@ ACTIONS = {
     "api": ("Show accounts", "/console/sources#accounts"),
     "memory": ("Show data retention", "/console/settings/retention"),
     "stalled": ("Show workers", "/console/workers"),
-    "unusable": ("The hook", "/console/hooks/{hook}"),
+    "unusable": ("Show the hook", "/console/hooks/{hook}"),
     "credentials": ("Show the steps", "/console/sources/{source}"),
     "signatures": ("Show rejections", "/console/rejections?hook={hook}"),
     "silent": ("Show the steps", "/console/sources/{source}"),
