@@ -112,7 +112,7 @@ def _value_rows(row: Row) -> Iterator[Row]:
         name: remote[name] for name, fact in row["facts"].items() if remote.get(name, fact["value"]) != fact["value"]
     }
     for name, fact in row["facts"].items():
-        theirs = {"in review rover": differing.get(name)} if differing else {}
+        theirs = {"in Review Rover": differing.get(name)} if differing else {}
         yield {"field": field_title(name), "value": fact["value"], **theirs, "delivery": fact["delivery"]}
 
 

@@ -14,9 +14,9 @@ from app.cli.output import (
     exit_with,
     json_option,
     print_message,
-    print_table,
 )
 from app.cli.session import actions, run_with_ledger
+from app.cli.tables import wrap
 from app.ledger.ledger import Ledger
 from app.operators import search_index
 from app.operators.erasure import (
@@ -102,5 +102,7 @@ def _print_report(report: ErasureReport, as_json: bool) -> None:
     if as_json:
         row = {name: sorted(getattr(report, name)) for name in (*LABELS, "unreadable", "busy")}
         click.echo(json.dumps(row | {"people": len(report.people), "digests": len(report.digests)}))
-    else:
-        print_table([{"data": name, "count": count, "effect": LABELS[name]} for name, count in report.counts.items()])
+        return
+    for name, count in report.counts.items():
+        for line in wrap(f"{name}: {LABELS[name]}", f"{count:>6,}  ", " " * 8):
+            click.echo(line)

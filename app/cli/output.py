@@ -105,8 +105,8 @@ def print_json(value: dict[str, Any], as_json: bool = False) -> None:
     click.echo(to_json(value, None if as_json else 2))
 
 
-def print_rows(rows: Iterable[dict[str, Any]], as_json: bool) -> None:
-    """Print a table, or one JSON object per line. Exits with status 5 if there are no rows."""
+def print_rows(rows: Iterable[dict[str, Any]], as_json: bool, nothing: str = "nothing matched") -> None:
+    """Print a table, or one JSON object per line. Without rows, print the message `nothing` and exit with status 5."""
     rows = list(rows)
     if as_json:
         for row in rows:
@@ -114,7 +114,7 @@ def print_rows(rows: Iterable[dict[str, Any]], as_json: bool) -> None:
     else:
         print_table(rows)
     if not rows:
-        exit_with(NOTHING_MATCHED, "nothing matched")
+        exit_with(NOTHING_MATCHED, nothing)
 
 
 def print_table(rows: list[dict[str, Any]]) -> None:

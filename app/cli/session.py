@@ -63,7 +63,7 @@ def run_with_ledger(step: Callable[[Ledger, Settings], Awaitable[T]]) -> T:
     except SettingsError as error:
         exit_with(CHECK_FAILED, str(error))
     except RedisUnavailable as error:
-        exit_with(UNREACHABLE, str(error))
+        exit_with(UNREACHABLE, f"{error}; `doorbell doctor` says what to check")
     except NotFound as error:
         exit_with(NOTHING_MATCHED, f"there is no delivery or visit {error}; it may have expired")
 

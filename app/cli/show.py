@@ -1,6 +1,6 @@
 """`doorbell failures`, `deliveries`, `show`, `visit` and `rejections`."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -67,7 +67,9 @@ FAILURE_FIELDS = (
 @json_option
 def deliveries(limit: int, cursor: str, as_json: bool, **options: str | datetime | None) -> None:
     """List deliveries, newest first."""
-    _list(build_filter(options, cursor=cursor), limit, as_json, DELIVERY_FIELDS, _delivery_row)
+    filter = build_filter(options, cursor=cursor)
+    nothing = _nothing(options, "no delivery yet: `doorbell sources NAME` says how to connect a tool")
+    _list(filter, limit, as_json, DELIVERY_FIELDS, _delivery_row, nothing)
 
 
 @click.command(
@@ -81,9 +83,15 @@ def deliveries(limit: int, cursor: str, as_json: bool, **options: str | datetime
 def failures(limit: int, cursor: str, as_json: bool, **options: str | datetime | None) -> None:
     """List the tasks that need an operator, newest first."""
     filter = build_filter(options, cursor=cursor, state="parked")
-    _list(filter, limit, as_json, FAILURE_FIELDS, _failure_row)
+    nothing = _nothing(options, "no failures: nothing needs attention")
+    _list(filter, limit, as_json, FAILURE_FIELDS, _failure_row, nothing)
     if not as_json:
         print_message("\n`doorbell show ID` says what helps")
+
+
+def _nothing(options: Mapping[str, object], sentence: str) -> str:
+    """Return what to say about an empty list. sentence: without a filter."""
+    return "nothing matched" if any(options.values()) else sentence
 
 
 def _delivery_row(row: Row) -> Row:
@@ -101,8 +109,18 @@ def _failure_row(row: Row) -> Row:
     return {"id": row["id"], "problem": ": ".join(filter(None, texts)), **{name: row.get(name) for name in names}}
 
 
-def _list(filter: Filter, limit: int, as_json: bool, names: Sequence[str], for_people: Callable[[Row], Row]) -> None:
-    """Print rows. names: the fields in JSON. for_people: returns the columns of a row in a table."""
+def _list(
+    filter: Filter,
+    limit: int,
+    as_json: bool,
+    names: Sequence[str],
+    for_people: Callable[[Row], Row],
+    nothing: str,
+) -> None:
+    """Print rows.
+
+    names: the fields in JSON. for_people: returns the columns of a row in a table. nothing: the message without rows.
+    """
 
     async def load(ledger: Ledger, settings: Settings) -> tuple[list[Row], str]:
         lists = Lists(ledger, settings, Explain(ledger, settings))
@@ -115,7 +133,7 @@ def _list(filter: Filter, limit: int, as_json: bool, names: Sequence[str], for_p
     if next_cursor and not rows:
         exit_with(NOTHING_MATCHED, f"nothing matched so far: use --cursor {next_cursor} to search further back")
     for_json = [{name: row[name] for name in names if name in row} for row in rows]
-    print_rows(for_json if as_json else map(for_people, rows), as_json)
+    print_rows(for_json if as_json else map(for_people, rows), as_json, nothing)
     if next_cursor:
         print_message(f"there may be more: use --cursor {next_cursor}, or a larger --limit")
 
@@ -206,7 +224,8 @@ def rejections(
     """
     hooks, since_ms = [hook] if hook else [], since.timestamp() * 1000 if since else 0
     rows = _causes(hooks, reason, since_ms) if by_cause else _newest_rejections(hooks, reason, since_ms, limit)
-    print_rows(rows[:limit] if as_json or by_cause else map(_rejection_row, rows), as_json)
+    nothing = "nothing matched" if hook or reason or since else "no request was rejected"
+    print_rows(rows[:limit] if as_json or by_cause else map(_rejection_row, rows), as_json, nothing)
 
 
 def _rejection_row(note: Row) -> Row:

@@ -148,7 +148,8 @@ def secrets(context: click.Context, as_json: bool) -> None:
             )
         ]
 
-    print_rows(run_with_ledger(load), as_json)
+    nothing = "no hook has a secret: `doorbell sources NAME` says how to connect a tool"
+    print_rows(run_with_ledger(load), as_json, nothing)
 
 
 @secrets.command(epilog=examples("secrets generate standard"))

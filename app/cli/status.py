@@ -127,7 +127,8 @@ def workers(as_json: bool) -> None:
     async def load(ledger: Ledger, settings: Settings) -> list[Worker]:
         return await live_workers(ledger.redis)
 
-    print_rows([worker.to_dict() for worker in run_with_ledger(load)], as_json)
+    rows = [worker.to_dict() for worker in run_with_ledger(load)]
+    print_rows(rows, as_json, "no worker is running: `doorbell worker` starts one")
 
 
 @click.command(epilog=examples("operations", "operations d019a3b1c2d0a1b2c3d4e", "operations --json"))
@@ -146,7 +147,8 @@ def operations(operation: str | None, limit: int, as_json: bool) -> None:
 
     if operation:
         return _print_operation(operation, limit, as_json)
-    return print_rows([_operation_row(stored, as_json) for stored in run_with_ledger(load)], as_json)
+    rows = [_operation_row(stored, as_json) for stored in run_with_ledger(load)]
+    return print_rows(rows, as_json, "no replay or discard yet")
 
 
 def _print_operation(id: str, limit: int, as_json: bool) -> None:
@@ -242,7 +244,8 @@ def activity(
         return await Explain(ledger, settings).find_activities(filter, limit)
 
     page = run_with_ledger(load)
-    print_rows([_activity_row(activity, as_json) for activity in page.rows], as_json)
+    nothing = "no activity yet" if filter.is_empty else "nothing matched"
+    print_rows([_activity_row(activity, as_json) for activity in page.rows], as_json, nothing)
     if page.next_cursor:
         print_message(f"there are more: use --cursor {page.next_cursor}, or a larger --limit")
 

@@ -170,7 +170,10 @@ def message_lines(text: str) -> list[str]:
     if not sys.stderr.isatty():
         return [text]
     width = min(shutil.get_terminal_size().columns, MAX_SENTENCE_LINE)
-    return textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False) or [""]
+    following = "  " if text.startswith("- ") else ""
+    return textwrap.wrap(text, width, subsequent_indent=following, break_long_words=False, break_on_hyphens=False) or [
+        ""
+    ]
 
 
 def wrap(text: str, indent: str = "", subsequent: str | None = None) -> Iterator[str]:

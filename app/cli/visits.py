@@ -85,7 +85,9 @@ def visits(
         **fields,
     )
     rows, next_cursor = run_with_ledger(lambda ledger, settings: _load(ledger, settings, filter, limit, reveal))
-    print_rows([row if as_json else _for_people(row) for row in rows], as_json)
+    is_default = filter == period("upcoming", datetime.now(UTC), time_zone())
+    nothing = "no visits from today on: `doorbell visits --when any` lists all" if is_default else "nothing matched"
+    print_rows([row if as_json else _for_people(row) for row in rows], as_json, nothing)
     if next_cursor:
         print_message(f"there may be more: use --cursor '{next_cursor}', or a larger --limit")
 
@@ -135,7 +137,7 @@ def _for_people(row: Row) -> Row:
         "start": row["start"],
         **({"customer": row["customer"]} if "customer" in row else {}),
         "visit": row["visit"],
-        "in_review_rover": f"#{row['number']}" if row["number"] else None,
+        "in Review Rover": f"#{row['number']}" if row["number"] else None,
         "state": _state(row, is_cancelled=bool(row["date_cancelled"])),
         "amount": with_currency(row["amount_collected"], row["currency"]),
     }

@@ -38,7 +38,7 @@ from app.webhooks.delivery import JWT_PATTERN, decode_base64url
 
 #: The effect of an erasure on each part of an ErasureReport.
 LABELS = {
-    "people": "e-mail addresses that are meant; a phone number means all addresses whose visits have it",
+    "people": "those with this address, or with an address whose visits have this phone number",
     "visits": "contact and quoted responses erased",
     "deliveries": "body and headers erased",
     "shared": "of these deliveries also mention visits of other people; these visits are not changed",

@@ -173,3 +173,19 @@ def test_lists_have_states_and_problems_in_words_and_codes_in_json(busy: Harness
     assert re.search("  Applied +–  +standard-A-1\n", table)
     assert "Up to date" in busy.doorbell("visits", "--when", "any").stdout
     assert "Needs attention" in busy.doorbell("search", "standard-A-2").stdout
+
+
+def test_an_empty_list_says_what_is_so_and_a_filter_without_matches_says_that(service: Harness) -> None:
+    messages = {
+        command: service.doorbell(*command.split()).stderr
+        for command in ("failures", "deliveries", "visits", "operations", "activity", "failures --hook standard")
+    }
+
+    assert {
+        "failures": "no failures: nothing needs attention",
+        "deliveries": "no delivery yet: `doorbell sources NAME` says how to connect a tool",
+        "visits": "no visits from today on: `doorbell visits --when any` lists all",
+        "operations": "no replay or discard yet",
+        "activity": "no activity yet",
+        "failures --hook standard": "nothing matched",
+    } == {command: message.splitlines()[0] for command, message in messages.items()}
