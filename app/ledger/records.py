@@ -71,7 +71,22 @@ class DeliveryInfo:
 
     def encode(self) -> bytes:
         """Return JSON without empty fields, which would take 3 % of the memory."""
-        return orjson.dumps({name: value for name in self.__slots__ if (value := getattr(self, name))})
+        stored: dict[str, Any] = {"hook": self.hook, "source": self.source, "received_at_ms": self.received_at_ms}
+        if self.event_name:
+            stored["event_name"] = self.event_name
+        if self.request_id:
+            stored["request_id"] = self.request_id
+        if self.secret_index:
+            stored["secret_index"] = self.secret_index
+        if self.ignored:
+            stored["ignored"] = self.ignored
+        if self.headers:
+            stored["headers"] = self.headers
+        if self.task_ids:
+            stored["task_ids"] = self.task_ids
+        if self.erased_at_ms:
+            stored["erased_at_ms"] = self.erased_at_ms
+        return orjson.dumps(stored)
 
     @classmethod
     def decode(cls, head: bytes) -> "DeliveryInfo":
