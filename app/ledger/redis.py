@@ -269,9 +269,7 @@ def _parse_info(reply: bytes) -> dict[str, str]:
     return dict(line.split(":", 1) for line in reply.decode().splitlines() if ":" in line)
 
 
-def _encode(command: tuple[Any, ...]) -> bytes:
-    packed: bytes = hiredis.pack_command(command)
-    return packed
+_encode: Callable[[tuple[Any, ...]], bytes] = hiredis.pack_command
 
 
 class Redis:

@@ -76,8 +76,10 @@ class Contact:
     @property
     def is_too_long(self) -> bool:
         """Whether the address or the id is too long. A truncated one could belong to another person."""
-        fields = {"email": self.email, "id": self.id}
-        return any(value and len(value.strip()) > CONTACT_FIELDS[name] for name, value in fields.items())
+        return (
+            len((self.email or "").strip()) > CONTACT_FIELDS["email"]
+            or len((self.id or "").strip()) > CONTACT_FIELDS["id"]
+        )
 
     @property
     def is_erased(self) -> bool:
