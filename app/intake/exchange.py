@@ -9,7 +9,7 @@ from contextlib import suppress
 
 from starlette.types import Receive, Scope, Send
 
-from app.intake.http_protocol import BUFFERED_REQUEST, HEADER_LINE, BufferedRequest
+from app.intake.http_protocol import BUFFERED_REQUEST, BufferedRequest
 from app.intake.request_body import BodyDeadlines, body_too_large
 
 #: Of a body that is too large, at most this is read and thrown away before the connection closes.
@@ -42,10 +42,8 @@ async def send_response(
     with unread bytes resets it, and most senders would never see the response.
     """
     request: BufferedRequest | None = scope.get("extensions", {}).get(BUFFERED_REQUEST)
-    if request and b"connection" not in headers:
-        head = b"".join(map(HEADER_LINE, headers.items()))
-        if request.write_response(status, head, body):
-            return
+    if request and b"connection" not in headers and request.write_response(status, headers, body):
+        return
     await send({"type": "http.response.start", "status": status, "headers": [*headers.items()]})
     await send({"type": "http.response.body", "body": body, "more_body": unread is not None})
     if unread is not None:

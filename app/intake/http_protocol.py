@@ -8,8 +8,9 @@ without it.
 
 import asyncio
 import resource
-from collections.abc import Callable, Sized
+from collections.abc import Callable, Mapping, Sized
 from contextlib import suppress
+from itertools import chain
 from typing import Any, ClassVar, cast
 
 import click
@@ -376,19 +377,19 @@ class BufferedRequest:
         self._cycle.body.clear()
         return body
 
-    def write_response(self, status: int, head: bytes, body: bytes) -> bool:
+    def write_response(self, status: int, headers: Mapping[bytes, bytes], body: bytes) -> bool:
         """Write the response at once, and return True.
 
         Return False, and write nothing, if the client does not read or is disconnected: use the ASGI `send`, which waits.
 
-        head: header lines, with the content-length. They are not validated, so none may contain unchecked text of a sender.
+        headers: with the content-length. They are not validated, so none may contain unchecked text of a sender.
         """
         cycle = self._cycle
         if cycle.response_started or cycle.flow.write_paused or cycle.disconnected:
             return False
-        default_headers = b"".join(map(HEADER_LINE, cycle.default_headers))
+        lines = map(HEADER_LINE, chain(cycle.default_headers, headers.items()))
         end = b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n"
-        cycle.transport.write(b"".join((STATUS_LINE[status], default_headers, head, end, body)))
+        cycle.transport.write(b"".join((STATUS_LINE[status], *lines, end, body)))
         cycle.response_started = cycle.response_complete = True
         cycle.message_event.set()
         if not cycle.keep_alive:
