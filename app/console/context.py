@@ -7,6 +7,7 @@ from app.connections.stored_hooks import StoredHooks
 from app.console.events import EventHub
 from app.console.form_tokens import FormTokens
 from app.console.passwords import Passwords
+from app.console.search_tokens import SearchTokens
 from app.console.sessions import Sessions
 from app.intake.request_body import BodyDeadlines
 from app.ledger.ledger import Ledger
@@ -29,6 +30,7 @@ class ConsoleContext:
         self.stored_hooks = stored_hooks
         self.sessions = Sessions(settings, ledger)
         self.passwords = Passwords(settings, ledger.redis)
+        self.search_tokens = SearchTokens(settings)
         self.form_tokens = FormTokens(settings)
         self.body_deadlines = BodyDeadlines(MAX_OPEN_FORM_BYTES)
         self.activity_log = ActivityLog(ledger)

@@ -4,6 +4,7 @@ Without the cookie, and so without JavaScript, times are in UTC.
 """
 
 import re
+from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import replace
 from datetime import UTC, datetime, tzinfo
@@ -11,6 +12,7 @@ from zoneinfo import ZoneInfo
 
 from starlette.requests import Request
 
+from app.console.context import context
 from app.console.sessions import cookie
 from app.ledger.times import iso_timestamp
 from app.operators.filter import ActivityFilter, Filter
@@ -42,9 +44,14 @@ def _zone(name: str) -> ZoneInfo | None:
 
 
 def filter_of(request: Request) -> Filter:
-    """Return the filter of the query. Its times without an offset are in the zone of the form, or else of the page."""
-    filter = Filter.from_query(request.query_params)
+    """Return the filter of the query or the form. Its times without an offset are in the zone of the form or the page."""
+    params = _params(request)
+    filter = context(request).search_tokens.with_search(Filter.from_query(params), params.get("search", ""))
     return replace(filter, since=time_field(request, filter.since))
+
+
+def _params(request: Request) -> Mapping[str, str]:
+    return getattr(request.state, "form", request.query_params)
 
 
 def activity_filter_of(request: Request) -> ActivityFilter:
@@ -57,7 +64,7 @@ def activity_filter_of(request: Request) -> ActivityFilter:
 
 def time_field(request: Request, text: str) -> str:
     """Return the value of a field in UTC."""
-    return _to_utc(text, _zone(request.query_params.get("zone", "")) or page_zone(request))
+    return _to_utc(text, _zone(_params(request).get("zone", "")) or page_zone(request))
 
 
 def parse_local(request: Request, text: str) -> datetime | None:

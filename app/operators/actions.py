@@ -149,7 +149,7 @@ class Actions:
         ids = await Lists(self._ledger, self._settings, self._explain).resolve_ids(filter)
         if not ids:
             raise NotFound("search")
-        return replace(filter, ids=tuple(ids), visit="", search="")
+        return replace(filter, ids=tuple(ids), visit="", search="", search_token="")
 
     async def cancel(self, operation: str) -> bool:
         """Stop an operation; finished steps are not undone. Return False if it has already ended. Raises NotFound."""

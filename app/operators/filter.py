@@ -67,7 +67,8 @@ class Filter(_QueryFilter):
     """Matches deliveries and visits by ids, or by all other fields that are not empty.
 
     reason: a part of it. since, until: arrival, in ISO 8601. visit: external_id or the tool's id. search: an id,
-    an e-mail address or a phone number, see `Lists.search`. cursor: the start of a page, `<score>_<name>`.
+    an e-mail address or a phone number, see `Lists.search`. cursor: the start of a page, `<score>_<name>`. search_token:
+    replaces the search in URLs.
     """
 
     ids: tuple[str, ...] = ()
@@ -80,6 +81,7 @@ class Filter(_QueryFilter):
     visit: str = ""
     search: str = ""
     cursor: str = ""
+    search_token: str = ""
 
     @classmethod
     def from_query(cls, params: Mapping[str, str]) -> "Filter":
@@ -89,6 +91,10 @@ class Filter(_QueryFilter):
         if fields["state"] not in (*INDEXED_STATES, *RESULT_STATES):
             fields["state"] = ""
         return cls(**fields)
+
+    def query(self, **changes: str) -> str:
+        """Return the query of a URL, see _QueryFilter."""
+        return _QueryFilter.query(self, **{"search": self.search_token or self.search, "search_token": "", **changes})
 
     def describe(self, count: int | None = None) -> str:
         """Return in words what it matches: `7 failures of the hook east`.

@@ -9,7 +9,7 @@ from starlette.responses import Response
 from app.console.context import actions, context
 from app.console.pages.operations import preview
 from app.console.pages.reveal import field_to_reveal
-from app.console.rendering import render, render_newer
+from app.console.rendering import redirect, render, render_newer
 from app.console.timezone import filter_of
 from app.ledger.reasons import find_reason
 from app.ledger.records import BodyUnavailable
@@ -39,6 +39,11 @@ async def deliveries(request: Request) -> Response:
         newest="" if filter.state or filter.reason or filter.search else newest,
         matching=matching,
     )
+
+
+async def filter_deliveries(request: Request) -> Response:
+    """Redirect to the list. A search is not in its URL, which histories and logs keep, but a token."""
+    return redirect(f"/console/deliveries?{filter_of(request).query()}")
 
 
 async def newer_count(request: Request) -> Response:

@@ -187,7 +187,9 @@ async def _plan(
     timeout_s: float = PREVIEW_TIMEOUT_S,
 ) -> Plan:
     do: OperationKind = "discard" if form.get("do") == "discard" else "replay"
-    filter = Filter(ids=ids) if ids else Filter.from_query(form)
+    filter = Filter(ids=ids)
+    if not ids:
+        filter = console.search_tokens.with_search(Filter.from_query(form), form.get("search", ""))
     # A form without a selected row has no filter either, and must not select everything.
     is_empty = filter.is_empty and form.get("all") != "1"
     plan = Plan(do, filter if ids else _resolve_filter(do, filter, until), _contacts(form), until, is_empty)

@@ -8,8 +8,16 @@ from app.console.rendering import redirect, render, segment
 from app.operators.search import MAX_HITS, Search
 
 
+async def start(request: Request) -> Response:
+    """Redirect to the results. Their URL, which histories and logs keep, has a token instead of the text."""
+    console = context(request)
+    text = console.search_tokens.decode(request.state.form.get("q", ""))
+    return redirect(f"/console/search?q={console.search_tokens.encode(text)}" if text else "/console/search")
+
+
 async def search(request: Request) -> Response:
-    console, text = context(request), request.query_params.get("q", "").strip()[:300]
+    console = context(request)
+    text = console.search_tokens.decode(request.query_params.get("q", ""))
     hits = await Search(console.ledger, console.settings).find(text) if text else None
     if hits and len(hits.rows) == 1:
         [row] = hits.rows

@@ -184,7 +184,7 @@
   document.addEventListener("pointerdown", () => (usesPointer = true), true);
   document.addEventListener("keydown", () => (usesPointer = false), true);
   document.addEventListener("change", ({ target }) => {
-    if (usesPointer && target.matches(".filters[method=get] select")) target.form.requestSubmit();
+    if (usesPointer && target.matches(".filters:is([method=get], [action='/console/deliveries']) select")) target.form.requestSubmit();
   });
 
   const selectAll = $("#select-all");

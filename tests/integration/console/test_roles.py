@@ -60,7 +60,13 @@ def test_only_the_log_in_page_needs_no_session() -> None:
     assert {"anybody", "viewer", "operator"} == {page.role for page in CONSOLE_ROUTES}
     assert {"/console/login"} == {page.path for page in CONSOLE_ROUTES if page.role == "anybody"}
     actions = {page.path for page in ACTIONS if page.role == "viewer"}
-    assert {"/console/logout", "/console/settings", "/console/times"} == actions
+    assert {
+        "/console/deliveries",
+        "/console/logout",
+        "/console/search",
+        "/console/settings",
+        "/console/times",
+    } == actions
 
 
 @pytest.mark.parametrize(
