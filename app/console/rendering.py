@@ -40,7 +40,7 @@ async def render(request: Request, template: str, status: int = 200, **values: A
 
 async def render_newer(request: Request, count: int, names: tuple[str, str], address: str) -> Response:
     """Render a button that loads a list again, if it has new entries. names: of one, and of several."""
-    return await render(request, "newer.html", count=count, names=names, address=address)
+    return await render(request, "newer.html", count=count, names=names, list_address=address)
 
 
 def redirect(path: str) -> Response:

@@ -31,6 +31,10 @@ async def _logged_in(app: Any, name: str) -> Browser:
     return browser
 
 
+def _newer_than(id: str, query: str) -> str:
+    return f"/console/activity/newer?newest={id}&{query}"
+
+
 async def test_a_delivery_and_its_visit_show_who_revealed_them(office: Office, delivery: str) -> None:
     of_delivery = main_text((await office.ada.get(f"/console/deliveries/{delivery}")).text)
     of_visit = main_text((await office.ada.get("/console/visits/standard-A-1042")).text)
@@ -67,4 +71,5 @@ async def test_a_list_of_activities_says_how_many_are_newer(office: Office, deli
 
     after = [re.sub("<[^>]+>", "", (await office.ada.get(link)).text).strip() for link in links]
     assert [""] * 4 == before
+    assert 'href="/console/activity?actor=grace"' in (await office.ada.get(_newer_than("0-1", "actor=grace"))).text
     assert ["2 new activities; show", "", "2 new activities; show", ""] == after

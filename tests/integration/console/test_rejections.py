@@ -64,6 +64,7 @@ async def test_the_list_says_how_many_rejections_are_newer(app: Any, operator: B
     after = [re.sub("<[^>]+>", "", (await operator.get(link)).text).strip() for link in links]
     assert ["", ""] == before
     assert ["2 new rejections; show", "1 new rejection; show"] == after
+    assert 'href="/console/rejections?hook=standard"' in (await operator.get(links[1])).text
 
 
 @pytest.mark.parametrize(
