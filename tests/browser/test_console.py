@@ -234,7 +234,7 @@ def test_an_account_is_paused_and_resumed(running: Harness, open_console: OpenCo
     console.page.click("button:has-text('Pause')")
     assert "Paused" == console.page.inner_text("td .state.held")
     create_visit(running, "A-1")
-    wait_until(lambda: "held" in running.doorbell("deliveries").stdout)
+    wait_until(lambda: "On hold" in running.doorbell("deliveries").stdout)
 
     console.open("/console")
     assert "Paused by an operator: 1 change waits for the account main." in console.heading
