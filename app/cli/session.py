@@ -82,6 +82,16 @@ async def open_ledger(settings: Settings) -> AsyncIterator[Ledger]:
         await redis.close()
 
 
+async def follow_stored_hooks(ledger: Ledger, settings: Settings) -> None:
+    """Load changes of the stored hooks, forever: for commands that watch. Raises RedisUnavailable."""
+    from app.connections.stored_hooks import FOLLOW_EVERY_S, StoredHooks
+
+    stored = StoredHooks(ledger.redis, settings)
+    while True:
+        await asyncio.sleep(FOLLOW_EVERY_S)
+        await stored.refresh()
+
+
 def actor() -> "Actor":
     # Imported late, as in `actions`: the commands that only read need neither replays nor erasures.
     from app.operators.actions import Actor

@@ -8,7 +8,7 @@ import click
 
 from app.cli.completion import complete_hooks, complete_sources, complete_visits
 from app.cli.output import examples, json_option, printable, time_zone, to_json, utc_option
-from app.cli.session import open_ledger, run_with_ledger
+from app.cli.session import follow_stored_hooks, open_ledger, run_with_ledger
 from app.cli.tables import style
 from app.ledger.ledger import Ledger
 from app.ledger.records import NotFound
@@ -44,13 +44,14 @@ def tail(source: str, hook: str, visit: str, as_json: bool) -> None:
                 _watch_deliveries(ledger, settings, show),
                 _watch_attempts(ledger, settings, subscriber, show),
                 _watch_rejections(ledger, settings, show),
+                follow_stored_hooks(ledger, settings),
             )
 
     run_with_ledger(watch)
 
 
 async def _watch_deliveries(ledger: Ledger, settings: Settings, show: Callable[[Row], None]) -> None:
-    async for id in new_deliveries(ledger, settings.hooks):
+    async for id in new_deliveries(ledger, lambda: settings.hooks):
         try:
             meta = await ledger.load_delivery_info(id)
         except NotFound:
@@ -81,7 +82,7 @@ async def _watch_attempts(ledger: Ledger, settings: Settings, subscriber: Ledger
 
 
 async def _watch_rejections(ledger: Ledger, settings: Settings, show: Callable[[Row], None]) -> None:
-    async for note in new_rejections(ledger, ["", *settings.hooks]):
+    async for note in new_rejections(ledger, lambda: ["", *settings.hooks]):
         hook = settings.active_hooks.get(note["hook"])
         source = hook.source.name if hook else ""
         show(

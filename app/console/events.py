@@ -80,7 +80,7 @@ class EventHub:
                 self._close_streams()
 
     async def _read_deliveries(self) -> None:
-        async for id in new_deliveries(self._ledger, self._settings.hooks):
+        async for id in new_deliveries(self._ledger, lambda: self._settings.hooks):
             self._publish(id)
 
     async def _read_attempts(self, subscriber: Redis) -> None:

@@ -122,7 +122,7 @@ class Arrivals:
             await asyncio.sleep(LISTEN_S / 3)
 
     async def _follow_deliveries(self, arrivals: asyncio.Queue[Arrival], pending: deque[str]) -> None:
-        async for id in new_deliveries(self._ledger, [self._hook]):
+        async for id in new_deliveries(self._ledger, lambda: [self._hook]):
             if arrival := await self._of_delivery(id):
                 if arrival.is_pending:
                     pending.append(id)

@@ -1,7 +1,7 @@
 """Live events: deliveries and rejections are polled; workers publish attempts to a Redis channel."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
 
 import orjson
@@ -18,12 +18,14 @@ POLL_INTERVAL_S = 0.3
 PAGE_SIZE = 500
 
 
-async def new_deliveries(ledger: Ledger, hooks: Iterable[str]) -> AsyncIterator[str]:
-    """Yield the ids of new deliveries. Raises RedisUnavailable."""
+async def new_deliveries(ledger: Ledger, hooks: Callable[[], Iterable[str]]) -> AsyncIterator[str]:
+    """Yield the ids of new deliveries. hooks: returns the present hooks, which may change. Raises RedisUnavailable."""
     now = (await ledger.server_time()).timestamp() * 1000
     # By hook: the newest time and all ids with that time. Several deliveries may share a time and be stored one by one.
-    positions: dict[str, tuple[float, set[bytes]]] = {hook: (now, set()) for hook in hooks}
+    positions: dict[str, tuple[float, set[bytes]]] = {}
     while True:
+        for hook in hooks():
+            positions.setdefault(hook, (now, set()))
         pages = await asyncio.gather(*(_page(ledger.redis, hook, *positions[hook]) for hook in positions))
         for hook, page in zip(list(positions), pages, strict=True):
             last, last_ids = positions[hook]
@@ -57,14 +59,15 @@ async def finished_attempts(subscriber: Redis) -> AsyncIterator[tuple[TaskId, At
         yield TaskId(task_id.decode()), Attempt(**orjson.loads(b"{" + attempt))
 
 
-async def new_rejections(ledger: Ledger, hooks: Sequence[str]) -> AsyncIterator[dict[str, Any]]:
+async def new_rejections(ledger: Ledger, hooks: Callable[[], Iterable[str]]) -> AsyncIterator[dict[str, Any]]:
     """Yield new rejections, as `rejections.newest` returns them. Web processes store them every few seconds.
 
-    Raises RedisUnavailable.
+    hooks: as in new_deliveries. Raises RedisUnavailable.
     """
     since = (await ledger.server_time()).timestamp() * 1000
     while True:
-        notes = with_likely_causes(note for note in await rejections.newest(ledger.redis, hooks) if note["at"] > since)
+        newest = await rejections.newest(ledger.redis, list(hooks()))
+        notes = with_likely_causes(note for note in newest if note["at"] > since)
         for note in reversed(notes):
             yield note
         since = max([since, *(note["at"] for note in notes)])
