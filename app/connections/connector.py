@@ -137,6 +137,7 @@ class Connector:
         for group in missing:
             created.append(await self._create(group))
             await self._remember([*adopted, *created, *leftover])
+        leftover = [each for each in leftover if each.id not in {new.id for new in created}]
         if not (missing and self.declaration.is_url_unique):
             await self._delete_all(leftover)
         return Reconciled(tuple(adopted), tuple(created), tuple(leftover))
@@ -153,12 +154,23 @@ class Connector:
             return False
         if self.declaration.secret_from in ("credential", "person") or subscription.secret:
             return True
+        if self._hook.source.definition.signature.needs_secret_key:
+            return True  # the URL is derived from the secret
         return bool(self._hook.settings.secrets) and (subscription.id in own_ids or not is_secret_new)
 
     async def _create(self, events: Sequence[str]) -> SubscriptionState:
         secret = "" if self.declaration.secret_from == "tool" else next(iter(self._hook.settings.secrets), "")
         request = self.declaration.create(Target(self._url, secret, self._hook.name), await self.account(), events)
-        return self.declaration.read_created(await self.call(request))
+        response = await self.call(request)
+        return self.declaration.read_created(response) if self.declaration.read_created else await self._find(events)
+
+    async def _find(self, events: Sequence[str]) -> SubscriptionState:
+        """Return the new subscription as the tool lists it. Raises Refused if it does not."""
+        own = [each for each in await self.own_subscriptions() if each.is_active and each.events >= set(events)]
+        if not own:
+            title = self._hook.source.definition.title
+            raise Refused(f"{title} does not list the subscription to {', '.join(events)} that it accepted.")
+        return own[-1]
 
     async def _activate(self, subscription: SubscriptionState) -> SubscriptionState:
         if subscription.is_active or not self.declaration.reactivate:

@@ -25,6 +25,7 @@ def translate_record(
     source: LoadedSource, record: ListedRecord, listed_at: datetime, zone: tzinfo | None
 ) -> ListedChanges:
     """Translate a listed appointment as the event that it stands for. listed_at: when the request of its page began."""
+    listed_at = record.requested_at or listed_at
     event = Event(source.name, Payload(record.body), listed_at, zone=zone)
     if record.record is not None:
         event = event.with_record(record.record, listed_at, record.related, record.path)

@@ -138,11 +138,11 @@ def missing_credentials(source: Source, request: RecordRequest, configured: Mapp
 
 
 def http_request(request: RecordRequest, base: str) -> tuple[str, str, dict[str, Any]]:
-    """Return method, URL, and body as an argument of httpx. A path that begins with / is one of the host."""
+    """Return method, URL, and body as an argument of httpx. A path that begins with / or .. is relative."""
     if request.query:
         return "POST", base, {"json": {"query": request.query, "variables": dict(request.variables)}}
     path = request.path if request.endpoint is None else request.endpoint
-    url = (urljoin(base, path) if path.startswith("/") else f"{base}/{path}").rstrip("/")
+    url = (urljoin(f"{base}/", path) if path.startswith(("/", "../")) else f"{base}/{path}").rstrip("/")
     if request.json is not None:
         return request.method or "POST", url, {"json": dict(request.json)}
     if request.form is not None:

@@ -14,13 +14,22 @@ Second-hand, from integrators: the fields of `job`, `jobcontact`, `jobactivity`,
 times without an offset and `0000-00-00 00:00:00` for none; `Unsuccessful` and `active` 0 for a job that will not happen; and
 that add-ons get the same inside `eventArgs`, in a JSON Web Token signed with the App Secret. Recalled: API keys begin
 with `smk-`; the address at which tokens are renewed. Guessed: the format of `entry` in a form (JSON as text).
+
+Webhooks are managed beside `api_1.0`: each has one event, and POST with the same `unique_id` changes it in place. Lists have
+the next cursor in a header. Second-hand: the `uuid` of a subscription, by which it is deleted (without one, by event and
+`unique_id`). Recalled: POST activates a disabled subscription, lists contain inactive records, and `edit_date` is in the
+account's time zone. A job's `edit_date` does not move with its appointments and payments (recalled, too), so they are listed
+as well. No scope for payments is documented: if an add-on may not read them, the fetch of a job fails.
 """
 
+import hashlib
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from datetime import datetime, tzinfo
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta, tzinfo
 from decimal import Decimal
+from typing import Any
+from zoneinfo import ZoneInfo
 
 from app.visits.change import Contact, VisitChange, unix_microseconds
 from app.webhooks.delivery import Event
@@ -31,13 +40,27 @@ from app.webhooks.signatures.combined import FirstPresent
 from app.webhooks.signatures.jwt import Jwt
 from app.webhooks.signatures.token import PathToken
 from app.webhooks.source import RECORD_GONE, Ignored, Source
+from app.webhooks.subscription import (
+    ApiResponse,
+    ListedPage,
+    ListedRecord,
+    Listing,
+    ListRequest,
+    OAuth,
+    Subscription,
+    SubscriptionPage,
+    SubscriptionState,
+    Target,
+    Window,
+)
 
 SETUP = """
 1. Set HOOKS__SERVICEM8__SECRETS to a word of your own (a public add-on: its App Secret), SECRET_KEY to 32 random
    characters or more, and HOOKS__SERVICEM8__TIMEZONE to the account's time zone. Restart.
-2. In ServiceM8 open Settings, API Keys, create a key that may read jobs, contacts and payments, and set it as
-   HOOKS__SERVICEM8__CREDENTIALS__TOKEN. A public add-on sets …__CLIENT_ID, …__CLIENT_SECRET and …__REFRESH_TOKEN instead.
-3. Subscribe {url} to five events, with the API key from step 2.
+2. In ServiceM8 open Settings, API Keys, create a key that may read the account, jobs, the schedule, contacts and payments,
+   and set it as HOOKS__SERVICEM8__CREDENTIALS__TOKEN. A public add-on sets …__CLIENT_ID, …__CLIENT_SECRET and
+   …__REFRESH_TOKEN instead. `doorbell connect servicem8` does the rest.
+3. By hand: subscribe {url} to five events, with the API key from step 2.
    $ for event in job.created job.updated job.status_changed job.completed job.invoice_paid; do
        curl https://api.servicem8.com/webhook_subscriptions/event -H "X-API-Key: KEY" -d "event=$event" \\
        -d "unique_id=doorbell-$event" --data-urlencode "callback_url={url}"; done
@@ -202,3 +225,154 @@ def _contact(event: Event) -> Contact | None:
         last_name=preferred.at("last").text(),
         phone=preferred.at("mobile").text() or preferred.at("phone").text(),
     )
+
+
+# -- the API: https://developer.servicem8.com/reference --
+
+EVENTS = ("job.created", "job.updated", "job.status_changed", "job.completed", "job.invoice_paid")
+
+
+def _subscribe(target: Target, account: Payload, events: Sequence[str]) -> RecordRequest:
+    # Another Doorbell with this account has another URL, and must not change these subscriptions.
+    digest = hashlib.sha256(target.url.encode()).hexdigest()[:16]
+    form = {"event": events[0], "callback_url": target.url, "unique_id": f"doorbell-{digest}-{events[0]}"}
+    return RecordRequest("../webhook_subscriptions/event", form=form)
+
+
+def _read_subscriptions(request: RecordRequest, response: ApiResponse) -> SubscriptionPage:
+    return SubscriptionPage([_read_subscription(each) for each in response if each.at("type").text() == "event"])
+
+
+def _read_subscription(subscription: Payload) -> SubscriptionState:
+    event = subscription.at("event").required_text()
+    return SubscriptionState(
+        id=subscription.at("uuid").text() or f"{event}:{subscription.at('unique_id').required_text()}",
+        url=subscription.at("callback_url").required_text(),
+        events=frozenset((event,)),
+        is_active=subscription.at("active").value in (True, 1, "1"),
+    )
+
+
+def _unsubscribe(id: str, account: Payload) -> RecordRequest:
+    if _UUID.fullmatch(id):
+        return RecordRequest(f"../webhook_subscriptions/{id}", method="DELETE")
+    event, _, unique_id = id.partition(":")
+    params = {"event": event, "unique_id": unique_id}
+    return RecordRequest("../webhook_subscriptions", method="DELETE", params=params)
+
+
+def _refusal(status: int, response: Payload) -> str | None:
+    if status != 403:
+        return None
+    return (
+        "This API key of ServiceM8 lacks a right: it must be allowed to read the account, jobs, the schedule, contacts and"
+        " payments, and to manage webhooks."
+    )
+
+
+SUBSCRIPTION = Subscription(
+    docs="https://developer.servicem8.com/docs/webhooks-overview",
+    evidence="recalled",
+    groups=tuple((event,) for event in EVENTS),
+    account=RecordRequest("vendor.json"),
+    account_name=lambda account: next((vendor.at("name").text() for vendor in account), None) or "",
+    create=_subscribe,
+    list=lambda account: RecordRequest("../webhook_subscriptions", params={"status": "all"}),
+    read_list=_read_subscriptions,
+    delete=_unsubscribe,
+    refusal=_refusal,
+)
+
+OAUTH = OAuth(
+    docs="https://developer.servicem8.com/docs/authentication",
+    evidence="second-hand",
+    authorize_url="https://go.servicem8.com/oauth/authorize",
+    token_url="https://go.servicem8.com/oauth/access_token",
+    scopes=("vendor", "read_jobs", "read_schedule", "read_job_contacts", "read_customers", "read_customer_contacts"),
+    uses_pkce=False,
+    has_app_secret=True,
+)
+
+
+def _list_jobs(window: Window, account: Payload) -> Sequence[ListRequest]:
+    """Return the list of appointments in the window, and those of all that changed, which lead to their jobs.
+
+    Without the account's time zone, they begin a day earlier and end a day later.
+    """
+    zone, margin = _zone(account), timedelta()
+    if zone is None:
+        zone, margin = UTC, timedelta(days=1)
+    since, until = _local_text(window.since - margin, zone), _local_text(window.until + margin, zone)
+    planned = f"start_date gt '{since}' and start_date lt '{until}' and activity_was_scheduled eq '1' and active eq '1'"
+    requests = [_list("jobactivity", planned)]
+    if window.changed_since:
+        changed = f"edit_date gt '{_local_text(window.changed_since - timedelta(days=1), zone)}'"
+        requests += [_list(name, changed) for name in ("job", "jobactivity", "jobpayment")]
+    return requests
+
+
+def _zone(account: Payload) -> tzinfo | None:
+    names = [vendor.at("timezone_name").text() for vendor in account]
+    try:
+        return ZoneInfo(names[0]) if names and names[0] else None
+    except (LookupError, ValueError, OSError):  # not the name of a time zone
+        return None
+
+
+def _local_text(time: datetime, zone: tzinfo) -> str:
+    return time.astimezone(zone).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def _list(name: str, condition: str) -> ListRequest:
+    return ListRequest(RecordRequest(f"{name}.json", params={"cursor": "-1", "$filter": condition}), {"list": name})
+
+
+def _read_listed(request: ListRequest, response: ApiResponse) -> ListedPage:
+    """Read a list of appointments or payments, whose jobs are to be listed; one of jobs; or what belongs to a job."""
+    name = request.context["list"]
+    if "job" in request.context:
+        return _with_related(request.context, {**request.context["related"], name: response.value})
+    pages = [_related_lists(job, response.requested_at) for job in response] if name == "job" else []
+    requests = [following for page in pages for following in page.requests]
+    if name != "job":
+        uuids = dict.fromkeys(_uuid(item.at("job_uuid")) for item in response if item.at("job_uuid").text())
+        requests = [_list("job", f"uuid eq '{uuid}'") for uuid in uuids]
+    if cursor := response.headers.get("x-next-cursor"):
+        params = {**request.request.params, "cursor": cursor}
+        requests.append(replace(request, request=replace(request.request, params=params)))
+    return ListedPage([], requests)
+
+
+#: What `translate` reads of a job.
+JOB_FIELDS = ("uuid", "active", "status", "company_uuid", "completion_date", "unsuccessful_date", "edit_date")
+
+
+def _related_lists(job: Payload, requested_at: datetime) -> ListedPage:
+    fields = {name: job.value[name] for name in JOB_FIELDS if job.at(name)}
+    return _with_related({"job": fields, "requested_at": requested_at.isoformat()}, {})
+
+
+def _with_related(context: Mapping[str, Any], related: Mapping[str, Any]) -> ListedPage:
+    """Return the next list that belongs to the job, or the job with all of them."""
+    job = Payload(context["job"], "job")
+    for name, request in _related_requests(job).items():
+        if name not in related:
+            return ListedPage([], [ListRequest(request, {**context, "list": name, "related": related})])
+    return ListedPage([_listed(job, related, datetime.fromisoformat(context["requested_at"]))])
+
+
+def _listed(job: Payload, related: Mapping[str, Any], requested_at: datetime) -> ListedRecord:
+    uuid = _uuid(job.at("uuid"))
+    ended_at = job.at("unsuccessful_date").text() if job.at("status").text() == "Unsuccessful" else None
+    times = (time for time in (ended_at, job.at("edit_date").text()) if time and not time.startswith("0000"))
+    body = {"object": "job", "entry": [{"uuid": uuid, "changed_fields": [], "time": next(times, None)}]}
+    return ListedRecord(uuid, body, job.value, related, f"job/{uuid}.json", requested_at)
+
+
+LISTING = Listing(
+    docs="https://developer.servicem8.com/docs/pagination",
+    evidence="recalled",
+    start=_list_jobs,
+    read_page=_read_listed,
+    lists_changed=True,
+)

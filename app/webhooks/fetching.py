@@ -16,7 +16,7 @@ def _no_follow_up(_: Payload) -> "Mapping[str, RecordRequest]":
 class RecordRequest:
     """A record to fetch below the source's `api_url`: the body of a webhook never chooses the host.
 
-    path: built from checked ids only. One that begins with / does not begin with the path of `api_url`.
+    path: built from checked ids only. One that begins with / or ../ does not begin with the path of `api_url`.
     params: the query string.
     query: a GraphQL query, POSTed to `api_url` with `variables`; `path` only identifies the record then.
     json, form: the body of a POST to the path, instead of a GET.
@@ -50,7 +50,7 @@ class RecordRequest:
     def label(self) -> str:
         """The request in plans and attempts: the method and the first part of the path. GraphQL queries count as GET."""
         posts = self.query is None and (self.json is not None or self.form is not None)
-        return f"{self.method or ('POST' if posts else 'GET')} {self.path.partition('/')[0]}"
+        return f"{self.method or ('POST' if posts else 'GET')} {self.path.lstrip('./').partition('/')[0]}"
 
 
 class Credentials(Protocol):

@@ -89,7 +89,8 @@ class Subscription:
     account_name: the name of the account for people, from that response.
     check_account: raises Refused if the account cannot have webhooks: a plan or a right is missing.
     create: (target, account, events of a group) → the request that creates a subscription.
-    read_created: (response) → the new subscription.
+    read_created: (response) → the new subscription; None if the response does not describe it: then it is looked up in the
+        list.
     list: (account) → the request for all subscriptions of the account; None if the tool cannot list them: then only the
         stored
         ids are known. read_list: (request, response) → a page of them.
@@ -109,8 +110,8 @@ class Subscription:
     evidence: Evidence
     groups: tuple[tuple[str, ...], ...]
     create: Callable[[Target, Payload, Sequence[str]], RecordRequest]
-    read_created: Callable[[Payload], SubscriptionState]
     delete: Callable[[str, Payload], RecordRequest]
+    read_created: Callable[[Payload], SubscriptionState] | None = None
     list: Callable[[Payload], RecordRequest] | None = None
     read_list: Callable[[RecordRequest, ApiResponse], SubscriptionPage] | None = None
     account: RecordRequest | None = None
@@ -152,6 +153,7 @@ class ListedRecord:
 
     body: the body of an event about this appointment in its present state, as the tool would send it. record, related: as in
     Event, if events of this tool only refer to records. path: the path of the request that would fetch the record.
+    requested_at: when the first of several requests for it began; None if there was only the one of its page.
     """
 
     id: str
@@ -159,6 +161,7 @@ class ListedRecord:
     record: Any = None
     related: Mapping[str, Any] = field(default_factory=dict)
     path: str = ""
+    requested_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -242,6 +242,8 @@ def test_the_wait_is_read_from_the_header_of_the_tool(value: str, expected: floa
     ("record_request", "expected"),
     [
         (RecordRequest("visits/1"), ("GET", "https://api.example.com/v1/visits/1", {})),
+        (RecordRequest("/visits"), ("GET", "https://api.example.com/visits", {})),
+        (RecordRequest("../visits"), ("GET", "https://api.example.com/visits", {})),
         (
             RecordRequest("visits/1", endpoint="", json={"method": "x"}),
             ("POST", "https://api.example.com/v1", {"json": {"method": "x"}}),
