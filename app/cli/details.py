@@ -69,7 +69,7 @@ def _visit_lines(row: Row) -> Iterator[str]:
             "in Review Rover": f"visit {remote['id']}" if remote.get("id") else "no visit",
             "account": row["account"] if row["account"] != "main" else None,
             "other ids": " ".join(row["aliases"]),
-            "next attempt": when(row.get("next_attempt")),
+            "next attempt": _due(row.get("next_attempt")),
             "erased": when(row.get("erased_at")),
         }
     )
@@ -160,6 +160,12 @@ def when(timestamp: str | None) -> str | None:
         return timestamp
     seconds = (datetime.now(UTC) - datetime.fromisoformat(timestamp)).total_seconds()
     return f"{text}, {humanize(seconds)} ago" if seconds >= 0 else f"{text}, in {humanize(-seconds)}"
+
+
+def _due(timestamp: str | None) -> str | None:
+    """Format the time of the next attempt, which is now once it has passed."""
+    text = when(timestamp)
+    return "now" if text and text.endswith(" ago") else text
 
 
 def _help(row: Mapping[str, Any], id: str) -> Iterator[str]:

@@ -31,6 +31,12 @@ def _split_words(value: Any) -> Any:
 def _web_address(value: str) -> str:
     if not value.startswith(("http://", "https://")):
         raise _rule("must be a URL that begins with https:// (or http://)")
+    try:
+        is_complete = bool(urlsplit(value).hostname) and urlsplit(value).port != 0
+    except ValueError:
+        is_complete = False
+    if not is_complete or not value.isprintable() or " " in value:
+        raise _rule("must be a URL with a host, a port that is a number, and no blanks")
     return value.rstrip("/")
 
 
