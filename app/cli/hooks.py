@@ -45,6 +45,7 @@ def setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--tenants", metavar="IDS", help="The tool's accounts that are accepted, separated by spaces."),
         click.option("--api-url", metavar="URL", help="The URL of the tool's API, if it is not the usual one."),
         click.option("--token-url", metavar="URL", help="The URL that renews tokens, if it is not the usual one."),
+        click.option("--reconcile", metavar="WHEN", help="daily or never: look for missed changes each day."),
         click.option("--auth", metavar="FORMS", help="signature, bearer, or both."),
         click.option("--tolerance", metavar="SECONDS", help="The maximum age of a signed time."),
     ]

@@ -17,7 +17,7 @@ from app.webhooks.registry import load_sources
 from app.webhooks.source import LoadedSource
 
 #: Settings that a form shows with their values; empty for the default.
-PLAIN_SETTINGS = ("account", "timezone", "tenants", "api_url")
+PLAIN_SETTINGS = ("account", "timezone", "tenants", "api_url", "reconcile")
 CREDENTIAL = "credential-"
 
 
@@ -169,6 +169,7 @@ def _values(hook: HookSettings) -> dict[str, str]:
         "timezone": hook.timezone or "",
         "tenants": " ".join(hook.tenants),
         "api_url": hook.api_url or "",
+        "reconcile": hook.reconcile or "",
     }
 
 
