@@ -16,7 +16,6 @@ from app.cli.output import (
     INTERRUPTED,
     NOTHING_MATCHED,
     UNREACHABLE,
-    USAGE,
     TimeType,
     confirm,
     did_you_mean,
@@ -109,13 +108,8 @@ def _print_plan(plan: CatchUpPlan) -> None:
 
 def _confirm_past(count: int, yes: bool) -> None:
     """Ask for the number: a visit of the past can start a review request."""
-    if yes:
-        return
     warning = f"{count:,} past visits would be created or changed: their customers may be asked for a review."
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        exit_with(USAGE, f"{warning} Nothing was done: confirm with --yes")
-    if click.prompt(f"{warning} Type {count} to continue", err=True) != str(count):
-        exit_with(USAGE, "nothing was done")
+    confirm(warning, yes, typed=str(count))
 
 
 async def _start_and_wait(requests: CatchUpRequests, hook: str, plan: CatchUpPlan) -> CatchUp:

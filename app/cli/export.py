@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 import click
 
 from app.cli.options import build_filter, filter_options, search_option
-from app.cli.output import NOTHING_MATCHED, USAGE, examples, exit_with, print_message
+from app.cli.output import NOTHING_MATCHED, confirm, examples, exit_with, print_message
 from app.cli.session import actions, run_with_ledger
 from app.ledger.ledger import Ledger
 from app.ledger.records import NotFound
@@ -110,8 +110,8 @@ def _export(
     reveal: bool,
     yes: bool,
 ) -> None:
-    if reveal and not yes:
-        _confirm()
+    if reveal:
+        confirm("The file will have personal data.", yes, typed="reveal")
 
     async def write(ledger: Ledger, settings: Settings) -> int:
         if reveal:
@@ -133,13 +133,6 @@ def _export(
     if not count:
         exit_with(NOTHING_MATCHED, "nothing matched")
     print_message(f"{count} {kind}")
-
-
-def _confirm() -> None:
-    if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        exit_with(USAGE, "nothing was written: personal data needs a confirmation, --yes")
-    if click.prompt("Type reveal to write personal data", err=True, default="", show_default=False) != "reveal":
-        exit_with(USAGE, "nothing was written")
 
 
 def _cell(value: Any) -> str:

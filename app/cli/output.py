@@ -91,13 +91,19 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     return next((f"; did you mean {match}?" for match in get_close_matches(name, list(names), 1)), "")
 
 
-def confirm(question: str, yes: bool) -> None:
-    """Exit unless --yes is given, or an operator confirms on a terminal."""
+def confirm(question: str, yes: bool, typed: str = "") -> None:
+    """Exit unless --yes is given, or an operator confirms on a terminal. typed: what to type, after a warning."""
     if yes:
         return
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
-        exit_with(USAGE, "nothing was done: confirm with --yes")
-    if not click.confirm(question, err=True):
+        warning = f"{question} " if typed else ""
+        exit_with(USAGE, f"{warning}nothing was done: confirm with --yes")
+    if typed:
+        answer = click.prompt(f"{question} Type {typed} to continue", err=True, default="", show_default=False)
+        is_confirmed = answer == typed
+    else:
+        is_confirmed = click.confirm(question, err=True)
+    if not is_confirmed:
         exit_with(USAGE, "nothing was done")
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from app.cli.completion import complete_hooks, complete_sources
+from app.cli.options import find_hook
 from app.cli.output import (
     CHECK_FAILED,
     NOTHING_MATCHED,
@@ -116,11 +117,7 @@ def hook_url(hook: str) -> None:
     If the tool signs nothing, the URL contains a token.
     """
     settings = load_settings()
-    configured = settings.active_hooks.get(hook)
-    if configured is None:
-        exit_with(
-            NOTHING_MATCHED, f"there is no hook {hook}, or it has no secret{did_you_mean(hook, settings.active_hooks)}"
-        )
+    configured = find_hook(settings, hook)
     if not settings.public_url:
         print_message("PUBLIC_URL is not set: put the URL of this Doorbell before the path")
     click.echo(settings.hook_url(configured))

@@ -29,7 +29,7 @@ from app.ledger.ids import TaskId, delivery_of
 from app.ledger.ledger import Ledger, known_accounts
 from app.ledger.records import BodyUnavailable, DeliveryInfo, NotFound, Task
 from app.operators import search_index
-from app.operators.explain import merge_visit, run_off_loop
+from app.operators.explain import merge_visit, run_off_loop, stored_aliases
 from app.operators.operations import Operations
 from app.settings.model import Settings
 from app.visits.change import ERASED_PREFIX, Contact
@@ -223,20 +223,14 @@ class Erasure:
             self._redis, self._email, self._settings.secret_key, search_index.MAX_VISITS_PER_KEY
         )
         for task_id in task_ids:
-            if aliases := await self._visit_or_empty(task_id):
+            if aliases := await stored_aliases(self._ledger, task_id):
                 yield aliases
         async for page in self._scan(f"{keys.TASK}visit:*"):
             for batch in batched(page, VISIT_BATCH):
                 stored = await asyncio.gather(*(self._redis.command("HVALS", key) for key in batch))
                 for key in await asyncio.to_thread(self._keys_naming_person, batch, stored):
-                    if aliases := await self._visit_or_empty(TaskId(key.removeprefix(keys.TASK))):
+                    if aliases := await stored_aliases(self._ledger, TaskId(key.removeprefix(keys.TASK))):
                         yield aliases
-
-    async def _visit_or_empty(self, task_id: TaskId) -> list[Task]:
-        try:
-            return await self._ledger.load_aliases(task_id)
-        except NotFound:
-            return []
 
     def _keys_naming_person(self, batch: Sequence[str], stored: Sequence[list[bytes]]) -> list[str]:
         return [key for key, values in zip(batch, stored, strict=True) if any(map(self._names_person, values))]
@@ -336,7 +330,7 @@ class Erasure:
             await asyncio.sleep(0 if result == "moved" else 0.1)
 
     async def _erase_contact(self, task_id: TaskId) -> str:
-        aliases = await self._visit_or_empty(task_id)
+        aliases = await stored_aliases(self._ledger, task_id)
         for alias in aliases:
             if alias.task_id == task_id:
                 return await self._ledger.redact(

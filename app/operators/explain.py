@@ -122,6 +122,14 @@ def field_title(name: str) -> str:
     return FIELD_TITLES.get(name, name)
 
 
+async def stored_aliases(ledger: Ledger, task_id: TaskId) -> list[Task]:
+    """Return the tasks of all ids of a visit, none if it is not stored."""
+    try:
+        return await ledger.load_aliases(task_id)
+    except NotFound:
+        return []
+
+
 async def run_off_loop(visit: Sequence[Task], step: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Call `step`, in a thread if the visit has many changes."""
     if sum(len(alias.changes) + len(alias.discarded_changes) for alias in visit) <= MAX_CHANGES_ON_LOOP:

@@ -20,7 +20,7 @@ from app.ledger.ledger import Ledger
 from app.ledger.reasons import find_reason, is_rejection
 from app.ledger.records import NO_CAUSE, Cause, DeliveryInfo, NotFound, Task
 from app.operators.contacts import assignment, has_contact, parse_contact
-from app.operators.explain import merge_visit, run_off_loop
+from app.operators.explain import merge_visit, run_off_loop, stored_aliases
 from app.operators.filter import Filter
 from app.operators.lists import FailureGroup
 from app.operators.selection import (
@@ -366,7 +366,7 @@ class Replay:
         aliases_by_task = {
             task_id: aliases
             for task_id in await self._affected_task_ids(meta)
-            if (aliases := await self._visit_or_empty(task_id))
+            if (aliases := await stored_aliases(self._ledger, task_id))
         }
         stored, discarded, is_compacted = dict[str, tuple[TaskId, bytes]](), set[str](), False
         for task_id, aliases in aliases_by_task.items():
@@ -404,7 +404,7 @@ class Replay:
         translated: Mapping[str, tuple[TaskId, bytes]],
     ) -> tuple[Call, ...]:
         """Return the calls for one visit if `translated` replaced the changes of the delivery."""
-        aliases = aliases_by_task.get(task_id) or await self._visit_or_empty(task_id)
+        aliases = aliases_by_task.get(task_id) or await stored_aliases(self._ledger, task_id)
         if not aliases:
             changes = [
                 RecordedChange.decode(origin, change) for origin, (at, change) in translated.items() if at == task_id
@@ -431,12 +431,6 @@ class Replay:
             except NotFound:
                 continue
         return task_ids
-
-    async def _visit_or_empty(self, task_id: TaskId) -> list[Task]:
-        try:
-            return await self._ledger.load_aliases(task_id)
-        except NotFound:
-            return []
 
 
 def _task_id_of(hook: Hook, meta: DeliveryInfo, change: VisitChange) -> TaskId:
