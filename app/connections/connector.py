@@ -160,7 +160,8 @@ class Connector:
 
     async def _create(self, events: Sequence[str]) -> SubscriptionState:
         secret = "" if self.declaration.secret_from == "tool" else next(iter(self._hook.settings.secrets), "")
-        request = self.declaration.create(Target(self._url, secret, self._hook.name), await self.account(), events)
+        target = Target(self._url, secret, self._hook.name, new_token())
+        request = self.declaration.create(target, await self.account(), events)
         response = await self.call(request)
         return self.declaration.read_created(response) if self.declaration.read_created else await self._find(events)
 

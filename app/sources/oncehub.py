@@ -13,24 +13,47 @@ another time, the old time is cancelled and no new time is known: the visit is c
 It is inferred that webhooks follow these rules: the vendor documented them for Zapier, with the same names.
 
 `owner`, `booking_calendar` and `conversation` are sometimes ids and sometimes objects; none of them is read.
+
+OnceHub disables a webhook after about three days of failures, and its API describes no field for that: such a field is
+obeyed if there is one, otherwise the webhook counts as active while it is listed. The schema of a listed webhook has its
+secret; without it, only a webhook that Doorbell created itself is adopted. A listed booking has a status and the time of its
+last change, but not when it was cancelled or missed, nor whether a cancelled one was moved: the new booking, which has the
+link, decides then. OnceHub has no OAuth.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 from app.visits.change import UNSET, Contact, Unset, VisitChange, unix_microseconds
 from app.webhooks.delivery import Event
+from app.webhooks.fetching import ApiKeyAuth, RecordRequest
 from app.webhooks.payload import Payload, minor_units
 from app.webhooks.signatures.hmac import Hmac
 from app.webhooks.source import Ignored, Source
+from app.webhooks.subscription import (
+    ApiResponse,
+    ListedPage,
+    ListedRecord,
+    Listing,
+    ListRequest,
+    Subscription,
+    SubscriptionPage,
+    SubscriptionState,
+    Target,
+    Window,
+)
 
 SETUP = """
-1. In OnceHub, open the gear menu, Account integrations, "API and webhooks", and add a webhook with the address {url} and
-   all booking events (the event `booking` of the API means all of them). Do not select conversations.
-2. Press "View secret" next to it and set the secret as HOOKS__ONCEHUB__SECRETS. A webhook without that button was created
+1. In OnceHub, open the gear menu, Account integrations, "API and webhooks", create an API key (it is shown once), and set it
+   as HOOKS__ONCEHUB__CREDENTIALS__API_KEY. `doorbell connect oncehub` does the rest with it; the API needs a plan that
+   includes it (Enterprise).
+2. By hand, without a key: add a webhook there with the address {url} and all booking events (the event `booking` of the API
+   means all of them). Do not select conversations.
+3. Press "View secret" next to it and set the secret as HOOKS__ONCEHUB__SECRETS. A webhook without that button was created
    by version 1 of the API and is not signed: create it again.
-3. After about three days of failures OnceHub disables a webhook: then enable it again there.
+4. After about three days of failures OnceHub disables a webhook: then delete it, and do steps 2 and 3 again.
 
 A booking counts as completed at its planned end, when OnceHub sends an event, unless the host sets it to No-show. OnceHub
 sends payments only for booking calendars with Stripe, and no refunds. If a booking form does not ask for the e-mail
@@ -49,6 +72,8 @@ SOURCE = Source(
     signature=Hmac(header="Oncehub-Signature", fields=("t", "s"), signs="{t}.{body}"),
     setup=SETUP,
     repeat_key=_event_id,
+    api_url="https://api.oncehub.com/v2/",
+    credentials=ApiKeyAuth(headers={"API-Key": "API_KEY"}),
 )
 
 
@@ -124,3 +149,129 @@ def _contact(form: Payload) -> Contact | None:
     first, last = [*(form.at("name").text() or "").rsplit(maxsplit=1), None, None][:2]
     phone = form.at("mobile_phone").text() or form.at("phone").text()
     return Contact(email=form.at("email").text(), first_name=first, last_name=last, phone=phone) if form else None
+
+
+# -- the API: https://developers.oncehub.com --
+
+#: The events that `booking` means. A subscription may name them one by one.
+EVENTS = (
+    "booking.scheduled",
+    "booking.rescheduled",
+    "booking.reassigned",
+    "booking.canceled_then_rescheduled",
+    "booking.canceled_reschedule_requested",
+    "booking.canceled",
+    "booking.completed",
+    "booking.no_show",
+)
+
+
+def _subscribe(target: Target, account: Payload, events: Sequence[str]) -> RecordRequest:
+    # OnceHub refuses a second webhook with the same name, and an old one is deleted after its replacement is created.
+    name = f"Doorbell {target.hook} {target.token}"
+    return RecordRequest("webhooks", json={"url": target.url, "name": name, "events": list(events)})
+
+
+def _read_subscriptions(request: RecordRequest, response: ApiResponse) -> SubscriptionPage:
+    return SubscriptionPage([_read_subscription(each) for each in response.at("data")], _next_page(request, response))
+
+
+def _next_page(request: RecordRequest, response: Payload) -> RecordRequest | None:
+    ids = [item.at("id").required_id() for item in response.at("data")]
+    if not ids or not response.at("has_more").boolean():
+        return None
+    return replace(request, params={**request.params, "after": ids[-1]})
+
+
+def _read_subscription(webhook: Payload) -> SubscriptionState:
+    """Read a webhook. One of version 1 is not signed, so it is as good as disabled."""
+    events = {event.required_text() for event in webhook.at("events")}
+    return SubscriptionState(
+        id=webhook.at("id").required_id(),
+        url=webhook.at("url").required_text(),
+        events=frozenset(events | set(EVENTS) if "booking" in events else events),
+        is_active=webhook.at("api_version").text() in ("v2", None) and not _is_disabled(webhook),
+        secret=webhook.at("secret").text() or "",
+    )
+
+
+def _is_disabled(webhook: Payload) -> bool:
+    states = {webhook.at(name).value for name in ("active", "enabled", "is_active", "is_enabled")}
+    return False in states or webhook.at("disabled").value is True or webhook.at("status").value == "disabled"
+
+
+def _account_name(account: Payload) -> str:
+    return (account.at("message").text() or "").rpartition("account: ")[2]
+
+
+def _refusal(status: int, response: Payload) -> str | None:
+    if status == 402:
+        return "OnceHub expects a payment for this account: pay it, and connect it again."
+    if status == 403:
+        return "OnceHub's API needs a plan that includes it (Enterprise): upgrade the account, and connect it again."
+    return None
+
+
+SUBSCRIPTION = Subscription(
+    docs="https://developers.oncehub.com/docs/webhooks/using-webhooks",
+    evidence="vendor",
+    groups=(EVENTS,),
+    account=RecordRequest("test"),
+    account_name=_account_name,
+    create=_subscribe,
+    read_created=_read_subscription,
+    list=lambda account: RecordRequest("webhooks", params={"limit": "100"}),
+    read_list=_read_subscriptions,
+    delete=lambda id, account: RecordRequest(f"webhooks/{id}", method="DELETE"),
+    secret_from="tool",
+    refusal=_refusal,
+)
+
+
+def _list_bookings(window: Window, account: Payload) -> Sequence[ListRequest]:
+    """Return the list of the bookings in the window, and that of all that changed. `gt` excludes the time itself."""
+    just_before = timedelta(milliseconds=1)
+    in_window = {"starting_time.gt": _utc(window.since - just_before), "starting_time.lt": _utc(window.until)}
+    filters = [in_window]
+    if window.changed_since:
+        filters.append({"last_updated_time.gt": _utc(window.changed_since - just_before)})
+    return [ListRequest(RecordRequest("bookings", params={**each, "limit": "100"})) for each in filters]
+
+
+def _utc(time: datetime) -> str:
+    return time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _read_listed(request: ListRequest, response: ApiResponse) -> ListedPage:
+    page = _next_page(request.request, response)
+    records = [
+        _listed(booking)
+        for booking in response.at("data")
+        if booking.at("status").text() != "requested" and booking.at("deleted").value is not True
+    ]
+    return ListedPage(records, [replace(request, request=page)] if page else [])
+
+
+def _listed(booking: Payload) -> ListedRecord:
+    """Return the booking as its last event. The time of its last change may be older than its completion."""
+    status, changed_at = booking.at("status").required_text(), booking.at("last_updated_time").required_time()
+    if status == "completed":
+        changed_at = max(changed_at, _ended_at(booking) or changed_at)
+    body = {
+        "object": "event",
+        "type": f"booking.{status}",
+        "creation_time": _utc(changed_at),
+        "api_version": "v2",
+        "data": booking.value,
+    }
+    return ListedRecord(booking.at("id").required_text(), body)
+
+
+LISTING = Listing(
+    docs="https://developers.oncehub.com/reference/list-all-bookings",
+    evidence="vendor",
+    start=_list_bookings,
+    read_page=_read_listed,
+    lists_changed=True,
+    calls_per_s=0.6,  # 200 requests in 5 minutes for each IP address
+)

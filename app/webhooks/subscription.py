@@ -45,11 +45,15 @@ class ApiResponse(Payload):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a subscription needs of a hook. secret: empty if the tool chooses it."""
+    """What a subscription needs of a hook.
+
+    secret: empty if the tool chooses it. token: another random text for each subscription, where names must be unique.
+    """
 
     url: str
     secret: str
     hook: str
+    token: str = ""
 
 
 @dataclass(frozen=True, slots=True)
