@@ -128,6 +128,7 @@ class Connector:
             for each in existing
             if self._is_usable(each, own_ids, is_secret_new) and not _expires_before(each, lasts_until)
         ]
+        usable.sort(key=lambda each: each.id not in own_ids)  # others may have another secret
         matching, missing = match_groups(self.declaration.groups, usable)
         adopted = [await self._activate(each) for each in matching]
         leftover = [each for each in existing if each not in matching]
@@ -136,7 +137,7 @@ class Connector:
         created = list[SubscriptionState]()
         for group in missing:
             created.append(await self._create(group))
-            await self._remember([*adopted, *created, *leftover])
+            await self._remember([*adopted, *created], leftover)
         leftover = [each for each in leftover if each.id not in {new.id for new in created}]
         if not (missing and self.declaration.is_url_unique):
             await self._delete_all(leftover)
@@ -156,14 +157,23 @@ class Connector:
             return True
         if self._hook.source.definition.signature.needs_secret_key:
             return True  # the URL is derived from the secret
-        return bool(self._hook.settings.secrets) and (subscription.id in own_ids or not is_secret_new)
+        if not self._hook.settings.secrets or not self.has_known_secret(subscription, own_ids):
+            return False
+        return subscription.id in own_ids or not is_secret_new
+
+    def has_known_secret(self, subscription: SubscriptionState, own_ids: Sequence[str]) -> bool:
+        """Whether the hook may have its secret. One that the tool chose is lost if the response to its creation was."""
+        is_stranger = bool(own_ids) and subscription.id not in own_ids
+        return self.declaration.secret_from != "tool" or bool(subscription.secret) or not is_stranger
 
     async def _create(self, events: Sequence[str]) -> SubscriptionState:
         secret = "" if self.declaration.secret_from == "tool" else next(iter(self._hook.settings.secrets), "")
         target = Target(self._url, secret, self._hook.name, new_token())
         request = self.declaration.create(target, await self.account(), events)
         response = await self.call(request)
-        return self.declaration.read_created(response) if self.declaration.read_created else await self._find(events)
+        if not self.declaration.read_created:
+            return await self._find(events)
+        return await self._activate(self.declaration.read_created(response))
 
     async def _find(self, events: Sequence[str]) -> SubscriptionState:
         """Return the new subscription as the tool lists it. Raises Refused if it does not."""
@@ -201,10 +211,12 @@ class Connector:
                 if error.status not in (404, 410):  # it is gone
                     raise
 
-    async def _remember(self, subscriptions: Iterable[SubscriptionState]) -> None:
-        """Store the ids after each creation, for tools that cannot list them."""
+    async def _remember(self, own: Sequence[SubscriptionState], leftover: Sequence[SubscriptionState]) -> None:
+        """Store the ids after each creation: those that the tool cannot list, or whose secrets the hook has."""
+        if self.declaration.can_ask and self.declaration.secret_from == "tool":
+            return  # the secret is stored later, and then the id
         state = await self._states.get(self._hook.name)
-        ids = tuple(dict.fromkeys(each.id for each in subscriptions))
+        ids = tuple(dict.fromkeys(each.id for each in (own if self.declaration.can_ask else [*own, *leftover])))
         await self._states.save(replace(state, subscription_ids=ids, url=self._url))
 
     async def call(self, request: RecordRequest) -> ApiResponse:
@@ -277,12 +289,24 @@ def describe(error: Exception, title: str) -> str:
     return f"{title} cannot be reached: {error}"
 
 
+#: Where error responses have their message.
+MESSAGES = (
+    ("message",),
+    ("error_description",),
+    ("error", "message"),
+    ("Error", "Message"),
+    ("detail",),
+    ("title",),
+    ("error",),
+)
+
+
 def _quote(text: str) -> str:
     """Return the message in an error response, else its text."""
     parsed = _parse(text)
     if isinstance(errors := parsed.at("errors").value, list) and errors:  # Square, GraphQL
         parsed = Payload(errors[0])
-    for path in (("message",), ("error_description",), ("error", "message"), ("detail",), ("title",), ("error",)):
+    for path in MESSAGES:
         if isinstance(value := parsed.at(*path).value, str) and value:
             return value[:300]
     return " ".join(text.split())[:300] or "no explanation"

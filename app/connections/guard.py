@@ -101,6 +101,8 @@ class Guard:
             state: Health = "unverified" if before.state == "credentials_expired" else before.state
             return replace(before, state=state, detail="", checked_at_ms=_now_ms())
         existing = await connector.own_subscriptions()
+        if before.is_managed:
+            existing = [each for each in existing if connector.has_known_secret(each, before.subscription_ids)]
         active = [each for each in existing if each.is_active]
         working, missing = match_groups(connector.declaration.groups, active)
         if missing:

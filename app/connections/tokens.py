@@ -19,6 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
+from urllib.parse import urljoin
 
 import httpx
 import orjson
@@ -161,13 +162,19 @@ class Tokens:
         if exchange.json is not None:
             body["json"] = _render_template(exchange.json, credentials)
         headers = {"accept": "application/json", **_render_template(exchange.headers, credentials)}
-        url, requested_at = self.hook.settings.token_url or exchange.url, time.time()
+        url, requested_at = self._url, time.time()
         response = await send_request(self.context.http, "POST", url, CALL, self.calls, headers=headers, **body)
         if response.status_code in (400, 401, 403):
             raise _token_error(response, bool(refresh))
         if not response.is_success:
             raise error_for(CALL, response)
         return self._parse_token(_parse_json(response), refresh, requested_at)
+
+    @property
+    def _url(self) -> str:
+        """Return the URL of the token endpoint, which may be a path below that of the API."""
+        api_url = self.hook.settings.api_url or self.hook.source.definition.api_url or ""
+        return self.hook.settings.token_url or urljoin(f"{api_url.rstrip('/')}/", self.exchange.url)
 
     def _parse_token(self, payload: Payload, refresh: str | None, requested_at: float) -> dict[str, Any]:
         token, ttl_s = payload.at(*self.exchange.token_path).value, payload.at("expires_in").value

@@ -93,14 +93,15 @@ class Vendor:
     """A fake tool. A subclass implements its API: `endpoints`, `is_authorized`, `error`, `webhooks` and `sign`.
 
     name: the source. has_appointments: False for a tool that only has payments for the appointments of others.
-    credentials: what a caller must present. disables_after: failed deliveries in a row after which the tool disables a
-    subscription; 0 for never.
+    credentials: what a caller must present. token_path: where they are exchanged for a token.
+    disables_after: failed deliveries in a row after which the tool disables a subscription; 0 for never.
     """
 
     name = ""
     has_appointments = True
     api_path = ""
     credentials: Mapping[str, str] = {"TOKEN": "token-of-the-account"}
+    token_path = "/oauth/token"
     secret_on_a_page = ""
     disables_after = 5
 

@@ -73,7 +73,10 @@ class RequestAuth:
 
 @dataclass(frozen=True, slots=True)
 class Api:
-    """A second API of a tool, with a host and credentials of its own. HOOKS__<NAME>__API_URL replaces its URL, too."""
+    """A second API of a tool, with a host and credentials of its own. HOOKS__<NAME>__API_URL replaces its URL, too.
+
+    Lists use the first one.
+    """
 
     url: str
     credentials: Credentials
@@ -134,7 +137,7 @@ class TokenExchange:
 
     A TOKEN in the settings is used unchanged. A `refresh_token` in the response replaces the credential REFRESH_TOKEN.
 
-    url: the token endpoint; HOOKS__<NAME>__TOKEN_URL replaces it.
+    url: the token endpoint, or its path below `api_url`; HOOKS__<NAME>__TOKEN_URL replaces it.
     names: the credentials that the request needs.
     form, json, headers: the POST request; `{NAME}` in a string is replaced by that credential.
     token_path: the path to the token in the response.

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 import uvicorn
 
+from app.connections.connect import healthy_state
 from app.connections.connector import Connector, Reconciled, connection_lock
 from app.connections.context import ToolContext
 from app.connections.listing import ListedChanges, read_pages, translate_record
@@ -65,12 +66,14 @@ class ConnectedTool:
         return Connector(self.context, self.hook)
 
     async def reconcile(self, *, is_secret_new: bool = False) -> Reconciled:
-        """Reconcile, and keep the secrets that the tool chose, as `connect` does."""
+        """Reconcile, and store the secrets that the tool chose, and then the state, as `connect` does."""
         async with connection_lock(self.context, self.hook.name):
             reconciled = await self.connector().reconcile(is_secret_new=is_secret_new)
         if reconciled.secrets:
             settings = self.hook.settings.model_copy(update={"secrets": reconciled.secrets})
             self.hook = replace(self.hook, settings=settings)
+        state = await self.states.get(self.hook.name)
+        await self.states.save(healthy_state(state, reconciled, self.url))
         return reconciled
 
 
@@ -86,7 +89,7 @@ async def connected_tool(name: str, redis: Redis) -> AsyncIterator[ConnectedTool
             "SECRET_KEY": SECRET_KEY,
             "PUBLIC_URL": "https://doorbell.example.com",
             f"{prefix}__API_URL": api_url,
-            f"{prefix}__TOKEN_URL": f"{api_url}/oauth/token",
+            f"{prefix}__TOKEN_URL": f"{api_url}{vendor.token_path}",
             f"{prefix}__TIMEZONE": "America/New_York",
             f"{prefix}__SECRETS": secret,
             **{f"{prefix}__CREDENTIALS__{credential}": value for credential, value in vendor.credentials.items()},

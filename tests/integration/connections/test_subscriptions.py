@@ -162,6 +162,23 @@ async def test_a_lost_response_doubles_nothing(tool: ConnectedTool) -> None:
         pytest.fail("a connection takes 40 requests")
 
 
+async def test_a_lost_response_to_a_repair_leaves_no_subscription_with_an_unknown_secret(tool: ConnectedTool) -> None:
+    declared = tool.hook.source.subscription
+    if not declared or not declared.can_ask:
+        pytest.skip("without a list, a subscription whose creation was not answered is unknown")
+    await tool.reconcile(is_secret_new=True)
+    for number in range(1, 40):
+        tool.vendor.subscriptions.clear()
+        tool.vendor.faults = replace(tool.vendor.faults, hang_after=number)
+        try:
+            await tool.reconcile()
+        except OutcomeUnknown:
+            await tool.reconcile()
+            assert_connected(tool)
+        else:
+            break
+
+
 async def test_two_processes_at_once_create_one_connection(tool: ConnectedTool) -> None:
     declared = tool.hook.source.subscription
     assert declared
