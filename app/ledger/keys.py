@@ -149,7 +149,7 @@ KEY_KINDS = (
         "the tool's ids of the people in a booking",
         "2 years after its last record",
         title="People of a booking",
-        personal_data="none: without the tool, its ids lead to nobody",
+        personal_data="nothing at once: the tool's ids lead to nobody without the tool; the list expires with the visit",
     ),
     KeyKind(
         "bell:contact-index:*",

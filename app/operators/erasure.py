@@ -305,6 +305,7 @@ class Erasure:
             await self._retry_while_busy(task_id, lambda task_id=task_id: self._erase_contact(task_id), erased)  # type: ignore[misc]
         for id in sorted(planned.deliveries):
             await self._retry_while_busy(TaskId.event(id), lambda id=id: self._erase_body(id), erased)  # type: ignore[misc]
+        await self._shorten_people(planned.visits)
         for id in sorted(planned.operations):
             await self._erase_filter(id, erased)
         for phone in filter(None, map(search_index.normalize_phone, planned.phones)):
@@ -337,6 +338,20 @@ class Erasure:
                     task_id, alias.change_count, b"", self._redacted_fields(alias, aliases[0], ErasureReport())
                 )
         return "ok"  # it expired
+
+    async def _shorten_people(self, visits: Iterable[TaskId]) -> None:
+        """Let the lists of the people in the visits' bookings expire with the visits.
+
+        Until then they are needed: a tool that deletes a booking does not say whose visits are cancelled.
+        """
+        retention_ms = self._settings.retention_days * 86_400_000
+        for task_id in visits:
+            expires_in_ms = await self._redis.command("PTTL", f"{keys.TASK}{task_id}")
+            # The visits of a booking are named by it, or by it, a dot and a person.
+            for booking in {task_id.external_id, task_id.external_id.rpartition(".")[0]}:
+                key = f"{keys.PEOPLE}{task_id.account}/{booking}"
+                keep_ms = expires_in_ms if expires_in_ms > 0 else retention_ms
+                await self._redis.command("PEXPIRE", key, keep_ms, "LT")
 
     async def _erase_body(self, id: str) -> str:
         event = await self._task_or_none(TaskId.event(id))

@@ -419,6 +419,30 @@ async def test_the_contacts_of_an_operation_are_found_until_it_ends(
     assert {"standard-A": ""} == (await operations.get(id)).request.contacts
 
 
+async def test_the_people_of_a_booking_expire_with_the_visit_of_an_erased_person(
+    harness: Harness, redis: Redis, ledger: Ledger
+) -> None:
+    now = datetime.now(UTC)
+    for booking in ("standard-5-1", "standard-5-2"):
+        await ledger.add_people("main", booking, now, ["101", "102"])
+    for visit, email in (("5-1.102", EMAIL), ("5-2", "grace@example.com")):
+        await accept(ledger, change(visit, contact=Contact(email=email)))
+        await ledger.complete(await start_run(ledger, visit), done())
+
+    await Erasure(ledger, read_environment(harness.env), EMAIL).execute()
+
+    of_visit, of_booking, of_other = [
+        await redis.command("PTTL", key)
+        for key in (
+            "bell:visit:main/standard-5-1.102",
+            "bell:people:main/standard-5-1",
+            "bell:people:main/standard-5-2",
+        )
+    ]
+    assert 0 <= of_visit - of_booking < 5_000 or 0 <= of_booking - of_visit < 5_000
+    assert of_other > 700 * 86_400_000
+
+
 async def test_the_activity_log_contains_no_address_of_a_search(redis: Redis) -> None:
     await ActivityLog(Ledger(redis, 30)).record(
         "grace", "operator", "started a replay", "reason=ada%40example.com&state=parked ada@example.com"
