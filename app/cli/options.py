@@ -1,7 +1,8 @@
 """The filter options that several commands share."""
 
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
+from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import click
@@ -54,9 +55,18 @@ cursor_option = click.option("--cursor", default="", help="Continue a list at th
 def build_filter(options: Mapping[str, Any], **fields: Any) -> Filter:
     """Build a filter from the values of `filter_options` and further fields of the filter."""
     values: dict[str, Any] = {
-        name: value.isoformat() if isinstance(value, datetime) else value for name, value in options.items() if value
+        name: utc_text(value) if isinstance(value, datetime) else value for name, value in options.items() if value
     }
     return Filter(**values | fields)
+
+
+def utc_text(moment: datetime | None) -> str:
+    """Format a time for a filter, which is stored and shown: in ISO 8601, UTC. None: empty."""
+    if moment is None:
+        return ""
+    with suppress(OverflowError):  # in the years 1 and 9999 some zones have no such time
+        moment = moment.astimezone(UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def find_hook(settings: Settings, name: str) -> Hook:

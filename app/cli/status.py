@@ -6,7 +6,7 @@ from datetime import datetime
 import click
 
 from app.cli.completion import complete_actions, complete_deliveries, complete_operations
-from app.cli.options import cursor_option, since_option, until_option
+from app.cli.options import cursor_option, since_option, until_option, utc_text
 from app.cli.output import (
     NOTHING_MATCHED,
     examples,
@@ -18,6 +18,7 @@ from app.cli.output import (
     print_rows,
     print_table,
     printable,
+    sentence_for_people,
     utc_option,
 )
 from app.cli.session import load_settings, run_with_ledger
@@ -194,7 +195,7 @@ def _operation_row(operation: Operation, as_json: bool) -> Row:
         status = operation.status
         # A cancelled visit is a success, a cancelled operation is not.
         state = State(status.capitalize(), {"failed again": "failed", "cancelled": ""}.get(status, status))
-        return row | {"state": state, "result": operation.result}
+        return row | {"filter": sentence_for_people(selection), "state": state, "result": operation.result}
     return row | {
         "expected": operation.request.expected,
         "done": operation.done,
@@ -235,8 +236,8 @@ def activity(
         actor=user,
         action=action,
         id=id or "",
-        since=since.isoformat() if since else "",
-        until=until.isoformat() if until else "",
+        since=utc_text(since),
+        until=utc_text(until),
         cursor=cursor,
     )
 

@@ -135,9 +135,8 @@ def _symbol_of(cell: str) -> str:
 
 
 def _cards(names: Sequence[str], rows: Sequence[Sequence[str]], width: int, states: Sequence[int]) -> Iterator[str]:
+    had_fields = False
     for number, row in enumerate(rows):
-        if number:
-            yield ""
         title, fields = style(row[0], bold=True), list[str]()
         for index, name in enumerate(names[1:], 1):
             cell = row[index]
@@ -145,6 +144,9 @@ def _cards(names: Sequence[str], rows: Sequence[Sequence[str]], width: int, stat
                 title = f"{_symbol_of(cell)} {title}  {cell}"
             elif cell != EMPTY:
                 fields.append(f"{name.replace('_', ' ')}: {cell}")
+        if number and (fields or had_fields):
+            yield ""
+        had_fields = bool(fields)
         yield title
         yield from pack(fields, width, "  ")
 

@@ -16,6 +16,7 @@ from app.ledger.times import iso_timestamp
 from app.operators.explain import Explain, Row, event_name
 from app.operators.feed import finished_attempts, new_deliveries, new_rejections
 from app.operators.lists import Lists
+from app.operators.rejections import find_cause
 from app.settings.model import Settings
 
 
@@ -114,7 +115,7 @@ def _parts(row: Row) -> Iterator[str]:
         yield from (row["hook"], row["event"], row["delivery"], visits)
         yield f"ignored: {row['ignored']}" if row["ignored"] else ""
     elif row["kind"] == "rejection":
-        yield from (row["hook"], row["reason"], row["detail"], row["cause"])
+        yield from (row["hook"], find_cause(row["reason"]).title, row["detail"], row["cause"])
     else:
         yield from (visits or row["delivery"], row["text"], ", ".join(row["calls"]), f"{row['took_ms']} ms")
         yield row["response"]

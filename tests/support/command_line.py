@@ -1,6 +1,7 @@
 """What the tests of the command line share."""
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 from tests.support.harness import Harness
@@ -17,3 +18,8 @@ def rows(harness: Harness, *command: str) -> list[dict[str, Any]]:
 def activity_of(harness: Harness) -> list[tuple[bytes, bytes]]:
     """Return actions and targets in the activity log."""
     return [(fields[5], fields[7]) for _, fields in harness.redis_command("XRANGE", "bell:activity", "-", "+")]
+
+
+def in_2026(day: str, clock: str) -> str:
+    """Return a time of 2026 as people see it: without the year while it is the current one."""
+    return f"{day},{'' if datetime.now(UTC).year == 2026 else ' 2026,'} {clock}"

@@ -12,7 +12,7 @@ from app.cli.session import open_ledger
 from app.operators.filter import Filter
 from app.operators.operations import OperationRequest, Operations
 from app.settings.environment import read_environment
-from tests.support.command_line import ADA, PERSONAL, activity_of, rows
+from tests.support.command_line import ADA, PERSONAL, activity_of, in_2026, rows
 from tests.support.harness import ROOT, Harness, wait_until
 
 
@@ -88,7 +88,7 @@ def test_a_replay_shows_its_plan_and_needs_a_confirmation(busy: Harness) -> None
     assert 0 == planned.returncode
     assert "1 selected: 1 would be requeued, 0 skipped" in planned.stdout
     assert "standard-A-2  Needs attention  No e-mail address  POST /visits" in planned.stdout
-    assert "Start Mar 15, 4:00 PM UTC" in planned.stdout
+    assert f"Start {in_2026('Mar 15', '4:00 PM UTC')}" in planned.stdout
     assert (2, planned.stdout) == (unconfirmed.returncode, unconfirmed.stdout)
     assert "--yes" in unconfirmed.stderr
     assert ["standard-A-2"] == [row["id"] for row in rows(busy, "failures", "--json")]
@@ -256,3 +256,13 @@ def test_an_interrupted_command_says_that_the_replay_continues(idle: Harness) ->
     assert (130, True) == (process.returncode, f"doorbell cancel {operation['operation']}" in errors.decode())
     idle.start_worker()
     assert wait_until(lambda: idle.visit("standard-A-2"))
+
+
+def test_operations_show_the_times_of_a_selection_in_the_local_zone(busy: Harness) -> None:
+    busy.doorbell("discard", "--since", "2026-01-02T15:00:00Z", "--yes")
+
+    table = busy.doorbell("operations", "--utc").stdout
+    [operation] = rows(busy, "operations", "--json")
+
+    assert f"1 failure since {in_2026('Jan 2', '3:00 PM UTC')}  Done  " in table
+    assert "1 failure since 2026-01-02T15:00:00.000Z" == operation["filter"]

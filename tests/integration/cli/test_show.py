@@ -2,7 +2,7 @@
 
 import json
 
-from tests.support.command_line import ADA, PERSONAL, activity_of, rows
+from tests.support.command_line import ADA, PERSONAL, activity_of, in_2026, rows
 from tests.support.harness import Harness, sign_standard, wait_until
 
 
@@ -107,7 +107,7 @@ def test_a_visit_that_needs_attention_says_why_and_what_helps(busy: Harness) -> 
         "    doorbell replay standard-A-2 --contact EMAIL --yes",
         "    doorbell discard standard-A-2 --yes",
     ] == text.splitlines()[:8]
-    assert "Mar 15, 4:00 PM UTC, " in text
+    assert f"{in_2026('Mar 15', '4:00 PM UTC')}, " in text
 
 
 def test_a_visit_shows_its_changes_and_which_values_count(service: Harness) -> None:
@@ -118,9 +118,9 @@ def test_a_visit_shows_its_changes_and_which_values_count(service: Harness) -> N
     text = service.doorbell("visit", "standard-A-1", "--utc").stdout
 
     first, second = [line for line in text.splitlines() if "  update  " in line]
-    assert "starts Mar 11, 4:00 PM UTC, contact •••" in first
+    assert f"starts {in_2026('Mar 11', '4:00 PM UTC')}, contact •••" in first
     assert "contact, starts" in first
-    assert "starts Mar 12, 4:00 PM UTC, contact •••" in second
+    assert f"starts {in_2026('Mar 12', '4:00 PM UTC')}, contact •••" in second
     assert "nothing: newer values count" in second
     assert "in Review Rover  visit " in text
 

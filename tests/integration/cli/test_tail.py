@@ -53,7 +53,7 @@ def test_tail_shows_deliveries_attempts_and_rejections_until_sigint(service: Har
             " → standard  a b  d1a2  ignored: b c",
             {"kind": "delivery", "event": "a\tb", "ignored": "b\nc", "visits": []},
         ),
-        (" × standard  signature_missing  no header", {"kind": "rejection", "detail": "no header", "cause": ""}),
+        (" × standard  No signature  no header", {"kind": "rejection", "detail": "no header", "cause": ""}),
         (
             " ← standard-A-1  created in Review Rover  POST /visits 201  12 ms",
             {

@@ -11,6 +11,7 @@ import pytest
 
 from app.ledger.redis import Redis
 from app.telemetry import arrivals
+from tests.support.command_line import in_2026
 from tests.support.console import Browser
 from tests.support.harness import sign_standard, standard_body
 
@@ -60,8 +61,8 @@ async def test_an_accepted_delivery_shows_its_secret_and_what_it_means(app: Any,
 
     assert response.json()["delivery"] in text
     assert re.search(r"Verified with secret 1 of 1 \([0-9a-f]{6,}\)", text)
-    assert "Books standard-A-7 for •••: booked for Mar 14, 4:00 PM UTC" in text
-    assert "Start Mar 14, 4:00 PM UTC" in text
+    assert f"Books standard-A-7 for •••: booked for {in_2026('Mar 14', '4:00 PM UTC')}" in text
+    assert f"Start {in_2026('Mar 14', '4:00 PM UTC')}" in text
     assert [] == [value for value in ADA.values() if value in text]
 
 

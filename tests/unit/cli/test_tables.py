@@ -84,3 +84,9 @@ def test_a_row_without_a_state_has_no_symbol() -> None:
     rows = [["a", "–"], ["b", State("Needs attention", "parked")]]
 
     assert ["a     –", "b   ✘ Needs attention"] == lines(80, ["id", "state"], rows)[1:]
+
+
+def test_cards_of_one_line_are_a_list() -> None:
+    rows = [[ID, State("Succeeded", "succeeded")], ["standard-A-1", State("Failed again", "failed")]]
+
+    assert [f"✔ {ID}  Succeeded", "✘ standard-A-1  Failed again"] == lines(40, ["id", "result"], rows)
