@@ -110,7 +110,7 @@ class Lister:
         async for page, remaining in read_pages(source, requests, self._call):
             listed_at = self._listed_at
             listed = [translate_record(source, record, listed_at, zone) for record in page.records]
-            yield [(each, await self._result(each)) for each in listed], remaining
+            yield [(each, await self._result(each, _of_record(each, listed))) for each in listed], remaining
 
     async def _call(self, request: RecordRequest) -> ApiResponse:
         """Send a request, not faster than the tool allows."""
@@ -119,11 +119,12 @@ class Lister:
         self._listed_at = await self._context.ledger.server_time()
         return await self._connector.call(request)
 
-    async def _result(self, listed: ListedChanges) -> CatchUpResult:
+    async def _result(self, listed: ListedChanges, of_record: Sequence[VisitChange]) -> CatchUpResult:
+        """Decide on one event of an appointment. of_record: the changes of all its events on the page."""
         if not listed.changes:
             return "unclear" if listed.problem else "unchanged"
         visits = [await self._tasks(change) for change in listed.changes]
-        if not any(visits) and _starts_before(listed.changes, self._catch_up.since_ms):
+        if not any(visits) and _starts_before(of_record, self._catch_up.since_ms):
             return "past"
         has_news = any(self._is_news(change, tasks) for change, tasks in zip(listed.changes, visits, strict=True))
         return "changed" if has_news else "unchanged"
@@ -152,8 +153,14 @@ class Lister:
         return desired_visit(merge_changes([*stored, listed])) != desired_visit(merge_changes(stored))
 
 
-def _starts_before(changes: Iterable[VisitChange], since_ms: int) -> bool:
-    """Whether the appointment is over before this time. One without a time is taken to be."""
+def _of_record(listed: ListedChanges, page: Sequence[ListedChanges]) -> list[VisitChange]:
+    return [change for each in page if each.record.id == listed.record.id for change in each.changes]
+
+
+def _starts_before(changes: Sequence[VisitChange], since_ms: int) -> bool:
+    """Whether the appointment is over before this time. One without a time is taken to be; a payment creates no visit."""
+    if any(change.payment_id for change in changes):
+        return False
     times = [
         time
         for change in changes

@@ -634,25 +634,45 @@ OAUTH = OAuth(
 
 
 def _list_bookings(window: Window, account: Payload) -> Sequence[ListRequest]:
-    """List by the time of creation: then a booking that changes meanwhile does not move to another page."""
-    filters = [{"afterStart": _utc(window.since), "beforeEnd": _utc(window.until)}]
-    filters += [{"afterUpdatedAt": _utc(window.changed_since)}] if window.changed_since else []
+    """List the bookings of the window, and others that changed.
+
+    They are listed by the time of creation: then a booking that changes meanwhile does not move to another page.
+    """
+    host, listed = account.at("data", "id").text(), {"since": _utc(window.since), "until": _utc(window.until)}
+    in_window = {"afterStart": listed["since"], "beforeEnd": listed["until"]}
+    lists = [(in_window, {"host": host})]
+    if window.changed_since:
+        lists.append(({"afterUpdatedAt": _utc(window.changed_since)}, {"host": host, **listed}))
     paging, headers = {"sortCreated": "asc", "take": "100", "skip": "0"}, {"cal-api-version": "2024-08-13"}
-    context = {"host": account.at("data", "id").text()}
-    return [ListRequest(RecordRequest("bookings", params={**f, **paging}, headers=headers), context) for f in filters]
+    return [
+        ListRequest(RecordRequest("bookings", params={**filters, **paging}, headers=headers), context)
+        for filters, context in lists
+    ]
 
 
 def _read_bookings(request: ListRequest, response: ApiResponse) -> ListedPage:
     bookings = list(response.at("data"))
-    hosted = [booking for booking in bookings if _is_host(booking, request.context["host"])]
+    wanted = [
+        booking
+        for booking in bookings
+        if _is_host(booking, request.context["host"]) and not _is_in_window(booking, request.context)
+    ]
     # The total ignores some filters, so an empty page is the last one, too.
     has_more = bookings and response.at("pagination", "hasNextPage").boolean()
     next_page = [replace(request, request=_skip(request.request, len(bookings)))] if has_more else []
-    return ListedPage([record for booking in hosted for record in _listed(booking, response.requested_at)], next_page)
+    return ListedPage([record for booking in wanted for record in _listed(booking, response.requested_at)], next_page)
 
 
 def _is_host(booking: Payload, user: str | None) -> bool:
     return any(host.at("id").text() == user for host in booking.at("hosts"))
+
+
+def _is_in_window(booking: Payload, context: Mapping[str, Any]) -> bool:
+    """Whether the list of the window has this booking."""
+    if "since" not in context:
+        return False
+    since, until = (datetime.fromisoformat(context[name]) for name in ("since", "until"))
+    return since <= booking.at("start").required_time() and booking.at("end").required_time() <= until
 
 
 def _listed(booking: Payload, now: datetime) -> Iterator[ListedRecord]:
