@@ -15,18 +15,16 @@ local function store_delivery()
   call('SADD', key.hooks, hook)
 end
 
--- Must be the last write: if the script fails before it, the sender's retry is not a repeat.
-local function store_dedup_key() call('SET', dedup_key, delivery, 'EX', dedup_ttl_s) end
-
 -- The fast path: most deliveries are one new change of a visit with one id. The script returns before it creates the functions
--- below, which takes as long as several commands.
+-- below, which takes as long as several commands. The dedup key is the last write: if the script fails before it, the sender's
+-- retry is not a repeat.
 local first = call('GET', dedup_key)
 if not first and event == '' and #changes == 1 and changes[1].previous == '' then
   local visit = read_visit(changes[1].task)
   if visit.changes < MAX_FIELDS and not visit.linked and not visit.queue then
     store_delivery()
     add_change(visit, 'change:' .. delivery .. '.0', changes[1].change, changes[1].start)
-    store_dedup_key()
+    call('SET', dedup_key, delivery, 'EX', dedup_ttl_s)
     return 1
   end
 end
@@ -76,5 +74,5 @@ if limit then return {limit} end
 store_delivery()
 if event ~= '' then add_event() end
 add_changes(delivery, changes)
-store_dedup_key()
+call('SET', dedup_key, delivery, 'EX', dedup_ttl_s)
 return 1

@@ -20,14 +20,15 @@ local function add_change(visit, field, change, start)
     call('HSET', hash, 'changes', number, field, value)
     return false
   end
-  local fields = {'changes', number, field, value, 'pending_since', visit.pending_since or now,
-    write_job(visit.task, visit.state, visit.jobs + 1)}
-  if number > 1 then
-    call('PERSIST', hash)
-  elseif start ~= '' then
-    fields[#fields + 1], fields[#fields + 2] = 'start', start
+  local since, jobs = visit.pending_since or now, visit.jobs + 1
+  if number > 1 then call('PERSIST', hash) end
+  if number == 1 and start ~= '' then
     add_to_day(visit.task, start)
+    call('HSET', hash, 'start', start, 'changes', number, field, value, 'pending_since', since,
+      write_job(visit.task, visit.state, jobs, 'visits'))
+  else
+    call('HSET', hash, 'changes', number, field, value, 'pending_since', since,
+      write_job(visit.task, visit.state, jobs, 'visits'))
   end
-  call('HSET', hash, unpack(fields))
   return true
 end

@@ -2,13 +2,11 @@
 --- A list takes half the memory of a sorted set. `bell:visit-days` sorts the days that have one.
 --- @include lib/clock
 
-local DAY_LENGTH = 10
-
+-- `visit:main/standard-1`, `2026-03-14T16:00` -> `2026-03-14`, `16:00 main/standard-1`
 local function day_entry(task, start)
-  return string.sub(start, 1, DAY_LENGTH), string.sub(start, DAY_LENGTH + 2) .. ' ' .. string.match(task, '^visit:(.*)$')
+  return string.sub(start, 1, 10), string.sub(start, 12) .. ' ' .. string.sub(task, #'visit:' + 1)
 end
 
--- start: `2026-03-14T16:00`
 local function add_to_day(task, start)
   local day, entry = day_entry(task, start)
   if call('RPUSH', key.visit_day .. day, entry) == 1 then
