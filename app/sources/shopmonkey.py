@@ -13,10 +13,20 @@ key: a secret with `whsec_` is read as base64, any other as text. Second-hand: `
 and `paidCostCents` of an order, and the `emails` and `phoneNumbers` of a customer, with `primary` in them. Recalled:
 `marketingOptIn`, the flags `deleted`, `cancelled` and `canceled`, and that a Declined appointment is cancelled. The
 columns of a payment are not documented; its order has the sum.
+
+Second-hand, from an integrator's measurements: filters are Prisma's, in JSON, and one that Shopmonkey does not know is
+ignored, so other rows than were asked for stop a list; `orderby` has small letters; recurring appointments and deleted rows
+are not listed. Second-hand, too: the account, and the fields and the list of webhooks. Recalled: a webhook's triggers may be
+named after the operation; PUT changes only the fields that it has. There is no OAuth for other companies.
 """
 
-from datetime import datetime, timedelta
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from typing import Any
 
 from app.visits.change import UNSET, Contact, Unset, VisitChange, unix_microseconds
 from app.webhooks.delivery import Event
@@ -24,10 +34,23 @@ from app.webhooks.fetching import BearerAuth, RecordRequest
 from app.webhooks.payload import Payload
 from app.webhooks.signatures.hmac import StandardWebhooks, standard_webhooks_key, text_key
 from app.webhooks.source import Ignored, Source
+from app.webhooks.subscription import (
+    ApiResponse,
+    ListedPage,
+    ListedRecord,
+    Listing,
+    ListRequest,
+    Subscription,
+    SubscriptionPage,
+    SubscriptionState,
+    Target,
+    Window,
+)
 
 SETUP = """
-1. In Shopmonkey open Settings, Integration, API Keys, create a key, and set it as HOOKS__SHOPMONKEY__CREDENTIALS__TOKEN.
-2. Make up a secret of 24 characters or more, set it as HOOKS__SHOPMONKEY__SECRETS, and restart.
+1. In Shopmonkey open Settings, Integration, API Keys, create a key as a user who may manage webhooks and read appointments,
+   orders and customers, and set it as HOOKS__SHOPMONKEY__CREDENTIALS__TOKEN. `doorbell connect shopmonkey` does the rest.
+2. By hand: Make up a secret of 24 characters or more, set it as HOOKS__SHOPMONKEY__SECRETS, and restart.
 3. In Settings, Integration, Webhooks add {url} with that secret and the triggers Appointment and Order, for one location or
    for all. Or POST the same to https://api.shopmonkey.cloud/v3/webhook: name, url, secret, triggers, enabled.
 4. If every delivery is rejected, Shopmonkey derives another key from the secret: try a secret that begins with `whsec_`,
@@ -205,3 +228,187 @@ def _primary(items: Payload, name: str) -> str | None:
 def _opted_out(event: Event) -> bool | Unset:
     wants_mail = _customer(event).at("marketingOptIn").boolean()
     return UNSET if wants_mail is None else not wants_mail
+
+
+# -- the API: https://shopmonkey.dev --
+
+
+def _subscribe(target: Target, account: Payload, events: Sequence[str]) -> RecordRequest:
+    body = {
+        "name": f"Doorbell {target.hook}",
+        "url": target.url,
+        "triggers": list(events),
+        "secret": target.secret,
+        "enabled": True,
+    }
+    return RecordRequest("webhook", json=body)
+
+
+def _read_subscriptions(request: RecordRequest, response: ApiResponse) -> SubscriptionPage:
+    webhooks = [_read_subscription(webhook) for webhook in response.at("data")]
+    if not webhooks or not _has_more(response):
+        return SubscriptionPage(webhooks)
+    skip = str(int(request.params["skip"]) + len(webhooks))
+    return SubscriptionPage(webhooks, replace(request, params={**request.params, "skip": skip}))
+
+
+def _has_more(response: Payload) -> bool:
+    return response.at("meta", "hasMore").boolean() is True
+
+
+def _read_subscription(webhook: Payload) -> SubscriptionState:
+    """Read a webhook. Its triggers may be named after the operation, too: AppointmentInsert."""
+    triggers = (trigger.required_text() for trigger in webhook.at("triggers"))
+    return SubscriptionState(
+        id=webhook.at("id").required_id(),
+        url=webhook.at("url").required_text(),
+        events=frozenset(re.sub("(Insert|Update|Delete)$", "", trigger) for trigger in triggers),
+        is_active=webhook.at("enabled").boolean() is not False,
+        failing_since=webhook.at("errorDate").time() if webhook.at("error").value is True else None,
+    )
+
+
+def _account_name(account: Payload) -> str:
+    user = account.at("data")
+    names = [user.at(name).text() for name in ("firstName", "lastName")]
+    return " ".join(filter(None, names)) or user.at("email").text() or ""
+
+
+def _refusal(status: int, response: Payload) -> str | None:
+    if status != 403:
+        return None
+    return (
+        "This API key of Shopmonkey lacks a right: the user who created it must be allowed to manage webhooks, and to read"
+        " appointments, orders and customers."
+    )
+
+
+SUBSCRIPTION = Subscription(
+    docs="https://shopmonkey.dev/webhooks",
+    evidence="recalled",
+    groups=(("Appointment", "Order"),),
+    account=RecordRequest("user/logged-in"),
+    account_name=_account_name,
+    create=_subscribe,
+    read_created=lambda response: _read_subscription(response.at("data")),
+    list=lambda account: RecordRequest("webhook", params={"limit": "100", "skip": "0"}),
+    read_list=_read_subscriptions,
+    delete=lambda id, account: RecordRequest(f"webhook/{id}", method="DELETE"),
+    reactivate=lambda id, account: RecordRequest(f"webhook/{id}", method="PUT", json={"enabled": True}),
+    refusal=_refusal,
+)
+
+#: The columns that `translate`, `fetch` and `tenant_of` read.
+COLUMNS = (
+    *("id", "customerId", "orderId", "locationId", "updatedDate", "startDate", "deleted"),
+    *("confirmationStatus", "cancelled", "canceled", "cancellationNote"),
+    *("completedDate", "invoiced", "invoicedDate", "paid", "paidCostCents", "totalCostCents"),
+)
+#: How many rows to ask for by their ids in one URL.
+MAX_IDS = 50
+
+
+def _list_rows(window: Window, account: Payload) -> Sequence[ListRequest]:
+    """Return the list of the appointments in the window, and those of the rows that changed."""
+    requests = [_list_period("appointment", "startDate", _utc(window.since), _utc(window.until))]
+    if window.changed_since:
+        since = _utc(window.changed_since)
+        requests += [_list_period(table, "updatedDate", since, "") for table in ("appointment", "order")]
+    return requests
+
+
+def _utc(time: datetime) -> str:
+    return time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _list_period(table: str, column: str, since: str, until: str, skip: int = 0) -> ListRequest:
+    """Return the list of the rows with a time in this period, oldest first."""
+    condition = {"gte": since, "lt": until} if until else {"gte": since}
+    params = {
+        "where": _json({column: condition}),
+        "orderby": _json({column: "asc"}),  # `orderBy` is ignored
+        "limit": "100",
+        "skip": str(skip),
+    }
+    context = {"table": table, "column": column, "since": since, "until": until, "skip": skip}
+    return ListRequest(RecordRequest(table, params=params), context)
+
+
+def _list_by_id(table: str, ids: Sequence[str], context: Mapping[str, Any]) -> ListRequest:
+    params = {"where": _json({"id": {"in": ids}}), "limit": "100", "skip": "0"}
+    return ListRequest(RecordRequest(table, params=params), {**context, "table": table, "ids": ids})
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"))
+
+
+def _read_listed(request: ListRequest, response: ApiResponse) -> ListedPage:
+    """Read a list of appointments or orders, whose customers are to be listed, or the customers of such rows."""
+    context, rows = request.context, list(response.at("data"))
+    _check_filter(context, rows)
+    if context["table"] == "customer":
+        customers = {row.at("id").text(): row.value for row in rows}
+        return ListedPage([_listed(context["of"], row, customers.get(row["customerId"])) for row in context["rows"]])
+    records, requests = _with_customers(context["table"], rows)
+    if context.get("column") == "startDate":
+        ids = dict.fromkeys(row.at("orderId").required_id() for row in rows if row.at("orderId").text())
+        requests += [_list_by_id("order", part, {}) for part in _parts(list(ids))]
+    if rows and "column" in context and _has_more(response):
+        requests.append(_next_page(context, rows))
+    return ListedPage(records, requests)
+
+
+def _check_filter(context: Mapping[str, Any], rows: Sequence[Payload]) -> None:
+    """Raise Untranslatable for other rows than were asked for: Shopmonkey ignores a filter that it does not know."""
+    for row in rows:
+        if "ids" in context:
+            is_wanted = row.at("id").text() in context["ids"]
+        else:
+            time = row.at(context["column"]).required_time()
+            until = context["until"] and datetime.fromisoformat(context["until"])
+            is_wanted = datetime.fromisoformat(context["since"]) <= time and not (until and time >= until)
+        if not is_wanted:
+            raise row.unexpected("a row that was asked for")
+
+
+def _next_page(context: Mapping[str, Any], rows: Sequence[Payload]) -> ListRequest:
+    """Return the list from the time of the last row: rows that change meanwhile would shift the others."""
+    table, column, since, until = (context[name] for name in ("table", "column", "since", "until"))
+    last = rows[-1].at(column).required_text()
+    if datetime.fromisoformat(last) > datetime.fromisoformat(since):
+        return _list_period(table, column, last, until)
+    return _list_period(table, column, since, until, context["skip"] + len(rows))
+
+
+def _with_customers(table: str, rows: Sequence[Payload]) -> tuple[list[ListedRecord], list[ListRequest]]:
+    """Return the rows without a customer, and requests for the customers of the others. Blocked times have neither."""
+    trimmed = [{name: row.value[name] for name in COLUMNS if name in row.value} for row in rows]
+    of_customers = [row for row in trimmed if row.get("customerId")]
+    of_nobody = [row for row in trimmed if not row.get("customerId") and (row.get("orderId") or table == "order")]
+    requests = [
+        _list_by_id("customer", list(dict.fromkeys(row["customerId"] for row in part)), {"of": table, "rows": part})
+        for part in _parts(of_customers)
+    ]
+    return [_listed(table, row, None) for row in of_nobody], requests
+
+
+def _parts(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    return (items[start : start + MAX_IDS] for start in range(0, len(items), MAX_IDS))
+
+
+def _listed(table: str, row: Mapping[str, Any], customer: Any) -> ListedRecord:
+    """Return the row as an update. An appointment with an order may have been known without it."""
+    diff = {"diff": ["orderId"]} if table == "appointment" and row.get("orderId") else {}
+    body = {"apiVersion": "3", "operation": "UPDATE", "table": table, "data": row, **diff}
+    path = f"customer/{row['customerId']}" if customer else ""
+    return ListedRecord(str(row["id"]), body, customer, path=path)
+
+
+LISTING = Listing(
+    docs="https://shopmonkey.dev/resources/appointment",
+    evidence="second-hand",
+    start=_list_rows,
+    read_page=_read_listed,
+    lists_changed=True,
+)
