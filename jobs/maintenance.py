@@ -39,7 +39,7 @@ async def run_maintenance(context: Context) -> None:
         group.create_task(_every(TRIM_EVERY_S, lambda: _trim(context)))
         group.create_task(context.stored_hooks.follow())
         group.create_task(_every(CONNECTIONS_EVERY_S, Guard(context, context.stored_hooks).check_due))
-        group.create_task(_every(CATCH_UPS_EVERY_S, CatchUpRunner(context).run_next))
+        group.create_task(_every(CATCH_UPS_EVERY_S, CatchUpRunner(context, context.stored_hooks).run_next))
         operations = Operations(context.ledger, context.settings)
         group.create_task(_every(OPERATIONS_EVERY_S, operations.run_next))
         group.create_task(_every(HEARTBEAT_EVERY_S, Heartbeat(context).beat))

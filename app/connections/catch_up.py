@@ -21,6 +21,7 @@ import orjson
 from app.connections.connector import Connector, NotSubscribable, describe
 from app.connections.context import CallContext
 from app.connections.listing import ListedChanges, read_pages, translate_record
+from app.connections.stored_hooks import StoredHooks
 from app.connections.tool_api import CredentialsMissing
 from app.ledger import keys
 from app.ledger.catch_ups import RESULTS, CatchUp, CatchUpResult, CatchUps, CatchUpStatus
@@ -173,12 +174,15 @@ def _starts_before(changes: Sequence[VisitChange], since_ms: int) -> bool:
 class CatchUpRunner:
     """Runs the catch-ups that are due: the step of a worker. Several workers take turns, one at a time for each hook."""
 
-    def __init__(self, context: CallContext) -> None:
-        self._context = context
+    def __init__(self, context: CallContext, stored: StoredHooks) -> None:
+        self._context, self._stored = context, stored
 
     async def run_next(self) -> None:
         """Run each open catch-up for a while. Raises RedisUnavailable."""
-        for hook in await store_of(self._context).open_hooks():
+        hooks = await store_of(self._context).open_hooks()
+        if hooks:
+            await self._stored.refresh()  # a hook that was just connected may not be loaded yet
+        for hook in hooks:
             with suppress(LockContended):
                 async with single_turn(self._context, hook):
                     await self._run(hook)

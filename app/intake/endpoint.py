@@ -159,6 +159,14 @@ class WebhookEndpoint:
         hook = self._hooks.get(name)
         return hook, hook is None and (not is_current or name in self._settings.unusable_hooks)
 
+    async def _newer_hook(self, hook: Hook) -> Hook | None:
+        """Return the hook if its secrets were just changed: a tool uses a new secret at once."""
+        if self._discover is None or not self._settings.is_stored(hook.name):
+            return None
+        await self._discover()
+        newest = self._hooks.get(hook.name)
+        return newest if newest and newest.settings.secrets != hook.settings.secrets else None
+
     def _reject(self, rejection: HttpRejection, request_log: RequestLog) -> Response:
         request_log.reject(rejection.code, str(rejection))
         tool = rejection.tool if isinstance(rejection, UnknownHook) else ""
@@ -212,7 +220,13 @@ class WebhookEndpoint:
         source = hook.source.definition
         if source.handshake and (reply := source.handshake.answer(delivery)):
             return Response(200, reply.body, reply.content_type)
-        secret_index = self._verify(hook, delivery)
+        try:
+            secret_index = self._verify(hook, delivery)
+        except HttpRejection:
+            newer = await self._newer_hook(hook)
+            if newer is None:
+                raise
+            hook, secret_index = newer, self._verify(newer, delivery)
         request_log.secret_number = secret_index + 1
         event = self._parse(hook, delivery)
         secret = hook.settings.secrets[secret_index]

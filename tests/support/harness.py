@@ -57,10 +57,10 @@ def redis_for_tests() -> Iterator[str]:
 
 
 @contextmanager
-def serving(app: Any, http: str = "httptools", loop: str = "uvloop") -> Iterator[str]:
+def serving(app: Any, http: str = "httptools", loop: str = "uvloop", lifespan: Any = "off") -> Iterator[str]:
     """Serve an application with a real uvicorn in a thread, and yield its address."""
     settings: dict[str, Any] = {"http": http, "loop": loop, "ws": "none", "log_config": None, "access_log": False}
-    server = uvicorn.Server(uvicorn.Config(app, lifespan="off", **settings))
+    server = uvicorn.Server(uvicorn.Config(app, lifespan=lifespan, **settings))
     with socket.create_server(("127.0.0.1", 0)) as listening:
         thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
         thread.start()
@@ -223,8 +223,8 @@ class Harness:
 
     # -- processes --
 
-    def start_web(self, **env: str) -> Server:
-        port = free_port()
+    def start_web(self, port: int = 0, **env: str) -> Server:
+        port = port or free_port()
         # The command that `doorbell web` executes.
         arguments = [sys.executable, "-m", "uvicorn", "app.main:app", "--port", str(port), *WEB_OPTIONS]
         self.web_server = self._running.enter_context(Server(arguments, port, "/healthz", {**self.env, **env}))
