@@ -56,7 +56,12 @@ class OnceHub(Vendor):
                 " plan.",
             )
         url, name, events = str(body.get("url", "")), body.get("name"), body.get("events")
-        if not url.startswith("https://") or not name or not events or set(events) - {*EVENTS, "booking"}:
+        if (
+            not url.startswith(("https://", "http://127.0.0.1"))
+            or not name
+            or not events
+            or set(events) - {*EVENTS, "booking"}
+        ):
             return self.error(400, "Invalid url, name or events")
         if any(stored.attributes.get("name") == name for stored in self.subscriptions.values()):
             return self.error(409, f"A webhook subscription with this name already exists: '{name}'")
