@@ -13,6 +13,7 @@ from app.ledger.ledger import Ledger
 from app.ledger.records import Attempt
 from app.settings.model import Settings
 from app.telemetry.counters import Counters
+from app.telemetry.payload_watch import Samples
 from jobs.concurrency import FetchSlots, RunningJobs
 from jobs.retry import Schedule
 
@@ -32,6 +33,7 @@ class Context:
     fetches_by_hook: Counter[str] = field(default_factory=Counter)
     #: The slots for fetches of each hook.
     fetch_slots: dict[str, FetchSlots] = field(default_factory=dict)
+    payload_samples: Samples = field(default_factory=Samples)
     #: Running exchanges of refresh tokens; they may outlive their jobs.
     token_exchanges: set[asyncio.Task[str]] = field(default_factory=set)
     stored_hooks: StoredHooks = field(init=False)

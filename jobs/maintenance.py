@@ -19,6 +19,7 @@ from app.telemetry.alerts import AlertMonitor
 from app.telemetry.counters import FLUSH_EVERY_S
 from app.telemetry.health import host_name
 from app.telemetry.logs import log
+from app.telemetry.payload_watch import WATCH_EVERY_S, PayloadWatch
 from jobs.context import Context
 
 REQUEUE_EVERY_S = 0.5
@@ -42,6 +43,8 @@ async def run_maintenance(context: Context) -> None:
         group.create_task(_every(CATCH_UPS_EVERY_S, CatchUpRunner(context, context.stored_hooks).run_next))
         operations = Operations(context.ledger, context.settings)
         group.create_task(_every(OPERATIONS_EVERY_S, operations.run_next))
+        watch = PayloadWatch(context.ledger, context.settings, context.payload_samples)
+        group.create_task(_every(WATCH_EVERY_S, watch.step))
         group.create_task(_every(HEARTBEAT_EVERY_S, Heartbeat(context).beat))
         group.create_task(AlertMonitor(context.ledger.redis, context.settings).run(is_worker=True))
         group.create_task(_every(FLUSH_EVERY_S, lambda: context.counters.flush(context.ledger.redis)))

@@ -111,6 +111,7 @@ class EventRun(TaskRun):
         records = Records(self.context, hook, self.task.last_event_at_ms or 0, self.calls)
         for request in requests:
             record = await records.find(request)
+            self.context.payload_samples.add_record(event.source, request.label, record.record, self.delivery_id)
             with_record = event.with_record(record.record, record.fetched_at, record.related, request.path)
             with_record = await self._with_people(hook, with_record, record)
             try:

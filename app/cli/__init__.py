@@ -55,6 +55,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "operations": "status",
         "activity": "status",
         "tail": "tail",
+        "drift": "drift",
         "export": "export",
     },
     "Act": {

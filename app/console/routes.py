@@ -69,6 +69,7 @@ ROUTES = [
     post("/rejections/check", "operator", rejections.check, MAX_PASTED_BYTES),
     get("/sources", "viewer", sources.sources),
     get("/sources/{name}", "viewer", sources.source),
+    post("/sources/{name}/acknowledge", "operator", sources.acknowledge_changes),
     get("/sources/{hook}/listen", "viewer", listen.listen),
     post("/sources/{hook}/test-delivery", "operator", sources.send_test_delivery),
     get("/hooks", "viewer", hooks.hooks),

@@ -50,6 +50,9 @@ ALERTS = "bell:alerts"
 ALERTS_LOCK = "bell:alerts:lock"
 REJECTIONS = "bell:rejections"
 REJECTION_LIST = "bell:rejections:"
+#: + source, colon and its version: the fields and words of its payloads. The changes; by hook, the time of the last look.
+PAYLOAD, PAYLOAD_CHANGES, PAYLOAD_CURSORS = "bell:payload:", "bell:payload-changes", "bell:payload-cursors"
+PAYLOAD_LOCK = "bell:payload:lock"
 #: The hooks that somebody listens to; + hook: notes about its requests.
 LISTENING, ARRIVALS = "bell:listening", "bell:arrivals:"
 AUDIT = "bell:audit:"
@@ -261,6 +264,18 @@ KEY_KINDS = (
         title="Rejections",
     ),
     KeyKind("bell:rejections", "permanent", "counters of rejections, and of events from other accounts", _ALWAYS),
+    KeyKind("bell:payload:lock", "expires", "which worker looks for changes of payloads", _SHORT),
+    KeyKind(
+        "bell:payload:*",
+        "expires",
+        "the names of fields that a source sent, and the words of fields like `status`; no values of people",
+        "90 days after the last delivery",
+        title="Fields of payloads",
+    ),
+    KeyKind(
+        "bell:payload-changes", "permanent", "changes of payloads: the field or word, and a delivery", "the newest 200"
+    ),
+    KeyKind("bell:payload-cursors", "permanent", "up to which delivery of each hook changes were looked for", _ALWAYS),
     KeyKind("bell:listening", "expires", "the hooks that somebody listens to", "10 minutes"),
     KeyKind(
         "bell:arrivals:*",

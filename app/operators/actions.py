@@ -15,6 +15,7 @@ from app.operators.lists import Lists
 from app.operators.operations import OperationRequest, Operations, new_operation_id
 from app.operators.selection import Mode
 from app.settings.model import Settings
+from app.telemetry.payload_watch import acknowledge, payload_changes
 
 if TYPE_CHECKING:
     import httpx
@@ -73,6 +74,16 @@ class Actions:
             raise NotFound(account)
         await self.record("paused" if is_paused else "resumed", account)
         return await self._ledger.pause(account, is_paused)
+
+    # -- payloads --
+
+    async def acknowledge_payload_changes(self, source: str) -> int:
+        """Mark the open changes of a source as known. Return how many."""
+        changes = await payload_changes(self._ledger.redis, source, is_open=True)
+        if changes:
+            await self.record("acknowledged payload changes", f"{source}: {len(changes)}")
+            await acknowledge(self._ledger.redis, changes, self._actor.name)
+        return len(changes)
 
     # -- personal data --
 

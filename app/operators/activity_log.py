@@ -39,6 +39,7 @@ Action = Literal[
     "resumed",
     "sent a test delivery",
     "kept a specimen",
+    "acknowledged payload changes",
     "added hook",
     "changed hook",
     "rotated secret",

@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import groupby
 from typing import Literal
 
 from app.ledger.ledger import Ledger
@@ -26,6 +27,7 @@ from app.telemetry.health import (
     load_backlog,
     open_circuits,
 )
+from app.telemetry.payload_watch import PayloadChange, payload_changes
 from app.telemetry.rejections import mismatch_times
 from app.telemetry.silence import last_delivery_times, silent_hooks
 from app.webhooks.registry import source_title
@@ -54,6 +56,7 @@ class Problem:
         "paused",
         "failures",
         "slow",
+        "payload",
     ]
     level: Level
     sentence: str
@@ -113,6 +116,7 @@ class Overview:
     hooks: list[HookStats] = field(default_factory=list)
     hours: list[HourStats] = field(default_factory=list)
     groups: list[FailureGroup] = field(default_factory=list)
+    payload_changes: list[PayloadChange] = field(default_factory=list)
     memory_bytes: int = 0
     memory_limit_bytes: int = 0
     #: By name, why a stored hook cannot be used.
@@ -140,7 +144,7 @@ class Overview:
 
     def problems(self) -> list[Problem]:
         """Return all problems, the worst first."""
-        return [*self._outages(), *self._hook_problems(), *self._delays()]
+        return [*self._outages(), *self._hook_problems(), *self._delays(), *self._payload_notes()]
 
     @property
     def _pending(self) -> int:
@@ -201,6 +205,16 @@ class Overview:
             sentence = f"The oldest task has been due for {oldest}: the workers cannot keep up."
             yield Problem("slow", "warn", sentence)
 
+    def _payload_notes(self) -> Iterator[Problem]:
+        for source, changes in groupby(sorted(self.payload_changes, key=lambda change: change.source), _source_of):
+            newest, *others = changes
+            more = f", and {len(others)} more" if others else ""
+            sentence = (
+                f"{source_title(source)} sends something else than before: {newest.sentence.replace('`', '')}{more}."
+            )
+            hook = next((hook.name for hook in self.hooks if hook.source == source), "")
+            yield Problem("payload", "warn", sentence, hook)
+
     def to_dict(self) -> Row:
         """Return all values, with times in ISO 8601."""
         level, summary = self.status()
@@ -224,6 +238,10 @@ class Overview:
         }
 
 
+def _source_of(change: PayloadChange) -> str:
+    return change.source
+
+
 def _changes_wait(count: int) -> str:
     return f"{count:,} change waits" if count == 1 else f"{count:,} changes wait"
 
@@ -245,14 +263,16 @@ async def load_overview(ledger: Ledger, settings: Settings) -> Overview:
     states, groups, hours = await asyncio.gather(
         lists.count_by_state(), lists.group_by_reason(), counters.hourly_counts(redis, CHART_HOURS)
     )
-    workers, backlog, memory, circuits, hooks = await asyncio.gather(
+    workers, backlog, memory, circuits, hooks, changes = await asyncio.gather(
         live_workers(redis),
         load_backlog(redis, settings.tokens or {"main": ""}),
         redis.info("memory"),
         open_circuits(redis, settings),
         _load_hooks(redis, settings, hours),
+        payload_changes(redis, is_open=True),
     )
     return Overview(
+        payload_changes=changes,
         states=states,
         backlog=backlog,
         circuits=circuits,

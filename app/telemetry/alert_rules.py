@@ -115,6 +115,16 @@ NO_WORKER = Alert(
     output="`worker  fail`",
     fix="Start a worker. The log of the last one says why it ended.",
 )
+PAYLOAD_CHANGED = Alert(
+    key="payload",
+    name="DoorbellPayloadChanged",
+    message="{source} sends something else than before: {count} changes of its payloads that nobody has acknowledged.",
+    expr=f"max by (source) ({metrics.PAYLOAD_CHANGES}) > 0",
+    command="doorbell drift",
+    output="the new fields and words, and the fields that stopped, each with a delivery",
+    fix="Look at the delivery. If the module must know the change, `doorbell keep` makes a specimen of it. Then "
+    "`doorbell drift SOURCE --acknowledge`.",
+)
 REDIS_FULL = Alert(
     key="memory",
     name="DoorbellRedisFull",
@@ -142,6 +152,7 @@ ALERTS = (
     FAILURES,
     SILENT_SOURCE,
     NO_WORKER,
+    PAYLOAD_CHANGED,
     REDIS_FULL,
     REDIS_DOWN,
 )

@@ -29,12 +29,14 @@ from app.telemetry.alert_rules import (
     NO_PROGRESS,
     NO_WORKER,
     OLD_TASK,
+    PAYLOAD_CHANGED,
     REDIS_FULL,
     SILENT_SOURCE,
     WINDOW_S,
 )
 from app.telemetry.health import STALE_AFTER_S, WORKER_ALIVE_S, load_backlog
 from app.telemetry.logs import log
+from app.telemetry.payload_watch import PayloadChange, payload_changes
 from app.telemetry.rejections import mismatch_times
 from app.telemetry.silence import delivery_times, is_silent
 from app.visits.client import tls_context
@@ -147,6 +149,18 @@ class AlertMonitor:
                 alerts.append((f"{SILENT_SOURCE.key} {hook}", SILENT_SOURCE.text(source=hook)))
             if alert := await self._signature_alert(hook, times):
                 alerts.append(alert)
+        return [*alerts, *await self._payload_alerts()]
+
+    async def _payload_alerts(self) -> list[tuple[str, str]]:
+        """Return an alert for the changes of a source that were noticed at once, until they are acknowledged."""
+        changes: dict[tuple[str, int], list[PayloadChange]] = {}
+        for change in await payload_changes(self._redis, is_open=True):
+            changes.setdefault((change.source, change.at), []).append(change)
+        alerts = []
+        for (source, at), together in changes.items():
+            lines = [f"• {change.sentence} (delivery {change.delivery})." for change in together[:MAX_LINES]]
+            text = PAYLOAD_CHANGED.text(source=source, count=len(together))
+            alerts.append((f"{PAYLOAD_CHANGED.key} {source} {at}", "\n".join([text, *lines])))
         return alerts
 
     async def _signature_alert(self, hook: str, times: Sequence[float]) -> tuple[str, str] | None:

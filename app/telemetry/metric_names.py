@@ -47,6 +47,7 @@ HEARTBEAT_AGE_S = "doorbell_worker_heartbeat_age_seconds"
 API_REQUESTS = "doorbell_visits_api_requests_total"
 API_REQUEST_DURATION_S = "doorbell_visits_api_request_duration_seconds"
 CIRCUIT_OPEN = "doorbell_visits_api_circuit_open"
+PAYLOAD_CHANGES = "doorbell_payload_changes"
 REDIS_UP = "doorbell_redis_up"
 REDIS_MEMORY_USED = "doorbell_redis_memory_used_bytes"
 REDIS_MEMORY_MAX = "doorbell_redis_memory_max_bytes"
@@ -85,6 +86,7 @@ METRICS: Mapping[str, MetricSpec] = {
         "histogram", "Response time of the Visits API.", ("method", "route"), REQUEST_BUCKETS_S
     ),
     CIRCUIT_OPEN: _gauge("1 while the circuit of the account is open, or an operator paused it.", "account"),
+    PAYLOAD_CHANGES: _gauge("Changes of a source's payloads that nobody has acknowledged.", "source"),
     REDIS_UP: _gauge("1 if Redis answers; otherwise most other metrics are missing."),
     REDIS_MEMORY_USED: _gauge("Memory that Redis uses."),
     REDIS_MEMORY_MAX: _gauge("Memory limit of Redis; 0: no limit."),

@@ -7,7 +7,7 @@ import asyncio
 import math
 import os
 import platform
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -26,6 +26,7 @@ from app.settings.model import Settings
 from app.telemetry import counters, metric_names
 from app.telemetry.health import WORKER_ALIVE_S, Backlog, load_backlog
 from app.telemetry.metric_names import METRICS, MetricSpec
+from app.telemetry.payload_watch import payload_changes
 
 COUNTED_STATES = ("queued", "running", "waiting", "parked", "discarded")
 #: The variables in which hosting platforms name the deployed commit.
@@ -93,7 +94,18 @@ def _revision() -> str:
 async def _live_gauges(redis: Redis, settings: Settings) -> dict[str, Values]:
     accounts = await known_accounts(redis, settings.tokens or {"main": ""})
     active_hooks = settings.active_hooks.values()
-    sizes, held, circuits, newest_deliveries, rejections, backlog, workers, server, clock = await asyncio.gather(
+    (
+        sizes,
+        held,
+        circuits,
+        newest_deliveries,
+        rejections,
+        backlog,
+        workers,
+        changes,
+        server,
+        clock,
+    ) = await asyncio.gather(
         _command_each(redis, COUNTED_STATES, "ZCARD", keys.TASK + "{}"),
         _command_each(redis, accounts, "ZCARD", keys.HELD + "{}"),
         _command_each(redis, accounts, "EXISTS", keys.CIRCUIT + "{}"),
@@ -103,6 +115,7 @@ async def _live_gauges(redis: Redis, settings: Settings) -> dict[str, Values]:
         redis.command("HGETALL", keys.REJECTIONS),
         load_backlog(redis, accounts),
         redis.command("ZREVRANGE", keys.WORKERS, 0, -1, "WITHSCORES"),
+        payload_changes(redis, is_open=True),
         redis.info(),
         redis.command("TIME"),
     )
@@ -122,6 +135,8 @@ async def _live_gauges(redis: Redis, settings: Settings) -> dict[str, Values]:
         | dict(_rejection_counts(rejections)),
         metric_names.WORKERS: {(): sum(age_s <= WORKER_ALIVE_S for age_s in heartbeat_ages_s)},
         metric_names.HEARTBEAT_AGE_S: {(): heartbeat_ages_s[0]} if heartbeat_ages_s else {},
+        metric_names.PAYLOAD_CHANGES: {(hook.source.name,): 0 for hook in active_hooks}
+        | dict(Counter((change.source,) for change in changes)),
         metric_names.REDIS_MEMORY_USED: {(): int(server["used_memory"])},
         metric_names.REDIS_MEMORY_MAX: {(): int(server.get("maxmemory", 0))},
         metric_names.REDIS_CLIENTS: {(): int(server["connected_clients"])},

@@ -4,6 +4,7 @@ They are public, so they are never personal data.
 """
 
 import ast
+import hashlib
 import json
 import re
 from functools import cache
@@ -41,3 +42,11 @@ def hosts_of(source: str) -> frozenset[str]:
     """Return the hosts that the module or its specimens name."""
     module = files(SOURCES).joinpath(f"{source}.py").read_text(encoding="utf-8")
     return frozenset(_HOST.findall(module + json.dumps(load_specimens(source), ensure_ascii=False)))
+
+
+@cache
+def source_version(source: str) -> str:
+    """Return a digest of the module and its specimens: it changes when either does."""
+    folder = files(SOURCES)
+    content = b"\n".join(folder.joinpath(f"{source}.{suffix}").read_bytes() for suffix in ("py", "json"))
+    return hashlib.sha256(content).hexdigest()[:12]

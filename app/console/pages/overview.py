@@ -29,6 +29,7 @@ ACTIONS = {
     "paused": ("Resume…", "/console/sources#accounts"),
     "failures": ("Show failures", "/console/failures"),
     "slow": ("Show workers", "/console/workers"),
+    "payload": ("Show changes", "/console/sources/{source}#payload"),
 }
 
 #: Groups of failures that the page shows.

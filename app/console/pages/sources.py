@@ -17,6 +17,7 @@ from app.operators.overview import HookStats, load_hooks
 from app.operators.setup_steps import new_secret, setup_steps, terms_of
 from app.telemetry import counters
 from app.telemetry.health import CIRCUIT_REASONS, open_circuits
+from app.telemetry.payload_watch import payload_changes, undocumented_fields
 from app.webhooks.evidence import VERIFIED_BY
 from app.webhooks.registry import load_sources, load_specimens
 from app.webhooks.source import LoadedSource
@@ -90,6 +91,8 @@ async def _page(request: Request, name: str, response: dict[str, Any] | None = N
         future_address=_future_address(request, source, new_hook),
         new_secret=new_secret(source.definition) if "operator" in request.auth.scopes else None,
         terms=list(terms_of(source.definition)),
+        payload_changes=await payload_changes(console.redis, name),
+        undocumented=await undocumented_fields(console.redis, name) if hooks else [],
         specimens=[recorded["name"] for recorded in load_specimens(name)["deliveries"]],
         response=response,
     )
@@ -129,6 +132,15 @@ def _base_url(request: Request) -> str:
 
 
 # -- actions --
+
+
+async def acknowledge_changes(request: Request) -> Response:
+    """Mark the changes of the payloads of a source as known."""
+    name = request.path_params["name"]
+    if name not in load_sources():
+        raise NotFound(name)
+    await actions(request).acknowledge_payload_changes(name)
+    return redirect(f"/console/sources/{name}#payload")
 
 
 async def send_test_delivery(request: Request) -> Response:

@@ -1,0 +1,142 @@
+"""The shape of a payload: which fields it has, and the words of fields with a fixed list of words. No values of people.
+
+A field is a path such as `payload.questions[].answer`. Names that may be values, as in a map of answers, are `*`.
+A word is recorded only where the source's own module compares the field with a word: some specimen has a word there that
+the module contains. So a name or an answer never is one, and a new status is.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from app.webhooks.personal_data import PERSONAL_KEY, PLACE_KEY
+
+MAX_DEPTH, MAX_ITEMS, MAX_PATHS = 12, 20, 400
+#: A field with more different words has no fixed list.
+MAX_WORDS = 20
+_NAME = re.compile(r"(?=.{1,40}$)[a-z_$][A-Za-z_$-]*(?:\d{1,2}[A-Za-z_$-]*)*")
+#: Objects whose names of fields are up to the customer.
+_MAP = re.compile(
+    r"metadata|custom|fields|answers|responses|properties|attributes|variables|extra|params|query|data_?map", re.I
+)
+_WORD = re.compile(r"[A-Za-z_.-]{1,40}")
+_WORDS = re.compile(r"[A-Za-z_.-]{1,40}(?: [A-Za-z_.-]{1,40}){0,3}")
+ANY = "*"
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """paths: the fields that came. objects: the objects that came; only their fields can be missing. words: by path."""
+
+    paths: frozenset[str]
+    objects: frozenset[str]
+    words: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+    def missing(self, expected: Iterable[str]) -> set[str]:
+        """Return the expected paths that did not come, although the object that has them did."""
+        return {path for path in expected if path not in self.paths and parent_of(path) in self.objects}
+
+
+@dataclass(frozen=True, slots=True)
+class Vocabulary:
+    """What is known of the payloads of a source. words: by path, for fields with a fixed list of words."""
+
+    paths: frozenset[str] = frozenset()
+    words: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+
+def parent_of(path: str) -> str:
+    return path.rpartition(".")[0]
+
+
+def shape_of(payload: Any, known: Vocabulary) -> Shape:
+    """Return the shape of a parsed body or record."""
+    paths, objects, words = set[str](), set[str](), defaultdict[str, set[str]](set)
+    for path, value, siblings in _walk(payload, "", known.paths, 0):
+        if isinstance(value, dict):
+            objects.add(path)
+        if path:
+            paths.add(path)
+        if path in known.words and (word := _word(value, path, siblings, known.words[path])):
+            words[path].add(word)
+        if len(paths) >= MAX_PATHS:
+            break
+    return Shape(frozenset(paths), frozenset(objects), {path: frozenset(values) for path, values in words.items()})
+
+
+def _walk(value: Any, path: str, known: Container[str] | None, depth: int) -> Iterator[tuple[str, Any, Container[str]]]:
+    """Yield each field with its path, its value, and the fields beside it. known: None for a documented payload."""
+    value = _parsed(value)
+    if depth == 0:
+        yield path, value, ()
+    if depth >= MAX_DEPTH:
+        return
+    if isinstance(value, list):
+        for item in map(_parsed, value[:MAX_ITEMS]):
+            if isinstance(item, dict | list):
+                yield f"{path}[]", item, ()
+                yield from _walk(item, f"{path}[]", known, depth + 1)
+    elif isinstance(value, dict):
+        for name, child in value.items():
+            child = _parsed(child)
+            child_path = _child_path(path, str(name), known)
+            yield child_path, child, value
+            yield from _walk(child, child_path, known, depth + 1)
+
+
+def _child_path(path: str, name: str, known: Container[str] | None) -> str:
+    child = f"{path}.{name}"
+    if known is not None and child in known:
+        return child
+    may_be_value = known is not None and _MAP.search(path.rpartition(".")[2])
+    return child if _NAME.fullmatch(name) and not may_be_value else f"{path}.{ANY}"
+
+
+def _parsed(value: Any) -> Any:
+    """Return JSON that is embedded as a text."""
+    if not isinstance(value, str) or value[:1] not in ("{", "["):
+        return value
+    try:
+        return orjson.loads(value)
+    except ValueError:
+        return value
+
+
+def _word(value: Any, path: str, siblings: Container[str], known: Container[str]) -> str:
+    """Return the value if it is a word that no person has; else an empty string."""
+    if not isinstance(value, str):
+        return ""
+    pattern = _WORDS if isinstance(known, frozenset) and any(" " in word for word in known) else _WORD
+    is_address = isinstance(siblings, dict) and any(PLACE_KEY.search(str(name)) for name in siblings)
+    is_state = path.lower().endswith("state") and is_address
+    return value if pattern.fullmatch(value) and not is_state else ""
+
+
+def learn(payloads: Iterable[Any], constants: Container[str], named: Collection[str] = ()) -> Vocabulary:
+    """Return the vocabulary of documented payloads.
+
+    constants: the words of the module. named: paths that have the names of events.
+    """
+    paths, words = set[str](), defaultdict[str, set[str]](set)
+    for payload in payloads:
+        for path, value, _ in _walk(payload, "", None, 0):
+            if path:
+                paths.add(path)
+            if isinstance(value, str) and _WORDS.fullmatch(value) and (path in named or not may_be_personal(path)):
+                words[path].add(value)
+    enums = {
+        path: frozenset(values)
+        for path, values in words.items()
+        if len(values) <= MAX_WORDS and (path in named or any(word in constants for word in values))
+    }
+    return Vocabulary(frozenset(paths), {**dict.fromkeys(named, frozenset()), **enums})
+
+
+def may_be_personal(path: str) -> bool:
+    """Return whether the field is about a person, by its name, or has the value of any other field."""
+    name = path.rpartition(".")[2]
+    return bool(PERSONAL_KEY.search(name)) or name.lower().endswith("value") or ANY in path
