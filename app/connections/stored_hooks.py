@@ -122,10 +122,15 @@ class StoredHooks:
 
     async def add(self, name: str, hook: HookSettings, actions: "Actions") -> None:
         """As `save`, but only for a new name."""
-        await self.load()
-        if name in self._loaded.encrypted:
-            raise SettingsError([Problem("NAME", f"there is a stored hook {name} already", fix="Use another name.")])
-        await self.save(name, hook, actions)
+
+        def create() -> HookSettings:
+            if name in self._loaded.encrypted:
+                raise SettingsError(
+                    [Problem("NAME", f"there is a stored hook {name} already", fix="Use another name.")]
+                )
+            return hook
+
+        await self._write(name, create, actions, "added hook", f"{name}, {hook.source or name}")
 
     async def change(
         self,
@@ -190,8 +195,15 @@ class StoredHooks:
             if result == "full":
                 raise SettingsError([Problem("NAME", f"{MAX_STORED_HOOKS} hooks are stored, the most that can be")])
             if result == "stored":
-                return await self.load()
+                return await self._reload(name)
         raise RedisUnavailable(f"the hook {name} is changed by others all the time")
+
+    async def _reload(self, name: str) -> None:
+        """Load the changed hook. Its former account stays known, because its visits are stored under it."""
+        account = self._settings.accounts.get(name)
+        await self.load()
+        if account and account not in self._settings.all_accounts:
+            await self._redis.commands(("SADD", keys.ACCOUNTS, account))
 
     def _encode(self, name: str, change: Callable[[], HookSettings] | None) -> bytes:
         """Return what to store; empty to remove the hook. Raises SettingsError."""

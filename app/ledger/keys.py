@@ -228,7 +228,12 @@ KEY_KINDS = (
         "an open circuit: its kind, and until when",
         "until a call succeeds, or an operator resumes it",
     ),
-    KeyKind("bell:accounts", "permanent", "the accounts that ever had held or parked tasks", _ALWAYS),
+    KeyKind(
+        "bell:accounts",
+        "permanent",
+        "the accounts that ever had held or parked tasks, or that a stored hook had",
+        _ALWAYS,
+    ),
     KeyKind("bell:circuits", "permanent", "the accounts whose circuit was ever open", _ALWAYS),
     KeyKind("bell:rate:*", "expires", "the next free slot for a call of an account", _SHORT),
     KeyKind("bell:last-done", "permanent", "when a task was last done", _ALWAYS),

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from app.connections.stored_hooks import StoredHooks
-from app.ledger.ledger import Ledger
+from app.ledger.ledger import Ledger, known_accounts
 from app.ledger.redis import Redis, RedisAddress
 from app.operators.actions import Actions, Actor
 from app.operators.activity_log import ActivityLog
@@ -328,6 +328,28 @@ async def test_the_access_token_of_a_removed_hook_is_removed(redis: Redis, proce
     await process.stored.remove("calendly", process.actions)
 
     assert not await redis.command("EXISTS", "bell:token:calendly")
+
+
+async def test_visits_of_a_removed_account_are_still_listed(redis: Redis, process: Process) -> None:
+    east = {"source": "calendly", "secrets": SECRET, "visits_api_token": "own", "account": "east"}
+    await process.stored.add("shop", build_hook(east), process.actions)
+
+    await process.stored.remove("shop", process.actions)
+
+    assert ["east", "main"] == await known_accounts(redis, process.settings.all_accounts)
+
+
+async def test_two_operators_cannot_add_the_same_hook_at_once(redis: Redis, process: Process) -> None:
+    other = Process(redis)
+    others_hook = build_hook({"secrets": OTHER_SECRET})
+
+    results = await asyncio.gather(
+        process.stored.add("calendly", CALENDLY, process.actions),
+        other.stored.add("calendly", others_hook, other.actions),
+        return_exceptions=True,
+    )
+
+    assert [SettingsError] == [type(result) for result in results if result]
 
 
 # Following
