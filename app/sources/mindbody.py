@@ -17,16 +17,44 @@ cancels and books the class again has one visit. Second-hand, from integrators: 
 sign-in statuses SignedIn and LateCancelled. Recalled: Absent and the other statuses. SignedIn is not a completion, since
 clients sign in before a class begins. Absent counts as a no-show only if the status changed to it. The cancel of a whole
 class names no client: that event is parked.
+
+Two APIs: subscriptions belong to the developer's account, and need its API key only; appointments are those of a site, and
+need a staff log-in, too. A new subscription must be activated, a deleted one stays in the list as DeactivatedByUser. Only
+the response to its creation has its key. There is no test event, and no sign of failing deliveries in the list (`metrics`
+has it). OAUTH is not needed.
+
+Appointments are listed by day, without the time of their last change, so the time of the list is the version. The list has
+the statuses that no webhook has: Completed and NoShow. It names the client's id only, so clients are fetched, 20 at a time.
+Second-hand, from integrators: the names of the parameters, log-ins, and that cancelled appointments are listed. Recalled:
+times without an offset are those of the site, although webhooks are in UTC; its zone has a name of the IANA database. An
+appointment that the list lacks may be cancelled, or not: nothing follows from it. Classes are not listed, since each costs a
+call, and Mindbody bills calls above 1,000 a day.
 """
 
-from dataclasses import replace
-from datetime import UTC, datetime
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from app.visits.change import UNSET, Contact, VisitChange, attendee_visit_id, unix_microseconds
 from app.webhooks.delivery import Event
+from app.webhooks.fetching import Api, ApiKeyAuth, RecordRequest, RequestAuth, TokenExchange
 from app.webhooks.payload import Payload, Untranslatable
 from app.webhooks.signatures.hmac import Hmac
 from app.webhooks.source import Ignored, Source
+from app.webhooks.subscription import (
+    ApiResponse,
+    ListedPage,
+    ListedRecord,
+    Listing,
+    ListRequest,
+    Subscription,
+    SubscriptionPage,
+    SubscriptionState,
+    Target,
+    Window,
+)
 
 SETUP = """
 1. In Mindbody's developer portal go live, have the business activate the link to your account, and create an API key.
@@ -42,11 +70,29 @@ SETUP = """
    $ curl -X PATCH https://mb-api.mindbodyonline.com/push/api/v1/subscriptions/ID -H "API-Key: KEY" \\
        -H "Content-Type: application/json" -d '{"status": "Active"}'
 5. If several sites use this address, set HOOKS__MINDBODY__TENANTS to the siteId of yours.
+6. `doorbell connect mindbody` does steps 2 to 4, and lists the appointments once a day. Besides the API key it needs the
+   site's id and a log-in that may see appointments and clients: a staff user's, or your source's (_SourceName).
 
-Mindbody does not reliably send the end of an appointment, so a review request counts from its start. Cancel no-shows, or
-mark them as absent in a class. A class that you cancel as a whole needs your attention in the console. Sales name no
-appointment, so visits have no amounts. Mindbody does not send opt-outs.
+Mindbody does not reliably send the end of an appointment, nor a no-show: only the daily list has them. Without it a review
+request counts from the start of the appointment: then cancel no-shows. In a class, mark them as absent. A class that you
+cancel as a whole needs your attention in the console. Sales name no appointment, so visits have no amounts. Mindbody does
+not send opt-outs.
 """
+
+SITES = "site/sites"
+
+
+@dataclass(frozen=True, slots=True)
+class StaffLogin:
+    """The API key, the site, and the token of a staff user. The site is described only if its id is asked for."""
+
+    names: tuple[str, ...] = ("API_KEY", "SITE_ID", "TOKEN")
+
+    def authenticate(self, credentials: Mapping[str, str], now: float, request: RecordRequest) -> RequestAuth:
+        site = credentials["SITE_ID"]
+        headers = {"API-Key": credentials["API_KEY"], "SiteId": site, "Authorization": credentials["TOKEN"]}
+        return RequestAuth(headers, {"request.siteIds": site} if request.path == SITES else {})
+
 
 SOURCE = Source(
     title="Mindbody",
@@ -58,6 +104,16 @@ SOURCE = Source(
     repeat_key=lambda event: event.data.at("messageId").text(),
     tenant_of=lambda event: event.data.at("eventData", "siteId").text(),
     probe_methods=("HEAD",),
+    api_url="https://api.mindbodyonline.com/public/v6",
+    credentials=StaffLogin(),
+    token_exchange=TokenExchange(
+        "usertoken/issue",
+        ("API_KEY", "SITE_ID", "USERNAME", "PASSWORD"),
+        json={"Username": "{USERNAME}", "Password": "{PASSWORD}"},
+        headers={"API-Key": "{API_KEY}", "SiteId": "{SITE_ID}"},
+        token_path=("AccessToken",),
+        default_ttl_s=12 * 3_600,
+    ),
 )
 
 OPEN = {"scheduled", "booked", "confirmed", "arrived", "started"}
@@ -145,3 +201,175 @@ def _contact(booking: Payload) -> Contact:
         last_name=booking.at("clientLastName").text(),
         phone=booking.at("clientPhone").text(),
     )
+
+
+# -- subscriptions: https://developers.mindbodyonline.com/WebhooksDocumentation --
+
+PUSH = Api("https://mb-api.mindbodyonline.com/push/api/v1", ApiKeyAuth(headers={"API-Key": "API_KEY"}))
+
+
+def _subscribe(target: Target, _: Payload, events: Sequence[str]) -> RecordRequest:
+    body = {
+        "webhookUrl": target.url,
+        "eventIds": list(events),
+        "eventSchemaVersion": 1,
+        "referenceId": f"doorbell-{target.hook}",
+    }
+    return RecordRequest("subscriptions", json=body, api=PUSH)
+
+
+def _read_subscriptions(_: RecordRequest, response: ApiResponse) -> SubscriptionPage:
+    """Read all subscriptions. One that was deleted stays in the list."""
+    subscriptions = [each for each in response.at("items") if each.at("status").text() != "DeactivatedByUser"]
+    return SubscriptionPage([_read_subscription(each) for each in subscriptions])
+
+
+def _read_subscription(subscription: Payload) -> SubscriptionState:
+    return SubscriptionState(
+        id=subscription.at("subscriptionId").required_id(),
+        url=subscription.at("webhookUrl").required_text(),
+        events=frozenset(event.required_text() for event in subscription.at("eventIds")),
+        is_active=subscription.at("status").text() == "Active",
+        secret=subscription.at("messageSignatureKey").text() or "",
+    )
+
+
+def _refusal(status: int, response: Payload) -> str | None:
+    if status != 403:
+        return None
+    if response.at("Error"):
+        return "The business must activate the link to your account, and the log-in must see appointments and clients."
+    return "This API key has no webhooks yet: go live in Mindbody's developer portal, and connect it again."
+
+
+SUBSCRIPTION = Subscription(
+    docs="https://developers.mindbodyonline.com/WebhooksDocumentation",
+    evidence="vendor",
+    groups=(
+        (
+            "appointmentBooking.created",
+            "appointmentBooking.updated",
+            "appointmentBooking.cancelled",
+            "classRosterBooking.created",
+            "classRosterBookingStatus.updated",
+            "classRosterBooking.cancelled",
+            "class.updated",
+        ),
+    ),
+    create=_subscribe,
+    read_created=_read_subscription,
+    list=lambda _: RecordRequest("subscriptions", api=PUSH),
+    read_list=_read_subscriptions,
+    delete=lambda id, _: RecordRequest(f"subscriptions/{id}", method="DELETE", api=PUSH),
+    reactivate=lambda id, _: RecordRequest(f"subscriptions/{id}", method="PATCH", json={"status": "Active"}, api=PUSH),
+    secret_from="tool",
+    refusal=_refusal,
+)
+
+# -- appointments: https://developers.mindbodyonline.com/PublicDocumentation/V6 --
+
+MAX_CLIENTS = 20
+
+
+def _list_site(window: Window, _: Payload) -> Sequence[ListRequest]:
+    """Ask for the site's time zone first. An appointment that began earlier may have ended since."""
+    since = min(window.since, window.changed_since or window.since) - timedelta(days=1)
+    return [ListRequest(RecordRequest(SITES), {"since": since.isoformat(), "until": window.until.isoformat()})]
+
+
+def _read_listed(request: ListRequest, response: ApiResponse) -> ListedPage:
+    """Read the site, a page of its appointments, or the clients of appointments."""
+    if "since" in request.context:
+        return ListedPage([], [_first_page(request.context, response)])
+    if "appointments" in request.context:
+        return ListedPage(list(_listed(request.context, response)))
+    appointments = [each for each in response.at("Appointments") if each.at("ClientId").text()]
+    context = {**request.context, "listed_at": response.requested_at.isoformat()}
+    return ListedPage([], [*_client_requests(appointments, context), *_next_page(request, response)])
+
+
+def _first_page(context: Mapping[str, Any], response: ApiResponse) -> ListRequest:
+    site = next(iter(response.at("Sites")), Payload(None, "response", "Sites", "[0]"))
+    zone = _zone(site.at("TimeZone"))
+    since, until = (datetime.fromisoformat(context[name]).astimezone(zone) for name in ("since", "until"))
+    params = {
+        "request.startDate": f"{since:%Y-%m-%d}T00:00:00",
+        "request.endDate": f"{until:%Y-%m-%d}T23:59:59",
+        "request.limit": "200",
+        "request.offset": "0",
+    }
+    site_context = {"site": site.at("Id").required_text(), "zone": str(zone)}
+    return ListRequest(RecordRequest("appointment/staffappointments", params=params), site_context)
+
+
+def _zone(name: Payload) -> ZoneInfo:
+    try:
+        return ZoneInfo(name.required_text())
+    except (ZoneInfoNotFoundError, ValueError):
+        raise name.unexpected("a time zone of the IANA database") from None
+
+
+def _next_page(request: ListRequest, response: ApiResponse) -> Iterator[ListRequest]:
+    params, count = request.request.params, len(list(response.at("Appointments")))
+    offset = int(params["request.offset"]) + count
+    if count and offset < (response.at("PaginationResponse", "TotalResults").integer() or 0):
+        yield replace(request, request=replace(request.request, params={**params, "request.offset": str(offset)}))
+
+
+def _client_requests(appointments: Sequence[Payload], context: Mapping[str, Any]) -> Iterator[ListRequest]:
+    """Yield a request for each 20 clients, with their appointments, as they were at the time of the list."""
+    by_client: dict[str, list[dict[str, Any]]] = {}
+    for appointment in appointments:
+        fields = {name: appointment.at(name).value for name in ("Id", "Status", "StartDateTime", "EndDateTime")}
+        by_client.setdefault(appointment.at("ClientId").required_text(), []).append(fields)
+    clients = sorted(by_client)
+    for first in range(0, len(clients), MAX_CLIENTS):
+        batch = clients[first : first + MAX_CLIENTS]
+        params = {f"request.clientIDs[{number}]": client for number, client in enumerate(batch)}
+        of_clients = {client: by_client[client] for client in batch}
+        yield ListRequest(RecordRequest("client/clients", params=params), {**context, "appointments": of_clients})
+
+
+def _listed(context: Mapping[str, Any], response: ApiResponse) -> Iterator[ListedRecord]:
+    clients = {client.at("Id").text(): client for client in response.at("Clients")}
+    for client_id, appointments in context["appointments"].items():
+        client = clients.get(client_id, Payload(None))
+        for appointment in appointments:
+            yield from _listed_events(Payload(appointment, "Appointments"), client_id, client, context)
+
+
+def _listed_events(
+    appointment: Payload, client_id: str, client: Payload, context: Mapping[str, Any]
+) -> Iterator[ListedRecord]:
+    """Yield the event of the present state; of a completed one also at its end, which is when it was completed."""
+    zone, listed_at = ZoneInfo(context["zone"]), context["listed_at"]
+    start, end = (appointment.at(name).time(zone) for name in ("StartDateTime", "EndDateTime"))
+    booking = {
+        "siteId": context["site"],
+        "appointmentId": appointment.at("Id").value,
+        "status": appointment.at("Status").text(),
+        "startDateTime": start.isoformat() if start else None,
+        "endDateTime": end.isoformat() if end else None,
+        "clientId": client_id,
+        "clientFirstName": client.at("FirstName").text(),
+        "clientLastName": client.at("LastName").text(),
+        "clientEmail": client.at("Email").text(),
+        "clientPhone": client.at("MobilePhone").text() or client.at("HomePhone").text(),
+    }
+    id = appointment.at("Id").required_text()
+    times = [listed_at]
+    if end and booking["status"] == "Completed" and end < datetime.fromisoformat(listed_at):
+        times.insert(0, end.isoformat())
+    for time in times:
+        body = {"eventId": "appointmentBooking.updated", "eventInstanceOriginationDateTime": time, "eventData": booking}
+        yield ListedRecord(id, body)
+
+
+LISTING = Listing(
+    docs="https://developers.mindbodyonline.com/PublicDocumentation/V6",
+    evidence="recalled",
+    start=_list_site,
+    read_page=_read_listed,
+    is_daily=True,
+    calls_per_s=1.0,
+)
