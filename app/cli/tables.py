@@ -12,8 +12,6 @@ from typing import Any
 
 import click
 
-from app.operators.filter import state_title
-
 #: In a narrower terminal, a table that does not fit becomes cards at once.
 MIN_TABLE_WIDTH = 100
 #: Sentences are not shortened below this width. Ids are never shortened: people copy them.
@@ -43,6 +41,8 @@ class State(str):
 
 def task_state(states: str) -> State:
     """Return the state of a task or delivery; a delivery with several visits may have several, separated by blanks."""
+    from app.operators.filter import state_title  # the help needs no filter
+
     codes = states.split()
     return State(state_title(states), "parked" if "parked" in codes else codes[0] if codes else "")
 
