@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import cache
 from random import Random
 from typing import Any
 
@@ -166,6 +167,7 @@ class ToolModel(ABC):
         return self.rng.random() < chance
 
 
+@cache
 def tools() -> dict[str, type[ToolModel]]:
     """Return the models by source."""
     names = [module.name for module in pkgutil.iter_modules(__path__)]

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from random import Random
 from time import time
 from typing import Any
@@ -49,6 +50,10 @@ SWITCHES: dict[str, Sequence[Any]] = {
 MAY_WAIT = ("contact_unknown", "time_unknown", "record_not_found_yet")
 
 
+#: The specimens of a source, whose secrets the histories use, read once.
+specimen_file = cache(load_specimens)
+
+
 def create_model(source: str, seed: int, ties: bool = False) -> tuple[ToolModel, int]:
     """Return the model of a seed before its first step, and its number of steps."""
     rng = Random(f"{source} {seed}")
@@ -67,11 +72,11 @@ def histories_settings(redis_url: str, sandbox_url: str, tools_url: str) -> Sett
     }
     for name in tools():
         hook, tool = f"HOOKS__{name.upper()}", load_sources()[name]
-        env[f"{hook}__SECRETS"] = load_specimens(name)["secret"]
+        env[f"{hook}__SECRETS"] = specimen_file(name)["secret"]
         if "TENANTS" in tool.definition.required_settings:
-            env[f"{hook}__TENANTS"] = load_specimens(name)["tenants"]
+            env[f"{hook}__TENANTS"] = specimen_file(name)["tenants"]
         if "TIMEZONE" in tool.definition.required_settings:
-            env[f"{hook}__TIMEZONE"] = load_specimens(name)["timezone"]
+            env[f"{hook}__TIMEZONE"] = specimen_file(name)["timezone"]
         if tool.fetch and tool.definition.credentials:
             env |= {f"{hook}__CREDENTIALS__{credential}": "x" for credential in tool.definition.credentials.names}
             env[f"{hook}__API_URL"] = tools_url
@@ -156,7 +161,7 @@ class World:
 
     async def post_webhook(self, source: str, webhook: Webhook) -> dict[str, Any]:
         """Sign and send a webhook; return the body of the response, which is 200 or 202."""
-        hook, signing_key = self.settings.active_hooks[source], load_specimens(source).get("signing_key")
+        hook, signing_key = self.settings.active_hooks[source], specimen_file(source).get("signing_key")
         signature, context = hook.source.definition.signature, self.settings.verification_context(hook, time())
         if signing_key:
             context = context._replace(secrets=[signing_key])

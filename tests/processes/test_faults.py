@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 
 from app.demo.valkey import valkey
+from app.ledger.ledger import Ledger
 from app.visits.change import Contact, VisitChange
 from jobs.concurrency import MAX_ACTIVE
 from jobs.contacts import LOCK_TTL_MS
 from tests.crash.checker import duplicated_visits
 from tests.support.harness import Harness, Server, wait_until
-from tests.support.ledger_client import LedgerClient
+from tests.support.ledger_client import LedgerClient, has_no_work
 
 VISIT_COUNT, PEOPLE, WORKERS = 200, 40, 2
 START = datetime(2026, 3, 14, 9, tzinfo=UTC)
@@ -52,19 +53,25 @@ class Service:
         Meanwhile, circuits are probed at once, and locks of contacts last only 5 s, which is longer than any call here.
         """
 
-        def is_done() -> bool:
-            if self.client.command("EXISTS", "bell:circuit:main"):
-                self.client.command("HSET", "bell:circuit:main", "until", 0)
-            for lock in self.client.command("KEYS", "bell:contact:*:lock"):
-                if 0 < self.client.command("PTTL", lock) < LOCK_TTL_MS - 5_000:
-                    self.client.command("DEL", lock)
-            return bool(self.client.is_done())
+        async def step(ledger: Ledger) -> bool:
+            if await ledger.redis.command("EXISTS", "bell:circuit:main"):
+                await ledger.redis.command("HSET", "bell:circuit:main", "until", 0)
+            for lock in await ledger.redis.command("KEYS", "bell:contact:*:lock"):
+                if 0 < await ledger.redis.command("PTTL", lock) < LOCK_TTL_MS - 5_000:
+                    await ledger.redis.command("DEL", lock)
+            return await has_no_work(ledger)
 
-        wait_until(is_done, within_s)
+        wait_until(lambda: self.client.run(step), within_s)
 
     def failed_attempts(self) -> int:
         """Return the failed attempts of every seventh visit."""
-        return sum(self.client.member(f"{number:03}").failed_attempts for number in range(0, VISIT_COUNT, 7))
+
+        async def step(ledger: Ledger) -> int:
+            numbers = range(0, VISIT_COUNT, 7)
+            visits = [await ledger.load_task(f"visit:main/standard-{number:03}") for number in numbers]
+            return sum(visit.failed_attempts for visit in visits)
+
+        return int(self.client.run(step))
 
     def assert_all_applied(self, order: int = 1) -> None:
         visits = (
