@@ -144,7 +144,7 @@ async def _operations(ledger: Ledger, settings: Settings, *, open_only: bool = F
 
     operations = await Operations(ledger, settings).newest(MAX_IDS)
     return {
-        operation.id: f"{operation.request.kind} {operation.request.filter.describe()}"
+        operation.id: f"{operation.request.kind} {operation.request.selection}"
         for operation in operations
         if operation.is_open or not open_only
     }

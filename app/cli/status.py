@@ -1,6 +1,6 @@
 """`doorbell overview`, `workers`, `operations`, `activity` and `settings`."""
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import datetime
 
 import click
@@ -181,14 +181,12 @@ def _print_operation(id: str, limit: int, as_json: bool) -> None:
 
 
 def _operation_row(operation: Operation, as_json: bool) -> Row:
-    # The end of the selection is the time of the plan, which `at` shows.
-    selection = replace(operation.request.filter, until="").describe(operation.request.expected)
     row: Row = {
         "operation": operation.id,
         "at": iso_timestamp(operation.created_at_ms),
         "actor": operation.request.actor,
         "kind": operation.request.kind,
-        "filter": selection,
+        "filter": operation.request.selection,
         "state": operation.state,
     }
     if not as_json:

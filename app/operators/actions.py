@@ -147,8 +147,7 @@ class Actions:
     async def start(self, request: OperationRequest) -> str:
         """Store a replay or discard for a worker and return its id. Raises NotFound if its search has no match."""
         id, filter = new_operation_id(), await self._without_search(request.filter)
-        selection = replace(request.filter, until="").describe(request.expected)
-        target = ", ".join([selection, *_variants(request)])
+        target = ", ".join([request.selection, *_variants(request)])
         action: Action = "started replay" if request.kind == "replay" else "started discard"
         activity = await self.record(action, target, operation=id)
         return await self._operations.create(replace(request, filter=filter), id=id, activity=activity)

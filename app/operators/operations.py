@@ -65,6 +65,11 @@ class OperationRequest:
     recheck: bool = False
     keeps_results: bool = False
 
+    @property
+    def selection(self) -> str:
+        """What it replays or discards, in words, without the time of the plan."""
+        return replace(self.filter, until="").describe(self.expected)
+
 
 class TaskResult(NamedTuple):
     """state: the new state of the task, or the reason why it was skipped."""

@@ -36,7 +36,7 @@ async def log_in(request: Request) -> Response:
     if request.user.is_authenticated:
         await console.sessions.end(request.user.session_id)
     user = await console.sessions.begin(login)
-    await console.activity_log.record(user.name, user.role, "logged in", address)
+    await console.activity_log.record(user.name, user.role, "logged in", f"from {address}")
     response = redirect(target)
     console.sessions.set_cookie(response, user)
     console.passwords.remember_browser(request, response)

@@ -244,7 +244,7 @@ async def test_log_ins_and_failed_log_ins_are_activities_of_the_user(
     assert [
         (b"ada", b"failed to log in", b"2 wrong passwords within 15 minutes, last from 192.0.2.1"),
         (b"unknown user", b"failed to log in", b"1 wrong password within 15 minutes, last from 192.0.2.1"),
-        (b"ada", b"logged in", b"192.0.2.1"),
+        (b"ada", b"logged in", b"from 192.0.2.1"),
     ] == [(fields[1], fields[5], fields[7]) for fields in entries]
 
 

@@ -99,8 +99,8 @@ async def test_the_list_of_operations_has_their_results(world: World, operator: 
 
     page = main_text((await operator.get("/console/operations")).text)
 
-    assert "Replay 1 Failed again 1 succeeded, 1 failed again" in page
-    assert "Discard 1 Done 1 discarded" in page
+    assert "Replay 1 failure Failed again 1 succeeded, 1 failed again" in page
+    assert "Discard 1 failure Done 1 discarded" in page
 
 
 # -- plans --
