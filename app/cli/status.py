@@ -193,7 +193,7 @@ def _operation_row(operation: Operation, as_json: bool) -> Row:
         status = operation.status
         # A cancelled visit is a success, a cancelled operation is not.
         state = State(status.capitalize(), {"failed again": "failed", "cancelled": ""}.get(status, status))
-        return row | {"filter": sentence_for_people(selection), "state": state, "result": operation.result}
+        return row | {"filter": sentence_for_people(row["filter"]), "state": state, "result": operation.result}
     return row | {
         "expected": operation.request.expected,
         "done": operation.done,

@@ -152,11 +152,14 @@ class Overview:
 
     def _outages(self) -> Iterator[Problem]:
         if not self.workers and (self._pending or self.last_delivery_ms):
-            waiting = _changes_wait(self._pending)
+            waiting = _changes_wait(self._pending).capitalize()
             yield Problem("workers", "bad", f"No worker is running: deliveries are stored, but not applied. {waiting}.")
         for circuit in self.circuits:
             if not circuit.is_paused:
-                reason, waiting = CIRCUIT_REASONS.get(circuit.reason, circuit.reason), _changes_wait(circuit.held)
+                reason, waiting = (
+                    CIRCUIT_REASONS.get(circuit.reason, circuit.reason),
+                    _changes_wait(circuit.held).capitalize(),
+                )
                 account = "" if circuit.account == "main" else f" for the account {circuit.account}"
                 sentence = f"The Visits API {reason}{account}. {waiting} until it recovers; nothing is lost."
                 yield Problem("api", "bad", sentence)
@@ -243,7 +246,7 @@ def _source_of(change: PayloadChange) -> str:
 
 
 def _changes_wait(count: int) -> str:
-    return f"{count:,} change waits" if count == 1 else f"{count:,} changes wait"
+    return "no change waits" if not count else "1 change waits" if count == 1 else f"{count:,} changes wait"
 
 
 def _failures_need_operator(count: int, groups: Sequence[FailureGroup]) -> str:
