@@ -1,6 +1,6 @@
 """`doorbell hooks`, which lists all hooks, and adds, changes and removes stored ones."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import click
@@ -28,7 +28,7 @@ from app.operators.setup_steps import new_secret
 from app.settings.model import Settings
 from app.settings.stored import build_hook
 from app.webhooks.registry import load_sources
-from app.webhooks.source import Source
+from app.webhooks.source import LoadedSource, Source
 
 SECRET, TOKEN = "SECRET", "VISITS_API_TOKEN"
 #: The settings that are secret, by their names in standard input.
@@ -93,23 +93,30 @@ def add(name: str, source: str, generate: bool, **options: str | None) -> None:
     the credentials are asked for.
     """
     tool = _find_source(source or name)
+    names = tool.definition.credential_names
     required = [] if generate else [SECRET]
-    values = read_values([*required, *tool.missing_credentials({})], [*tool.credential_names, *SECRET_SETTINGS])
+    values = read_values([*required, *_missing_credentials(tool, {})], [*names, *SECRET_SETTINGS])
     if generate:
-        values[SECRET] = _generate(tool)
+        values[SECRET] = _generate(tool.definition)
     fields: dict[str, Any] = {key: value for key, value in options.items() if value} | as_fields(
         values, SECRET_SETTINGS
     )
     credentials = {key: value for key, value in values.items() if key not in SECRET_SETTINGS}
 
-    async def step(stored: StoredHooks, act: Actions) -> None:
+    async def step(stored: StoredHooks, act: Actions) -> list[str]:
         await stored.add(name, build_hook(fields | {"source": source, "credentials": credentials}), act)
+        return _missing_credentials(tool, credentials)
 
-    _change(step)
+    missing = _change(step)
     if generate:
         click.echo(values[SECRET])
-    inactive = "" if values.get(SECRET) else f"\nit has no secret, so it is inactive: `doorbell hooks rotate {name}`"
-    print_message(f"the hook {name} is stored; its URL: `doorbell hook-url {name}`{inactive}")
+    print_message(f"the hook {name} is stored; its URL: `doorbell hook-url {name}`")
+    if not values.get(SECRET):
+        print_message(f"it has no secret, so it is inactive: `doorbell hooks rotate {name}`")
+    if missing:
+        print_message(
+            f"records cannot be fetched without {', '.join(missing)}: `doorbell hooks change {name} --credentials`"
+        )
 
 
 @hooks.command(epilog=examples("hooks change shop --timezone Europe/Berlin", "hooks change shop --credentials"))
@@ -139,7 +146,7 @@ def change(name: str, credentials: bool, **options: str | None) -> None:
 def _read_credentials(stored: StoredHooks, name: str) -> dict[str, str]:
     hook = stored.get(name)
     tool = _find_source(hook.source or name)
-    return read_values(tool.credential_names, [TOKEN])
+    return read_values(tool.definition.credential_names, [TOKEN])
 
 
 @hooks.command(epilog=examples("hooks rotate shop", "hooks rotate standard --generate", "hooks rotate shop --finish"))
@@ -153,20 +160,25 @@ def rotate(name: str, generate: bool, only_new: bool, finish: bool) -> None:
     The secret is read as a line SECRET=… from standard input, or asked for.
     """
 
-    async def step(stored: StoredHooks, act: Actions) -> str:
+    async def step(stored: StoredHooks, act: Actions) -> tuple[str, int]:
         hook = stored.get(name)
         if finish:
             await stored.drop_old_secrets(name, act)
-            return ""
-        secret = _generate(_find_source(hook.source or name)) if generate else read_values([SECRET]).get(SECRET, "")
+            return "", 1
+        secret = (
+            _generate(_find_source(hook.source or name).definition)
+            if generate
+            else read_values([SECRET]).get(SECRET, "")
+        )
         if not secret:
             exit_with(USAGE, "there is no line SECRET=… in standard input")
         await stored.rotate_secret(name, secret, act, keep_old=not only_new)
-        return secret if generate else ""
+        return secret if generate else "", len(stored.get(name).secrets)
 
-    if secret := _change(step, name):
+    secret, count = _change(step, name)
+    if secret:
         click.echo(secret)
-    if finish or only_new:
+    if count == 1:
         print_message(f"{name} accepts only its newest secret")
     else:
         print_message(f"{name} accepts the new secret and the old ones; then: `doorbell hooks rotate {name} --finish`")
@@ -220,10 +232,15 @@ def _change(step: Callable[[StoredHooks, Actions], Awaitable[Any]], name: str = 
     return run_with_ledger(run)
 
 
-def _find_source(name: str) -> Source:
+def _missing_credentials(tool: LoadedSource, configured: Mapping[str, str]) -> list[str]:
+    """Return the credentials without which records cannot be fetched."""
+    return tool.definition.missing_credentials(configured) if tool.fetch else []
+
+
+def _find_source(name: str) -> LoadedSource:
     if name not in load_sources():
         exit_with(USAGE, f"there is no source {name}{did_you_mean(name, load_sources())}: name it with --source")
-    return load_sources()[name].definition
+    return load_sources()[name]
 
 
 def _generate(tool: Source) -> str:

@@ -117,7 +117,7 @@ class StoredHooks:
         """Add a hook, or replace the stored one of this name. Raises SettingsError, RedisUnavailable."""
         await self.load()
         is_new = name not in self._loaded.encrypted
-        target = f"{name}, {hook.source or name}" if is_new else name
+        target = _described(name, hook) if is_new else name
         await self._write(name, lambda: hook, actions, "added hook" if is_new else "changed hook", target)
 
     async def add(self, name: str, hook: HookSettings, actions: "Actions") -> None:
@@ -130,7 +130,7 @@ class StoredHooks:
                 )
             return hook
 
-        await self._write(name, create, actions, "added hook", f"{name}, {hook.source or name}")
+        await self._write(name, create, actions, "added hook", _described(name, hook))
 
     async def change(
         self,
@@ -154,7 +154,7 @@ class StoredHooks:
             others = [secret for secret in hook.secrets if secret != new] if keep_old else []
             return change_hook(hook, {"secrets": [new, *others]})
 
-        suffix = "the old one is still accepted" if keep_old else "the old one is no longer accepted"
+        suffix = "a new one is accepted" if keep_old else "only a new one is accepted"
         await self._write(name, rotate, actions, "rotated secret", f"{name}: {suffix}")
 
     async def drop_old_secrets(self, name: str, actions: "Actions") -> None:
@@ -228,6 +228,10 @@ class StoredHooks:
             raise SettingsError([_no_hook(name)])
         fix = "Remove it, and add it again."
         raise SettingsError([Problem("NAME", f"the stored hook {name} cannot be read", fix=fix)])
+
+
+def _described(name: str, hook: HookSettings) -> str:
+    return f"{name}, {hook.source}" if hook.source not in ("", name) else name
 
 
 def _no_hook(name: str) -> Problem:

@@ -59,7 +59,7 @@ async def _new_page(request: Request, values: Mapping[str, str], error: Settings
         name=values.get("name") or free_name,
         values=values,
         problems=error.problems if error else [],
-        required=tool.definition.missing_credentials({}) if tool else [],
+        required=tool.definition.missing_credentials({}) if tool and tool.fetch else [],
         new_secret=new_secret(tool.definition) if tool else None,
     )
 

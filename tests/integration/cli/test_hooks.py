@@ -50,6 +50,14 @@ def test_hooks_of_the_environment_and_stored_ones_are_listed(harness: Harness) -
     assert "canary" not in table + added.stderr + harness.doorbell("activity", "--json").stdout
 
 
+def test_a_new_hook_says_what_it_lacks(harness: Harness) -> None:
+    shop = harness.doorbell("hooks", "add", "shop", "--source", "acuity", stdin=b"USER_ID=42").stderr
+    east = harness.doorbell("hooks", "add", "east", "--source", "calendly", stdin=f"SECRET={SECRET}".encode()).stderr
+
+    assert ("has no secret" in shop, "without API_KEY" in " ".join(shop.split())) == (True, True)
+    assert ("has no secret" in east, "without" in east) == (False, False)
+
+
 def test_other_commands_see_a_stored_hook(harness: Harness) -> None:
     harness.doorbell("hooks", "add", "shop", "--source", "acuity", stdin=CREDENTIALS)
 
