@@ -77,3 +77,31 @@ def _decode(hook: bytes, value: bytes) -> ConnectionState:
     return ConnectionState(
         **{**known, "hook": hook.decode(), "subscription_ids": tuple(known.get("subscription_ids", ()))}
     )
+
+
+#: What an unhealthy state means, and what helps. {title}: the tool. {hook}: the hook.
+PROBLEMS: Mapping[Health, tuple[str, str]] = {
+    "degraded": (
+        "{title} reports failing deliveries, or has sent none for much longer than usual",
+        "Check that PUBLIC_URL reaches this Doorbell, and see `doorbell rejections --hook {hook}`.",
+    ),
+    "disabled": (
+        "{title} no longer sends webhooks: it disabled the subscription",
+        "Run `doorbell connect {source} --hook {hook}`, then `doorbell catch-up {hook}`.",
+    ),
+    "missing": (
+        "{title} sends no webhooks: it has no subscription with our URL",
+        "Run `doorbell connect {source} --hook {hook}`, then `doorbell catch-up {hook}`.",
+    ),
+    "credentials_expired": (
+        "{title} rejects the credentials",
+        "Connect it again with new ones: `doorbell connect {source} --hook {hook}`.",
+    ),
+}
+
+
+def describe_problem(state: Health, hook: str, source: str, title: str) -> tuple[str, str]:
+    """Return what an unhealthy state means, and what helps."""
+    words = {"hook": hook, "source": source, "title": title}
+    meaning, fix = PROBLEMS[state]
+    return meaning.format(**words), fix.format(**words)

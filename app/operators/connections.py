@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass, replace
 
-from app.ledger.connection_states import ConnectionState, ConnectionStates
+from app.ledger.connection_states import UNHEALTHY, ConnectionState, ConnectionStates, describe_problem
 from app.ledger.ledger import Ledger
 from app.settings.model import Settings
 from app.telemetry.silence import delivery_times, silent_hooks
+from app.webhooks.registry import source_title
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +16,13 @@ class HookConnection(ConnectionState):
     source: str = ""
     can_ask: bool = False
     is_stored: bool = False
+
+    @property
+    def problem(self) -> tuple[str, str] | None:
+        """What is wrong with it and what helps; None if it is healthy, or was never heard from."""
+        if self.state not in UNHEALTHY:
+            return None
+        return describe_problem(self.state, self.hook, self.source, source_title(self.source))
 
 
 async def load_connections(ledger: Ledger, settings: Settings) -> list[HookConnection]:

@@ -17,8 +17,9 @@ import httpx
 from app.ledger import keys
 from app.ledger.bodies import Bodies
 from app.ledger.connections import EncryptedHooks
-from app.ledger.ledger import known_accounts
+from app.ledger.ledger import Ledger, known_accounts
 from app.ledger.redis import Redis, RedisAddress, RedisUnavailable, ServerUnusable
+from app.operators.connections import load_connections
 from app.operators.hooks import list_hooks, load_stored_hooks
 from app.settings.environment import (
     RANDOM_CHARACTERS,
@@ -32,6 +33,7 @@ from app.settings.platform import Platform, find_platform
 from app.telemetry.health import STALE_AFTER_S, WORKER_ALIVE_S, Backlog, load_backlog
 from app.visits.client import tls_context
 from app.webhooks.evidence import VERIFIED_BY
+from app.webhooks.registry import source_title
 from app.webhooks.source import Source
 
 Result = Literal["ok", "warn", "fail", "down"]
@@ -196,7 +198,7 @@ def _public_url(settings: Settings) -> Check:
 
 
 async def _redis_checks(redis: Redis, settings: Settings) -> AsyncIterator[Check]:
-    for checks in (_redis, _tasks, _tenants, _stored_hooks):
+    for checks in (_redis, _tasks, _tenants, _stored_hooks, _connections):
         async for check in checks(redis, settings):
             yield check
 
@@ -343,6 +345,19 @@ async def _tasks(redis: Redis, settings: Settings) -> AsyncIterator[Check]:
         if held:
             fix = "Set a token for the account, then replay the tasks that a worker parked as token_missing."
             yield Check(f"visits_api {account}", "warn", f"{held} tasks held: the account has no token", fix)
+
+
+async def _connections(redis: Redis, settings: Settings) -> AsyncIterator[Check]:
+    """Report what the workers last saw at the tools."""
+    for connection in await load_connections(Ledger(redis, settings.retention_days), settings):
+        if connection.problem:
+            meaning, fix = connection.problem
+            detail = f"{connection.state}: {connection.detail or meaning}"
+            yield Check(f"connection {connection.hook}", "fail" if connection.can_ask else "warn", detail, fix)
+        elif connection.can_ask:
+            yield Check(
+                f"connection {connection.hook}", "ok", f"{connection.state} at {source_title(connection.source)}"
+            )
 
 
 async def _tenants(redis: Redis, settings: Settings) -> AsyncIterator[Check]:

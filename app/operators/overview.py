@@ -12,6 +12,7 @@ from app.ledger.ledger import Ledger
 from app.ledger.reasons import find_reason
 from app.ledger.redis import Redis
 from app.ledger.times import humanize, iso_timestamp
+from app.operators.connections import HookConnection, load_connections
 from app.operators.explain import Explain, Row
 from app.operators.lists import FailureGroup, Lists
 from app.settings.model import Settings
@@ -50,6 +51,7 @@ class Problem:
         "memory",
         "stalled",
         "unusable",
+        "connection",
         "credentials",
         "signatures",
         "silent",
@@ -121,6 +123,7 @@ class Overview:
     memory_limit_bytes: int = 0
     #: By name, why a stored hook cannot be used.
     unusable_hooks: dict[str, str] = field(default_factory=dict)
+    connections: list[HookConnection] = field(default_factory=list)
 
     @property
     def last_delivery_ms(self) -> float | None:
@@ -175,6 +178,7 @@ class Overview:
         for name, reason in self.unusable_hooks.items():
             sentence = f"The stored hook {name} cannot be used, and its tool gets 503: {reason.removesuffix('.')}."
             yield Problem("unusable", "bad", sentence, name)
+        yield from self._connection_problems()
         for hook in self.hooks:
             if hook.missing:
                 settings = ", ".join(hook.missing)
@@ -194,6 +198,14 @@ class Overview:
                     "webhook is still enabled at the tool."
                 )
                 yield Problem("silent", "warn", sentence, hook.name)
+
+    def _connection_problems(self) -> Iterator[Problem]:
+        """Yield the problems that a tool reports. Those of silent hooks are reported with the hooks."""
+        for connection in self.connections:
+            if connection.problem and (connection.can_ask or connection.state == "credentials_expired"):
+                meaning, _ = connection.problem
+                sentence = f"The hook {connection.hook} is not connected: {meaning}."
+                yield Problem("connection", "bad", sentence, connection.hook)
 
     def _delays(self) -> Iterator[Problem]:
         for circuit in self.circuits:
@@ -236,6 +248,9 @@ class Overview:
             ],
             "circuits": [asdict(circuit) for circuit in self.circuits],
             "hooks": [asdict(hook) | {"last": iso_timestamp(hook.last)} for hook in self.hooks],
+            "connections": [
+                {"hook": each.hook, "state": each.state, "detail": each.detail} for each in self.connections
+            ],
             "workers": [worker.to_dict() for worker in self.workers],
             "hours": [asdict(hour) for hour in self.hours],
         }
@@ -266,6 +281,7 @@ async def load_overview(ledger: Ledger, settings: Settings) -> Overview:
     states, groups, hours = await asyncio.gather(
         lists.count_by_state(), lists.group_by_reason(), counters.hourly_counts(redis, CHART_HOURS)
     )
+    connections = await load_connections(ledger, settings)
     workers, backlog, memory, circuits, hooks, changes = await asyncio.gather(
         live_workers(redis),
         load_backlog(redis, settings.tokens or {"main": ""}),
@@ -275,6 +291,7 @@ async def load_overview(ledger: Ledger, settings: Settings) -> Overview:
         payload_changes(redis, is_open=True),
     )
     return Overview(
+        connections=connections,
         payload_changes=changes,
         states=states,
         backlog=backlog,

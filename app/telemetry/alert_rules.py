@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from app.ledger.connection_states import UNHEALTHY
 from app.telemetry import metric_names as metrics
 from app.telemetry.health import STALE_AFTER_S, STALLED_AFTER_S
 
@@ -104,6 +105,16 @@ time() - max by (source) ({metrics.LAST_ACCEPTED})
     output="its last deliveries and their times",
     fix="Check whether the webhook is still enabled at the tool; `doorbell sources NAME` says where.",
 )
+LOST_CONNECTION = Alert(
+    key="connection",
+    name="DoorbellLostConnection",
+    severity="critical",
+    message="{hook} is not connected to its tool any more: {state}.",
+    expr=f'max by (hook, state) ({metrics.CONNECTION_STATE}{{state=~"{"|".join(UNHEALTHY)}"}}) == 1',
+    command="doorbell connections",
+    output="the hook with its state and the tool's answer",
+    fix="Doorbell subscribes again by itself. If it cannot, `doorbell doctor` says what helps.",
+)
 NO_WORKER = Alert(
     key="workers",
     name="DoorbellNoWorker",
@@ -151,6 +162,7 @@ ALERTS = (
     NO_PROGRESS,
     FAILURES,
     SILENT_SOURCE,
+    LOST_CONNECTION,
     NO_WORKER,
     PAYLOAD_CHANGED,
     REDIS_FULL,
@@ -190,7 +202,7 @@ def _rule(alert: Alert) -> Iterator[str]:
 def _template(message: str) -> str:
     """Replace the fields of a message with Prometheus' templates."""
     message = message.replace("{count}", '{{ $value | printf "%.0f" }}')
-    return re.sub(r"\{(hook|source)\}", r"{{ $labels.\1 }}", message)
+    return re.sub(r"\{(hook|source|state)\}", r"{{ $labels.\1 }}", message)
 
 
 def update_runbook(page: str) -> str:

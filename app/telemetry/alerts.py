@@ -17,6 +17,7 @@ import httpx
 import orjson
 
 from app.ledger import keys
+from app.ledger.connection_states import UNHEALTHY, ConnectionStates
 from app.ledger.ledger import take_turn
 from app.ledger.reasons import find_reason
 from app.ledger.redis import Redis, RedisUnavailable
@@ -25,6 +26,7 @@ from app.telemetry.alert_rules import (
     BAD_SIGNATURES,
     FAILURES,
     FULL_FRACTION,
+    LOST_CONNECTION,
     MIN_BAD_SIGNATURES,
     NO_PROGRESS,
     NO_WORKER,
@@ -143,6 +145,10 @@ class AlertMonitor:
         used, limit = int(memory["used_memory"]), int(memory.get("maxmemory", 0))
         if limit and used > FULL_FRACTION * limit:
             alerts.append((REDIS_FULL.key, REDIS_FULL.text()))
+        for hook, connection in (await ConnectionStates(redis).all()).items():
+            if connection.state in UNHEALTHY and hook in self._settings.hooks:
+                message = LOST_CONNECTION.text(hook=hook, state=connection.state)
+                alerts.append((f"{LOST_CONNECTION.key} {hook}", f"{message} {connection.detail}".strip()))
         for hook in self._settings.active_hooks:
             times = await delivery_times(redis, hook)
             if is_silent(times):

@@ -47,6 +47,7 @@ HEARTBEAT_AGE_S = "doorbell_worker_heartbeat_age_seconds"
 API_REQUESTS = "doorbell_visits_api_requests_total"
 API_REQUEST_DURATION_S = "doorbell_visits_api_request_duration_seconds"
 CIRCUIT_OPEN = "doorbell_visits_api_circuit_open"
+CONNECTION_STATE = "doorbell_connection_state"
 PAYLOAD_CHANGES = "doorbell_payload_changes"
 REDIS_UP = "doorbell_redis_up"
 REDIS_MEMORY_USED = "doorbell_redis_memory_used_bytes"
@@ -86,6 +87,7 @@ METRICS: Mapping[str, MetricSpec] = {
         "histogram", "Response time of the Visits API.", ("method", "route"), REQUEST_BUCKETS_S
     ),
     CIRCUIT_OPEN: _gauge("1 while the circuit of the account is open, or an operator paused it.", "account"),
+    CONNECTION_STATE: _gauge("1 for the present state of a hook's connection at its tool, else 0.", "hook", "state"),
     PAYLOAD_CHANGES: _gauge("Changes of a source's payloads that nobody has acknowledged.", "source"),
     REDIS_UP: _gauge("1 if Redis answers; otherwise most other metrics are missing."),
     REDIS_MEMORY_USED: _gauge("Memory that Redis uses."),

@@ -20,6 +20,7 @@ from prometheus_client.utils import floatToGoString
 
 from app import __version__
 from app.ledger import keys
+from app.ledger.connection_states import HEALTH, ConnectionStates
 from app.ledger.ledger import Ledger, known_accounts
 from app.ledger.redis import Redis, RedisUnavailable
 from app.settings.model import Settings
@@ -103,6 +104,7 @@ async def _live_gauges(redis: Redis, settings: Settings) -> dict[str, Values]:
         backlog,
         workers,
         changes,
+        connections,
         server,
         clock,
     ) = await asyncio.gather(
@@ -116,6 +118,7 @@ async def _live_gauges(redis: Redis, settings: Settings) -> dict[str, Values]:
         load_backlog(redis, accounts),
         redis.command("ZREVRANGE", keys.WORKERS, 0, -1, "WITHSCORES"),
         payload_changes(redis, is_open=True),
+        ConnectionStates(redis).all(),
         redis.info(),
         redis.command("TIME"),
     )
@@ -131,6 +134,12 @@ async def _live_gauges(redis: Redis, settings: Settings) -> dict[str, Values]:
         **_ages(backlog),
         metric_names.CIRCUIT_OPEN: {(account,): is_open for account, is_open in zip(accounts, circuits, strict=True)},
         metric_names.LAST_ACCEPTED: last_accepted,
+        metric_names.CONNECTION_STATE: {
+            (hook, health): connection.state == health
+            for hook, connection in connections.items()
+            if hook in settings.hooks
+            for health in HEALTH
+        },
         metric_names.REJECTIONS: {(hook.name, "signature_mismatch"): 0 for hook in active_hooks}
         | dict(_rejection_counts(rejections)),
         metric_names.WORKERS: {(): sum(age_s <= WORKER_ALIVE_S for age_s in heartbeat_ages_s)},
