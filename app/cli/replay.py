@@ -263,17 +263,22 @@ def _print_plan(summary: PlanSummary, kind: OperationKind) -> None:
         print_table([{"call": name, "count": count} for name, count in calls])
     if summary.samples:
         click.echo()
-        print_table([row for planned in summary.samples for row in _call_rows(planned)])
+        print_table([row for planned in summary.samples for row in _plan_rows(planned, kind)])
     if summary.actionable > len(summary.samples):
         click.echo(f"… and {summary.actionable - len(summary.samples)} more; --json shows all")
     click.echo()
 
 
-def _call_rows(planned: PlannedTask) -> list[dict[str, str]]:
+def _plan_rows(planned: PlannedTask, kind: OperationKind) -> list[dict[str, str]]:
+    """Return a row for each call of a task, or one that says why there is none."""
     task = {"id": planned.id, "state": task_state(planned.state), "problem": _reason_title(planned.reason)}
+    if kind == "discard":
+        return [task]
     if planned.obstacle:
         return [task | {"what would happen": f"fail: {_reason_title(planned.obstacle)}"}]
-    calls = [
+    if not planned.calls:
+        return [task | {"what would happen": "send nothing: Review Rover is up to date"}]
+    return [
         task
         | {
             "what would happen": call.call,
@@ -282,7 +287,6 @@ def _call_rows(planned: PlannedTask) -> list[dict[str, str]]:
         }
         for call in planned.calls
     ]
-    return calls or [task]
 
 
 def _reason_title(reason: str) -> str:

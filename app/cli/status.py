@@ -81,11 +81,13 @@ STOPPED_CALLS = {"paused": "Paused by an operator"} | {
 
 def _print_problem(problem: Row) -> None:
     click.echo("\n".join(wrap(printable(problem["sentence"]))))
-    command = FIRST_COMMANDS[problem["kind"]]
-    if "{hook}" in command and not problem["hook"]:  # an account whose hook was removed from the settings
-        command = "doorbell doctor"
-    command = command.format(hook=problem["hook"])
-    click.echo(f"    {style(command, fg='cyan')}")
+    click.echo(f"    {style(_first_command(problem), fg='cyan')}")
+
+
+def _first_command(problem: Row) -> str:
+    command, hook = FIRST_COMMANDS[problem["kind"]], problem["hook"]
+    # A paused account has no hook if all its hooks were removed from the settings.
+    return command.format(hook=hook) if hook or "{hook}" not in command else "doorbell doctor"
 
 
 def _overview_tables(report: Row) -> dict[str, list[Row]]:
