@@ -50,6 +50,8 @@ def keep(delivery: str, name: str | None, write: bool) -> None:
             click.echo(printable(f"{problem}; add `expect` when it does"), err=True)
     except CannotComplete as problem:
         exit_with(CHECK_FAILED, f"{delivery} cannot be kept: {problem}")
+    for key in (key for key, response in entry.get("records", {}).items() if response is None):
+        click.echo(printable(f"the tool does not have the record {key}: it may be deleted"), err=True)
     for text in recorded.exceptions:
         click.echo(
             printable(f"read this text: the translation depends on it, so only names in it are replaced: {text}"),

@@ -141,7 +141,7 @@ class Recorder:
 
     def _anonymize(self, original: _Original, exceptions: Iterable[str] = ()) -> dict[str, Any]:
         anonymizer, before = self._anonymizer(original, exceptions), original.entry
-        entry = {name: value for name, value in before.items() if name not in ("requests", "records")}
+        entry = {name: value for name, value in before.items() if name not in ("requests", "records", "fetched_at")}
         entry["body"] = _encode(anonymizer.replace(original.body), original.format)
         entry["headers"] = {
             name: value if name == "Content-Type" else anonymizer.header(value)
@@ -152,6 +152,7 @@ class Recorder:
         if "records" in before:
             with suppress(ValueError, Untranslatable):  # the requests are others: so is the meaning
                 entry |= self._records(before, entry, anonymizer)
+            entry["fetched_at"] = before["fetched_at"]
         if values := leftovers(entry, anonymizer.personal_values):
             raise CannotComplete(f"{len(values)} values of a person would be left")
         return entry

@@ -28,7 +28,6 @@ from app.visits.merge import RecordedChange
 from app.webhooks.signatures.scheme import fingerprint
 from app.webhooks.translation import FOREIGN_TENANT
 
-VERBS = {"create": "books", "update": "changes", "cancel": "cancels"}
 #: The list of the newest requests goes back this far.
 MAX_AGE_S = 3_600
 #: Events whose record a worker still fetches; older ones are forgotten.
@@ -216,10 +215,12 @@ class Arrivals:
         lines, _ = await run_off_loop(aliases, delivery_history, aliases, id)
         effect = next((line.text for line in lines if line.kind == "message"), "")
         rows = [self._explain.change(change, alias) for alias, change in changes]
-        verb = VERBS[_main_action(change for _, change in changes)]
         fields = {name: value for row in rows for name, value in row["fields"].items()}
         name = aliases[0].external_id
-        return [{"visit": name, "meaning": f"{verb} {name}{_customer(fields)}: {effect}", "fields": fields}]
+        subject = f"{name}{_customer(fields)}"
+        if "changed nothing" not in effect:
+            subject = f"{_verb(_main_action(change for _, change in changes), effect)} {subject}"
+        return [{"visit": name, "meaning": f"{subject}: {effect}", "fields": fields}]
 
     def _verdict(self, secret_number: int) -> str:
         """Say which secret verified a request. It may have been removed from the settings since."""
@@ -238,6 +239,13 @@ def _identity(note: dict[str, Any]) -> tuple[Any, ...]:
 def _main_action(changes: Iterable[RecordedChange]) -> str:
     actions = {change.action for change in changes}
     return next(action for action in ("create", "cancel", "update") if action in actions)
+
+
+def _verb(action: str, effect: str) -> str:
+    """Return what a message does. A tool may send the whole booking again, as a new one, to move it."""
+    return {"create": "books" if effect.startswith("booked") else "changes", "update": "changes", "cancel": "cancels"}[
+        action
+    ]
 
 
 def _customer(fields: Row) -> str:

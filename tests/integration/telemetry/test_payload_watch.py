@@ -246,7 +246,7 @@ async def test_an_operator_acknowledges_and_the_alert_ends(
 
     assert 1 == count
     [text] = [text for key, text in before.items() if key.startswith("payload calendly ")]
-    assert "calendly sends something else than before: 1 changes" in text
+    assert "calendly sends something else than before. Changes that nobody has acknowledged: 1." in text
     assert "`payload.status` has the new word `tentative` (delivery d" in text
     assert not [key for key, _ in await alerts._current_alerts() if key.startswith("payload")]
     [problem] = [each for each in overview.problems() if each.kind == "payload"]
