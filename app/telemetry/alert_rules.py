@@ -22,6 +22,8 @@ MIN_BAD_SIGNATURES = 3
 #: A hook is silent after this many times the longest gap between its recent deliveries. Shorter gaps count as MIN_GAP_S.
 SILENCE_FACTOR, MIN_GAP_S = 3, 1_200.0
 FULL_FRACTION = 0.8
+#: Short outages and limits of the rate end by themselves.
+STOPPED_AFTER_S = 600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,6 +85,17 @@ NO_PROGRESS = Alert(
     command="doorbell doctor",
     output="`progress  fail`, and every other check that fails, with its fix",
     fix="Fix the failing checks. If only `progress` and `queue` fail, restart the workers.",
+)
+STOPPED_CALLS = Alert(
+    key="circuit",
+    name="DoorbellCallsStopped",
+    message=f"Calls for the account {{account}} have been stopped for more than {STOPPED_AFTER_S / 60:.0f} minutes: the API "
+    "is down or rejects the token, or an operator paused the account.",
+    expr=f"max by (account) ({metrics.CIRCUIT_OPEN}) == 1",
+    for_min=round(STOPPED_AFTER_S / 60),
+    command="doorbell overview",
+    output="which of these it is, and how many changes wait",
+    fix="Set a valid token, wait for the API, or run `doorbell resume HOOK`.",
 )
 FAILURES = Alert(
     key="parked",
@@ -160,6 +173,7 @@ ALERTS = (
     BAD_SIGNATURES,
     OLD_TASK,
     NO_PROGRESS,
+    STOPPED_CALLS,
     FAILURES,
     SILENT_SOURCE,
     LOST_CONNECTION,
@@ -202,7 +216,7 @@ def _rule(alert: Alert) -> Iterator[str]:
 def _template(message: str) -> str:
     """Replace the fields of a message with Prometheus' templates."""
     message = message.replace("{count}", '{{ $value | printf "%.0f" }}')
-    return re.sub(r"\{(hook|source|state)\}", r"{{ $labels.\1 }}", message)
+    return re.sub(r"\{(hook|source|state|account)\}", r"{{ $labels.\1 }}", message)
 
 
 def update_runbook(page: str) -> str:

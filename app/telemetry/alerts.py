@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from itertools import pairwise
 from statistics import median
 from typing import Any
@@ -34,9 +35,11 @@ from app.telemetry.alert_rules import (
     PAYLOAD_CHANGED,
     REDIS_FULL,
     SILENT_SOURCE,
+    STOPPED_AFTER_S,
+    STOPPED_CALLS,
     WINDOW_S,
 )
-from app.telemetry.health import STALE_AFTER_S, WORKER_ALIVE_S, load_backlog
+from app.telemetry.health import STALE_AFTER_S, WORKER_ALIVE_S, load_backlog, open_circuits
 from app.telemetry.logs import log
 from app.telemetry.payload_watch import PayloadChange, payload_changes
 from app.telemetry.rejections import mismatch_times
@@ -139,6 +142,7 @@ class AlertMonitor:
             alerts.append((OLD_TASK.key, OLD_TASK.text()))
         if backlog.is_stalled:  # also if the only tasks are held, and no circuit is open
             alerts.append((NO_PROGRESS.key, NO_PROGRESS.text()))
+        alerts += await self._stopped_calls_alerts()
         if not await self._count_live_workers():
             alerts.append((NO_WORKER.key, NO_WORKER.text()))
         memory = await redis.info("memory")
@@ -168,6 +172,14 @@ class AlertMonitor:
             text = PAYLOAD_CHANGED.text(source=source, count=len(together))
             alerts.append((f"{PAYLOAD_CHANGED.key} {source} {at}", "\n".join([text, *lines])))
         return alerts
+
+    async def _stopped_calls_alerts(self) -> list[tuple[str, str]]:
+        now = time.time()
+        return [
+            (f"{STOPPED_CALLS.key} {circuit.account}", STOPPED_CALLS.text(account=circuit.account))
+            for circuit in await open_circuits(self._redis, self._settings)
+            if now - datetime.fromisoformat(circuit.since).timestamp() > STOPPED_AFTER_S
+        ]
 
     async def _signature_alert(self, hook: str, times: Sequence[float]) -> tuple[str, str] | None:
         gaps = [later - earlier for later, earlier in pairwise(times)]

@@ -132,6 +132,11 @@ async def release_task(scene: Scene) -> None:
     await complete_run(scene.ledger, "A")
 
 
+async def stop_calls(scene: Scene) -> None:
+    await scene.ledger.pause("main")
+    await scene.redis.command("HSET", "bell:circuit:main", "since", int((time.time() - 700) * 1000))
+
+
 async def park(scene: Scene) -> None:
     await accept(scene.ledger, change("A"))
     await scene.ledger.complete(await start_run(scene.ledger, "A"), parked())
@@ -183,6 +188,9 @@ async def add_delivery(scene: Scene) -> None:
         ),
         pytest.param(hold_task_without_open_circuit, release_task, "no task has finished for 300", id="progress"),
         pytest.param(
+            stop_calls, lambda scene: scene.ledger.pause("main", False), "Calls for the account main have", id="circuit"
+        ),
+        pytest.param(
             park, lambda scene: scene.minutes_later(12), "New failures in the last ten minutes: 1", id="parked"
         ),
         pytest.param(change_secret, lambda scene: add_deliveries(scene, 0), "3 requests had a wrong", id="signatures"),
@@ -219,6 +227,7 @@ async def test_an_alert_is_posted_when_it_starts_and_when_it_ends(
         pytest.param(lambda scene: reject_strangers(scene, "mismatch"), id="hook-without-deliveries"),
         pytest.param(lambda scene: reject_strangers(scene, "mismatch", 0, 5, 10), id="between-genuine-deliveries"),
         pytest.param(lambda scene: accept(scene.ledger, change("A")), id="new-task"),
+        pytest.param(lambda scene: scene.ledger.pause("main"), id="new-pause"),
         pytest.param(add_delivery, id="first-delivery"),
     ],
 )
