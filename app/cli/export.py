@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 import click
 
 from app.cli.options import build_filter, filter_options, search_option
-from app.cli.output import NOTHING_MATCHED, confirm, examples, exit_with, print_message
+from app.cli.output import NOTHING_MATCHED, Subcommands, confirm, examples, exit_with, print_message
 from app.cli.session import actions, run_with_ledger
 from app.ledger.ledger import Ledger
 from app.ledger.records import NotFound
@@ -42,9 +42,10 @@ def _format_options(command: F) -> F:
 
 
 @click.group(
+    cls=Subcommands,
     epilog=examples(
         "export deliveries --since 7d > week.csv", "export visits --state parked --format ndjson | jq .visit"
-    )
+    ),
 )
 def export() -> None:
     """Write all deliveries or visits of a filter, as CSV or NDJSON."""

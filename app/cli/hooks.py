@@ -11,6 +11,7 @@ from app.cli.output import (
     CHECK_FAILED,
     NOTHING_MATCHED,
     USAGE,
+    Subcommands,
     confirm,
     did_you_mean,
     examples,
@@ -54,7 +55,11 @@ def setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-@click.group(invoke_without_command=True, epilog=examples("hooks", "hooks --json", "hooks add shop --source calendly"))
+@click.group(
+    cls=Subcommands,
+    invoke_without_command=True,
+    epilog=examples("hooks", "hooks --json", "hooks add shop --source calendly"),
+)
 @json_option
 @click.pass_context
 def hooks(context: click.Context, as_json: bool) -> None:

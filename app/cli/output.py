@@ -54,6 +54,15 @@ def examples(*lines: str) -> str:
     return "\b\nExamples:\n" + "\n".join(f"  doorbell {line}" for line in lines)
 
 
+class Subcommands(click.Group):
+    """A command with subcommands, whose help shows their whole first lines: click would cut them."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            lines = [(name, (command.help or "").partition("\n")[0]) for name, command in sorted(self.commands.items())]
+            formatter.write_dl([(name, line.removesuffix(".")) for name, line in lines])
+
+
 class TimeType(click.ParamType[datetime]):
     """A duration before now (`2h`), or a time in ISO 8601: without an offset, in the zone of this computer."""
 

@@ -12,6 +12,7 @@ from app.cli.options import find_hook
 from app.cli.output import (
     CHECK_FAILED,
     NOTHING_MATCHED,
+    Subcommands,
     did_you_mean,
     examples,
     exit_with,
@@ -123,7 +124,11 @@ def hook_url(hook: str) -> None:
     click.echo(settings.hook_url(configured))
 
 
-@click.group(invoke_without_command=True, epilog=examples("secrets", "secrets --json", "secrets generate standard"))
+@click.group(
+    cls=Subcommands,
+    invoke_without_command=True,
+    epilog=examples("secrets", "secrets --json", "secrets generate standard"),
+)
 @utc_option
 @json_option
 @click.pass_context

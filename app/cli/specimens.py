@@ -15,6 +15,7 @@ from app.cli.output import (
     CHECK_FAILED,
     NOTHING_MATCHED,
     UNREACHABLE,
+    Subcommands,
     examples,
     exit_with,
     print_message,
@@ -123,7 +124,7 @@ async def _wait_for_result(explain: Explain, id: str) -> dict[str, Any]:
 # -- for authors of sources --
 
 
-@click.group(epilog=examples("specimen sign tidybook"))
+@click.group(cls=Subcommands, epilog=examples("specimen sign tidybook"))
 def specimen() -> None:
     """Complete the specimens of a source, for its author."""
 

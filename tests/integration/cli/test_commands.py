@@ -104,3 +104,11 @@ def test_version_prints_the_version_of_the_package() -> None:
 
     assert (0, f"doorbell {__version__}\n") == (result.exit_code, result.stdout)
     assert f'version = "{__version__}"' in (ROOT / "pyproject.toml").read_text("utf-8")
+
+
+@pytest.mark.parametrize("name", ["export", "hooks", "secrets", "specimen"])
+def test_the_help_of_subcommands_is_not_cut(name: str) -> None:
+    result = CliRunner().invoke(main, [name, "--help"])
+
+    assert "\nCommands:\n" in result.output
+    assert "..." not in result.output.partition("\nCommands:\n")[2]
