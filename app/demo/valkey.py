@@ -88,10 +88,10 @@ def stop(server: subprocess.Popen[bytes]) -> None:
 
 
 @contextmanager
-def valkey(*, appendonly: bool = True, appendfsync: str = "everysec") -> Iterator[str]:
-    """Start a server with a temporary folder, and yield its URL; both end with the block."""
+def valkey(*, appendonly: bool = True, appendfsync: str = "everysec", parent: str | None = None) -> Iterator[str]:
+    """Start a server with a temporary folder (in `parent`), and yield its URL; both end with the block."""
     port = free_port()
-    with TemporaryDirectory(prefix="doorbell-valkey-") as folder:
+    with TemporaryDirectory(prefix="doorbell-valkey-", dir=parent) as folder:
         server = start(port, Path(folder), appendonly=appendonly, appendfsync=appendfsync)
         try:
             yield f"redis://127.0.0.1:{port}/0"

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -15,7 +16,7 @@ from app.ledger.ledger import Ledger
 from app.ledger.records import Lease
 from app.ledger.redis import Redis, RedisAddress
 from app.visits.change import Contact
-from tests.support.harness import Harness, Server, wait_until
+from tests.support.harness import Harness, Server, memory_folder, wait_until
 from tests.support.ledger import QUEUE_KEYS, accept, change, done, start_run, state_of, visit_task, waiting
 from tests.support.ledger_client import LedgerClient, all_visits, booked
 
@@ -205,13 +206,14 @@ class FakeClockServer:
 
 
 @pytest.fixture
-def fake_clock_server(tmp_path: Path) -> Iterator[FakeClockServer]:
+def fake_clock_server() -> Iterator[FakeClockServer]:
     libraries = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
     if not libraries:
         pytest.skip("needs libfaketime (Debian: apt install faketime)")
-    server = FakeClockServer(tmp_path, libraries[0])
-    yield server
-    server.kill()
+    with TemporaryDirectory(dir=memory_folder()) as folder:
+        server = FakeClockServer(Path(folder), libraries[0])
+        yield server
+        server.kill()
 
 
 @pytest.mark.parametrize("restarts", [False, True], ids=["jump", "another server"])
