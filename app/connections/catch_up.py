@@ -107,10 +107,12 @@ class Lister:
         self, requests: Sequence[ListRequest]
     ) -> AsyncIterator[tuple[list[tuple[ListedChanges, CatchUpResult]], list[ListRequest]]]:
         """Yield the appointments of each page with what becomes of them, and the requests that remain."""
-        source, zone = self._hook.source, self._hook.settings.zone
+        source, settings = self._hook.source, self._hook.settings
         async for page, remaining in read_pages(source, requests, self._call):
             listed_at = self._listed_at
-            listed = [translate_record(source, record, listed_at, zone) for record in page.records]
+            listed = [
+                translate_record(source, record, listed_at, settings.zone, settings.tenants) for record in page.records
+            ]
             yield [(each, await self._result(each, _of_record(each, listed))) for each in listed], remaining
 
     async def _call(self, request: RecordRequest) -> ApiResponse:

@@ -1,6 +1,6 @@
 """Lists the appointments of a tool, and translates them with the code that translates its webhooks."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Sequence
 from dataclasses import dataclass
 from datetime import datetime, tzinfo
 
@@ -22,11 +22,22 @@ class ListedChanges:
 
 
 def translate_record(
-    source: LoadedSource, record: ListedRecord, listed_at: datetime, zone: tzinfo | None
+    source: LoadedSource,
+    record: ListedRecord,
+    listed_at: datetime,
+    zone: tzinfo | None,
+    tenants: Container[str | None] = (),
 ) -> ListedChanges:
-    """Translate a listed appointment as the event that it stands for. listed_at: when the request of its page began."""
+    """Translate a listed appointment as the event that it stands for.
+
+    listed_at: when the request of its page began. tenants: the accounts of the tool that the hook accepts; empty: all. A
+    record that does not name its account is from the account of the credentials.
+    """
     listed_at = record.requested_at or listed_at
     event = Event(source.name, Payload(record.body), listed_at, zone=zone)
+    tenant = source.definition.tenant_of(event) if tenants and source.definition.tenant_of else None
+    if tenant is not None and tenant not in tenants:
+        return ListedChanges(record)
     if record.record is not None:
         event = event.with_record(record.record, listed_at, record.related, record.path)
     if source.people and record.record is not None:

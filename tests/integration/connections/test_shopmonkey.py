@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
+from app.connections.catch_up import new_catch_up, plan
 from app.ledger.redis import Redis
 from app.webhooks.payload import Payload, Untranslatable
 from app.webhooks.registry import load_sources
 from app.webhooks.subscription import ApiResponse, Listing, ListRequest, Window
 from tests.integration.connections.test_listings import NOW, TOMORROW, all_visits, listed, visits
-from tests.support.vendors import connected_tool
+from tests.support.vendors import ConnectedTool, connected_tool
 
 SHOPMONKEY = load_sources()["shopmonkey"]
 LISTING = SHOPMONKEY.listing
@@ -111,6 +112,21 @@ async def test_the_order_of_a_coming_appointment_is_listed_although_it_did_not_c
             requests += LISTING.read_page(request, await connector.call(request.request)).requests
 
         assert ["appointment", "order", "customer", "customer"] == tables
+
+
+async def test_appointments_of_other_locations_are_not_caught_up(redis: Redis) -> None:
+    async with connected_tool("shopmonkey", redis) as tool:
+        tool.vendor.calendar.book(TOMORROW)
+
+        assert {"changed": 1} == await results(tool, ["location-1"])
+        assert {"unchanged": 1} == await results(tool, ["location-2"])
+
+
+async def results(tool: ConnectedTool, tenants: list[str]) -> dict[str, int]:
+    settings = tool.hook.settings.model_copy(update={"tenants": tenants})
+    hook = replace(tool.hook, settings=settings)
+    counts, _ = await plan(tool.context, hook, new_catch_up(hook.name, NOW, "test", "test", TOMORROW))
+    return {result: count for result, count in counts.items() if count}
 
 
 async def test_a_disabled_webhook_is_enabled_and_keeps_its_secret(redis: Redis) -> None:
