@@ -94,9 +94,8 @@ class SpecimenEntry:
 
     def missing_header(self) -> str:
         """Return a header that the signature covers and that is not stored, as the id of the message, or an empty string."""
-        context = self._context("signing_key" if self._setting("signing_key") else "secret")
         try:
-            self._scheme.sign(self._delivery(), context)
+            self.signed_headers()
         except SignatureError as error:
             name = str(error).removesuffix(" is missing")
             return (
@@ -106,8 +105,15 @@ class SpecimenEntry:
             )
         return ""
 
+    def signed_headers(self) -> Mapping[str, str]:
+        """Return the headers with the signature. Raise SignatureError."""
+        return self._scheme.sign(self._delivery(), self._signing_context())
+
+    def _signing_context(self) -> VerificationContext:
+        return self._context("signing_key" if self._setting("signing_key") else "secret")
+
     def _sign(self) -> Iterator[str]:
-        context = self._context("signing_key" if self._setting("signing_key") else "secret")
+        context = self._signing_context()
         token = self._scheme.path_token(self._tool.name, context)
         if token and token != self._setting("token"):
             self._compare([token], "")
@@ -118,7 +124,7 @@ class SpecimenEntry:
             text = body.decode()
             self._recorded["body"] = text if isinstance(self._recorded["body"], str) else json.loads(text)
             yield "the body is signed"
-        signed = self._scheme.sign(self._delivery(), context)
+        signed = self.signed_headers()
         self._compare(signed.values(), "".join(self._other_signed_headers(signed, context)))
         headers = self._recorded.setdefault("headers", {"Content-Type": "application/json"})
         for name in [name for name in headers if name.lower() in {new.lower() for new in signed}]:

@@ -14,7 +14,7 @@ from app.webhooks.anonymization import Anonymizer, leftovers
 from app.webhooks.delivery import JWT_PATTERN, Delivery, UnreadableBody, parse_body
 from app.webhooks.fetching import RecordRequest
 from app.webhooks.payload import Payload, Untranslatable
-from app.webhooks.registry import load_sources, load_specimens
+from app.webhooks.registry import load_sources, load_specimens, specimen_body
 from app.webhooks.source import Ignored, LoadedSource
 from app.webhooks.source_words import constants_of, hosts_of, tokens_of
 from app.webhooks.specimens import describe_change
@@ -88,6 +88,9 @@ class Recorder:
         except UnreadableBody as error:
             raise CannotComplete(str(error)) from None
         format = _body_format(delivery.body)
+        template = self._template(format)
+        # Only the bodies of another format, as tokens, are signed in another way than the file says.
+        settings = {name: template[name] for name in SETTINGS if name in template} if format == "token" else {}
         query = {name[1:]: value for name, value in headers.items() if name.startswith("?")}
         at = delivery.received_at.astimezone(UTC).replace(microsecond=0)
         entry = {
@@ -95,12 +98,16 @@ class Recorder:
             "now": _iso(at),
             **({"timezone": self._timezone} if self._timezone else {}),
             **({"query": urlencode(query)} if query else {}),
-            **self._settings(format),
+            **settings,
             "headers": {"Content-Type": CONTENT_TYPES[format], **self._headers(headers)},
             "body": _encode(body, format),
         }
         while name := SpecimenEntry(self._tool, self._file, entry).missing_header():
             entry["headers"][name] = f"msg_{self._seed}"
+        # The signed time may have a prefix.
+        lines = {name.lower(): value for name, value in template.get("headers", {}).items()}
+        for name in SpecimenEntry(self._tool, self._file, entry).signed_headers():
+            entry["headers"] |= {name: lines[name.lower()]} if name.lower() in lines else {}
         return _Original(entry, body, format)
 
     def _headers(self, headers: Mapping[str, str]) -> dict[str, str]:
@@ -108,15 +115,11 @@ class Recorder:
         needed = set(self._tool.definition.stored_headers)
         return {name: value for name, value in headers.items() if name in needed and not name.startswith("?")}
 
-    def _settings(self, format: Format) -> dict[str, Any]:
-        """Return the settings of the other deliveries in this format, if they have some of their own."""
-        deliveries = self._file["deliveries"] if format == "token" else ()
-        same = (
-            each
-            for each in deliveries
-            if isinstance(each["body"], str) and _body_format(each["body"].encode()) == format
-        )
-        return {name: value for name, value in next(same, {}).items() if name in SETTINGS}
+    def _template(self, format: Format) -> dict[str, Any]:
+        """Return a delivery of the file in the same format."""
+        deliveries = (each for each in self._file["deliveries"] if "handshake" not in each["expect"])
+        same = (each for each in deliveries if _body_format(specimen_body(each)) == format)
+        return next(same, {})
 
     async def _fetch(self, original: dict[str, Any], find: Find) -> dict[str, Any]:
         """Return the records that the event refers to."""
@@ -144,7 +147,7 @@ class Recorder:
         entry = {name: value for name, value in before.items() if name not in ("requests", "records", "fetched_at")}
         entry["body"] = _encode(anonymizer.replace(original.body), original.format)
         entry["headers"] = {
-            name: value if name == "Content-Type" else anonymizer.header(value)
+            name: anonymizer.header(value) if name in self._tool.definition.stored_headers else value
             for name, value in before["headers"].items()
         }
         if "query" in before:

@@ -55,13 +55,12 @@ _ID_KEY = re.compile(
 _URL = re.compile(r"[a-z][a-z0-9+.-]{1,20}://\S+", re.IGNORECASE)
 _SAFE_OBJECT_KEY = re.compile(r"[A-Za-z_$][A-Za-z_$.:\[\]-]{0,59}|[A-Za-z_$][\w$.:\[\]-]{0,30}")
 _PART = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9A-Za-z_]+", re.IGNORECASE)
+_LETTERS, _HEX = re.compile(r"[^\W\d_]{3,}"), re.compile(r"[0-9a-f-]{16,}")
 _PREFIX = re.compile(r"([a-z]{1,6})_(?=.*\d)")
 _TEXT_PART = re.compile(r"[^\s\"'<>@,;]+@[^\s\"'<>@,;]+\.[A-Za-z]{2,}|\w+")
 _NAME_PART = re.compile(r"[^\s,;()<>/\"]+")
 #: Fields with a word from a fixed list, which no source has in full: a new status is what people keep a delivery for.
-_WORD_KEY = re.compile(
-    r"(?:status|state|type|event|action|kind|topic|trigger|reason|method|mode|source|code)$", re.IGNORECASE
-)
+_WORD_KEY = re.compile(r"(?:status|state|type|event|action|kind|topic|trigger|reason|method|mode|code)$", re.IGNORECASE)
 _WORDS = re.compile(r"[A-Za-z_.:/-]{1,60}(?: [A-Za-z_.:/-]{1,30}){0,3}")
 #: The name of an event, as `wix.bookings.v2.booking_created`.
 _EVENT_NAME = re.compile(r"[A-Za-z][A-Za-z_-]*(?:[.:/_][A-Za-z0-9_-]{1,40})+")
@@ -69,7 +68,7 @@ _EVENT_NAME = re.compile(r"[A-Za-z][A-Za-z_-]*(?:[.:/_][A-Za-z0-9_-]{1,40})+")
 PLAIN_WORDS = frozenset(("yes", "no", "true", "false", "null", "none", "na", "n/a", "on", "off", "unknown"))
 MIN_DISTINCT_CHARS = 3
 #: The words of replacements.
-_OWN_WORDS = {"example", "street", "text", "customer", "name"}
+_OWN_WORDS = {"example", "street", "place", "text", "customer", "name"}
 
 
 class Anonymizer:
@@ -167,7 +166,9 @@ class Anonymizer:
                     self.replaced_texts[text] = None
                 return self.id(text)
             case "place":
-                return self._texts.setdefault(text, f"{len(self._texts) + 1} Example Street")
+                number = len(self._texts) + 1
+                is_street = " " in text and text[0].isdigit()
+                return self._texts.setdefault(text, f"{number} Example Street" if is_street else f"Place {number}")
         self.replaced_texts[text] = None
         return self._texts.setdefault(text, f"Text {len(self._texts) + 1}")
 
@@ -303,7 +304,9 @@ class Anonymizer:
             return known
         # `evt_…` says what the id is of.
         prefix = match[0] if (match := _PREFIX.match(part)) and match[1] not in self._name_words else ""
-        return prefix + fresh_id(part.removeprefix(prefix), seed)
+        # An id with many digits would retain its letters, which may be a name.
+        fresh = fresh_id(part.removeprefix(prefix), seed)
+        return prefix + (fresh if _HEX.fullmatch(fresh) else _LETTERS.sub(lambda run: fresh_id(run[0], seed), fresh))
 
     def _url(self, url: str) -> str:
         parts = urlsplit(url)

@@ -89,6 +89,17 @@ def test_a_recorded_specimen_is_signed_and_means_the_same(completed: Any, name: 
             assert specimen.expect.keys() == {"ignored"}
 
 
+@pytest.mark.skipif(not shutil.which("openssl"), reason="a fresh machine may lack the openssl command")
+@each_tool
+def test_the_command_of_the_file_makes_the_same_signature(name: str) -> None:
+    original, file = events(name)[0], dict(BY_TOOL[name][0].file)
+    entry = copy.deepcopy(recorded_entries(name)[0])
+
+    additions = list(SpecimenEntry(original.tool, file, entry).complete())
+
+    assert additions[-1].startswith("expect is ")
+
+
 @each_tool
 def test_a_recorded_specimen_has_no_personal_data_of_the_original(completed: Any, name: str) -> None:
     for original, specimen in completed(name):
@@ -150,3 +161,64 @@ def test_a_text_that_the_translation_needs_is_reported() -> None:
         if each["question"] == "Mobile phone"
     ]
     assert answer["answer"].startswith(("+1555", "555"))
+
+
+def test_personal_data_is_replaced_wherever_it_is() -> None:
+    original = next(each for each in events("calendly") if "books and pays" in each.recorded["name"])
+    body = json.loads(original.delivery.body)
+    body["payload"] |= {
+        "first_name": "Xanthippe",
+        "last_name": "Müller-Ångström",
+        "name": "Xanthippe Müller-Ångström",
+        "email": "Xanthippe.M@private.example",
+        "text_reminder_number": "+44 20 7946 0999",
+        "questions_and_answers": [
+            {
+                "question": "Who else comes?",
+                "answer": "My son Leopold, x.mueller@work.example, 020 7946 0999",
+                "position": 0,
+            },
+            {"question": "Street", "answer": "12 Acacia Avenue", "position": 1},
+        ],
+        "cancel_url": "https://acme-dental.calendly.com/c/9f8e7d6c?token=s3cr3tT0ken99&email=xanthippe.m%40private.example",
+        "tracking": {"utm_source": "newsletter-leopold", "salesforce_uuid": "003Xanthippe000001"},
+        "custom": json.dumps(
+            {"guest": {"nickname": "Xanthi", "Xanthippe Müller-Ångström": "vip"}, "birthday": "1987-06-05"}
+        ),
+        "home": {"address": "12 Acacia Avenue", "city": "Wolverhampton", "zip": "WV1 1AA", "lat": 52.58, "lng": -2.12},
+        "customer_id": 48151623,
+    }
+    raw = json.dumps(body, ensure_ascii=False).encode()
+    changed = Specimen(original.tool, original.file, original.url, original.changed(body=raw), original.recorded)
+
+    recorded = record(changed)
+
+    text = json.dumps(recorded.entry, ensure_ascii=False).casefold()
+    secrets = (
+        *(
+            "xanthi",
+            "müller",
+            "ångström",
+            "leopold",
+            "private.example",
+            "work.example",
+            "7946",
+            "acacia",
+            "wolverhampton",
+        ),
+        *("wv1", "s3cr3tt0ken99", "9f8e7d6c", "acme-dental", "1987", "48151623", "52.58", "003x"),
+    )
+    assert [] == [secret for secret in secrets if secret in text]
+    assert "https://example.com/" in text
+
+
+@pytest.mark.parametrize("text", ["2026-03-14T16:00:00Z", "14:30", "75.50", "30", "America/New_York", "+02:00", "yes"])
+def test_values_that_describe_no_person_stay(text: str) -> None:
+    original = next(each for each in events("calendly") if "books and pays" in each.recorded["name"])
+    body = json.loads(original.delivery.body)
+    body["payload"]["extra_value"] = text
+    changed = Specimen(
+        original.tool, original.file, original.url, original.changed(body=json.dumps(body).encode()), original.recorded
+    )
+
+    assert text == record(changed).entry["body"]["payload"]["extra_value"]
