@@ -231,11 +231,18 @@ class Connector:
                     raise
                 await asyncio.sleep(wait_s)
             except (ClientError, Unauthorized) as error:
-                declaration, response = self._hook.source.subscription, _parse(error.response_text)
-                if declaration and (sentence := declaration.refusal(error.status or 0, response)):
+                if sentence := self._refusal(error):
                     raise Refused(sentence) from error
                 raise
         raise AssertionError("unreachable")
+
+    def _refusal(self, error: ClientError | Unauthorized) -> str | None:
+        """Return the sentence for a refused request; None if there is no better one than the tool's own."""
+        declaration, response = self._hook.source.subscription, _parse(error.response_text)
+        try:
+            return declaration.refusal(error.status or 0, response) if declaration else None
+        except Untranslatable:
+            return None
 
 
 def match_groups(

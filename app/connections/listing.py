@@ -4,12 +4,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Container, Seque
 from dataclasses import dataclass
 from datetime import datetime, tzinfo
 
+from app.telemetry.logs import log
 from app.visits.change import VisitChange
 from app.webhooks.delivery import Event
 from app.webhooks.fetching import RecordRequest
 from app.webhooks.payload import Payload, Untranslatable
 from app.webhooks.source import Ignored, LoadedSource, PartlyTranslatable
-from app.webhooks.subscription import ApiResponse, ListedPage, ListedRecord, ListRequest
+from app.webhooks.subscription import ApiResponse, ListedPage, ListedRecord, Listing, ListRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,14 +41,17 @@ def translate_record(
         return ListedChanges(record)
     if record.record is not None:
         event = event.with_record(record.record, listed_at, record.related, record.path)
-    if source.people and record.record is not None:
-        event.people = tuple(source.people(event)[1])
     try:
+        if source.people and record.record is not None:
+            event.people = tuple(source.people(event)[1])
         translated = source.translate(event)
     except PartlyTranslatable as partly:
         return ListedChanges(record, partly.changes, str(partly))
     except Untranslatable as error:
         return ListedChanges(record, problem=str(error))
+    except Exception as error:
+        log.exception("unhandled_exception", source=source.name)
+        return ListedChanges(record, problem=f"internal_error: {type(error).__name__}")
     return ListedChanges(record) if isinstance(translated, Ignored) else ListedChanges(record, translated)
 
 
@@ -61,6 +65,16 @@ async def read_pages(
     remaining = list(requests)
     while remaining:
         request = remaining.pop(0)
-        page = source.listing.read_page(request, await call(request.request))
+        page = _read_page(source.listing, request, await call(request.request))
         remaining = [*page.requests, *remaining]
         yield page, remaining
+
+
+def _read_page(listing: Listing, request: ListRequest, response: ApiResponse) -> ListedPage:
+    try:
+        return listing.read_page(request, response)
+    except Untranslatable:
+        raise
+    except Exception as error:
+        log.exception("unhandled_exception", call=request.request.label)
+        raise Untranslatable(f"internal_error: {type(error).__name__}") from error

@@ -236,7 +236,7 @@ def _refusal(status: int, response: Payload) -> str | None:
         return None
     if response.at("required_scopes"):
         return "The token needs the scopes users:read, organizations:read, scheduled_events:read and webhooks:write."
-    if "upgrade" in (response.at("message").text() or "").lower():
+    if "upgrade" in str(response.at("message").value).lower():
         return "Webhooks need a paid plan of Calendly: upgrade the account, and connect it again."
     return "Only an owner or admin of the organization may create webhooks in Calendly: use the token of one."
 
@@ -297,7 +297,7 @@ def _read_listed(request: ListRequest, response: ApiResponse) -> ListedPage:
 
 def _listed(invitee: Payload, context: Mapping[str, Any]) -> Iterator[ListedRecord]:
     """Yield the events that the webhooks would have sent about this invitee last, with the times that they would have."""
-    payload, id = {**invitee.value, **context}, _invitee_id(invitee.at("uri"))
+    payload, id = {**invitee.required_object(), **context}, _invitee_id(invitee.at("uri"))
     if invitee.at("status").text() == "canceled":
         cancelled_at = invitee.at("cancellation", "created_at").text() or invitee.at("updated_at").required_text()
         yield ListedRecord(id, {"event": "invitee.canceled", "created_at": cancelled_at, "payload": payload})

@@ -383,9 +383,15 @@ def _next_page(context: Mapping[str, Any], rows: Sequence[Payload]) -> ListReque
 
 def _with_customers(table: str, rows: Sequence[Payload]) -> tuple[list[ListedRecord], list[ListRequest]]:
     """Return the rows without a customer, and requests for the customers of the others. Blocked times have neither."""
-    trimmed = [{name: row.value[name] for name in COLUMNS if name in row.value} for row in rows]
-    of_customers = [row for row in trimmed if row.get("customerId")]
-    of_nobody = [row for row in trimmed if not row.get("customerId") and (row.get("orderId") or table == "order")]
+    customers = [row.at("customerId").text() for row in rows]
+    objects = [row.required_object() for row in rows]
+    trimmed = [{name: each[name] for name in COLUMNS if name in each} for each in objects]
+    of_customers = [row for row, customer in zip(trimmed, customers, strict=True) if customer]
+    of_nobody = [
+        row
+        for row, customer in zip(trimmed, customers, strict=True)
+        if not customer and (row.get("orderId") or table == "order")
+    ]
     requests = [
         _list_by_id("customer", list(dict.fromkeys(row["customerId"] for row in part)), {"of": table, "rows": part})
         for part in _parts(of_customers)

@@ -197,7 +197,7 @@ def _read_subscription(subscription: Payload) -> SubscriptionState:
 
 
 def _refusal(status: int, response: Payload) -> str | None:
-    codes = {error.at("code").value for error in response.at("errors")}
+    codes = [error.at("code").value for error in response.at("errors")]
     if status == 403 and "INSUFFICIENT_SCOPES" in codes:
         return (
             "Square lets only the application itself manage webhooks: use the access token on the application's page in the "

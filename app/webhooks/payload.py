@@ -184,6 +184,11 @@ class Payload:
             raise self.unexpected("an id")
         return id
 
+    def required_object(self) -> dict[str, Any]:
+        if not isinstance(self.value, dict):
+            raise self.unexpected("an object")
+        return self.value
+
     def required_integer(self) -> int:
         return self._required(self.integer(), "a whole number")
 

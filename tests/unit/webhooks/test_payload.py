@@ -129,6 +129,7 @@ EMAIL = "ada@example.com"
         ("expected an amount, found true or false", True, "amount"),
         ("expected an amount below a trillion, found a number", 10**12, "amount"),
         ("expected an id, found text of length 15", EMAIL, "required_id"),
+        ("expected an object, found nothing", None, "required_object"),
         ("expected JSON, found text of length 15", EMAIL, "parse_embedded_json"),
     ],
 )
