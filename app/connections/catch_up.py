@@ -28,6 +28,7 @@ from app.ledger.catch_ups import RESULTS, CatchUp, CatchUpResult, CatchUps, Catc
 from app.ledger.connection_states import ConnectionStates
 from app.ledger.ids import TaskId, new_listed_id, new_token
 from app.ledger.leases import LockContended
+from app.ledger.ledger import take_turn
 from app.ledger.records import DeliveryInfo, NotFound, Task
 from app.settings.model import Hook
 from app.telemetry.logs import log
@@ -46,6 +47,7 @@ HORIZON = timedelta(days=366)
 OVERLAP = timedelta(hours=1)
 #: How long a worker works on a catch-up before others get a turn, and how many queued visits make it wait.
 TURN_S, MAX_QUEUED = 20.0, 200
+DAY_MS = 86_400_000
 #: Outlasts a turn with its last call.
 TURN_LOCK_S = 60.0
 FIRST_RETRY_S, MAX_RETRY_S, MAX_FAILED_ATTEMPTS = 10, 3_600, 30
@@ -60,6 +62,12 @@ def can_list(hook: Hook) -> bool:
     """Whether the appointments of this hook can be listed: the tool has a list, and the hook has its credentials."""
     source = hook.source
     return source.listing is not None and not source.definition.missing_credentials(hook.settings.credentials)
+
+
+def is_daily(hook: Hook) -> bool:
+    """Whether missed changes of this hook are looked for each day."""
+    listing, chosen = hook.source.listing, hook.settings.reconcile
+    return can_list(hook) and (chosen == "daily" or (chosen is None and listing is not None and listing.is_daily))
 
 
 def new_catch_up(
@@ -160,17 +168,15 @@ def _of_record(listed: ListedChanges, page: Sequence[ListedChanges]) -> list[Vis
     return [change for each in page if each.record.id == listed.record.id for change in each.changes]
 
 
-def _starts_before(changes: Sequence[VisitChange], since_ms: int) -> bool:
-    """Whether the appointment is over before this time. One without a time is taken to be; a payment creates no visit."""
-    if any(change.payment_id for change in changes):
-        return False
-    times = [
-        time
-        for change in changes
-        for time in (change.time_completed, change.time_scheduled)
-        if isinstance(time, datetime)
-    ]
-    return not times or max(times).timestamp() * 1000 < since_ms
+def _starts_before(changes: Iterable[VisitChange], since_ms: int) -> bool:
+    """Whether the appointment is over before this time. One without a time is taken to be.
+
+    A completion that is only observed has the time of the list, which says nothing.
+    """
+    times = [change.time_scheduled for change in changes]
+    times += [change.time_completed for change in changes if not change.times_are_observed]
+    latest = max((time.timestamp() for time in times if isinstance(time, datetime)), default=0.0)
+    return latest * 1000 < since_ms
 
 
 class CatchUpRunner:
@@ -188,6 +194,23 @@ class CatchUpRunner:
             with suppress(LockContended):
                 async with single_turn(self._context, hook):
                     await self._run(hook)
+
+    async def start_daily(self) -> None:
+        """Start the daily reconciliations that are due. Raises RedisUnavailable."""
+        settings, store = self._context.settings, store_of(self._context)
+        for name in list(settings.active_hooks):
+            hook = settings.hook(name)
+            if not is_daily(hook):
+                continue
+            newest, now_ms = await store.get(name), time.time() * 1000
+            is_due = newest is None or (not newest.is_open and newest.requested_at_ms < now_ms - DAY_MS)
+            if is_due and await take_turn(self._context.ledger.redis, f"{keys.CATCH_UP}{name}:daily:lock", TURN_S):
+                since = (
+                    datetime.fromtimestamp(newest.requested_at_ms / 1000, UTC) - OVERLAP
+                    if newest
+                    else datetime.now(UTC)
+                )
+                await store.save(new_catch_up(name, since, "Doorbell", "daily"))
 
     async def _run(self, name: str) -> None:
         store, settings = store_of(self._context), self._context.settings

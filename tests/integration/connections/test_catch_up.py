@@ -1,0 +1,206 @@
+"""Catching up: which listed appointments are stored, and how a catch-up goes on after an interruption."""
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from app.connections.catch_up import CatchUpRunner, new_catch_up, store_of
+from app.connections.catch_up_requests import CatchUpRequests
+from app.connections.stored_hooks import StoredHooks
+from app.ledger.catch_ups import CatchUp
+from app.ledger.ids import is_listed
+from app.ledger.redis import Redis
+from app.operators.actions import Actions, Actor
+from app.telemetry.silence import delivery_times
+from app.vendors.api import load_vendor
+from app.webhooks.registry import load_sources
+from tests.support.vendors import ConnectedTool, connected_tool
+
+LISTABLE = [name for name in load_sources() if load_sources()[name].listing and load_vendor(name).has_appointments]
+NOW = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+TOMORROW = NOW + timedelta(days=1)
+
+
+@pytest.fixture(params=LISTABLE)
+async def tool(request: pytest.FixtureRequest, redis: Redis) -> AsyncIterator[ConnectedTool]:
+    async with connected_tool(request.param, redis) as tool:
+        yield tool
+
+
+@pytest.fixture
+async def calendly(redis: Redis) -> AsyncIterator[ConnectedTool]:
+    async with connected_tool("calendly", redis) as tool:
+        yield tool
+
+
+async def run(tool: ConnectedTool, since: datetime | None = None) -> CatchUp:
+    """Catch up as a worker does, and return the end."""
+    store = store_of(tool.context)
+    if since:
+        await store.save(new_catch_up(tool.hook.name, since, "ada", "operator"))
+    runner = CatchUpRunner(tool.context, StoredHooks(tool.context.ledger.redis, tool.context.settings))
+    for _ in range(20):
+        await runner.run_next()
+        catch_up = await store.get(tool.hook.name)
+        assert catch_up
+        if not catch_up.is_open:
+            break
+    return catch_up
+
+
+async def visit_count(tool: ConnectedTool) -> int:
+    return len(await tool.context.ledger.task_ids("queued"))
+
+
+async def test_no_visit_of_the_past_is_created_unasked(tool: ConnectedTool) -> None:
+    calendar = tool.vendor.calendar
+    for days in (1, 20, 300):
+        over = calendar.book(NOW - timedelta(days=days), f"past-{days}@example.com")
+        calendar.complete(over.number)
+    calendar.book(TOMORROW, "coming@example.com")
+
+    ended = await run(tool, calendar.now() + timedelta(seconds=2))
+
+    assert "done" == ended.status
+    assert 1 == await visit_count(tool)
+
+
+async def test_the_past_is_stored_if_a_person_asks_for_it(tool: ConnectedTool) -> None:
+    tool.vendor.calendar.book(NOW - timedelta(days=20), "past@example.com")
+
+    ended = await run(tool, NOW - timedelta(days=30))
+
+    assert ("done", 1) == (ended.status, await visit_count(tool))
+
+
+async def test_catching_up_twice_stores_nothing_new(tool: ConnectedTool) -> None:
+    tool.vendor.calendar.book(TOMORROW, "coming@example.com")
+    await run(tool, datetime.now(UTC))
+    deliveries = await tool.context.ledger.redis.command("ZCARD", f"bell:deliveries:{tool.hook.name}")
+
+    again = await run(tool, datetime.now(UTC))
+
+    assert 0 == again.counts.get("changed", 0)
+    assert deliveries == await tool.context.ledger.redis.command("ZCARD", f"bell:deliveries:{tool.hook.name}")
+
+
+async def test_a_cancelled_appointment_of_a_visit_is_stored_when_it_is_over(calendly: ConnectedTool) -> None:
+    """Doorbell has the visit, so nobody is asked wrongly: the visit is only cancelled."""
+    booked = calendly.vendor.calendar.book(NOW - timedelta(days=2), "over@example.com")
+    await run(calendly, NOW - timedelta(days=3))
+    calendly.vendor.calendar.cancel(booked.number)
+
+    ended = await run(calendly, NOW - timedelta(days=3))
+
+    assert {"changed": 1} == ended.counts
+
+
+async def test_a_plan_counts_and_stores_nothing(calendly: ConnectedTool) -> None:
+    calendly.vendor.calendar.book(NOW - timedelta(days=2), "past@example.com")
+    calendly.vendor.calendar.book(TOMORROW, "coming@example.com")
+    requests = CatchUpRequests(
+        calendly.context, Actions(calendly.context.ledger, calendly.context.settings, Actor("ada", "operator"))
+    )
+
+    plan = await requests.plan("calendly", NOW - timedelta(days=3))
+
+    assert ({"changed": 2, "unchanged": 0, "past": 0, "unclear": 0}, 1) == (plan.counts, plan.new_past)
+    assert 0 == await visit_count(calendly)
+
+
+async def test_a_catch_up_continues_where_another_worker_stopped(
+    calendly: ConnectedTool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(6):
+        calendly.vendor.calendar.book(TOMORROW + timedelta(hours=number), f"{number}@example.com")
+    calendly.vendor.faults = replace(calendly.vendor.faults, page_size=1)
+    monkeypatch.setattr("app.connections.catch_up.TURN_S", 0)  # every turn ends after one page
+
+    ended = await run(calendly, datetime.now(UTC))
+
+    assert ("done", {"changed": 6}) == (ended.status, ended.counts)
+    paths = [path for method, path, _ in calendly.vendor.requests if path.endswith("/invitees")]
+    assert len(paths) == len(set(paths)), "a page was read twice"
+
+
+async def test_a_cancelled_catch_up_stops(calendly: ConnectedTool) -> None:
+    calendly.vendor.calendar.book(TOMORROW, "coming@example.com")
+    store = store_of(calendly.context)
+    catch_up = new_catch_up("calendly", datetime.now(UTC), "ada", "operator")
+    await store.save(catch_up)
+    await store.cancel("calendly", catch_up.id)
+
+    ended = await run(calendly)
+
+    assert ("cancelled", 0) == (ended.status, await visit_count(calendly))
+
+
+async def test_a_tool_that_is_down_is_asked_again_later(calendly: ConnectedTool) -> None:
+    calendly.vendor.calendar.book(TOMORROW, "coming@example.com")
+    calendly.vendor.faults = replace(calendly.vendor.faults, down=True)
+    await store_of(calendly.context).save(new_catch_up("calendly", datetime.now(UTC), "ada", "operator"))
+    runner = CatchUpRunner(calendly.context, StoredHooks(calendly.context.ledger.redis, calendly.context.settings))
+
+    await runner.run_next()
+
+    waiting = await store_of(calendly.context).get("calendly")
+    assert waiting
+    assert (True, 1) == (waiting.is_open, waiting.failed_attempts)
+    assert "Calendly cannot be reached" in waiting.problem
+
+
+async def test_rejected_credentials_end_a_catch_up_with_a_sentence(calendly: ConnectedTool) -> None:
+    calendly.vendor.faults = replace(calendly.vendor.faults, unauthorized=True)
+
+    ended = await run(calendly, datetime.now(UTC))
+
+    assert ("failed", "Calendly rejects the credentials (401): The access token is invalid") == (
+        ended.status,
+        ended.problem,
+    )
+
+
+async def test_listed_deliveries_do_not_count_as_webhooks(calendly: ConnectedTool) -> None:
+    calendly.vendor.calendar.book(TOMORROW, "coming@example.com")
+    await run(calendly, datetime.now(UTC))
+
+    [id] = await calendly.context.ledger.redis.command("ZRANGE", "bell:deliveries:calendly", 0, -1)
+    assert is_listed(id.decode())
+    assert [] == await delivery_times(calendly.context.ledger.redis, "calendly")
+
+
+async def test_what_remains_is_encrypted(calendly: ConnectedTool, monkeypatch: pytest.MonkeyPatch) -> None:
+    calendly.vendor.calendar.book(TOMORROW, "coming@example.com")
+    monkeypatch.setattr("app.connections.catch_up.TURN_S", 0)
+    await store_of(calendly.context).save(new_catch_up("calendly", datetime.now(UTC), "ada", "operator"))
+    runner = CatchUpRunner(calendly.context, StoredHooks(calendly.context.ledger.redis, calendly.context.settings))
+
+    await runner.run_next()
+
+    stored = b"".join(await calendly.context.ledger.redis.command("HGETALL", "bell:catch-up:calendly"))
+    assert b"Main Street" not in stored
+    assert b"scheduled_events" not in stored
+
+
+async def test_a_daily_catch_up_starts_once_a_day(redis: Redis) -> None:
+    async with connected_tool("calcom", redis) as tool:
+        runner = CatchUpRunner(tool.context, StoredHooks(redis, tool.context.settings))
+        await runner.start_daily()
+        first = await store_of(tool.context).get("calcom")
+        await run(tool)
+        await runner.start_daily()
+        second = await store_of(tool.context).get("calcom")
+
+    assert first
+    assert second
+    assert ("daily", first.id) == (first.cause, second.id)
+
+
+async def test_a_tool_that_retries_is_not_listed_daily(calendly: ConnectedTool) -> None:
+    runner = CatchUpRunner(calendly.context, StoredHooks(calendly.context.ledger.redis, calendly.context.settings))
+
+    await runner.start_daily()
+
+    assert await store_of(calendly.context).get("calendly") is None

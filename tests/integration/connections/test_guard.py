@@ -1,0 +1,167 @@
+"""The check of a connection: what a worker sees at the tool, and what it does then."""
+
+import time
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from app.connections.catch_up import CatchUpRunner, store_of
+from app.connections.connector import connection_lock
+from app.connections.guard import Guard
+from app.connections.stored_hooks import StoredHooks
+from app.ledger.connection_states import ConnectionState, Health
+from app.ledger.ids import TaskId
+from app.ledger.redis import Redis
+from app.operators.activity_log import ActivityLog
+from app.operators.filter import ActivityFilter
+from app.visits.change import external_id
+from tests.support.vendors import ConnectedTool, connected_tool
+
+TOMORROW = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) + timedelta(days=1)
+
+
+@pytest.fixture
+async def tool(redis: Redis) -> AsyncIterator[ConnectedTool]:
+    """Return a tool whose hook is connected by Doorbell."""
+    async with connected_tool("calendly", redis) as tool:
+        await tool.reconcile(is_secret_new=True)
+        yield tool
+
+
+async def managed(tool: ConnectedTool) -> None:
+    await tool.states.save(replace(await tool.states.get("calendly"), connected_by="ada", healthy_at_ms=_now_ms()))
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)
+
+
+def guard(tool: ConnectedTool) -> Guard:
+    return Guard(tool.context, StoredHooks(tool.context.ledger.redis, tool.context.settings))
+
+
+async def check(tool: ConnectedTool) -> ConnectionState:
+    async with connection_lock(tool.context, tool.hook.name):
+        return await guard(tool).check(tool.hook)
+
+
+async def activities(tool: ConnectedTool) -> list[str]:
+    rows = (await ActivityLog(tool.context.ledger).newest(ActivityFilter())).rows
+    return [f"{row.actor} {row.action} {row.target}" for row in reversed(rows)]
+
+
+async def test_an_active_subscription_is_healthy(tool: ConnectedTool) -> None:
+    state = await check(tool)
+
+    assert "healthy" == state.state
+    assert _now_ms() - 5_000 < state.checked_at_ms <= _now_ms()
+    assert state.healthy_at_ms == state.checked_at_ms
+    assert await tool.states.get("calendly") == state
+
+
+async def test_the_next_check_has_a_random_delay(tool: ConnectedTool) -> None:
+    before = _now_ms()
+    delays_s = [((await check(tool)).next_check_ms - before) / 1000 for _ in range(10)]
+
+    assert len({round(delay_s) for delay_s in delays_s}) > 1
+    assert all(800 < delay_s < 1_000 for delay_s in delays_s)
+
+
+@pytest.mark.parametrize("problem", ["disabled", "missing"])
+async def test_a_lost_subscription_is_created_again(tool: ConnectedTool, problem: Health) -> None:
+    await managed(tool)
+    old = set(tool.vendor.subscriptions)
+    tool.vendor.disable_all() if problem == "disabled" else tool.vendor.subscriptions.clear()
+
+    state = await check(tool)
+
+    assert ("healthy", True) == (state.state, state.detail.startswith(f"it was {problem}"))
+    assert old.isdisjoint(tool.vendor.subscriptions)
+    assert [True] == [stored.is_active for stored in tool.vendor.subscriptions.values()]
+    assert [
+        f"Doorbell noticed connection calendly: {problem}",
+        f"Doorbell repaired connection calendly: it was {problem}",
+    ] == (await activities(tool))
+
+
+@pytest.mark.parametrize("problem", ["disabled", "missing"])
+async def test_a_subscription_that_doorbell_did_not_make_is_only_reported(tool: ConnectedTool, problem: Health) -> None:
+    tool.vendor.disable_all() if problem == "disabled" else tool.vendor.subscriptions.clear()
+    count = len(tool.vendor.subscriptions)
+
+    state = await check(tool)
+
+    assert (problem, count) == (state.state, len(tool.vendor.subscriptions))
+    assert "doorbell connect calendly" in state.detail
+
+
+async def test_failing_deliveries_degrade_a_connection_until_one_arrives(tool: ConnectedTool) -> None:
+    [stored] = tool.vendor.subscriptions.values()
+    stored.failing_since = datetime.now(UTC)
+
+    degraded = await check(tool)
+    await tool.context.ledger.redis.command("ZADD", "bell:deliveries:calendly", _now_ms() + 1_000, "d1")
+    healthy = await check(tool)
+
+    assert ("degraded", "healthy") == (degraded.state, healthy.state)
+    assert "Calendly reports failing deliveries since" in degraded.detail
+
+
+async def test_rejected_credentials_are_reported(tool: ConnectedTool) -> None:
+    tool.vendor.faults = replace(tool.vendor.faults, unauthorized=True)
+
+    expired = await check(tool)
+    tool.vendor.faults = replace(tool.vendor.faults, unauthorized=False)
+    healthy = await check(tool)
+
+    assert ("credentials_expired", "healthy") == (expired.state, healthy.state)
+    assert "Calendly rejects the credentials (401): The access token is invalid" == expired.detail
+
+
+async def test_a_tool_that_does_not_answer_changes_no_state(tool: ConnectedTool) -> None:
+    healthy = await check(tool)
+    tool.vendor.faults = replace(tool.vendor.faults, down=True)
+
+    state = await check(tool)
+
+    assert ("healthy", healthy.checked_at_ms) == (state.state, state.checked_at_ms)
+    assert state.next_check_ms < _now_ms() + 61_000
+    assert "Calendly cannot be reached" in state.detail
+
+
+async def test_only_due_connections_are_checked(tool: ConnectedTool) -> None:
+    await guard(tool).check_due()
+    count = len(tool.vendor.requests)
+    await guard(tool).check_due()
+
+    assert count == len(tool.vendor.requests)
+
+
+async def test_two_workers_check_a_connection_once(tool: ConnectedTool) -> None:
+    await tool.states.save(replace(await tool.states.get("calendly"), next_check_ms=0))
+    tool.vendor.requests.clear()
+    async with connection_lock(tool.context, "calendly"):
+        await guard(tool).check_due()
+
+    assert [] == tool.vendor.requests
+
+
+async def test_what_was_missed_is_stored_after_a_repair(tool: ConnectedTool) -> None:
+    await managed(tool)
+    tool.vendor.disable_all()
+    calendar = tool.vendor.calendar
+    lost = calendar.book(TOMORROW, "lost@example.com")
+    calendar.book(TOMORROW - timedelta(days=30), "past@example.com")
+    await tool.vendor.sent_all()
+
+    await check(tool)
+    runner = CatchUpRunner(tool.context, StoredHooks(tool.context.ledger.redis, tool.context.settings))
+    await runner.run_next()
+
+    ended = await store_of(tool.context).get("calendly")
+    assert ended
+    assert ("done", "repaired", {"changed": 1}) == (ended.status, ended.cause, ended.counts)
+    visit = await tool.context.ledger.load_task(TaskId.visit("main", external_id("calendly", f"IN{lost.number}M0")))
+    assert "queued" == visit.state
