@@ -73,10 +73,18 @@ def _start(stack: ExitStack, redis_url: str, state: str) -> WebProcess:
     return stack.enter_context(start_web(redis_url, **ENV))
 
 
-@pytest.fixture(scope="module", params=["with a console", "without a console", "without Redis", "busy"])
-def web(request: pytest.FixtureRequest, redis_url: str) -> Iterator[WebProcess]:
+STATES = ["with a console", "without a console", "without Redis", "busy"]
+
+
+@pytest.fixture(scope="module", params=STATES)
+def state(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def web(state: str, redis_url: str) -> Iterator[WebProcess]:
     with ExitStack() as stack:
-        yield _start(stack, redis_url, request.param)
+        yield _start(stack, redis_url, state)
 
 
 def responses(web: WebProcess, requests: list[bytes], *, hangs_up: bool = False) -> dict[int, bytes]:
@@ -95,10 +103,13 @@ def undocumented(first_requests: dict[int, bytes]) -> dict[int, bytes]:
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_at_every_path_gets_a_documented_status(web: WebProcess, method: str) -> None:
-    paths = [*(shape.format(hook) for shape in PATH_SHAPES for hook in HOOKS), *OTHER_PATHS]
+def test_every_method_at_every_path_gets_a_documented_status(web: WebProcess, state: str, method: str) -> None:
+    pairs = [(m, n) for m in range(len(PATH_SHAPES)) for n in range(len(HOOKS))]
+    if state != STATES[0]:  # a third, with all pairs of method and shape, of method and hook, and of shape and hook
+        pairs = [(m, n) for m, n in pairs if (m + n + METHODS.index(method)) % 3 == 0]
+    paths = [PATH_SHAPES[m].format(HOOKS[n]) for m, n in pairs]
 
-    assert {} == undocumented(responses(web, [request(path, method) for path in paths]))
+    assert {} == undocumented(responses(web, [request(path, method) for path in [*paths, *OTHER_PATHS]]))
 
 
 def test_every_signed_request_gets_a_documented_status(web: WebProcess) -> None:
