@@ -26,7 +26,6 @@ from app.cli.output import (
 )
 from app.cli.session import actions, run_with_ledger
 from app.connections.catch_up_requests import CatchUpPlan, CatchUpRequests
-from app.connections.connector import NotSubscribable
 from app.connections.context import ToolContext
 from app.ledger.catch_ups import RESULTS, CatchUp
 from app.ledger.ledger import Ledger
@@ -86,13 +85,10 @@ def _run(hook: str, step: Callable[[CatchUpRequests], Awaitable[T]]) -> T:
     async def run(ledger: Ledger, settings: Settings) -> T:
         if hook not in settings.hooks:
             exit_with(NOTHING_MATCHED, f"there is no hook {hook}{did_you_mean(hook, settings.hooks)}")
-        try:
-            with tool_errors(settings.source_for(hook).definition.title):
-                async with http_client(5) as http:
-                    context = ToolContext(settings, ledger, http)
-                    return await step(CatchUpRequests(context, actions(ledger, settings)))
-        except NotSubscribable as error:
-            exit_with(CHECK_FAILED, str(error))
+        with tool_errors(settings.source_for(hook).definition.title):
+            async with http_client(5) as http:
+                context = ToolContext(settings, ledger, http)
+                return await step(CatchUpRequests(context, actions(ledger, settings)))
 
     return run_with_ledger(run)
 

@@ -24,21 +24,17 @@ from app.cli.output import (
 )
 from app.cli.session import actions, run_with_ledger
 from app.connections.connect import Connected, Connections, ConnectRequest, first_delivery
-from app.connections.connector import describe
+from app.connections.connector import OUTAGES, REFUSALS, describe
 from app.connections.context import ToolContext
 from app.connections.stored_hooks import StoredHooks
-from app.connections.tool_api import CredentialsMissing
-from app.ledger.leases import LockContended
 from app.ledger.ledger import Ledger
 from app.ledger.times import iso_timestamp
 from app.operators.connections import load_connections
 from app.operators.setup_steps import setup_steps
 from app.settings.model import Settings
-from app.visits.client import ClientError, Unauthorized, VisitsApiError, http_client
-from app.webhooks.payload import Untranslatable
+from app.visits.client import http_client
 from app.webhooks.registry import load_sources
 from app.webhooks.source import LoadedSource
-from app.webhooks.subscription import Refused
 
 T = TypeVar("T")
 #: How long `connect` waits for the first delivery.
@@ -139,14 +135,10 @@ def tool_errors(title: str) -> Iterator[None]:
     """End the command with a sentence if the tool refuses something, or cannot be reached."""
     try:
         yield
-    except (Refused, ClientError, Unauthorized, Untranslatable) as error:
+    except REFUSALS as error:
         exit_with(CHECK_FAILED, describe(error, title))
-    except CredentialsMissing as missing:
-        exit_with(CHECK_FAILED, f"credentials are missing: {missing}")
-    except VisitsApiError as error:
+    except OUTAGES as error:
         exit_with(UNREACHABLE, describe(error, title))
-    except LockContended:
-        exit_with(UNREACHABLE, "another process works on this connection: try again in a minute")
 
 
 def _read_values(tool: LoadedSource, settings: Settings, hook: str) -> dict[str, str]:

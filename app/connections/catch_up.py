@@ -311,7 +311,7 @@ def ended(catch_up: CatchUp, status: CatchUpStatus, problem: str = "") -> CatchU
 
 def after_error(catch_up: CatchUp, error: Exception, title: str) -> CatchUp:
     """Return the catch-up after a failed call: it waits, or it failed for good."""
-    sentence = str(error) if isinstance(error, CredentialsMissing) else describe(error, title)
+    sentence = describe(error, title)
     can_retry = isinstance(error, VisitsApiError) and not isinstance(error, ClientError | Unauthorized)
     attempts = catch_up.failed_attempts + 1
     if not can_retry or attempts > MAX_FAILED_ATTEMPTS:

@@ -25,6 +25,8 @@ from app.webhooks.source import LoadedSource
 from app.webhooks.subscription import Refused
 
 FIRST_DELIVERY_POLL_S = 0.5
+#: How many deliveries are searched for the first webhook: an import may have stored many before it.
+MAX_DELIVERIES, DELIVERIES_PER_CALL = 20_000, 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,10 @@ class Connections:
         if not settings.public_url:
             rule = "is required: the tool sends its webhooks there"
             raise SettingsError([Problem("PUBLIC_URL", rule, fix="Set it to the URL of this Doorbell.")])
+        if request.hook in settings.hooks and (source := settings.source_for(request.hook).name) != request.source:
+            raise SettingsError(
+                [Problem("NAME", f"the hook {request.hook} is one of {source}", fix="Use another name.")]
+            )
         async with connection_lock(self._context, request.hook):
             return await self._connect(request)
 
@@ -128,9 +134,6 @@ class Connections:
 
     def _environment_hook(self, request: ConnectRequest) -> HookSettings:
         hook = self._context.settings.environment_hooks[request.hook]
-        if (hook.source or request.hook) != request.source:
-            rule = f"the hook {request.hook} of the environment is one of {hook.source or request.hook}"
-            raise SettingsError([Problem("--hook", rule, fix="Use another name.")])
         differing = {name for name, value in request.credentials.items() if hook.credentials.get(name) != value}
         differing |= {name for name, value in request.settings.items() if getattr(hook, name) != value}
         if differing or (request.secret and request.secret not in hook.secrets):
@@ -227,13 +230,23 @@ def healthy_state(before: ConnectionState, reconciled: Reconciled, url: str, acc
     )
 
 
+async def find_first_delivery(ledger: Ledger, hook: str, since_ms: int) -> str:
+    """Return the id of the first webhook since since_ms; empty if there is none. Listed appointments are not webhooks."""
+    for start in range(0, MAX_DELIVERIES, DELIVERIES_PER_CALL):
+        limit = ("LIMIT", start, DELIVERIES_PER_CALL)
+        ids = await ledger.redis.command("ZRANGEBYSCORE", f"{keys.DELIVERIES}{hook}", since_ms, "+inf", *limit)
+        if webhook := next((id.decode() for id in ids if not is_listed(id.decode())), ""):
+            return webhook
+        if len(ids) < DELIVERIES_PER_CALL:
+            break
+    return ""
+
+
 async def first_delivery(ledger: Ledger, hook: str, since_ms: int, timeout_s: float) -> str:
     """Wait for a webhook that arrives after since_ms, and return its id; empty if none arrives in time."""
     deadline = time.monotonic() + timeout_s
     while True:
-        ids = await ledger.redis.command("ZRANGEBYSCORE", f"{keys.DELIVERIES}{hook}", since_ms, "+inf", "LIMIT", 0, 100)
-        if webhook := next((id.decode() for id in ids if not is_listed(id.decode())), ""):
+        webhook = await find_first_delivery(ledger, hook, since_ms)
+        if webhook or time.monotonic() > deadline:
             return webhook
-        if time.monotonic() > deadline:
-            return ""
         await asyncio.sleep(FIRST_DELIVERY_POLL_S)

@@ -14,13 +14,13 @@ from datetime import datetime
 import orjson
 
 from app.connections.context import CallContext
-from app.connections.tool_api import ToolApi
+from app.connections.tool_api import CredentialsMissing, ToolApi
 from app.ledger import keys
 from app.ledger.connection_states import ConnectionStates
 from app.ledger.ids import new_token
 from app.ledger.leases import LockContended
 from app.settings.model import Hook
-from app.visits.client import ClientError, RateLimited, Unauthorized
+from app.visits.client import ClientError, RateLimited, Unauthorized, VisitsApiError
 from app.webhooks.fetching import RecordRequest
 from app.webhooks.payload import Payload, Untranslatable
 from app.webhooks.subscription import ApiResponse, Refused, Subscription, SubscriptionState, Target
@@ -30,10 +30,17 @@ LOCK_TTL_S, LOCK_WAIT_S = 120.0, 15.0
 #: The most pages of subscriptions to read, and the longest wait after a 429.
 MAX_PAGES, MAX_WAIT_S, MAX_ATTEMPTS = 20, 20.0, 4
 NO_ACCOUNT = Payload(None, "account")
+#: Shorter credentials, such as the id of a site, are not secret.
+MIN_SECRET_CHARS = 8
 
 
 class NotSubscribable(Exception):
     """The tool has no API for subscriptions. The message is a sentence."""
+
+
+#: What a step raises if the tool refuses it, and if it may succeed later. The first are to be caught first.
+REFUSALS = (Refused, ClientError, Unauthorized, Untranslatable, CredentialsMissing, NotSubscribable)
+OUTAGES = (VisitsApiError, LockContended)
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,10 +238,18 @@ class Connector:
                     raise
                 await asyncio.sleep(wait_s)
             except (ClientError, Unauthorized) as error:
+                error.response_text = self._without_secrets(error.response_text)
                 if sentence := self._refusal(error):
                     raise Refused(sentence) from error
                 raise
         raise AssertionError("unreachable")
+
+    def _without_secrets(self, text: str) -> str:
+        """Hide what a tool repeats of a request: the text is shown, and stored."""
+        settings = self._hook.settings
+        for secret in filter(None, (*settings.credentials.values(), *settings.secrets)):
+            text = text.replace(secret, "•••") if len(secret) >= MIN_SECRET_CHARS else text
+        return text
 
     def _refusal(self, error: ClientError | Unauthorized) -> str | None:
         """Return the sentence for a refused request; None if there is no better one than the tool's own."""
@@ -285,8 +300,12 @@ def _parse(text: str) -> Payload:
 def describe(error: Exception, title: str) -> str:
     """Return the sentence for a failed step. The quoted response of the tool has no personal data of customers."""
     match error:
-        case Refused():
+        case Refused() | NotSubscribable():
             return str(error)
+        case CredentialsMissing():
+            return f"credentials are missing: {error}"
+        case LockContended():
+            return "another process works on this connection: try again in a minute"
         case Untranslatable():
             return f"{title} answered in a form that is not documented: {error}"
         case Unauthorized():

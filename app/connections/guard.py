@@ -66,9 +66,7 @@ class Guard:
         try:
             after = await self._examine(hook, before)
         except (Unauthorized, Refused, CredentialsMissing) as error:
-            detail = (
-                str(error) if isinstance(error, CredentialsMissing) else describe(error, hook.source.definition.title)
-            )
+            detail = describe(error, hook.source.definition.title)
             after = replace(before, state="credentials_expired", detail=detail, checked_at_ms=_now_ms())
         except (VisitsApiError, Untranslatable) as error:
             wait_s = error.wait_s if isinstance(error, RateLimited) and error.wait_s else RETRY_S

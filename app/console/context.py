@@ -3,6 +3,7 @@
 import httpx
 from starlette.requests import HTTPConnection, Request
 
+from app.connections.context import ToolContext
 from app.connections.stored_hooks import StoredHooks
 from app.console.events import EventHub
 from app.console.form_tokens import FormTokens
@@ -39,15 +40,23 @@ class ConsoleContext:
         self.operations = Operations(ledger, settings)
         self.events = EventHub(ledger, settings)
         self._visits_api: httpx.AsyncClient | None = None
+        self._tools: ToolContext | None = None
 
     @property
     def visits_api(self) -> httpx.AsyncClient:
         self._visits_api = self._visits_api or http_client(5)
         return self._visits_api
 
+    @property
+    def tools(self) -> ToolContext:
+        """What calls to the tools need."""
+        self._tools = self._tools or ToolContext(self.settings, self.ledger, http_client(5))
+        return self._tools
+
     async def close(self) -> None:
-        if self._visits_api:
-            await self._visits_api.aclose()
+        for http in (self._visits_api, self._tools and self._tools.http):
+            if http:
+                await http.aclose()
 
 
 def actions(request: Request) -> Actions:
