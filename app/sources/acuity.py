@@ -60,7 +60,12 @@ a cancellation or a no-show either: Doorbell uses the time at which it first fet
 
 SOURCE = Source(
     title="Acuity Scheduling",
+    is_common=True,
     docs="https://developers.acuityscheduling.com/docs/webhooks",
+    credential_help={
+        "USER_ID": ("User ID", "In Acuity: Integrations, API, “View credentials”. Log in as the main admin."),
+        "API_KEY": ("API key", "In the same place, below the user ID."),
+    },
     evidence="second-hand",
     signature=Hmac(header="X-Acuity-Signature", encoding="base64"),
     setup=SETUP,

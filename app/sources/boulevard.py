@@ -75,6 +75,11 @@ def _key(secret: str) -> bytes:
 SOURCE = Source(
     title="Boulevard",
     docs="https://developers.joinblvd.com",
+    credential_help={
+        "API_KEY": ("API key", "In Boulevard: Settings, Developers. Make an application for the Admin API."),
+        "API_SECRET": ("API secret", "In the same place, next to the key."),
+        "BUSINESS_ID": ("Business ID", "The part of your business's id after urn:blvd:Business:"),
+    },
     evidence="recalled",
     signature=Hmac(
         header="x-blvd-hmac-sha256",

@@ -90,7 +90,11 @@ a reason and without `iCalSequence` looks like a new booking.
 
 SOURCE = Source(
     title="Cal.com",
+    is_common=True,
     docs="https://cal.com/docs/developing/guides/automation/webhooks",
+    credential_help={
+        "TOKEN": ("API key", "In Cal.com: Settings, Developer, API keys."),
+    },
     signature=Hmac(header="X-Cal-Signature-256", min_key_bytes=MIN_CHOSEN_SECRET_BYTES),
     setup=SETUP,
     evidence="vendor",

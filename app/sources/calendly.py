@@ -59,7 +59,15 @@ made while booking.
 
 SOURCE = Source(
     title="Calendly",
+    is_common=True,
     docs="https://developer.calendly.com/api-docs/overview/webhooks/webhook-signatures",
+    credential_help={
+        "TOKEN": (
+            "Personal access token",
+            "In Calendly: Integrations, “API and webhooks”. Create it as an owner or admin of the organization. "
+            "Webhooks need a paid plan of Calendly.",
+        ),
+    },
     evidence="second-hand",
     signature=Hmac(
         header="Calendly-Webhook-Signature",

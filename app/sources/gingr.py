@@ -42,6 +42,12 @@ amounts: the invoice in the event is not signed. If Gingr sends times without an
 SOURCE = Source(
     title="Gingr",
     docs="https://support.gingrapp.com/hc/en-us/articles/360056549612-Webhooks",
+    credential_help={
+        "API_KEY": (
+            "API key",
+            "In Gingr: Reports and More, Users, Edit User, API Keys. The user needs the permission “Can Access API”.",
+        ),
+    },
     evidence="second-hand",
     signature=AllOf(PathToken(), FieldsHmac("signature", (("webhook_type",), ("entity_id",), ("entity_type",)))),
     setup=SETUP,

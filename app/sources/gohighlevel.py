@@ -71,6 +71,12 @@ def _webhook_id(event: Event) -> str | None:
 SOURCE = Source(
     title="GoHighLevel",
     docs="https://github.com/GoHighLevel/highlevel-api-docs",
+    credential_help={
+        "TOKEN": ("Token of a private integration", "If you have one, it is all that is needed here."),
+        "CLIENT_ID": ("Client ID", "In the GoHighLevel Marketplace: your app."),
+        "CLIENT_SECRET": ("Client secret", "In the same place, next to the client ID."),
+        "REFRESH_TOKEN": ("Refresh token", "From the installation of the app in your location."),
+    },
     evidence="recalled",
     signature=FirstPresent(PublicKey("X-GHL-Signature", "ed25519"), PublicKey("X-WH-Signature", "rsa-sha256")),
     setup=SETUP,

@@ -50,6 +50,7 @@ SENT_AT = "Api-Timestamp"
 
 SOURCE = Source(
     title="Housecall Pro",
+    is_common=True,
     docs="https://docs.housecallpro.com/docs/housecall-public-api/46e9e1be07621-webhooks",
     signature=Hmac(header="Api-Signature", timestamp_header=SENT_AT, signs="{t}.{body}", tolerance_s=300, lenient=True),
     setup=SETUP,

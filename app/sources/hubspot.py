@@ -78,7 +78,17 @@ def _delivery_id(event: Event) -> str:
 
 SOURCE = Source(
     title="HubSpot Meetings",
+    is_common=True,
     docs="https://developers.hubspot.com/docs/api/webhooks",
+    credential_help={
+        "TOKEN": (
+            "Access token of a private app",
+            "In HubSpot: Settings, Integrations, Private Apps. It is all that is needed here.",
+        ),
+        "CLIENT_ID": ("Client ID", "Of a public app: in its settings, under Auth."),
+        "CLIENT_SECRET": ("Client secret", "In the same place, next to the client ID."),
+        "REFRESH_TOKEN": ("Refresh token", "From the installation of the app in your account."),
+    },
     evidence="recalled",
     signature=Hmac(
         header="X-HubSpot-Signature-v3",

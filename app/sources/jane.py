@@ -51,6 +51,11 @@ def _clinic(event: Event) -> str | None:
 SOURCE = Source(
     title="Jane App",
     docs="https://developers.jane.app/docs/webhooks",
+    credential_help={
+        "CLIENT_ID": ("Client ID", "From Jane's Developer Platform, as an approved partner."),
+        "CLIENT_SECRET": ("Client secret", "In the same place, next to the client ID."),
+        "REFRESH_TOKEN": ("Refresh token", "From connecting the clinic, with the scope offline_access."),
+    },
     evidence="recalled",
     signature=Hmac("X-Jane-Signature", prefix="sha256="),
     setup=SETUP,

@@ -59,7 +59,13 @@ integrations switch off for each client that they create. Jobber sends no no-sho
 
 SOURCE = Source(
     title="Jobber",
+    is_common=True,
     docs="https://developer.getjobber.com/docs/using_jobbers_api/setting_up_webhooks",
+    credential_help={
+        "CLIENT_ID": ("Client ID", "In Jobber's Developer Center: your app."),
+        "CLIENT_SECRET": ("Client secret", "In the same place, next to the client ID."),
+        "REFRESH_TOKEN": ("Refresh token", "From connecting the app to your account."),
+    },
     signature=Hmac(header="X-Jobber-Hmac-SHA256", encoding="base64"),
     setup=SETUP,
     evidence="second-hand",

@@ -96,7 +96,17 @@ class StaffLogin:
 
 SOURCE = Source(
     title="Mindbody",
+    is_common=True,
     docs="https://developers.mindbodyonline.com/WebhooksDocumentation",
+    credential_help={
+        "API_KEY": ("API key", "In Mindbody's developer portal, after going live."),
+        "SITE_ID": ("Site ID", "The number of the business in Mindbody."),
+        "USERNAME": (
+            "User name",
+            "Of a staff user who may see appointments and clients, or of your source (_SourceName).",
+        ),
+        "PASSWORD": ("Password", "The password of that user or source."),
+    },
     evidence="recalled",
     signature=Hmac(header="X-Mindbody-Signature", encoding="base64", prefix="sha256="),
     setup=SETUP,

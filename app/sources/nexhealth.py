@@ -95,6 +95,9 @@ def _practice(event: Event) -> str | None:
 SOURCE = Source(
     title="NexHealth",
     docs="https://docs.nexhealth.com/docs/webhooks",
+    credential_help={
+        "API_KEY": ("API key", "In the NexHealth Developer Portal."),
+    },
     evidence="second-hand",
     signature=Hmac(
         "signature",

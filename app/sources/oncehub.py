@@ -68,6 +68,13 @@ def _event_id(event: Event) -> str | None:
 SOURCE = Source(
     title="OnceHub",
     docs="https://developers.oncehub.com/docs/webhooks/webhook-signatures",
+    credential_help={
+        "API_KEY": (
+            "API key",
+            "In OnceHub: the gear menu, Account integrations, “API and webhooks”. It is shown once. The API "
+            "needs a plan that includes it (Enterprise).",
+        ),
+    },
     evidence="second-hand",
     signature=Hmac(header="Oncehub-Signature", fields=("t", "s"), signs="{t}.{body}"),
     setup=SETUP,

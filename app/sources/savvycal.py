@@ -73,6 +73,15 @@ def _payload_id(event: Event) -> str | None:
 SOURCE = Source(
     title="SavvyCal",
     docs="https://savvycal.com/docs/api/webhooks",
+    credential_help={
+        "TOKEN": (
+            "Personal token",
+            "In SavvyCal: Settings, Developer. Create a personal token, and copy its private key.",
+        ),
+        "CLIENT_ID": ("Client ID", "Of an app with OAuth, instead of a personal token."),
+        "CLIENT_SECRET": ("Client secret", "In the same place, next to the client ID."),
+        "REFRESH_TOKEN": ("Refresh token", "From connecting the app to your account."),
+    },
     evidence="second-hand",
     signature=Hmac(header="x-savvycal-signature", lenient=True),
     setup=SETUP,

@@ -89,6 +89,16 @@ class Key:
 SOURCE = Source(
     title="ServiceM8",
     docs="https://developer.servicem8.com/docs/webhooks-overview",
+    credential_help={
+        "TOKEN": (
+            "API key",
+            "In ServiceM8: Settings, API Keys. Create a key that may read the account, jobs, the schedule, "
+            "contacts and payments.",
+        ),
+        "CLIENT_ID": ("Client ID", "Of a public add-on, instead of an API key."),
+        "CLIENT_SECRET": ("Client secret", "In the same place, next to the client ID."),
+        "REFRESH_TOKEN": ("Refresh token", "From connecting the add-on to your account."),
+    },
     evidence="recalled",
     signature=FirstPresent(Jwt("HS256", expires=False), PathToken()),
     setup=SETUP,

@@ -73,6 +73,13 @@ def _location(event: Event) -> str | None:
 SOURCE = Source(
     title="Shopmonkey",
     docs="https://shopmonkey.dev/webhooks",
+    credential_help={
+        "TOKEN": (
+            "API key",
+            "In Shopmonkey: Settings, Integration, API Keys. Create it as a user who may manage webhooks and "
+            "read appointments, orders and customers.",
+        ),
+    },
     evidence="recalled",
     signature=StandardWebhooks(key=_key),
     setup=SETUP,

@@ -60,6 +60,11 @@ class Signed:
 SOURCE = Source(
     title="SimplyBook.me",
     docs="https://github.com/vetalsimplybook/simplybook_callback_example_php",
+    credential_help={
+        "COMPANY": ("Company login", "In SimplyBook.me: Custom Features, API, Settings. Enable the API first."),
+        "API_KEY": ("API key", "In the same place."),
+        "API_SECRET": ("Secret key", "In the same place."),
+    },
     evidence="recalled",
     signature=PathToken(),
     setup=SETUP,

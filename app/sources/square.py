@@ -68,7 +68,11 @@ API_VERSION = "2025-07-16"
 
 SOURCE = Source(
     title="Square Appointments",
+    is_common=True,
     docs="https://developer.squareup.com/docs/bookings-api/use-webhooks",
+    credential_help={
+        "TOKEN": ("Access token", "In Square's Developer Console: your application, Production."),
+    },
     signature=Hmac(header="x-square-hmacsha256-signature", signs="{url}{body}", encoding="base64"),
     setup=SETUP,
     evidence="vendor",

@@ -72,7 +72,15 @@ HOOKS__STRIPE__TENANTS to the accounts whose payments count.
 
 SOURCE = Source(
     title="Stripe",
+    is_common=True,
     docs="https://docs.stripe.com/webhooks",
+    credential_help={
+        "TOKEN": (
+            "Restricted key",
+            "In Stripe: Developers, API keys. It must be allowed to write Webhook Endpoints, and to read Events, "
+            "Charges, PaymentIntents, Checkout Sessions and Invoices.",
+        ),
+    },
     evidence="recalled",
     signature=Hmac(header="Stripe-Signature", fields=("t", "v1"), signs="{t}.{body}", tolerance_s=300),
     setup=SETUP,

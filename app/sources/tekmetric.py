@@ -46,6 +46,9 @@ parked until the completion. There are no no-shows: delete the order.
 SOURCE = Source(
     title="Tekmetric",
     docs="https://www.tekmetric.com",
+    credential_help={
+        "TOKEN": ("API token", "Ask Tekmetric for API credentials, and exchange them once, as the steps describe."),
+    },
     evidence="recalled",
     signature=PathToken(),
     setup=SETUP,

@@ -42,7 +42,15 @@ walk-in without a customer waits for one and is parked after a day. Vagaro does 
 
 SOURCE = Source(
     title="Vagaro",
+    is_common=True,
     docs="https://docs.vagaro.com/public/docs/webhook-events",
+    credential_help={
+        "CLIENT_ID": (
+            "Client ID",
+            "In Vagaro: Settings, Developers, APIs & Webhooks, APIs. The credentials must be allowed to read customers.",
+        ),
+        "CLIENT_SECRET": ("Client secret", "In the same place."),
+    },
     evidence="second-hand",
     signature=HeaderToken("X-Vagaro-Signature"),
     setup=SETUP,

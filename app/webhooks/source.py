@@ -83,6 +83,9 @@ class Source:
     """A scheduling tool, as data.
 
     docs: the vendor's page on its webhooks.
+    credential_help: by name, what the tool calls a credential, and where it shows it: for the form that connects the tool.
+        TOKEN beside others is an alternative to them.
+    is_common: known to many offices, so that lists begin with it.
     signature: the scheme; `PathToken()` or `HeaderToken(…)` for tools that sign nothing.
     bearer: the scheme for senders that cannot sign. A hook may accept it instead of the signature, or in addition.
     setup: steps for the person who connects the tool: where to click, what to select, which events the tool does not
@@ -139,6 +142,8 @@ class Source:
     sender_timeout_s: float = 3.0
     api_url: str | None = None
     credentials: Credentials | None = None
+    credential_help: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    is_common: bool = False
     token_exchange: TokenExchange | None = None
     api_headers: Mapping[str, str] = field(default_factory=dict)
     rate_limit_reset_header: str | None = None

@@ -54,6 +54,16 @@ def test_a_source_has_a_title_docs_and_setup_steps(name: str) -> None:
 
 
 @every_source
+def test_the_help_for_credentials_names_credentials_and_is_made_of_sentences(name: str) -> None:
+    source = TOOLS[name].definition
+
+    assert set(source.credential_help) <= set(source.credential_names)
+    for title, place in source.credential_help.values():
+        assert title and not title.endswith(".")
+        assert place.endswith((".", ":"))
+
+
+@every_source
 def test_the_steps_are_numbered_and_their_commands_are_valid(name: str) -> None:
     steps = setup_steps(TOOLS[name], "east", "https://doorbell.example.com/hooks/east")
 
