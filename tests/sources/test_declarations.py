@@ -59,7 +59,7 @@ def test_the_help_for_credentials_names_credentials_and_is_made_of_sentences(nam
 
     assert set(source.credential_help) <= set(source.credential_names)
     for title, place in source.credential_help.values():
-        assert title and not title.endswith(".")
+        assert title.strip(".") == title != ""
         assert place.endswith((".", ":"))
 
 
