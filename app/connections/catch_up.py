@@ -10,7 +10,7 @@ import hashlib
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -27,7 +27,7 @@ from app.ledger import keys
 from app.ledger.catch_ups import RESULTS, CatchUp, CatchUpResult, CatchUps, CatchUpStatus
 from app.ledger.connection_states import ConnectionStates
 from app.ledger.ids import TaskId, new_listed_id, new_token
-from app.ledger.leases import LockContended
+from app.ledger.leases import LockContended, exclusive
 from app.ledger.ledger import take_turn
 from app.ledger.records import DeliveryInfo, NotFound, Task
 from app.settings.model import Hook
@@ -48,8 +48,6 @@ OVERLAP = timedelta(hours=1)
 #: How long a worker works on a catch-up before others get a turn, and how many queued visits make it wait.
 TURN_S, MAX_QUEUED = 20.0, 200
 DAY_MS = 86_400_000
-#: Outlasts a turn with its last call.
-TURN_LOCK_S = 60.0
 FIRST_RETRY_S, MAX_RETRY_S, MAX_FAILED_ATTEMPTS = 10, 3_600, 30
 
 
@@ -192,7 +190,7 @@ class CatchUpRunner:
             await self._stored.refresh()  # a hook that was just connected may not be loaded yet
         for hook in hooks:
             with suppress(LockContended):
-                async with single_turn(self._context, hook):
+                async with exclusive(self._context.ledger, f"{keys.CATCH_UP}{hook}:lock"):
                     await self._run(hook)
 
     async def start_daily(self) -> None:
@@ -320,18 +318,6 @@ def after_error(catch_up: CatchUp, error: Exception, title: str) -> CatchUp:
     wait_s = max(asked_s, min(FIRST_RETRY_S * 2 ** (attempts - 1), MAX_RETRY_S))
     next_attempt_ms = int((time.time() + wait_s) * 1000)
     return replace(catch_up, failed_attempts=attempts, next_attempt_ms=next_attempt_ms, problem=sentence)
-
-
-@asynccontextmanager
-async def single_turn(context: CallContext, hook: str) -> AsyncIterator[None]:
-    """Catch up for this hook alone among all workers. Raises LockContended at once."""
-    name, token = f"{keys.CATCH_UP}{hook}:lock", new_token()
-    if not await context.ledger.acquire_lock(name, token, TURN_LOCK_S):
-        raise LockContended
-    try:
-        yield
-    finally:
-        await context.ledger.release_lock(name, token)
 
 
 async def plan(context: CallContext, hook: Hook, catch_up: CatchUp) -> tuple[dict[CatchUpResult, int], int]:

@@ -5,9 +5,8 @@ missing is created, and what is left over is deleted last. Subscriptions with an
 """
 
 import asyncio
-import time
-from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -18,15 +17,14 @@ from app.connections.tool_api import CredentialsMissing, ToolApi
 from app.ledger import keys
 from app.ledger.connection_states import ConnectionStates
 from app.ledger.ids import new_token
-from app.ledger.leases import LockContended
+from app.ledger.leases import LockContended, exclusive
 from app.settings.model import Hook
 from app.visits.client import ClientError, RateLimited, Unauthorized, VisitsApiError
 from app.webhooks.fetching import RecordRequest
 from app.webhooks.payload import Payload, Untranslatable
 from app.webhooks.subscription import ApiResponse, Refused, Subscription, SubscriptionState, Target
 
-#: A call takes at most 15 s, and a connection needs a few: the lock outlasts them, unless its process dies.
-LOCK_TTL_S, LOCK_WAIT_S = 120.0, 15.0
+LOCK_WAIT_S = 15.0
 #: The most pages of subscriptions to read, and the longest wait after a 429.
 MAX_PAGES, MAX_WAIT_S, MAX_ATTEMPTS = 20, 20.0, 4
 NO_ACCOUNT = Payload(None, "account")
@@ -65,19 +63,10 @@ class Reconciled:
         return min((each.expires_at for each in self.subscriptions if each.expires_at), default=None)
 
 
-@asynccontextmanager
-async def connection_lock(context: CallContext, hook: str, wait_s: float | None = None) -> AsyncIterator[None]:
+def connection_lock(context: CallContext, hook: str, wait_s: float | None = None) -> AbstractAsyncContextManager[None]:
     """Work on the connection of a hook, alone among all processes. Raises LockContended after wait_s (LOCK_WAIT_S)."""
-    wait_s = LOCK_WAIT_S if wait_s is None else wait_s
-    name, token, deadline = f"{keys.CONNECTIONS}:{hook}:lock", new_token(), time.monotonic() + wait_s
-    while not await context.ledger.acquire_lock(name, token, LOCK_TTL_S):
-        if time.monotonic() > deadline:
-            raise LockContended
-        await asyncio.sleep(0.2)
-    try:
-        yield
-    finally:
-        await context.ledger.release_lock(name, token)
+    name = f"{keys.CONNECTIONS}:{hook}:lock"
+    return exclusive(context.ledger, name, LOCK_WAIT_S if wait_s is None else wait_s)
 
 
 class Connector:

@@ -64,6 +64,35 @@ async def _release(ledger: Ledger, lock: str, token: str) -> None:
         await ledger.release_lock(lock, token)
 
 
+@asynccontextmanager
+async def exclusive(ledger: Ledger, name: str, wait_s: float = 0.0, poll_s: float = 0.2) -> AsyncIterator[None]:
+    """Hold a lock among all processes until the block ends, however long it takes. Raises LockContended after wait_s.
+
+    The lock of a process that dies expires after EXCLUSIVE_TTL_S.
+    """
+    token, deadline = new_token(), time.monotonic() + wait_s
+    while not await ledger.acquire_lock(name, token, EXCLUSIVE_TTL_S):
+        if time.monotonic() > deadline:
+            raise LockContended
+        await asyncio.sleep(poll_s)
+    extending = asyncio.create_task(_extend(ledger, name, token))
+    try:
+        yield
+    finally:
+        extending.cancel()
+        await _release(ledger, name, token)
+
+
+EXCLUSIVE_TTL_S = 30.0
+
+
+async def _extend(ledger: Ledger, name: str, token: str) -> None:
+    while True:
+        await asyncio.sleep(EXCLUSIVE_TTL_S / 3)
+        with suppress(RedisUnavailable):
+            await ledger.acquire_lock(name, token, EXCLUSIVE_TTL_S)
+
+
 class KeyedLocks:
     """Locks by name inside this process, so that jobs wait here instead of polling Redis."""
 

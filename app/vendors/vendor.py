@@ -92,6 +92,7 @@ class LostResponse(Response):
 class Vendor:
     """A fake tool. A subclass implements its API: `endpoints`, `is_authorized`, `error`, `webhooks` and `sign`.
 
+    before_response: called when a request was executed, before it is answered.
     name: the source. has_appointments: False for a tool that only has payments for the appointments of others.
     credentials: what a caller must present. token_path: where they are exchanged for a token.
     disables_after: failed deliveries in a row after which the tool disables a subscription; 0 for never.
@@ -110,6 +111,7 @@ class Vendor:
         self.faults = Faults()
         self.subscriptions: dict[str, StoredSubscription] = {}
         self.requests: list[tuple[str, str, int]] = []
+        self.before_response: Callable[[], None] = lambda: None
         self.deliveries: list[tuple[str, int]] = []
         self._queue: asyncio.Queue[list[Webhook]] = asyncio.Queue()
         self._sent = 0
@@ -235,6 +237,7 @@ class Vendor:
         if faults.unauthorized or not self.is_authorized(request):
             return self.error(401, "The access token is invalid")
         response = await endpoint(request)
+        self.before_response()
         if faults.hang_after:
             self.faults = replace(self.faults, hang_after=faults.hang_after - 1)
             if faults.hang_after == 1:

@@ -2,14 +2,16 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from app.demo.valkey import free_port
+from app.demo.valkey import free_port, valkey
 from app.vendors.api import create_vendors, load_vendor, vendor_names
+from app.vendors.vendor import Vendor
 from app.webhooks.registry import load_sources
 from tests.support.harness import Harness, Server, serving, wait_until
 
@@ -82,14 +84,14 @@ class Tool:
         contacts = [(email, self.harness.get_from_api(f"/contacts?email={email}")["data"]) for email in emails]
         return {each["id"]: email.partition("@")[0] for email, data in contacts for each in data}
 
-    def wait_for(self, expected: dict[str, tuple[int, bool]]) -> None:
+    def wait_for(self, expected: dict[str, tuple[int, bool]], within_s: float = 25) -> None:
         """Wait until the visits are these: by name, hours from now and whether it is cancelled."""
         wanted = {
             name: (f"{hours_ahead(hours):%Y-%m-%dT%H:%M:%SZ}", cancelled)
             for name, (hours, cancelled) in expected.items()
         }
         try:
-            wait_until(lambda: self.visits() == wanted, 25)
+            wait_until(lambda: self.visits() == wanted, within_s)
         except AssertionError:
             failures = self.harness.doorbell("failures", "--json").stdout
             assert wanted == self.visits(), f"{self.state()}\n{failures}"
@@ -151,3 +153,46 @@ def test_a_connection_that_the_tool_breaks_loses_nothing(tool: Tool) -> None:
         | {f"dropped{number}": (50 + number, False) for number in range(4)}
     )
     assert "" == tool.harness.doorbell("rejections", "--json", "--hook", tool.name).stdout
+
+
+def test_a_worker_may_be_killed_between_any_two_calls() -> None:
+    """Kill a worker at each request of a repair and its catch-up, in turn: nothing is lost, and nothing is doubled."""
+    vendor, port, kills = load_vendor("calendly"), free_port(), 9
+    with ExitStack() as stack:
+        redis_url, sandbox = stack.enter_context(valkey()), stack.enter_context(Server.sandbox())
+        harness = stack.enter_context(Harness(redis_url, sandbox))
+        url = stack.enter_context(serving(create_vendors([vendor]), lifespan="on"))
+        harness.env |= {"SECRET_KEY": SECRET_KEY, "PUBLIC_URL": f"http://127.0.0.1:{port}", "CONNECTION_CHECK_S": "1"}
+        del harness.env["HOOKS__CALENDLY__SECRETS"]
+        harness.start_web(port)
+        tool = Tool("calendly", harness, url)
+        assert 0 == tool.connect().returncode
+        for number in range(1, kills + 1):
+            tool.control("disable")
+            tool.book(30 + number, f"lost{number}")
+            assert kill_worker_at(harness, vendor, number)
+            harness.redis_command(
+                "DEL", "bell:connections:calendly:lock", "bell:catch-up:calendly:lock"
+            )  # they expired
+
+        harness.start_worker()
+        tool.wait_for({f"lost{number}": (30 + number, False) for number in range(1, kills + 1)}, 60)
+
+    active = [stored for stored in vendor.subscriptions.values() if stored.is_active]
+    assert 1 == len(active) == len(vendor.subscriptions)
+
+
+def kill_worker_at(harness: Harness, vendor: Vendor, number: int) -> bool:
+    """Start a worker, and kill it when the tool has executed this request but not answered it. Return whether it came."""
+    worker, count = harness.start_worker(), 0
+
+    def kill() -> None:
+        nonlocal count
+        count += 1
+        if count == number:
+            worker.kill()
+
+    vendor.before_response = kill
+    wait_until(lambda: worker.process.poll() is not None, 20)
+    vendor.before_response = lambda: None
+    return count >= number
