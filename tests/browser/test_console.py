@@ -36,6 +36,7 @@ PATHS = {
     "check": "/console/rejections/check?hook=standard",
     "sources": "/console/sources",
     "source": "/console/sources/standard",
+    "listen": "/console/sources/standard/listen",
     "workers": "/console/workers",
     "operations": "/console/operations",
     "operation": "/console/operations/{operation}",
@@ -140,6 +141,24 @@ def test_a_test_delivery_can_be_sent_from_the_page_of_its_source(running: Harnes
 
     assert "Doorbell answered 202" in console.page.inner_text("[role=status].note")
     wait_until(running.visits)
+
+
+def test_the_page_of_a_hook_shows_requests_as_they_arrive(running: Harness, open_console: OpenConsole) -> None:
+    console = open_console(OPERATOR)
+    console.open("/console/sources/standard")
+    console.page.click("text=Listen to this hook >> nth=0")
+    assert "Nothing has arrived in the last hour" in console.page.inner_text("#live")
+
+    create_visit(running, "A-1")
+    console.page.wait_for_selector("#live >> text=Books standard-A-1 for •••")
+    # The web process knows a moment later that somebody listens.
+    wait_until(
+        lambda: (
+            running.post(b"{}", sign_standard(b"another body")) and console.page.locator("text=Rejected (401)").count()
+        )
+    )
+
+    assert "ada@example.com" not in console.page.content()
 
 
 # -- failures and operations --
