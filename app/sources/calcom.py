@@ -43,7 +43,7 @@ the scopes of webhooks.
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -573,10 +573,13 @@ def _read_subscriptions(request: RecordRequest, response: ApiResponse) -> Subscr
 
 
 def _read_subscription(webhook: Payload) -> SubscriptionState:
+    """Read a webhook. One with a template of its own sends other bodies, so it has none of our events."""
+    has_template = bool(webhook.at("payloadTemplate").text())
+    triggers = ("a payload template",) if has_template else (each.required_text() for each in webhook.at("triggers"))
     return SubscriptionState(
         id=webhook.at("id").required_id(),
         url=webhook.at("subscriberUrl").required_text(),
-        events=frozenset(trigger.required_text() for trigger in webhook.at("triggers")),
+        events=frozenset(triggers),
         is_active=webhook.at("active").boolean() is not False,
     )
 
@@ -637,12 +640,16 @@ OAUTH = OAuth(
 )
 
 
+LONGEST_MEETING = timedelta(hours=12)
+
+
 def _list_bookings(window: Window, account: Payload) -> Sequence[ListRequest]:
     """List the bookings of the window, and others that changed.
 
     They are listed by the time of creation: then a booking that changes meanwhile does not move to another page.
     """
-    host, listed = account.at("data", "id").text(), {"since": _utc(window.since), "until": _utc(window.until)}
+    since = window.since - LONGEST_MEETING  # one that began earlier may have ended since
+    host, listed = account.at("data", "id").text(), {"since": _utc(since), "until": _utc(window.until)}
     in_window = {"afterStart": listed["since"], "beforeEnd": listed["until"]}
     lists = [(in_window, {"host": host})]
     if window.changed_since:

@@ -112,7 +112,7 @@ class Calcom(Vendor):
         return {
             "id": stored.id,
             "userId": USER_ID,
-            "payloadTemplate": None,
+            "payloadTemplate": stored.attributes.get("template"),
             "triggers": list(stored.events),
             "subscriberUrl": stored.url,
             "active": stored.is_active,
