@@ -166,11 +166,13 @@ def _of_record(listed: ListedChanges, page: Sequence[ListedChanges]) -> list[Vis
     return [change for each in page if each.record.id == listed.record.id for change in each.changes]
 
 
-def _starts_before(changes: Iterable[VisitChange], since_ms: int) -> bool:
-    """Whether the appointment is over before this time. One without a time is taken to be.
+def _starts_before(changes: Sequence[VisitChange], since_ms: int) -> bool:
+    """Whether the appointment is over before this time. One without a time is taken to be; a payment creates no visit.
 
     A completion that is only observed has the time of the list, which says nothing.
     """
+    if any(change.payment_id for change in changes):
+        return False
     times = [change.time_scheduled for change in changes]
     times += [change.time_completed for change in changes if not change.times_are_observed]
     latest = max((time.timestamp() for time in times if isinstance(time, datetime)), default=0.0)
