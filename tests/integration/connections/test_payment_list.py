@@ -44,6 +44,6 @@ async def test_missed_payments_and_refunds_are_listed(tool: ConnectedTool) -> No
 async def test_a_first_connection_lists_no_payments_of_the_past(tool: ConnectedTool) -> None:
     tool.vendor.calendar.book(NOW)
     tool.vendor.calendar.pay(1, Decimal(75))
-    later = NOW + timedelta(minutes=1)
+    later = datetime.now(UTC) + timedelta(minutes=1)
 
     assert {} == await amounts(tool, Window(later, later + timedelta(days=30)))
