@@ -39,7 +39,7 @@ from app.webhooks.delivery import Delivery
 from app.webhooks.fetching import RecordRequest
 from app.webhooks.payload import Untranslatable
 from app.webhooks.source import LoadedSource
-from app.webhooks.subscription import ApiResponse, Listing, ListRequest, Refused, Window
+from app.webhooks.subscription import ApiResponse, ListedRecord, Listing, ListRequest, Refused, Window
 
 #: Appointments further ahead are not listed.
 HORIZON = timedelta(days=366)
@@ -93,6 +93,7 @@ class Lister:
         self._context, self._hook, self._catch_up = context, hook, catch_up
         self._connector = Connector(context, hook)
         self._next_call_at = 0.0
+        self._listed = set[str]()
 
     @property
     def listing(self) -> Listing:
@@ -117,9 +118,17 @@ class Lister:
         async for page, remaining in read_pages(source, requests, self._call):
             listed_at = self._listed_at
             listed = [
-                translate_record(source, record, listed_at, settings.zone, settings.tenants) for record in page.records
+                translate_record(source, record, listed_at, settings.zone, settings.tenants)
+                for record in page.records
+                if self._is_new(record)
             ]
             yield [(each, await self._result(each, _of_record(each, listed))) for each in listed], remaining
+
+    def _is_new(self, record: ListedRecord) -> bool:
+        """Whether no other list had the same: some tools list what changed besides what is to come."""
+        digest, before = digest_of(record), len(self._listed)
+        self._listed.add(digest)
+        return len(self._listed) > before
 
     async def _call(self, request: RecordRequest) -> ApiResponse:
         """Send a request, not faster than the tool allows."""
@@ -262,13 +271,12 @@ class CatchUpRunner:
         record, now = listed.record, datetime.now(UTC)
         delivery = Delivery(hook.name, hook.source.name, (), encode_body(hook.source, record.body), now)
         info = DeliveryInfo(hook.name, hook.source.name, int(now.timestamp() * 1000), event_name="listed")
-        digest = hashlib.sha256(orjson.dumps([record.id, record.body, record.record, record.related])).hexdigest()
         await self._context.ledger.accept(
             delivery,
             info,
             listed.changes,
             hook.account,
-            dedup_id=f"{catch_up.id} {digest}",
+            dedup_id=f"{catch_up.id} {digest_of(record)}",
             event_state="parked" if listed.problem else "",
             reason=f"untranslatable: {listed.problem}" if listed.problem else "",
             delivery_id=new_listed_id(),
@@ -277,6 +285,10 @@ class CatchUpRunner:
     async def _has_backlog(self) -> bool:
         """Whether the workers have enough to do: webhooks go first."""
         return int(await self._context.ledger.redis.command("ZCARD", keys.VISITS_QUEUE)) > MAX_QUEUED
+
+
+def digest_of(record: ListedRecord) -> str:
+    return hashlib.sha256(orjson.dumps([record.id, record.body, record.record, record.related])).hexdigest()
 
 
 def encode_body(source: LoadedSource, body: Mapping[str, Any]) -> bytes:

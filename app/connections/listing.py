@@ -60,13 +60,18 @@ async def read_pages(
     requests: Sequence[ListRequest],
     call: Callable[[RecordRequest], Awaitable[ApiResponse]],
 ) -> AsyncIterator[tuple[ListedPage, list[ListRequest]]]:
-    """Yield each page, with the requests that remain after it. The newest requests are sent first, so that few remain."""
+    """Yield each page, with the requests that remain after it.
+
+    The newest requests are sent first, so that few remain. Several pages may lead to the same request: it is sent once.
+    """
     assert source.listing
-    remaining = list(requests)
+    remaining, known = list(requests), {repr(each) for each in requests}
     while remaining:
         request = remaining.pop(0)
         page = _read_page(source.listing, request, await call(request.request))
-        remaining = [*page.requests, *remaining]
+        fresh = {text: each for each in page.requests if (text := repr(each)) not in known}
+        known |= fresh.keys()
+        remaining = [*fresh.values(), *remaining]
         yield page, remaining
 
 

@@ -304,17 +304,25 @@ OAUTH = OAuth(
 )
 
 
+#: A list of jobs leads to some requests for each: one period after the other keeps them few.
+PERIOD = timedelta(days=28)
+
+
 def _list_jobs(window: Window, account: Payload) -> Sequence[ListRequest]:
-    """Return the list of appointments in the window, and those of all that changed, which lead to their jobs.
+    """Return the lists of appointments in the window, and those of all that changed, which lead to their jobs.
 
     Without the account's time zone, they begin a day earlier and end a day later.
     """
     zone, margin = _zone(account), timedelta()
     if zone is None:
         zone, margin = UTC, timedelta(days=1)
-    since, until = _local_text(window.since - margin, zone), _local_text(window.until + margin, zone)
-    planned = f"start_date gt '{since}' and start_date lt '{until}' and activity_was_scheduled eq '1' and active eq '1'"
-    requests = [_list("jobactivity", planned)]
+    requests, since, until = list[ListRequest](), window.since - margin, window.until + margin
+    while since < until:
+        end = min(since + PERIOD, until)
+        just_before = since - timedelta(seconds=1)
+        period = f"start_date gt '{_local_text(just_before, zone)}' and start_date lt '{_local_text(end, zone)}'"
+        requests.append(_list("jobactivity", f"{period} and activity_was_scheduled eq '1' and active eq '1'"))
+        since = end
     if window.changed_since:
         changed = f"edit_date gt '{_local_text(window.changed_since - timedelta(days=1), zone)}'"
         requests += [_list(name, changed) for name in ("job", "jobactivity", "jobpayment")]
@@ -338,15 +346,15 @@ def _list(name: str, condition: str) -> ListRequest:
 
 
 def _read_listed(request: ListRequest, response: ApiResponse) -> ListedPage:
-    """Read a list of appointments or payments, whose jobs are to be listed; one of jobs; or what belongs to a job."""
+    """Read a list of what leads to jobs, such as appointments; one job; or a list of what belongs to it."""
     name = request.context["list"]
     if "job" in request.context:
         return _with_related(request.context, {**request.context["related"], name: response.value})
-    pages = [_related_lists(job, response.requested_at) for job in response] if name == "job" else []
-    requests = [following for page in pages for following in page.requests]
-    if name != "job":
-        uuids = dict.fromkeys(_uuid(item.at("job_uuid")) for item in response if item.at("job_uuid").text())
-        requests = [_list("job", f"uuid eq '{uuid}'") for uuid in uuids]
+    if name == "one job":
+        return ListedPage([], [_related_list(job, response.requested_at) for job in response])
+    column = "uuid" if name == "job" else "job_uuid"
+    uuids = dict.fromkeys(_uuid(item.at(column)) for item in response if item.at(column).text())
+    requests = [replace(_list("job", f"uuid eq '{uuid}'"), context={"list": "one job"}) for uuid in uuids]
     if cursor := response.headers.get("x-next-cursor"):
         params = {**request.request.params, "cursor": cursor}
         requests.append(replace(request, request=replace(request.request, params=params)))
@@ -357,9 +365,10 @@ def _read_listed(request: ListRequest, response: ApiResponse) -> ListedPage:
 JOB_FIELDS = ("uuid", "active", "status", "company_uuid", "completion_date", "unsuccessful_date", "edit_date")
 
 
-def _related_lists(job: Payload, requested_at: datetime) -> ListedPage:
+def _related_list(job: Payload, requested_at: datetime) -> ListRequest:
+    """Return the first list that belongs to the job."""
     fields = {name: job.value[name] for name in JOB_FIELDS if job.at(name)}
-    return _with_related({"job": fields, "requested_at": requested_at.isoformat()}, {})
+    return _with_related({"job": fields, "requested_at": requested_at.isoformat()}, {}).requests[0]
 
 
 def _with_related(context: Mapping[str, Any], related: Mapping[str, Any]) -> ListedPage:

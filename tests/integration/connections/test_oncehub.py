@@ -1,10 +1,11 @@
 """OnceHub: what its documents do not say about webhooks, and bookings that are listed in their present state."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
+from app.connections.catch_up import new_catch_up, plan
 from app.connections.listing import translate_record
 from app.ledger.redis import Redis
 from app.visits.change import VisitChange
@@ -65,6 +66,16 @@ def booking(**fields: Any) -> list[VisitChange]:
     results = [translate_record(ONCEHUB, record, CHANGED_AT, None) for record in page.records]
     assert [""] * len(results) == [result.problem for result in results]
     return [change for result in results for change in result.changes]
+
+
+async def test_a_booking_that_both_lists_have_is_counted_once(redis: Redis) -> None:
+    async with connected_tool("oncehub", redis) as tool:
+        start = datetime.now(UTC)
+        tool.vendor.calendar.book(start + timedelta(days=1))
+
+        counts, _ = await plan(tool.context, tool.hook, new_catch_up(tool.hook.name, start, "test", "test"))
+
+        assert 1 == sum(counts.values())
 
 
 def test_a_request_that_is_not_approved_is_no_visit() -> None:

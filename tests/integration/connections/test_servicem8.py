@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from app.connections.catch_up import new_catch_up, plan
 from app.ledger.redis import Redis
 from app.visits.change import unix_microseconds
 from app.webhooks.fetching import RecordRequest
@@ -104,15 +105,28 @@ def test_times_are_written_in_the_time_zone_of_the_account() -> None:
 
     [request] = LISTING.start(window, Payload(sydney))
 
-    assert "start_date gt '2026-01-01 11:00:00' and start_date lt '2026-01-02 11:00:00'" in str(request.request.params)
+    assert "start_date gt '2026-01-01 10:59:59' and start_date lt '2026-01-02 11:00:00'" in str(request.request.params)
 
 
 @pytest.mark.parametrize("account", [[], [{}], [{"timezone_name": "../etc/passwd"}], [{"timezone_name": "Mars"}]])
 def test_without_a_time_zone_the_window_is_a_day_longer_at_each_end(account: Any) -> None:
     [params] = start(account)
 
-    assert f"start_date gt '{NOW - timedelta(days=1):%Y-%m-%d %H:%M:%S}'" in params["$filter"]
+    assert f"start_date gt '{NOW - timedelta(days=1, seconds=1):%Y-%m-%d %H:%M:%S}'" in params["$filter"]
     assert f"start_date lt '{TOMORROW + timedelta(days=1):%Y-%m-%d %H:%M:%S}'" in params["$filter"]
+
+
+async def test_a_job_that_several_lists_lead_to_is_listed_once(redis: Redis) -> None:
+    async with connected_tool("servicem8", redis) as tool:
+        for number in range(3):
+            tool.vendor.calendar.book(NOW + timedelta(days=28 * number), f"{number}@example.com")
+            tool.vendor.calendar.pay(number + 1, Decimal(75))
+
+        counts, _ = await plan(tool.context, tool.hook, new_catch_up(tool.hook.name, NOW, "test", "test"))
+
+        assert (3, 0) == (counts["changed"], counts["past"])
+        paths = [path for _, path, _ in tool.vendor.requests]
+        assert 3 == paths.count("/api_1.0/jobcontact.json")
 
 
 async def test_the_first_request_for_a_job_orders_its_changes(redis: Redis) -> None:
