@@ -8,6 +8,7 @@ When the module or its specimens change, the watch of the source begins again.
 
 import asyncio
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -25,7 +26,7 @@ from app.settings.model import Settings
 from app.telemetry.logs import log
 from app.webhooks.delivery import Delivery, UnreadableBody, parse_body
 from app.webhooks.payload import Payload
-from app.webhooks.payload_shape import MAX_WORDS, Shape, Vocabulary, learn, parent_of, shape_of
+from app.webhooks.payload_shape import ANY, Shape, Vocabulary, learn, parent_of, shape_of
 from app.webhooks.registry import load_sources, load_specimens, specimen_body
 from app.webhooks.source_words import constants_of, source_version
 
@@ -39,6 +40,11 @@ ALWAYS, MISSED = 50, 5
 #: Limits for what is stored of one source, and for all changes.
 MAX_KINDS, MAX_LEARNED, MAX_STREAKS, MAX_CHANGES, MAX_NEW = 60, 1_000, 600, 200, 40
 STATE_TTL_S = 90 * 86_400
+
+#: An object with more undocumented fields is a map, whose names are values.
+MAX_SIBLINGS = 30
+#: More new fields of one object are reported without their names.
+MAX_NAMED = 5
 
 Change = Literal["new_field", "new_word", "field_stopped"]
 
@@ -85,6 +91,9 @@ class PayloadChange:
         match self.change:
             case "new_word":
                 return f"`{place}` has the new word `{self.word}`"
+            case "new_field" if self.path.endswith(f".{ANY}"):
+                parent = parent_of(self.path).removeprefix(".")
+                return f"new fields in `{parent}` came" if parent else "new fields came"
             case "new_field":
                 return f"the new field `{place}` came"
         return f"the field `{place}`, which always came, stopped"
@@ -112,7 +121,7 @@ def documented(source: str) -> Vocabulary:
     payloads: list[Any] = []
     for recorded in load_specimens(source)["deliveries"]:
         payloads += [_specimen_body(source, recorded), *recorded.get("records", {}).values()]
-    named = [f".{'.'.join(definition.event_name_path)}"] if definition.event_name_path else []
+    named = f".{'.'.join(definition.event_name_path)}" if definition.event_name_path else ""
     return learn(payloads, constants_of(source), named)
 
 
@@ -208,9 +217,9 @@ class PayloadWatch:
 def _event_kind(source: str, body: Payload) -> str:
     path = load_sources()[source].definition.event_name_path
     name = body.at(*path).value if path else ""
-    words = documented(source).words.get(f".{'.'.join(path)}", frozenset())
+    known = documented(source)
     # Another name is a new word; it has no counts of its own.
-    return name if isinstance(name, str) and name in words else ""
+    return name if isinstance(name, str) and name in known.words.get(known.named, ()) else ""
 
 
 @dataclass(slots=True)
@@ -258,20 +267,30 @@ class _Memory:
         return [*self._new_fields(sample, is_learning=count < LEARNING), *self._new_words(sample), *stopped]
 
     def _new_fields(self, sample: Sample, *, is_learning: bool) -> Iterator[tuple[Change, str, str]]:
-        new = {path for path in sample.shape.paths if path not in documented(self.source).paths} - self.paths
+        siblings = Counter(map(parent_of, self.paths))
+        new = {
+            path
+            for path in sample.shape.paths - documented(self.source).paths - self.paths
+            if siblings[parent_of(path)] < MAX_SIBLINGS
+        }
         if len(self.paths) + len(new) > MAX_LEARNED:
             return
         self.paths |= new
+        if is_learning:
+            return
+        # A new object is one change, not one for each of its fields; nor is a map one for each of its names.
+        by_parent: dict[str, list[str]] = {}
         for path in sorted(new):
-            # A new object is one change, not one for each of its fields.
-            if not is_learning and parent_of(path).removesuffix("[]") not in new and not path.endswith("[]"):
-                yield "new_field", path, ""
+            if parent_of(path).removesuffix("[]") not in new and not path.endswith("[]"):
+                by_parent.setdefault(parent_of(path), []).append(path)
+        for parent, paths in by_parent.items():
+            yield from (("new_field", path, "") for path in (paths if len(paths) <= MAX_NAMED else [f"{parent}.{ANY}"]))
 
     def _new_words(self, sample: Sample) -> Iterator[tuple[Change, str, str]]:
         for path, words in sorted(sample.shape.words.items()):
             known = documented(self.source).words[path] | self.words.get(path, set())
             for word in sorted(words - known):
-                if len(known) < MAX_WORDS:
+                if len(known) < documented(self.source).max_words(path):
                     self.words.setdefault(path, set()).add(word)
                     known |= {word}
                     yield "new_word", path, word
@@ -281,7 +300,8 @@ class _Memory:
         if not sample.kind:  # events of several kinds have different fields
             return
         missing = sample.shape.missing(streaks)
-        for path in sample.shape.paths if len(streaks) < MAX_STREAKS else sample.shape.paths & streaks.keys():
+        came_now = sample.shape.paths if len(streaks) < MAX_STREAKS else sample.shape.paths & streaks.keys()
+        for path in (path for path in came_now if not path.endswith("[]")):  # a list may be empty
             came, missed = streaks.get(path, (0, 0))
             streaks[path] = [min(ALWAYS, came + 1) if not missed else 1, 0]
         for path in sorted(missing):

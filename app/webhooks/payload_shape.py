@@ -7,7 +7,7 @@ the module contains. So a name or an answer never is one, and a new status is.
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Container, Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,13 +17,14 @@ from app.webhooks.personal_data import PERSONAL_KEY, PLACE_KEY
 
 MAX_DEPTH, MAX_ITEMS, MAX_PATHS = 12, 20, 400
 #: A field with more different words has no fixed list.
-MAX_WORDS = 20
+MAX_WORDS, MAX_EVENT_NAMES = 20, 100
 _NAME = re.compile(r"(?=.{1,40}$)[a-z_$][A-Za-z_$-]*(?:\d{1,2}[A-Za-z_$-]*)*")
 #: Objects whose names of fields are up to the customer.
 _MAP = re.compile(
     r"metadata|custom|fields|answers|responses|properties|attributes|variables|extra|params|query|data_?map", re.I
 )
 _WORD = re.compile(r"[A-Za-z_.-]{1,40}")
+_EVENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.:/-]{0,79}")
 _WORDS = re.compile(r"[A-Za-z_.-]{1,40}(?: [A-Za-z_.-]{1,40}){0,3}")
 ANY = "*"
 
@@ -43,10 +44,18 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """What is known of the payloads of a source. words: by path, for fields with a fixed list of words."""
+    """What is known of the payloads of a source.
+
+    words: by path, for fields with a fixed list of words. named: the path that has the names of events, which the source
+    declares to be no personal data.
+    """
 
     paths: frozenset[str] = frozenset()
     words: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    named: str = ""
+
+    def max_words(self, path: str) -> int:
+        return MAX_EVENT_NAMES if path == self.named else MAX_WORDS
 
 
 def parent_of(path: str) -> str:
@@ -61,7 +70,7 @@ def shape_of(payload: Any, known: Vocabulary) -> Shape:
             objects.add(path)
         if path:
             paths.add(path)
-        if path in known.words and (word := _word(value, path, siblings, known.words[path])):
+        if path in known.words and (word := _word(value, path, siblings, known)):
             words[path].add(word)
         if len(paths) >= MAX_PATHS:
             break
@@ -106,34 +115,38 @@ def _parsed(value: Any) -> Any:
         return value
 
 
-def _word(value: Any, path: str, siblings: Container[str], known: Container[str]) -> str:
+def _word(value: Any, path: str, siblings: Container[str], known: Vocabulary) -> str:
     """Return the value if it is a word that no person has; else an empty string."""
     if not isinstance(value, str):
         return ""
-    pattern = _WORDS if isinstance(known, frozenset) and any(" " in word for word in known) else _WORD
+    if path == known.named:
+        return value if _EVENT_NAME.fullmatch(value) else ""
+    pattern = _WORDS if any(" " in word for word in known.words[path]) else _WORD
     is_address = isinstance(siblings, dict) and any(PLACE_KEY.search(str(name)) for name in siblings)
     is_state = path.lower().endswith("state") and is_address
     return value if pattern.fullmatch(value) and not is_state else ""
 
 
-def learn(payloads: Iterable[Any], constants: Container[str], named: Collection[str] = ()) -> Vocabulary:
+def learn(payloads: Iterable[Any], constants: Container[str], named: str = "") -> Vocabulary:
     """Return the vocabulary of documented payloads.
 
-    constants: the words of the module. named: paths that have the names of events.
+    constants: the words of the module. named: the path that has the names of events; empty if the source declares none.
     """
-    paths, words = set[str](), defaultdict[str, set[str]](set)
+    paths, words, events = set[str](), defaultdict[str, set[str]](set), set[str]()
     for payload in payloads:
         for path, value, _ in _walk(payload, "", None, 0):
             if path:
                 paths.add(path)
-            if isinstance(value, str) and _WORDS.fullmatch(value) and (path in named or not may_be_personal(path)):
+            if path == named and isinstance(value, str) and _EVENT_NAME.fullmatch(value):
+                events.add(value)
+            elif isinstance(value, str) and _WORDS.fullmatch(value) and not may_be_personal(path):
                 words[path].add(value)
     enums = {
         path: frozenset(values)
         for path, values in words.items()
-        if len(values) <= MAX_WORDS and (path in named or any(word in constants for word in values))
+        if len(values) <= MAX_WORDS and any(word in constants for word in values)
     }
-    return Vocabulary(frozenset(paths), {**dict.fromkeys(named, frozenset()), **enums})
+    return Vocabulary(frozenset(paths), enums | ({named: frozenset(events)} if named else {}), named)
 
 
 def may_be_personal(path: str) -> bool:

@@ -208,6 +208,26 @@ async def test_what_is_stored_of_a_source_is_bounded(
     assert 0 < await ledger.redis.command("TTL", key) <= payload_watch.STATE_TTL_S
 
 
+async def test_an_object_whose_names_are_values_is_no_list_of_new_fields(ledger: Ledger, watch: PayloadWatch) -> None:
+    await accept_many(ledger, watch, LEARNING, booked())
+    names = [f"{first}{second}" for first in "abcdefghij" for second in "klmnopqrst"]
+    for start in range(0, 100, 10):
+        await accept(ledger, booked(byroom=dict.fromkeys(names[start : start + 10], 1)))
+        await step(watch)
+
+    assert {"the new field `payload.byroom` came", "new fields in `payload.byroom` came"} == set(
+        await sentences(ledger.redis)
+    )
+    assert len(await undocumented_fields(ledger.redis, "calendly")) < 50
+
+
+async def test_a_new_event_is_noticed(ledger: Ledger, watch: PayloadWatch) -> None:
+    await accept(ledger, {**booked(), "event": "invitee.moved"})
+    await step(watch)
+
+    assert ["`event` has the new word `invitee.moved`"] == await sentences(ledger.redis)
+
+
 async def test_records_of_thin_events_are_watched_too(tool_world: ToolWorld) -> None:
     recorded = copy.deepcopy(SPECIMENS["square"]["deliveries"])
     recorded = next(each for each in recorded if each.get("records"))

@@ -26,7 +26,7 @@ DOCUMENTS = [
         "note": "confirmed",
     },
 ]
-KNOWN = learn(DOCUMENTS, {"booked", "cancelled", "confirmed"}, [".event"])
+KNOWN = learn(DOCUMENTS, {"booked", "cancelled", "confirmed"}, ".event")
 
 
 def words(payload: Any, known: Vocabulary = KNOWN) -> dict[str, set[str]]:
