@@ -164,8 +164,10 @@ class Connections:
 
 def can_call(hook: Hook) -> bool:
     """Whether subscriptions of this hook can be managed: the tool has an API for them, and the hook has its credentials."""
-    source = hook.source
-    return source.subscription is not None and not source.definition.missing_credentials(hook.settings.credentials)
+    declaration, configured = hook.source.subscription, hook.settings.credentials
+    if declaration and declaration.credentials:
+        return set(declaration.credentials) <= configured.keys()
+    return declaration is not None and not hook.source.definition.missing_credentials(configured)
 
 
 def _with_request(before: HookSettings | None, request: ConnectRequest, source: LoadedSource) -> HookSettings:

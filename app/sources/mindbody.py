@@ -272,6 +272,7 @@ SUBSCRIPTION = Subscription(
     read_list=_read_subscriptions,
     delete=lambda id, _: RecordRequest(f"subscriptions/{id}", method="DELETE", api=PUSH),
     reactivate=lambda id, _: RecordRequest(f"subscriptions/{id}", method="PATCH", json={"status": "Active"}, api=PUSH),
+    credentials=PUSH.credentials.names,
     secret_from="tool",
     refusal=_refusal,
 )

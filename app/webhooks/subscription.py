@@ -104,6 +104,7 @@ class Subscription:
         stay.
     renew: (id, account) → the request that prolongs a subscription; without it, an expiring one is replaced.
     test: (id, account) → the request that makes the tool send a test event.
+    credentials: those that are enough for these requests, if they are not all of the source.
     secret_from: who chooses the signing secret. secret_credential: the credential that it is, if that is "credential".
     is_url_unique: the tool refuses two subscriptions with one URL: an old one is deleted before its replacement is created.
     refusal: (status, response) → a sentence for a refused request, such as "Webhooks need a paid plan"; None if there is no
@@ -124,6 +125,7 @@ class Subscription:
     reactivate: Callable[[str, Payload], RecordRequest] | None = None
     renew: Callable[[str, Payload], RecordRequest] | None = None
     test: Callable[[str, Payload], RecordRequest] | None = None
+    credentials: tuple[str, ...] = ()
     secret_from: SecretFrom = "doorbell"
     secret_credential: str = ""
     is_url_unique: bool = False
