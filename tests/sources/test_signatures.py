@@ -34,6 +34,15 @@ def in_headers(name: str) -> list[Specimen]:
     return [specimen for specimen in signed(name) if specimen.signing_headers]
 
 
+def one_of_each_form(name: str) -> list[Specimen]:
+    """Return the first specimen of each combination of scheme, signed headers and token."""
+    forms = {
+        (id(specimen.scheme), *specimen.signing_headers, bool(specimen.delivery.token)): specimen
+        for specimen in reversed(signed(name))
+    }
+    return list(forms.values())
+
+
 def timed(name: str) -> list[Specimen]:
     """Return the specimens whose signature covers a time."""
     return [specimen for specimen in signed(name) if specimen.signed_at is not None]
@@ -226,7 +235,7 @@ def test_a_flipped_bit_in_a_signature_or_signed_header_is_rejected(name: str) ->
             if altered.lower() not in same and not _is_prefix_in_other_case(specimen, altered)
         ]
 
-    assert {} == mismatches([], signed(name), accepted)
+    assert {} == mismatches([], one_of_each_form(name), accepted)
 
 
 def _is_prefix_in_other_case(specimen: Specimen, value: bytes) -> bool:
