@@ -30,6 +30,7 @@ from app.ledger.ids import TaskId, new_listed_id, new_token
 from app.ledger.leases import LockContended, exclusive
 from app.ledger.ledger import take_turn
 from app.ledger.records import DeliveryInfo, NotFound, Task
+from app.operators.explain import merge_visit
 from app.settings.model import Hook
 from app.telemetry.logs import log
 from app.visits.change import VisitChange, encode_change, external_id
@@ -108,7 +109,33 @@ class Lister:
             for ms in (self._catch_up.since_ms, self._catch_up.until_ms, self._catch_up.changed_since_ms)
         )
         account = await self._connector.account() if self._hook.source.subscription else ApiResponse(None)
-        return list(self.listing.start(Window(since, until, changed_since), account))
+        requests = list(self.listing.start(Window(since, until, changed_since), account))
+        if self.listing.check and (ids := await self._upcoming_visits(since, until)):
+            requests += self.listing.check(ids, account)
+        return requests
+
+    async def _upcoming_visits(self, since: datetime, until: datetime) -> list[str]:
+        """Return the ids of this hook's visits that start in this period, without those that are cancelled.
+
+        With several hooks of the source, no visit shows whose it is: then it returns none.
+        """
+        settings, source = self._context.settings, self._hook.source.name
+        if sum(settings.hook(name).source.name == source for name in settings.hooks) > 1:
+            return []
+        ids, ledger, prefix = list[str](), self._context.ledger, f"{source}-"
+        first, last = (f"{time:%Y-%m-%dT%H:%M}" for time in (since, until))
+        for day in [day for day in await ledger.visit_days() if first[:10] <= day <= last[:10]]:
+            for start, task_id in await ledger.visits_of_day(day):
+                is_own = task_id.account == self._hook.account and task_id.external_id.startswith(prefix)
+                if is_own and first <= start <= last and not await self._is_cancelled(task_id):
+                    ids.append(task_id.external_id.removeprefix(prefix))
+        return ids
+
+    async def _is_cancelled(self, task_id: TaskId) -> bool:
+        try:
+            return desired_visit(merge_visit(await self._context.ledger.load_aliases(task_id))).is_cancelled
+        except NotFound:
+            return True
 
     async def pages(
         self, requests: Sequence[ListRequest]

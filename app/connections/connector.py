@@ -201,8 +201,11 @@ class Connector:
 
     async def _delete_all(self, subscriptions: Iterable[SubscriptionState]) -> None:
         for each in subscriptions:
+            request = self.declaration.delete(each.id, await self.account())
+            if request is None:
+                continue
             try:
-                await self.call(self.declaration.delete(each.id, await self.account()))
+                await self.call(request)
             except ClientError as error:
                 if error.status not in (404, 410):  # it is gone
                     raise

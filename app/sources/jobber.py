@@ -25,12 +25,23 @@ GraphQL schema and integrators' queries: every queried field, among them `invoic
 - Apps for many accounts get all of their events on one address; the token gives access to one account, whose `accountId`
   must be in the setting TENANTS.
 - A wrong token and a missing scope may be answered with status 200 and `errors` or `message`.
+
+Subscriptions, second-hand from the schema and an integrator's code: an endpoint has one topic and one URL, cannot be
+changed, and is signed with the app's client secret. The API does not list endpoints, and none of their fields says that
+one is disabled, so Doorbell stores their ids. It seems that Jobber refuses a second endpoint with the same topic and URL:
+that one exists, then, but its id is unknown, and it cannot be deleted.
+
+Lists: a visit has no `updatedAt`, so visits are listed by their start, by their completion, and through the invoices that
+changed. A payment may not change its invoice. A destroyed visit is in no list: the upcoming visits that Doorbell has are
+asked for by their ids, and one that is missing was destroyed.
 """
 
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
+from typing import Any
 
 from app.visits.change import UNSET, Action, Contact, Unset, VisitChange, unix_microseconds
 from app.webhooks.delivery import Event
@@ -38,6 +49,19 @@ from app.webhooks.fetching import BearerAuth, RecordRequest, refresh_token_excha
 from app.webhooks.payload import Payload, Untranslatable
 from app.webhooks.signatures.hmac import Hmac
 from app.webhooks.source import RECORD_GONE, Ignored, Source, graphql_record
+from app.webhooks.subscription import (
+    ApiResponse,
+    ListedPage,
+    ListedRecord,
+    Listing,
+    ListRequest,
+    OAuth,
+    Refused,
+    Subscription,
+    SubscriptionState,
+    Target,
+    Window,
+)
 
 SETUP = """
 1. In Jobber's Developer Center create an app with read access to clients, jobs, scheduled items, invoices and Jobber
@@ -49,6 +73,7 @@ SETUP = """
 4. For payments add INVOICE_CREATE, INVOICE_UPDATE, PAYMENT_CREATE and PAYMENT_UPDATE in the same way: customers usually
    pay after the visit. INVOICE_UPDATE reports deleted payments. Visits that share an invoice have no amounts, since the
    invoice does not show the amount of each visit.
+5. Instead of steps 3 and 4, `doorbell connect jobber` creates these webhooks with the credentials of step 2.
 
 Jobber only announces the first visit of a recurring job; Doorbell fetches the others with it, up to 200. In a longer
 series the first visits may be missing until they are changed or completed. Jobber should announce each deleted visit:
@@ -284,3 +309,185 @@ def _primary(items: Payload, name: str) -> str | None:
     candidates = [item for item in items if item.at(name).text()]
     preferred = [item for item in candidates if item.at("primary").value is True] or candidates
     return preferred[0].at(name).text() if preferred else None
+
+
+# -- the API: https://developer.getjobber.com/docs --
+
+CREATE = """
+mutation ($topic: WebHookTopicEnum!, $url: String!) {
+  webhookEndpointCreate(input: { topic: $topic, url: $url }) {
+    webhookEndpoint { id topic url } userErrors { message path }
+  }
+}"""
+DELETE = """
+mutation ($ids: [EncodedId!]!) {
+  webhookEndpointDelete(webhookEndpointsIds: $ids) { deletedWebhookEndpoints { id } userErrors { message path } }
+}"""
+#: The id of an endpoint that exists, and that Jobber does not name.
+UNKNOWN_ID = "unknown"
+
+
+def _subscribe(target: Target, _: Payload, events: Sequence[str]) -> RecordRequest:
+    return RecordRequest("webhookEndpointCreate", CREATE, {"topic": events[0], "url": target.url})
+
+
+def _read_created(response: Payload) -> SubscriptionState:
+    created = response.at("data", "webhookEndpointCreate")
+    if endpoint := created.at("webhookEndpoint"):
+        events = frozenset((endpoint.at("topic").required_text(),))
+        return SubscriptionState(endpoint.at("id").required_text(), endpoint.at("url").required_text(), events)
+    messages = [error.at("message").text() or "" for error in created.at("userErrors")]
+    if any(re.search(r"already|taken|exist|unique|duplicate", message, re.IGNORECASE) for message in messages):
+        return SubscriptionState(UNKNOWN_ID, "")
+    if messages:
+        raise Refused(f"Jobber refuses the webhook: {messages[0].rstrip('.')}.")
+    raise _refused(response)
+
+
+def _unsubscribe(id: str, _: Payload) -> RecordRequest | None:
+    return None if id == UNKNOWN_ID else RecordRequest("webhookEndpointDelete", DELETE, {"ids": [id]})
+
+
+def _check_account(account: Payload) -> None:
+    if not account.at("data", "account", "id"):
+        raise _refused(account)
+
+
+def _refused(response: Payload) -> Refused:
+    """Return the refusal in a response with status 200, which has three forms."""
+    errors = response.at("errors").value
+    first = Payload(errors[0]) if isinstance(errors, list) and errors else response
+    message = first.at("message").value or response.at("error", "message").value
+    if not isinstance(message, str) or not message:
+        return Refused("Jobber answered without data and without an error.")
+    if "hidden due to permissions" in message:
+        return Refused(
+            "Jobber hides this data: the app needs the scopes to read clients, jobs, scheduled items, invoices and Jobber"
+            " Payments, and the user who connected it the same rights."
+        )
+    return Refused(f"Jobber refuses the app: {message.rstrip('.')}.")
+
+
+SUBSCRIPTION = Subscription(
+    docs="https://developer.getjobber.com/docs/using_jobbers_api/setting_up_webhooks",
+    evidence="second-hand",
+    groups=tuple((topic,) for topic in (*FETCHED, "VISIT_DESTROY")),
+    account=RecordRequest("account", "query { account { id name } }"),
+    account_name=lambda account: account.at("data", "account", "name").text() or "",
+    check_account=_check_account,
+    create=_subscribe,
+    read_created=_read_created,
+    delete=_unsubscribe,
+    secret_from="person",
+)
+
+OAUTH = OAuth(
+    docs="https://developer.getjobber.com/docs/building_your_app/app_authorization",
+    evidence="vendor",
+    authorize_url="https://api.getjobber.com/api/oauth/authorize",
+    token_url="https://api.getjobber.com/api/oauth/token",
+    uses_pkce=False,
+    has_app_secret=True,
+)
+
+#: A page of visits costs about 800 of the 500 points per second that an account gets back, of 10,000 in all.
+PAGE_SIZE, MAX_IDS = 30, 100
+VISITS = (
+    """
+query ($first: Int!, $after: String, $filter: VisitFilterAttributes) {
+  visits(first: $first, after: $after, filter: $filter, sort: [{ key: START_AT, direction: ASCENDING }]) {
+    nodes { ...Fields } pageInfo { hasNextPage endCursor }
+  }
+}"""
+    + VISIT
+)
+IDS = "query ($first: Int!, $filter: VisitFilterAttributes) { visits(first: $first, filter: $filter) { nodes { id } } }"
+INVOICES = """
+query ($first: Int!, $after: String) {
+  invoices(first: $first, after: $after, filter: { updatedAt: { after: "%s" } }) {
+    nodes { id } pageInfo { hasNextPage endCursor }
+  }
+}"""
+
+
+def _list_visits(window: Window, account: Payload) -> Sequence[ListRequest]:
+    context = {"account": account.at("data", "account", "id").text()}
+    filters: list[dict[str, Any]] = [{"startAt": {"after": _utc(window.since), "before": _utc(window.until)}}]
+    requests = []
+    if window.changed_since:
+        filters.append({"completedAt": {"after": _utc(window.changed_since)}})
+        invoices = RecordRequest("invoices", INVOICES % _utc(window.changed_since), {"first": MAX_IDS, "after": None})
+        requests.append(ListRequest(invoices, context))
+    lists = [RecordRequest("visits", VISITS, {"first": PAGE_SIZE, "after": None, "filter": each}) for each in filters]
+    return [*(ListRequest(each, context) for each in lists), *requests]
+
+
+def _check_visits(visit_ids: Sequence[str], account: Payload) -> Iterator[ListRequest]:
+    """Yield requests for the ids of visits: those that are missing in the response were destroyed."""
+    account_id = account.at("data", "account", "id").text()
+    for first in range(0, len(visit_ids), MAX_IDS):
+        ids = [_encoded_id(id) for id in visit_ids[first : first + MAX_IDS]]
+        request = RecordRequest("visits", IDS, {"first": MAX_IDS, "filter": {"ids": ids}})
+        yield ListRequest(request, {"account": account_id, "ids": ids})
+
+
+def _read_listed(request: ListRequest, response: ApiResponse) -> ListedPage:
+    """Read a page of visits or invoices, the visits of an invoice, or the ids of those that were not destroyed."""
+    name = request.request.path
+    if name.startswith("invoice/"):
+        invoice = graphql_record(response, "invoice", SOURCE.title)
+        visits = invoice.at("visits", "nodes") if invoice else ()
+        return ListedPage([_listed(visit, request, response) for visit in visits])
+    page = response.at("data", name)
+    if not page or response.at("errors"):
+        raise _refused(response)
+    if "ids" in request.context:
+        existing = {visit.at("id").required_text() for visit in page.at("nodes")}
+        missing = [id for id in request.context["ids"] if id not in existing]
+        return ListedPage([_missing(id, request, response) for id in missing])
+    following = []
+    if page.at("pageInfo", "hasNextPage").boolean():
+        variables = {**request.request.variables, "after": page.at("pageInfo", "endCursor").required_text()}
+        following.append(replace(request, request=replace(request.request, variables=variables)))
+    if name == "visits":
+        return ListedPage([_listed(visit, request, response) for visit in page.at("nodes")], following)
+    return ListedPage([], [*(_invoice(invoice.at("id"), request) for invoice in page.at("nodes")), *following])
+
+
+def _invoice(id: Payload, request: ListRequest) -> ListRequest:
+    path = f"invoice/{_url_safe_id(id)}"
+    return ListRequest(RecordRequest(path, QUERIES["invoice"], {"id": id.required_text()}), request.context)
+
+
+def _listed(visit: Payload, request: ListRequest, response: ApiResponse) -> ListedRecord:
+    id = _url_safe_id(visit.at("id"))
+    body = _body("VISIT_UPDATE", visit.at("id").required_text(), request, response)
+    return ListedRecord(id, body, {"data": {"visit": visit.value}}, path=f"visit/{id}")
+
+
+def _missing(id: str, request: ListRequest, response: ApiResponse) -> ListedRecord:
+    return ListedRecord(_url_safe_id(Payload(id, "id")), _body("VISIT_DESTROY", id, request, response))
+
+
+def _body(topic: str, id: str, request: ListRequest, response: ApiResponse) -> dict[str, Any]:
+    account, now = request.context["account"], _utc(response.requested_at)
+    return {"data": {"webHookEvent": {"topic": topic, "accountId": account, "itemId": id, "occurredAt": now}}}
+
+
+def _encoded_id(visit_id: str) -> str:
+    """Return the id as Jobber writes it."""
+    return visit_id.replace("-", "+").replace("_", "/") + "=" * (-len(visit_id) % 4)
+
+
+def _utc(time: datetime) -> str:
+    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+LISTING = Listing(
+    docs="https://developer.getjobber.com/docs/using_jobbers_api/api_queries_and_mutations",
+    evidence="second-hand",
+    start=_list_visits,
+    check=_check_visits,
+    read_page=_read_listed,
+    calls_per_s=0.7,
+)

@@ -9,7 +9,7 @@ host. Their responses are read as ApiResponse, a Payload: a value of another typ
 fault.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -98,7 +98,7 @@ class Subscription:
     list: (account) → the request for all subscriptions of the account; None if the tool cannot list them: then only the
         stored
         ids are known. read_list: (request, response) → a page of them.
-    delete: (id, account) → the request that deletes a subscription.
+    delete: (id, account) → the request that deletes a subscription; None if the tool does not name this one.
     reactivate: (id, account) → the request that activates a disabled subscription, where that is possible: its URL and
         secret
         stay.
@@ -115,7 +115,7 @@ class Subscription:
     evidence: Evidence
     groups: tuple[tuple[str, ...], ...]
     create: Callable[[Target, Payload, Sequence[str]], RecordRequest]
-    delete: Callable[[str, Payload], RecordRequest]
+    delete: Callable[[str, Payload], RecordRequest | None]
     read_created: Callable[[Payload], SubscriptionState] | None = None
     list: Callable[[Payload], RecordRequest] | None = None
     read_list: Callable[[RecordRequest, ApiResponse], SubscriptionPage] | None = None
@@ -196,6 +196,8 @@ class Listing:
     docs, evidence: as in Subscription.
     start: (window, account) → the first requests: several if, for example, cancelled appointments have a list of their own.
         account: the response to the request `account` of the Subscription.
+    check: (visit ids, account) → the requests that find which of these upcoming visits the tool no longer has, if it does
+        not list cancelled appointments.
     read_page: (request, response) → the records, and the next requests.
     lists_changed: whether the tool lists appointments by the time of their last change, whenever they start.
     is_daily: whether a daily reconciliation is on by default, because the tool does not retry, or drops events.
@@ -206,6 +208,7 @@ class Listing:
     evidence: Evidence
     start: Callable[[Window, Payload], Sequence[ListRequest]]
     read_page: Callable[[ListRequest, ApiResponse], ListedPage]
+    check: Callable[[Sequence[str], Payload], Iterable[ListRequest]] | None = None
     lists_changed: bool = False
     is_daily: bool = False
     calls_per_s: float = 2.0

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -23,7 +23,7 @@ from app.vendors.api import create_vendors, load_vendor
 from app.vendors.vendor import Vendor
 from app.visits.client import http_client
 from app.webhooks.registry import load_sources
-from app.webhooks.subscription import Window
+from app.webhooks.subscription import ApiResponse, Window
 
 SECRET_KEY = "a-key-of-32-characters-for-tests-0"
 
@@ -98,11 +98,17 @@ async def connected_tool(name: str, redis: Redis) -> AsyncIterator[ConnectedTool
         yield ConnectedTool(vendor, ToolContext(settings, Ledger(redis, 30), http), settings.hook(name))
 
 
-async def listed_changes(tool: ConnectedTool, window: Window) -> list[ListedChanges]:
-    """Return the translated records of all pages of a window."""
+async def listed_changes(
+    tool: ConnectedTool, window: Window, earlier: Sequence[ListedChanges] = ()
+) -> list[ListedChanges]:
+    """Return the translated records of all pages of a window. earlier: the list whose visits Doorbell already has."""
     source, connector = tool.hook.source, tool.connector()
     assert source.listing
-    start = source.listing.start(window, await connector.account())
+    account = await connector.account() if source.subscription else ApiResponse(None)
+    start = list(source.listing.start(window, account))
+    if source.listing.check:
+        visit_ids = {change.visit_id for each in earlier for change in each.changes if change.action != "cancel"}
+        start += source.listing.check(sorted(visit_ids), account)
     return [
         translate_record(source, record, datetime.now(UTC), tool.hook.settings.zone)
         async for page, _ in read_pages(source, start, connector.call)
