@@ -70,6 +70,7 @@ FIRST_COMMANDS = {
     "paused": "doorbell resume {hook}",
     "failures": "doorbell failures",
     "slow": "doorbell workers",
+    "payload": "doorbell drift",
 }
 
 

@@ -26,5 +26,8 @@ def next_steps(settings: Settings, platform: Platform | None) -> Iterator[str]:
             address = f"the URL that `doorbell hook-url {name}` prints"
         yield f"Set the webhook URL at {source.title} to {address}."
     if settings.active_hooks:
-        yield "Book an appointment with your own e-mail address at the tool. `doorbell tail` and the console show it arrive."
+        yield (
+            "Book an appointment with your own e-mail address at the tool. `doorbell listen HOOK` and the console show it "
+            "arrive."
+        )
     yield "Check everything, with the worker: `doorbell doctor`."

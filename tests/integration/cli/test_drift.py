@@ -13,6 +13,7 @@ def test_changes_are_listed_and_acknowledged(service: Harness) -> None:
 
     [change] = rows(service, "drift", "--json")
     text = service.doorbell("drift", "calendly").stdout
+    overview = service.doorbell("overview").stdout
     unnamed = service.doorbell("drift", "--acknowledge")
     acknowledged = service.doorbell("drift", "calendly", "--acknowledge")
     again = service.doorbell("drift", "calendly", "--acknowledge")
@@ -25,6 +26,8 @@ def test_changes_are_listed_and_acknowledged(service: Harness) -> None:
         change["delivery"],
     )
     assert "payload.status has the new word tentative" in text
+    assert "Calendly sends something else than before: payload.status has the new word tentative." in overview
+    assert "    doorbell drift\n" in overview
     assert (2, 0, 5) == (unnamed.returncode, acknowledged.returncode, again.returncode)
     assert [(b"acknowledged payload changes", b"calendly: 1")] == activity_of(service)
     assert 5 == service.doorbell("drift").returncode
