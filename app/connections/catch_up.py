@@ -44,6 +44,8 @@ from app.webhooks.subscription import ApiResponse, ListedRecord, Listing, ListRe
 
 #: Appointments further ahead are not listed.
 HORIZON = timedelta(days=366)
+#: Earlier appointments may have been cancelled, paid or marked since. They are listed where the tool cannot list changes.
+LOOK_BACK = timedelta(days=7)
 #: Before the moment at which a connection was last healthy, some webhooks may already have been lost.
 OVERLAP = timedelta(hours=1)
 #: How long a worker works on a catch-up before others get a turn, and how many queued visits make it wait.
@@ -108,6 +110,8 @@ class Lister:
             datetime.fromtimestamp(ms / 1000, UTC)
             for ms in (self._catch_up.since_ms, self._catch_up.until_ms, self._catch_up.changed_since_ms)
         )
+        if not self.listing.lists_changed:
+            since -= LOOK_BACK
         account = await self._connector.account() if self._hook.source.subscription else ApiResponse(None)
         requests = list(self.listing.start(Window(since, until, changed_since), account))
         if self.listing.check and (ids := await self._upcoming_visits(since, until)):

@@ -3,6 +3,8 @@
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
+import pytest
+
 from app.connections.catch_up import new_catch_up, plan
 from app.ledger.redis import Redis
 from tests.support.vendors import ConnectedTool, connected_tool
@@ -39,3 +41,12 @@ async def test_a_visit_of_the_past_is_not_stored(redis: Redis) -> None:
         tool.vendor.calendar.miss(1)
 
         assert {"past": 3} == await counts(tool, NOW - HOUR)
+
+
+@pytest.mark.parametrize("name", ["acuity", "calendly", "savvycal"])
+async def test_appointments_of_the_last_days_are_listed_in_case_they_changed(redis: Redis, name: str) -> None:
+    """Without a visit, they are left alone; with one, a cancellation or a payment that was missed is stored."""
+    async with connected_tool(name, redis) as tool:
+        tool.vendor.calendar.book(NOW - timedelta(days=2))
+
+        assert {"past": 1} == await counts(tool, NOW)
