@@ -164,11 +164,13 @@ def _report(connected: Connected) -> None:
     hook, reconciled = connected.hook, connected.reconciled
     title = hook.source.definition.title
     if reconciled is None:
-        click.echo(f"{title} has no API for webhooks. Do these steps there:", err=True)
+        reason = connected.refusal or f"{title} has no API for webhooks."
+        click.echo(f"{reason} Do these steps there:", err=True)
         for setup_step in setup_steps(hook.source, hook.name, connected.url):
             click.echo(f"{setup_step.number}. {setup_step.text}" if setup_step.number else setup_step.text)
             for command in setup_step.commands:
                 click.echo(f"   {command}")
+        _report_import(connected)
         return
     account = f" ({connected.account_name})" if connected.account_name else ""
     click.echo(f"{title}{account} is connected as {hook.name}: it sends webhooks to {connected.url}", err=True)
@@ -179,10 +181,13 @@ def _report(connected: Connected) -> None:
     ):
         for subscription in subscriptions:
             click.echo(f"{action} subscription {subscription.id}")
+    _report_import(connected)
+
+
+def _report_import(connected: Connected) -> None:
     if connected.is_importing:
-        click.echo(
-            f"a worker stores the coming appointments: doorbell catch-up {hook.name} shows its progress", err=True
-        )
+        name = connected.hook.name
+        click.echo(f"a worker stores the coming appointments: doorbell catch-up {name} shows its progress", err=True)
 
 
 async def _wait_for_delivery(ledger: Ledger, hook: str, since_ms: int) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from app.connections.catch_up import can_list, default_since, new_catch_up, store_of
-from app.connections.connector import Connector, Reconciled, connection_lock
+from app.connections.connector import Connector, Reconciled, connection_lock, describe
 from app.connections.context import CallContext, ToolContext
 from app.connections.stored_hooks import StoredHooks
 from app.ledger import keys
@@ -48,8 +48,8 @@ class ConnectRequest:
 class Connected:
     """A connected hook.
 
-    reconciled: None if the tool has no API for subscriptions, so that a person does the steps. is_importing: a worker will
-    store the coming appointments.
+    reconciled: None if the tool has no API for subscriptions, so that a person does the steps. refusal: why this account
+    cannot use that API. is_importing: a worker will store the coming appointments.
     """
 
     hook: Hook
@@ -57,6 +57,7 @@ class Connected:
     account_name: str = ""
     reconciled: Reconciled | None = None
     is_importing: bool = False
+    refusal: str = ""
 
 
 class Connections:
@@ -90,15 +91,17 @@ class Connections:
         url = settings.hook_url(hook)
         if not source.subscription:
             await self._store(name, before, wanted, is_environment)
-            await self._actions.record("connected tool", f"{name}: by hand")
-            return Connected(hook, url)
+            return await self._by_hand(Connected(hook, url))
         connector = Connector(_with_hook(self._context, name, wanted), hook)
         account_name = source.subscription.account_name(await connector.account())
         await self._store(name, before, wanted, is_environment)
         is_secret_new = before is None or not before.secrets
         try:
             reconciled = await connector.reconcile(is_secret_new=is_secret_new)
-        except (Refused, ClientError, Unauthorized):
+        except (Refused, ClientError, Unauthorized) as error:
+            if source.subscription.is_by_hand_if_refused:
+                refusal = describe(error, source.definition.title)
+                return await self._by_hand(Connected(hook, url, account_name, refusal=refusal))
             if before is None and not (await self._states.get(name)).subscription_ids:
                 await self._stored.remove(name, self._actions)
             raise
@@ -113,6 +116,19 @@ class Connections:
             catch_up = new_catch_up(name, since, self._actions.actor_name, "connected")
             await store_of(self._context).save(catch_up)
         return Connected(hook, url, account_name, reconciled, is_importing)
+
+    async def _by_hand(self, connected: Connected) -> Connected:
+        """Note the connection of a hook whose webhooks a person sets up, and import the coming appointments once."""
+        hook, now_ms = connected.hook, int(time.time() * 1000)
+        state = await self._states.get(hook.name)
+        await self._actions.record("connected tool", f"{hook.name}: by hand")
+        if not can_list(hook) or state.connected_at_ms:
+            return connected
+        state = replace(state, account_name=connected.account_name, connected_at_ms=now_ms)
+        await self._states.save(replace(state, connected_by=self._actions.actor_name))
+        since = await default_since(self._context, hook.name)
+        await store_of(self._context).save(new_catch_up(hook.name, since, self._actions.actor_name, "connected"))
+        return replace(connected, is_importing=True)
 
     async def _store(self, name: str, before: HookSettings | None, wanted: HookSettings, is_environment: bool) -> None:
         if not is_environment and wanted != before:

@@ -18,18 +18,42 @@ captures of live traffic: signature, probe, envelope, the names of the events. O
   is greater. A job's balance may be older than a refund, so a refund also sets the job's amount, until its next event.
 - `complete rated`: the customer has rated this job, and gets no second request.
 - No event reports a no-show. Whether a retry has a new `Api-Timestamp` is not known.
+
+The API, from the OpenAPI file: `POST webhooks/subscription` has no parameters and its response no documented body. It
+switches the webhooks of one company on, to the URL that Housecall Pro registered for an application; nothing lists or
+describes it. So only the keys of registered applications can use it, and a company's own key sets the webhooks up by hand.
+Jobs of all statuses are listed unless one is asked for. There is no list of what changed since a time: jobs are read in
+the order of their last change until older ones come. A listed job is the job of a `job.…` event, field by field.
+
+Second-hand, from integrators: API-made changes send webhooks, too; a page may have 200 jobs; invoices are listed by the
+time of their payment. Recalled: 401 and 403 for keys without rights, and the rotation of refresh tokens, which only
+partners get.
 """
 
-from dataclasses import replace
-from datetime import datetime
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from decimal import Decimal
 
 from app.visits.change import UNSET, Action, Contact, Unset, VisitChange, unix_microseconds
 from app.webhooks.delivery import Event
+from app.webhooks.fetching import RecordRequest, RequestAuth, refresh_token_exchange
 from app.webhooks.handshakes import FixedBody
 from app.webhooks.payload import Payload
 from app.webhooks.signatures.hmac import Hmac
 from app.webhooks.source import Ignored, Source
+from app.webhooks.subscription import (
+    ApiResponse,
+    ListedPage,
+    ListedRecord,
+    Listing,
+    ListRequest,
+    OAuth,
+    Subscription,
+    SubscriptionState,
+    Target,
+    Window,
+)
 
 SETUP = """
 1. Webhooks need Housecall Pro's MAX plan. Open My Apps → App Store → Webhooks; that page shows the signing secret: set
@@ -42,11 +66,26 @@ SETUP = """
    Select `invoice.paid`, `invoice.updated`, `invoice.amount_updated`, `invoice.payment.succeeded` and
    `invoice.refund.succeeded`, as far as your list has them. The other events are ignored.
 4. If retries are rejected because their time is too old, increase HOOKS__HOUSECALLPRO__TOLERANCE (seconds, default 300).
+5. With an API key (My Apps → App Store → API keys), `doorbell connect housecallpro` also lists jobs: it imports those to
+   come, and finds what no webhook told. With the key of a registered application it does steps 2 and 3, too.
+
 Customers with disabled notifications, and jobs that are already rated, get no review request. Housecall Pro sends no
 no-shows; cancel the job instead.
 """
 
 SENT_AT = "Api-Timestamp"
+
+
+@dataclass(frozen=True, slots=True)
+class KeyOrToken:
+    """The key of a company or an application; the token of a partner's OAuth app has another scheme."""
+
+    names: tuple[str, ...] = ("TOKEN",)
+
+    def authenticate(self, credentials: Mapping[str, str], now: float, request: RecordRequest) -> RequestAuth:
+        scheme = "Bearer" if "REFRESH_TOKEN" in credentials else "Token"
+        return RequestAuth({"authorization": f"{scheme} {credentials['TOKEN']}"})
+
 
 SOURCE = Source(
     title="Housecall Pro",
@@ -58,6 +97,9 @@ SOURCE = Source(
     event_name_path=("event",),
     stored_headers=(SENT_AT,),
     handshake=FixedBody(b'{"foo":"bar"}', absent_header="Api-Signature"),
+    api_url="https://api.housecallpro.com",
+    credentials=KeyOrToken(),
+    token_exchange=refresh_token_exchange("https://api.housecallpro.com/oauth/token"),
 )
 
 JOBS: dict[str, Action] = {
@@ -206,3 +248,103 @@ def _paid(invoice: Payload) -> int | None:
         )
     amount, due = invoice.at("amount").integer(), invoice.at("due_amount").integer()
     return None if amount is None or due is None else amount - due
+
+
+# -- the API: https://docs.housecallpro.com/docs/housecall-public-api --
+
+
+def _subscribe(_: Target, __: Payload, ___: Sequence[str]) -> RecordRequest:
+    return RecordRequest("webhooks/subscription", json={})
+
+
+def _refusal(status: int, _: Payload) -> str | None:
+    if status != 403:
+        return None
+    return "Only applications that Housecall Pro registered can switch webhooks on, for companies on the MAX plan."
+
+
+SUBSCRIPTION = Subscription(
+    docs="https://docs.housecallpro.com/docs/housecall-public-api/46e9e1be07621-webhooks",
+    evidence="second-hand",
+    groups=((*JOBS, *sorted(APPOINTMENTS), *sorted(INVOICES)),),
+    account=RecordRequest("company"),
+    account_name=lambda account: account.at("name").text() or "",
+    create=_subscribe,
+    read_created=lambda _: SubscriptionState("company", ""),
+    delete=lambda *_: RecordRequest("webhooks/subscription", method="DELETE"),
+    secret_from="person",
+    is_by_hand_if_refused=True,
+    refusal=_refusal,
+)
+
+OAUTH = OAuth(
+    docs="https://docs.housecallpro.com/docs/housecall-public-api",
+    evidence="second-hand",
+    authorize_url="https://api.housecallpro.com/oauth/authorize",
+    token_url="https://api.housecallpro.com/oauth/token",
+    uses_pkce=False,
+    has_app_secret=True,
+)
+
+PAGE_SIZE = "100"
+
+
+def _list_jobs(window: Window, _: Payload) -> Sequence[ListRequest]:
+    """Return the lists of the jobs in the window, of those that changed last, and of paid invoices."""
+    limits = {"scheduled_start_min": _utc(window.since), "scheduled_start_max": _utc(window.until)}
+    requests = [_list("jobs", {**limits, "sort_by": "created_at", "sort_direction": "asc"})]
+    if window.changed_since:
+        since = _utc(window.changed_since)
+        requests.append(_list("jobs", {"sort_by": "updated_at", "sort_direction": "desc"}, {"changed_since": since}))
+        paid = {"status[]": "paid", "paid_at_min": since, "sort_by": "paid_at", "sort_direction": "asc"}
+        requests.append(_list("invoices", paid))
+    return requests
+
+
+def _list(name: str, params: Mapping[str, str], context: Mapping[str, str] | None = None) -> ListRequest:
+    return ListRequest(RecordRequest(name, params={**params, "page": "1", "page_size": PAGE_SIZE}), context or {})
+
+
+def _read_listed(request: ListRequest, response: ApiResponse) -> ListedPage:
+    """Read a page of jobs or invoices. Jobs in the order of their last change are read until older ones come."""
+    name, since = request.request.path, request.context.get("changed_since", "")
+    items = list(response.at(name))
+    times = [item.at("updated_at").required_time() for item in items] if since else []
+    is_last = any(time < datetime.fromisoformat(since) for time in times)
+    records = [_listed_invoice(each) if name == "invoices" else _listed_job(each) for each in items]
+    page = response.at("page").integer() or 1
+    if is_last or page >= (response.at("total_pages").integer() or 1):
+        return ListedPage(records)
+    params = {**request.request.params, "page": str(page + 1)}
+    return ListedPage(records, [replace(request, request=replace(request.request, params=params))])
+
+
+def _listed_job(job: Payload) -> ListedRecord:
+    """Return the event of the job's present state. Its version is the time of the job's last change."""
+    status = job.at("work_status").text()
+    if job.at("canceled_at") or job.at("deleted_at") or status in CANCELLED:
+        kind = "job.canceled"
+    elif status in DONE and job.at("work_timestamps", "completed_at"):
+        kind = "job.completed"
+    else:
+        kind = "job.scheduled" if job.at("schedule", "scheduled_start") else "job.updated"
+    body = {"event": kind, "event_occurred_at": job.at("updated_at").required_text(), "job": job.value}
+    return ListedRecord(job.at("id").required_text(), body)
+
+
+def _listed_invoice(invoice: Payload) -> ListedRecord:
+    body = {"event": "invoice.paid", "event_occurred_at": invoice.at("paid_at").text(), "invoice": invoice.value}
+    return ListedRecord(invoice.at("id").required_text(), body)
+
+
+def _utc(time: datetime) -> str:
+    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+LISTING = Listing(
+    docs="https://docs.housecallpro.com/docs/housecall-public-api",
+    evidence="second-hand",
+    start=_list_jobs,
+    read_page=_read_listed,
+    lists_changed=True,
+)

@@ -95,6 +95,7 @@ class Vendor:
     before_response: called when a request was executed, before it is answered.
     name: the source. has_appointments: False for a tool that only has payments for the appointments of others.
     credentials: what a caller must present. token_path: where they are exchanged for a token.
+    secret_on_a_page, registered_url: what a person copies from the tool's pages, and to them.
     disables_after: failed deliveries in a row after which the tool disables a subscription; 0 for never.
     """
 
@@ -104,6 +105,7 @@ class Vendor:
     credentials: Mapping[str, str] = {"TOKEN": "token-of-the-account"}
     token_path = "/oauth/token"
     secret_on_a_page = ""
+    registered_url = ""
     disables_after = 5
 
     def __init__(self) -> None:
@@ -290,6 +292,8 @@ class Vendor:
     def _do(self, action: str, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         calendar = self.calendar
         match action:
+            case "register":
+                self.registered_url = arguments["url"]
             case "disable":
                 self.disable_all()
             case "delete":

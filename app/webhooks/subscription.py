@@ -106,6 +106,8 @@ class Subscription:
     test: (id, account) → the request that makes the tool send a test event.
     credentials: those that are enough for these requests, if they are not all of the source.
     secret_from: who chooses the signing secret. secret_credential: the credential that it is, if that is "credential".
+    is_by_hand_if_refused: a person does the steps of `setup` if the tool refuses to create a subscription, because only
+        some accounts may use the API.
     is_url_unique: the tool refuses two subscriptions with one URL: an old one is deleted before its replacement is created.
     refusal: (status, response) → a sentence for a refused request, such as "Webhooks need a paid plan"; None if there is no
         better one than the tool's own.
@@ -129,6 +131,7 @@ class Subscription:
     secret_from: SecretFrom = "doorbell"
     secret_credential: str = ""
     is_url_unique: bool = False
+    is_by_hand_if_refused: bool = False
     refusal: Callable[[int, Payload], str | None] = lambda status, response: None
 
     @property
