@@ -85,8 +85,10 @@ async def _record(ledger: Ledger, settings: Settings, meta: DeliveryInfo, body: 
         context = ToolContext(settings, ledger, http)
 
         async def find(request: RecordRequest) -> Any:
+            api = ToolApi(context, _configured(hook, meta), [])
             try:
-                return await ToolApi(context, _configured(hook, meta), []).find(request)
+                await api.check_pause(request.label)
+                return await api.find(request)
             except VisitsApiError as error:
                 exit_with(UNREACHABLE, f"the record cannot be fetched: {error}")
             except CredentialsMissing as missing:
