@@ -34,6 +34,8 @@ def translate_record(
     listed_at: when the request of its page began. tenants: the accounts of the tool that the hook accepts; empty: all. A
     record that does not name its account is from the account of the credentials.
     """
+    if record.problem:
+        return ListedChanges(record, problem=record.problem)
     listed_at = record.requested_at or listed_at
     event = Event(source.name, Payload(record.body), listed_at, zone=zone)
     tenant = source.definition.tenant_of(event) if tenants and source.definition.tenant_of else None

@@ -66,6 +66,7 @@ from app.webhooks.subscription import (
     SubscriptionState,
     Target,
     Window,
+    read_records,
 )
 
 SETUP = """
@@ -663,27 +664,22 @@ def _list_bookings(window: Window, account: Payload) -> Sequence[ListRequest]:
 
 def _read_bookings(request: ListRequest, response: ApiResponse) -> ListedPage:
     bookings = list(response.at("data"))
-    wanted = [
-        booking
-        for booking in bookings
-        if _is_host(booking, request.context["host"]) and not _is_in_window(booking, request.context)
-    ]
+    context, now = request.context, response.requested_at
+    records = read_records(bookings, lambda booking: _listed(booking, now) if _is_wanted(booking, context) else ())
     # The total ignores some filters, so an empty page is the last one, too.
     has_more = bookings and response.at("pagination", "hasNextPage").boolean()
     next_page = [replace(request, request=_skip(request.request, len(bookings)))] if has_more else []
-    return ListedPage([record for booking in wanted for record in _listed(booking, response.requested_at)], next_page)
+    return ListedPage(records, next_page)
 
 
-def _is_host(booking: Payload, user: str | None) -> bool:
-    return any(host.at("id").text() == user for host in booking.at("hosts"))
-
-
-def _is_in_window(booking: Payload, context: Mapping[str, Any]) -> bool:
-    """Whether the list of the window has this booking."""
-    if "since" not in context:
+def _is_wanted(booking: Payload, context: Mapping[str, Any]) -> bool:
+    """Whether the user hosts it. Among the bookings that changed, those of the window are listed elsewhere."""
+    if not any(host.at("id").text() == context["host"] for host in booking.at("hosts")):
         return False
+    if "since" not in context:
+        return True
     since, until = (datetime.fromisoformat(context[name]) for name in ("since", "until"))
-    return since <= booking.at("start").required_time() and booking.at("end").required_time() <= until
+    return booking.at("start").required_time() < since or booking.at("end").required_time() > until
 
 
 def _listed(booking: Payload, now: datetime) -> Iterator[ListedRecord]:

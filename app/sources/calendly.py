@@ -37,6 +37,7 @@ from app.webhooks.subscription import (
     SubscriptionState,
     Target,
     Window,
+    read_records,
 )
 
 SETUP = """
@@ -291,7 +292,7 @@ def _read_listed(request: ListRequest, response: ApiResponse) -> ListedPage:
     page = _next_page(request.request, response)
     next_page = [replace(request, request=page)] if page else []
     if request.context:
-        records = [record for invitee in response.at("collection") for record in _listed(invitee, request.context)]
+        records = read_records(response.at("collection"), lambda invitee: _listed(invitee, request.context))
         return ListedPage(records, next_page)
     invitees = [
         ListRequest(

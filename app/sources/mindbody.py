@@ -34,6 +34,7 @@ call, and Mindbody bills calls above 1,000 a day.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -54,6 +55,7 @@ from app.webhooks.subscription import (
     SubscriptionState,
     Target,
     Window,
+    read_records,
 )
 
 SETUP = """
@@ -70,8 +72,8 @@ SETUP = """
    $ curl -X PATCH https://mb-api.mindbodyonline.com/push/api/v1/subscriptions/ID -H "API-Key: KEY" \\
        -H "Content-Type: application/json" -d '{"status": "Active"}'
 5. If several sites use this address, set HOOKS__MINDBODY__TENANTS to the siteId of yours.
-6. `doorbell connect mindbody` does steps 2 to 4, and lists the appointments once a day. Besides the API key it needs the
-   site's id and a log-in that may see appointments and clients: a staff user's, or your source's (_SourceName).
+6. `doorbell connect mindbody` does steps 2 to 4 with the API key. With the site's id and a log-in that may see appointments
+   and clients (a staff user's, or your source's, _SourceName) it also lists the appointments once a day.
 
 Mindbody does not reliably send the end of an appointment, nor a no-show: only the daily list has them. Without it a review
 request counts from the start of the appointment: then cancel no-shows. In a class, mark them as absent. A class that you
@@ -280,6 +282,8 @@ SUBSCRIPTION = Subscription(
 # -- appointments: https://developers.mindbodyonline.com/PublicDocumentation/V6 --
 
 MAX_CLIENTS = 20
+#: What a list of appointments leaves for their translation, besides the client.
+LISTED_FIELDS = ("Id", "Status", "StartDateTime", "EndDateTime")
 
 
 def _list_site(window: Window, _: Payload) -> Sequence[ListRequest]:
@@ -293,10 +297,17 @@ def _read_listed(request: ListRequest, response: ApiResponse) -> ListedPage:
     if "since" in request.context:
         return ListedPage([], [_first_page(request.context, response)])
     if "appointments" in request.context:
-        return ListedPage(list(_listed(request.context, response)))
-    appointments = [each for each in response.at("Appointments") if each.at("ClientId").text()]
+        return ListedPage(_listed(request.context, response))
+    by_client: dict[str, list[dict[str, Any]]] = {}
+
+    def read(appointment: Payload) -> Sequence[ListedRecord]:
+        if client := appointment.at("ClientId").text():
+            by_client.setdefault(client, []).append({name: appointment.at(name).value for name in LISTED_FIELDS})
+        return ()
+
+    unreadable = read_records(response.at("Appointments"), read)
     context = {**request.context, "listed_at": response.requested_at.isoformat()}
-    return ListedPage([], [*_client_requests(appointments, context), *_next_page(request, response)])
+    return ListedPage(unreadable, [*_client_requests(by_client, context), *_next_page(request, response)])
 
 
 def _first_page(context: Mapping[str, Any], response: ApiResponse) -> ListRequest:
@@ -327,12 +338,10 @@ def _next_page(request: ListRequest, response: ApiResponse) -> Iterator[ListRequ
         yield replace(request, request=replace(request.request, params={**params, "request.offset": str(offset)}))
 
 
-def _client_requests(appointments: Sequence[Payload], context: Mapping[str, Any]) -> Iterator[ListRequest]:
+def _client_requests(
+    by_client: Mapping[str, Sequence[Mapping[str, Any]]], context: Mapping[str, Any]
+) -> Iterator[ListRequest]:
     """Yield a request for each 20 clients, with their appointments, as they were at the time of the list."""
-    by_client: dict[str, list[dict[str, Any]]] = {}
-    for appointment in appointments:
-        fields = {name: appointment.at(name).value for name in ("Id", "Status", "StartDateTime", "EndDateTime")}
-        by_client.setdefault(appointment.at("ClientId").required_text(), []).append(fields)
     clients = sorted(by_client)
     for first in range(0, len(clients), MAX_CLIENTS):
         batch = clients[first : first + MAX_CLIENTS]
@@ -341,16 +350,17 @@ def _client_requests(appointments: Sequence[Payload], context: Mapping[str, Any]
         yield ListRequest(RecordRequest("client/clients", params=params), {**context, "appointments": of_clients})
 
 
-def _listed(context: Mapping[str, Any], response: ApiResponse) -> Iterator[ListedRecord]:
-    clients = {client.at("Id").text(): client for client in response.at("Clients")}
+def _listed(context: Mapping[str, Any], response: ApiResponse) -> list[ListedRecord]:
+    clients, records = {client.at("Id").text(): client for client in response.at("Clients")}, list[ListedRecord]()
     for client_id, appointments in context["appointments"].items():
-        client = clients.get(client_id, Payload(None))
-        for appointment in appointments:
-            yield from _listed_events(Payload(appointment, "Appointments"), client_id, client, context)
+        client = clients.get(client_id, Payload({}))
+        read = partial(_listed_events, client_id=client_id, client=client, context=context)
+        records += read_records(Payload(appointments, "Appointments"), read)
+    return records
 
 
 def _listed_events(
-    appointment: Payload, client_id: str, client: Payload, context: Mapping[str, Any]
+    appointment: Payload, *, client_id: str, client: Payload, context: Mapping[str, Any]
 ) -> Iterator[ListedRecord]:
     """Yield the event of the present state; of a completed one also at its end, which is when it was completed."""
     zone, listed_at = ZoneInfo(context["zone"]), context["listed_at"]

@@ -40,6 +40,7 @@ from app.webhooks.subscription import (
     SubscriptionState,
     Target,
     Window,
+    read_records,
 )
 
 SETUP = """
@@ -251,22 +252,21 @@ def _list_bookings(window: Window, _: Payload) -> Sequence[ListRequest]:
 def _read_listed(request: ListRequest, response: ApiResponse) -> ListedPage:
     """Read a page of bookings, whose customers are to be fetched, or the customers of bookings."""
     if "bookings" in request.context:
-        bookings = list(Payload(request.context["bookings"]))
-        return ListedPage([_listed(booking, response) for booking in bookings])
-    page = _next_page(request.request, response)
+        return ListedPage(read_records(Payload(request.context["bookings"]), lambda each: [_listed(each, response)]))
     since, changed_since = (datetime.fromisoformat(request.context[name]) for name in ("since", "changed_since"))
-    bookings = [
-        booking
-        for booking in response.at("bookings")
-        if booking.at("start_at").required_time() >= since or _updated_at(booking) >= changed_since
-    ]
-    return ListedPage(
-        [_listed(booking, response) for booking in bookings if not _needs_customer(booking)],
-        [
-            *_customer_requests([booking for booking in bookings if _needs_customer(booking)]),
-            *([replace(request, request=page)] if page else []),
-        ],
-    )
+    with_customers = list[Payload]()
+
+    def read(booking: Payload) -> Iterator[ListedRecord]:
+        if booking.at("start_at").required_time() < since and _updated_at(booking) < changed_since:
+            return
+        if _needs_customer(booking):
+            with_customers.append(booking)
+        else:
+            yield _listed(booking, response)
+
+    records, page = read_records(response.at("bookings"), read), _next_page(request.request, response)
+    next_page = [replace(request, request=page)] if page else []
+    return ListedPage(records, [*_customer_requests(with_customers), *next_page])
 
 
 def _needs_customer(booking: Payload) -> bool:

@@ -52,6 +52,7 @@ from app.webhooks.subscription import (
     SubscriptionState,
     Target,
     Window,
+    read_records,
 )
 
 SETUP = """
@@ -294,7 +295,7 @@ def _list_events(window: Window, _: Payload) -> Sequence[ListRequest]:
 
 def _read_events(request: ListRequest, response: ApiResponse) -> ListedPage:
     page = _next_page(request.request, response)
-    records = [ListedRecord(event.at("id").required_text(), event.value) for event in response.at("data")]
+    records = read_records(response.at("data"), lambda event: [ListedRecord(event.at("id").required_id(), event.value)])
     return ListedPage(records, [replace(request, request=page)] if page else [])
 
 

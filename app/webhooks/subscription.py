@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from app.webhooks.evidence import Evidence
 from app.webhooks.fetching import RecordRequest
-from app.webhooks.payload import Payload
+from app.webhooks.payload import Payload, Untranslatable
 
 #: Who chooses the signing secret: Doorbell, the tool (it is in its response), or nobody, because it is known before (one of
 #: the credentials, or a secret that the tool shows on a page).
@@ -163,6 +163,7 @@ class ListedRecord:
     body: the body of an event about this appointment in its present state, as the tool would send it. record, related: as in
     Event, if events of this tool only refer to records. path: the path of the request that would fetch the record.
     requested_at: when the first of several requests for it began; None if there was only the one of its page.
+    problem: why it cannot be read.
     """
 
     id: str
@@ -171,6 +172,18 @@ class ListedRecord:
     related: Mapping[str, Any] = field(default_factory=dict)
     path: str = ""
     requested_at: datetime | None = None
+    problem: str = ""
+
+
+def read_records(items: Iterable[Payload], read: Callable[[Payload], Iterable[ListedRecord]]) -> list[ListedRecord]:
+    """Read the items of a page. One that cannot be read becomes a record with a problem, and does not stop the others."""
+    records = list[ListedRecord]()
+    for item in items:
+        try:
+            records += list(read(item))
+        except Untranslatable as error:
+            records.append(ListedRecord("", item.value if isinstance(item.value, dict) else {}, problem=str(error)))
+    return records
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +214,7 @@ class Listing:
         account: the response to the request `account` of the Subscription.
     check: (visit ids, account) → the requests that find which of these upcoming visits the tool no longer has, if it does
         not list cancelled appointments.
-    read_page: (request, response) → the records, and the next requests.
+    read_page: (request, response) → the records, and the next requests. See `read_records`.
     lists_changed: whether the tool lists appointments by the time of their last change, whenever they start.
     is_daily: whether a daily reconciliation is on by default, because the tool does not retry, or drops events.
     calls_per_s: the most calls per second.

@@ -156,3 +156,11 @@ def test_each_seat_is_a_visit() -> None:
 
 def test_a_booking_without_anyone_left_is_no_visit() -> None:
     assert [] == listed(booking(attendees=[]))
+
+
+def test_a_booking_that_cannot_be_read_does_not_stop_the_others() -> None:
+    [request, _] = list_requests("calcom", WINDOW, ACCOUNT)
+
+    results, _ = read_page("calcom", request, page(booking(start=None), booking()))
+
+    assert ["response.data[0].start: expected text, found nothing", ""] == [result.problem for result in results]

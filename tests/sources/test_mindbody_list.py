@@ -135,3 +135,13 @@ def test_the_window_reaches_back_to_the_last_changes() -> None:
     _, [request] = read_page("mindbody", site, SITE)
 
     assert "2026-09-17T00:00:00" == request.request.params["request.startDate"]
+
+
+def test_an_appointment_that_cannot_be_read_does_not_stop_the_others() -> None:
+    odd = [appointment(Id=1, ClientId=["C1"]), appointment(Id=2, StartDateTime="soon"), appointment(Id=3)]
+
+    unreadable, [clients] = read_page("mindbody", first_page(), page(*odd))
+    results, _ = read_page("mindbody", clients, {"Clients": [ADA]})
+
+    assert 1 == len(unreadable)
+    assert [True, False] == [bool(result.problem) for result in results]

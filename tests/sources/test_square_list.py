@@ -94,3 +94,15 @@ def test_a_request_that_nobody_accepted_is_no_visit_and_one_that_was_accepted_be
     assert {"square-again": True} == {
         id: visit.is_cancelled for id, visit in visits_of("square", changes_of(results)).items()
     }
+
+
+def test_a_booking_that_cannot_be_read_does_not_stop_the_others() -> None:
+    [request, *_] = list_requests("square", WINDOW)
+    page = [booking(start_at=7), booking(id="b2")]
+
+    results, [customers] = read_page("square", request, {"bookings": page})
+
+    assert ["response.bookings[0].start_at: expected a time in ISO 8601, found a number"] == [
+        result.problem for result in results
+    ]
+    assert ["b2"] == [each["id"] for each in customers.context["bookings"]]
