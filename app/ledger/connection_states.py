@@ -9,9 +9,7 @@ import orjson
 from app.ledger import keys
 from app.ledger.redis import Redis
 
-#: healthy: seen at the tool and active, or heard from within its usual gap. unverified: never heard from, and the tool
-#: cannot be asked. degraded: the tool reports failing deliveries. disabled: the tool sends nothing any more. missing: the
-#: tool has no subscription with our URL. credentials_expired: the tool rejects the credentials.
+#: MEANINGS explains them.
 Health = Literal["healthy", "unverified", "degraded", "disabled", "missing", "credentials_expired"]
 HEALTH: tuple[Health, ...] = get_args(Health)
 #: Deliveries do not arrive, or soon will not.
@@ -79,7 +77,16 @@ def _decode(hook: bytes, value: bytes) -> ConnectionState:
     )
 
 
-#: What an unhealthy state means, and what helps. {title}: the tool. {hook}: the hook.
+#: What each state means, for the pages: `make docs`.
+MEANINGS: Mapping[Health, str] = {
+    "healthy": "the tool says that the subscription is active; or deliveries arrive within their usual gap",
+    "unverified": "no delivery has arrived yet, and the tool was not asked",
+    "degraded": "the tool reports failing deliveries; or none has arrived for much longer than usual",
+    "disabled": "the tool disabled the subscription, and sends nothing",
+    "missing": "the tool has no subscription with our URL",
+    "credentials_expired": "the tool rejects the credentials",
+}
+#: What an unhealthy state means at a tool, and what helps. {title}: the tool. {hook}: the hook.
 PROBLEMS: Mapping[Health, tuple[str, str]] = {
     "degraded": (
         "{title} reports failing deliveries, or has sent none for much longer than usual",
