@@ -68,7 +68,7 @@ def catch_up(hook: str, since: datetime | None, dry_run: bool, cancel: bool, yes
     if plan.new_past:
         _confirm_past(plan.new_past, yes)
     else:
-        confirm(f"Store the changes of {plan.counts['changed']:,} appointments?", yes)
+        confirm(f"Store the changes? Appointments with changes: {plan.counts['changed']:,}.", yes)
     try:
         _print_result(_run(hook, lambda requests: _start_and_wait(requests, hook, plan)))
     except KeyboardInterrupt:
@@ -94,9 +94,8 @@ def _run(hook: str, step: Callable[[CatchUpRequests], Awaitable[T]]) -> T:
 
 
 def _print_plan(plan: CatchUpPlan) -> None:
-    click.echo(
-        f"{sum(plan.counts.values()):,} appointments since {with_age(iso_timestamp(plan.since.timestamp() * 1000) or '')}:"
-    )
+    since = with_age(iso_timestamp(plan.since.timestamp() * 1000) or "")
+    click.echo(f"appointments since {since}: {sum(plan.counts.values()):,}")
     for result in RESULTS:
         if count := plan.counts[result]:
             click.echo(f"  {count:,} {RESULT_TEXTS[result]}")
@@ -104,7 +103,8 @@ def _print_plan(plan: CatchUpPlan) -> None:
 
 def _confirm_past(count: int, yes: bool) -> None:
     """Ask for the number: a visit of the past can start a review request."""
-    warning = f"{count:,} past visits would be created or changed: their customers may be asked for a review."
+    visits = "1 past visit" if count == 1 else f"{count:,} past visits"
+    warning = f"{visits} would be created or changed: their customers may be asked for a review."
     confirm(warning, yes, typed=str(count))
 
 

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from app.cli.completion import complete_hooks, complete_sources
+from app.cli.credentials import ask, ask_for_credentials, parse_lines
 from app.cli.output import (
     CHECK_FAILED,
     NOTHING_MATCHED,
@@ -19,11 +20,21 @@ from app.cli.output import (
     examples,
     exit_with,
     json_option,
+    print_message,
     print_rows,
     utc_option,
 )
 from app.cli.session import actions, run_with_ledger
-from app.connections.connect import Connected, Connections, ConnectRequest, first_delivery
+from app.cli.sources import print_steps
+from app.connections.connect import (
+    Connected,
+    Connections,
+    ConnectRequest,
+    can_call,
+    check_connectable,
+    first_delivery,
+    needs_copied_secret,
+)
 from app.connections.connector import OUTAGES, REFUSALS, describe
 from app.connections.context import ToolContext
 from app.connections.stored_hooks import StoredHooks
@@ -31,7 +42,7 @@ from app.ledger.ledger import Ledger
 from app.ledger.times import iso_timestamp
 from app.operators.connections import load_connections
 from app.operators.setup_steps import setup_steps
-from app.settings.model import Settings
+from app.settings.model import Settings, hook_path
 from app.visits.client import http_client
 from app.webhooks.registry import load_sources
 from app.webhooks.source import LoadedSource
@@ -56,8 +67,12 @@ def connect(
 ) -> None:
     """Connect a tool: store its hook, and subscribe to its webhooks.
 
-    The credentials are asked for, or read as lines NAME=value from standard input; SECRET is the signing secret, if the tool
-    chose it. Running it again changes nothing that works. Exit status: 3 the tool refuses, 4 it cannot be reached.
+    Credentials are asked for on a terminal, with the place where the tool shows them, or are read as lines NAME=value from
+    standard input. SECRET is the signing secret, if a person copies it from the tool. Without an API for webhooks, the steps
+    at the tool are printed.
+
+    Running it again changes nothing that works, and repairs what does not. Other settings of the hook:
+    `doorbell hooks change`. Exit status: 3 the tool refuses, 4 it cannot be reached.
     """
     if source not in load_sources():
         exit_with(USAGE, f"there is no source {source}{did_you_mean(source, load_sources())}")
@@ -66,12 +81,18 @@ def connect(
     tool = load_sources()[source]
 
     async def step(ledger: Ledger, settings: Settings) -> None:
+        check_connectable(settings, source, name)
+        is_recipe_first = not tool.subscription and needs_copied_secret(tool)
+        if is_recipe_first:
+            _print_recipe(tool, name, f"{settings.public_url}{hook_path(name)}")
         values = _read_values(tool, settings, name)
         request = ConnectRequest(
             source, name, values, values.pop(SECRET, ""), {key: value for key, value in options.items() if value}
         )
         connected = await _connections(ledger, settings, tool, lambda connections: connections.connect(request))
         _report(connected)
+        if connected.reconciled is None and not is_recipe_first:
+            _print_recipe(tool, name, connected.url, connected.refusal)
         if not no_wait:
             await _wait_for_delivery(ledger, name, started_ms)
 
@@ -106,18 +127,25 @@ def connections(as_json: bool) -> None:
 def disconnect(hook: str, yes: bool) -> None:
     """Delete the subscriptions of a hook at its tool, and the hook if it is stored.
 
-    Subscriptions of others stay, and so do the visits.
+    Subscriptions of others stay, and so do the visits. If the tool does not answer or rejects the credentials, nothing
+    changes: `doorbell hooks remove` removes the hook alone.
     """
 
-    async def step(ledger: Ledger, settings: Settings) -> list[str]:
+    async def step(ledger: Ledger, settings: Settings) -> None:
         if hook not in settings.hooks:
             exit_with(NOTHING_MATCHED, f"there is no hook {hook}{did_you_mean(hook, settings.hooks)}")
         confirm(f"Disconnect {hook}? Its webhooks will no longer arrive.", yes)
-        tool = settings.source_for(hook)
-        return await _connections(ledger, settings, tool, lambda connections: connections.disconnect(hook))
+        tool, can_delete = settings.source_for(hook), can_call(settings.hook(hook))
+        ids = await _connections(ledger, settings, tool, lambda connections: connections.disconnect(hook))
+        print_message(f"{hook} is disconnected; deleted subscriptions: {', '.join(ids) or 'none'}")
+        if not can_delete:
+            print_message(
+                f"Doorbell cannot delete webhooks of this hook at {tool.definition.title}: delete them there."
+            )
+        if hook in settings.environment_hooks:
+            print_message(f"It is set in the environment, and exists until you remove HOOKS__{hook.upper()}__…")
 
-    ids = run_with_ledger(step)
-    click.echo(f"{hook} is disconnected; deleted subscriptions: {', '.join(ids) or 'none'}", err=True)
+    run_with_ledger(step)
 
 
 async def _connections(
@@ -145,35 +173,41 @@ def _read_values(tool: LoadedSource, settings: Settings, hook: str) -> dict[str,
     """Return credentials and SECRET, from the lines of standard input, or from prompts on a terminal."""
     if hook in settings.environment_hooks:
         return {}
-    names = list(tool.definition.missing_credentials({}))
+    definition, stored = tool.definition, settings.hooks.get(hook)
     if not sys.stdin.isatty():
-        return dict(_parse_lines(sys.stdin.read(), {*tool.definition.credential_names, SECRET}))
-    stored = settings.hooks[hook].credentials if hook in settings.hooks else {}
-    return {name: click.prompt(name, hide_input=True) for name in names if name not in stored}
+        return parse_lines(sys.stdin.read(), {*definition.credential_names, SECRET})
+    values = dict[str, str]()
+    if definition.credential_names:
+        print_message(f"{definition.title} needs credentials. What you enter is not shown, and is stored encrypted.")
+        values = ask_for_credentials(definition, stored.credentials if stored else {})
+    if needs_copied_secret(tool):
+        has_secret = bool(stored and stored.secrets)
+        print_message(f"Enter the signing secret as soon as {definition.title} shows it: later steps may need it.")
+        values[SECRET] = ask(SECRET, without="Enter: the stored one stays" if has_secret else "")
+    return values
 
 
-def _parse_lines(text: str, names: set[str]) -> Iterator[tuple[str, str]]:
-    for line in filter(None, map(str.strip, text.splitlines())):
-        name, equals, value = line.partition("=")
-        if not equals or name not in names:
-            exit_with(USAGE, f"a line of standard input must be NAME=value; the names are {', '.join(sorted(names))}")
-        yield name, value.strip()
+def _print_recipe(tool: LoadedSource, hook: str, url: str, refusal: str = "") -> None:
+    reason = refusal or f"{tool.definition.title} has no API for webhooks."
+    print_message(f"{reason} Do these steps there:")
+    print_steps(setup_steps(tool, hook, url))
 
 
 def _report(connected: Connected) -> None:
     hook, reconciled = connected.hook, connected.reconciled
     title = hook.source.definition.title
     if reconciled is None:
-        reason = connected.refusal or f"{title} has no API for webhooks."
-        click.echo(f"{reason} Do these steps there:", err=True)
-        for setup_step in setup_steps(hook.source, hook.name, connected.url):
-            click.echo(f"{setup_step.number}. {setup_step.text}" if setup_step.number else setup_step.text)
-            for command in setup_step.commands:
-                click.echo(f"   {command}")
+        print_message(f"{hook.name} is stored, and accepts the webhooks of {title} at {connected.url}")
+        variable = f"HOOKS__{hook.name.upper()}__SECRETS"
+        if connected.new_secret:
+            print_message(f"{variable} in the steps is this new secret, which is stored, and not shown again:")
+            click.echo(connected.new_secret)
+        elif not needs_copied_secret(hook.source):
+            print_message(f"{variable} in the steps is set already.")
         _report_import(connected)
         return
     account = f" ({connected.account_name})" if connected.account_name else ""
-    click.echo(f"{title}{account} is connected as {hook.name}: it sends webhooks to {connected.url}", err=True)
+    print_message(f"{title}{account} is connected as {hook.name}: it sends webhooks to {connected.url}")
     for action, subscriptions in (
         ("created", reconciled.created),
         ("adopted", reconciled.adopted),
@@ -186,8 +220,10 @@ def _report(connected: Connected) -> None:
 
 def _report_import(connected: Connected) -> None:
     if connected.is_importing:
-        name = connected.hook.name
-        click.echo(f"a worker stores the coming appointments: doorbell catch-up {name} shows its progress", err=True)
+        print_message(
+            f"a worker stores the coming appointments: `doorbell catch-up {connected.hook.name} --dry-run` "
+            "shows what is missing"
+        )
 
 
 async def _wait_for_delivery(ledger: Ledger, hook: str, since_ms: int) -> None:

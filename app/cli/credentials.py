@@ -5,15 +5,40 @@ from collections.abc import Iterable, Mapping
 
 import click
 
-from app.cli.output import USAGE, exit_with
+from app.cli.output import USAGE, exit_with, print_message
+from app.webhooks.source import Source
+
+TOKEN = "TOKEN"
 
 
-def read_values(required: Iterable[str], allowed: Iterable[str] = ()) -> dict[str, str]:
+def read_values(required: Iterable[str], allowed: Iterable[str] = (), tool: Source | None = None) -> dict[str, str]:
     """Return the values by name. On a terminal, ask for the required ones; without one, read all of standard input."""
     required = list(required)
     if sys.stdin.isatty():
-        return {name: click.prompt(name, hide_input=True, err=True) for name in required}
+        return {name: ask(name, tool) for name in required}
     return parse_lines(sys.stdin.read(), {*required, *allowed})
+
+
+def ask_for_credentials(tool: Source, stored: Mapping[str, str]) -> dict[str, str]:
+    """Ask on the terminal for what a hook needs to call the tool. A token is enough, where a person can create one."""
+    names = tool.missing_credentials({})
+    if TOKEN not in names and TOKEN in tool.credential_help:
+        token = ask(TOKEN, tool, "Enter: the next ones instead")
+        if token:
+            return {TOKEN: token}
+    keep = "Enter: the stored one stays"
+    answers = {name: ask(name, tool, keep if name in stored else "") for name in names}
+    return {name: value for name, value in answers.items() if value}
+
+
+def ask(name: str, tool: Source | None = None, without: str = "") -> str:
+    """Ask for a value, and say where the tool has it. without: what happens without a value, if it is not required."""
+    title, place = tool.credential_help.get(name, ("", "")) if tool else ("", "")
+    if place:
+        print_message(f"{title}: {place}")
+    prompt = f"{name} ({without})" if without else name
+    value: str = click.prompt(prompt, hide_input=True, err=True, default="" if without else None, show_default=False)
+    return value.strip()
 
 
 def parse_lines(text: str, names: Iterable[str]) -> dict[str, str]:

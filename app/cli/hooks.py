@@ -100,7 +100,8 @@ def add(name: str, source: str, generate: bool, **options: str | None) -> None:
     tool = _find_source(source or name)
     names = tool.definition.credential_names
     required = [] if generate else [SECRET]
-    values = read_values([*required, *_missing_credentials(tool, {})], [*names, *SECRET_SETTINGS])
+    missing = _missing_credentials(tool, {})
+    values = read_values([*required, *missing], [*names, *SECRET_SETTINGS], tool.definition)
     if generate:
         values[SECRET] = _generate(tool.definition)
     fields: dict[str, Any] = {key: value for key, value in options.items() if value} | as_fields(
@@ -151,7 +152,7 @@ def change(name: str, credentials: bool, **options: str | None) -> None:
 def _read_credentials(stored: StoredHooks, name: str) -> dict[str, str]:
     hook = stored.get(name)
     tool = _find_source(hook.source or name)
-    return read_values(tool.definition.credential_names, [TOKEN])
+    return read_values(tool.definition.credential_names, [TOKEN], tool.definition)
 
 
 @hooks.command(epilog=examples("hooks rotate shop", "hooks rotate standard --generate", "hooks rotate shop --finish"))

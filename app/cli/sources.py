@@ -1,7 +1,7 @@
 """`doorbell sources`, `hook-url` and `secrets`, which help to connect a tool."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from textwrap import indent
 from typing import Any
 
@@ -25,7 +25,7 @@ from app.cli.session import load_settings, load_settings_or_none, run_with_ledge
 from app.cli.tables import style, wrap
 from app.ledger.ledger import Ledger
 from app.ledger.times import iso_timestamp
-from app.operators.setup_steps import new_secret, setup_steps, terms_of
+from app.operators.setup_steps import SetupStep, new_secret, setup_steps, terms_of
 from app.settings.model import Settings
 from app.telemetry import counters
 from app.webhooks.evidence import VERIFIED_BY, Evidence
@@ -69,16 +69,20 @@ def sources(name: str | None, as_json: bool) -> None:
     url, shell_url = f"{public_url}/hooks/{name}", ""
     if source.signature.needs_secret_key:
         url, shell_url = f"the URL that `doorbell hook-url {name}` prints", f"$(doorbell hook-url {name})"
-    for step in setup_steps(tool, name, url, shell_url):
+    print_steps(setup_steps(tool, name, url, shell_url))
+    click.echo()
+    for line in wrap(f"{'; '.join(terms_of(source))}."):
+        click.echo(line)
+    return None
+
+
+def print_steps(steps: Iterable[SetupStep]) -> None:
+    for step in steps:
         number = f"{step.number}. " if step.number else ""
         for line in wrap(number + step.text, subsequent="   " if number else ""):
             click.echo(line)
         for command in step.commands:
             click.echo(indent(f"$ {command}", "   "))
-    click.echo()
-    for line in wrap(f"{'; '.join(terms_of(source))}."):
-        click.echo(line)
-    return None
 
 
 def _row_for_people(row: dict[str, Any]) -> dict[str, Any]:

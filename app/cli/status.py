@@ -64,6 +64,8 @@ FIRST_COMMANDS = {
     "api": "doorbell doctor",
     "memory": "doorbell doctor",
     "stalled": "doorbell doctor",
+    "unusable": "doorbell hooks",
+    "connection": "doorbell connections",
     "credentials": "doorbell sources {hook}",
     "signatures": "doorbell rejections --hook {hook}",
     "silent": "doorbell deliveries --hook {hook}",

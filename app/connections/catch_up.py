@@ -291,7 +291,9 @@ class CatchUpRunner:
             if not current.is_open:
                 await store.save(ended(catch_up, "cancelled"))
                 return
-            await store.save(catch_up if remaining else ended(catch_up, "done"))
+            if not remaining:
+                catch_up = ended(catch_up, "done")
+            await store.save(catch_up)
             if time.monotonic() > deadline or await self._has_backlog():
                 return
         if not catch_up.remaining and catch_up.is_open:

@@ -16,9 +16,9 @@ from app.ledger.ledger import Ledger
 from app.ledger.records import NotFound
 from app.operators.actions import Actions
 from app.operators.setup_steps import new_secret
-from app.settings.environment import RANDOM_CHARACTERS, Problem, SettingsError
+from app.settings.environment import Problem, SettingsError
 from app.settings.model import Hook, HookSettings, Settings
-from app.settings.stored import build_hook, change_hook, hook_problems
+from app.settings.stored import SECRET_KEY_MISSING, build_hook, change_hook, hook_problems
 from app.visits.client import ClientError, Unauthorized
 from app.webhooks.registry import load_sources
 from app.webhooks.source import LoadedSource
@@ -49,15 +49,33 @@ class Connected:
     """A connected hook.
 
     reconciled: None if the tool has no API for subscriptions, so that a person does the steps. refusal: why this account
-    cannot use that API. is_importing: a worker will store the coming appointments.
+    cannot use that API. new_secret: the secret that this person enters at the tool, if it was just generated.
+    is_importing: a worker will store the coming appointments.
     """
 
     hook: Hook
     url: str
     account_name: str = ""
     reconciled: Reconciled | None = None
+    new_secret: str = field(default="", repr=False)
     is_importing: bool = False
     refusal: str = ""
+
+
+def check_connectable(settings: Settings, source: str, hook: str) -> None:
+    """Raise SettingsError if no tool, or not this one, can be connected as this hook."""
+    problems = []
+    if source not in load_sources():
+        problems.append(Problem("SOURCE", f"there is no source {source}"))
+    if not settings.public_url:
+        rule = "is required: the tool sends its webhooks there"
+        problems.append(Problem("PUBLIC_URL", rule, fix="Set it to the URL of this Doorbell."))
+    if hook in settings.hooks and (other := settings.source_for(hook).name) != source:
+        problems.append(Problem("NAME", f"the hook {hook} is one of {other}", fix="Use another name."))
+    if not settings.secret_key and hook not in settings.environment_hooks:
+        problems.append(SECRET_KEY_MISSING)
+    if problems:
+        raise SettingsError(problems)
 
 
 class Connections:
@@ -69,16 +87,7 @@ class Connections:
 
     async def connect(self, request: ConnectRequest) -> Connected:
         """Store the hook, and subscribe at the tool. Safe to run again: what exists is adopted."""
-        settings = self._context.settings
-        if request.source not in load_sources():
-            raise SettingsError([Problem("SOURCE", f"there is no source {request.source}")])
-        if not settings.public_url:
-            rule = "is required: the tool sends its webhooks there"
-            raise SettingsError([Problem("PUBLIC_URL", rule, fix="Set it to the URL of this Doorbell.")])
-        if request.hook in settings.hooks and (source := settings.source_for(request.hook).name) != request.source:
-            raise SettingsError(
-                [Problem("NAME", f"the hook {request.hook} is one of {source}", fix="Use another name.")]
-            )
+        check_connectable(self._context.settings, request.source, request.hook)
         async with connection_lock(self._context, request.hook):
             return await self._connect(request)
 
@@ -91,7 +100,7 @@ class Connections:
         url = settings.hook_url(hook)
         if not source.subscription:
             await self._store(name, before, wanted, is_environment)
-            return await self._by_hand(Connected(hook, url))
+            return await self._by_hand(Connected(hook, url, new_secret=_secret_to_enter(before, request, hook)))
         connector = Connector(_with_hook(self._context, name, wanted), hook)
         account_name = source.subscription.account_name(await connector.account())
         await self._store(name, before, wanted, is_environment)
@@ -101,7 +110,8 @@ class Connections:
         except (Refused, ClientError, Unauthorized) as error:
             if source.subscription.is_by_hand_if_refused:
                 refusal = describe(error, source.definition.title)
-                return await self._by_hand(Connected(hook, url, account_name, refusal=refusal))
+                secret = _secret_to_enter(before, request, hook)
+                return await self._by_hand(Connected(hook, url, account_name, refusal=refusal, new_secret=secret))
             if before is None and not (await self._states.get(name)).subscription_ids:
                 await self._stored.remove(name, self._actions)
             raise
@@ -115,7 +125,7 @@ class Connections:
         if is_importing:
             catch_up = new_catch_up(name, since, self._actions.actor_name, "connected")
             await store_of(self._context).save(catch_up)
-        return Connected(hook, url, account_name, reconciled, is_importing)
+        return Connected(hook, url, account_name, reconciled, is_importing=is_importing)
 
     async def _by_hand(self, connected: Connected) -> Connected:
         """Note the connection of a hook whose webhooks a person sets up, and import the coming appointments once."""
@@ -186,6 +196,13 @@ def can_call(hook: Hook) -> bool:
     return declaration is not None and not hook.source.definition.missing_credentials(configured)
 
 
+def needs_copied_secret(source: LoadedSource) -> bool:
+    """Whether a person copies the signing secret from a page of the tool."""
+    if source.subscription:
+        return source.subscription.secret_from == "person"
+    return new_secret(source.definition) is None
+
+
 def _with_request(before: HookSettings | None, request: ConnectRequest, source: LoadedSource) -> HookSettings:
     """Return the hook with what the person gave, and with a secret if nobody else chooses one."""
     hook = before or build_hook({} if request.hook == request.source else {"source": request.source})
@@ -204,13 +221,16 @@ def _with_request(before: HookSettings | None, request: ConnectRequest, source: 
     raise SettingsError([Problem("SECRET", rule, fix=f"See `doorbell sources {source.name}`.")])
 
 
+def _secret_to_enter(before: HookSettings | None, request: ConnectRequest, hook: Hook) -> str:
+    """Return the secret that was just generated; empty if it is in the URL of the hook."""
+    had_secret = request.secret or (before is not None and before.secrets)
+    return "" if had_secret or hook.source.definition.signature.needs_secret_key else hook.settings.secrets[0]
+
+
 def _as_hook(settings: Settings, name: str, wanted: HookSettings) -> Hook:
     """Return the hook as it will be. Raises SettingsError."""
     if name in settings.environment_hooks:
         return settings.hook(name)
-    if not settings.secret_key:
-        fix = f"Set it to {RANDOM_CHARACTERS}."
-        raise SettingsError([Problem("SECRET_KEY", "is required: stored hooks are encrypted with it", fix=fix)])
     if problems := hook_problems(settings, name, wanted):
         raise SettingsError(problems)
     return settings.with_stored_hooks({**settings.all_stored_hooks, name: wanted}).hook(name)

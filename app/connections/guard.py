@@ -56,6 +56,10 @@ class Guard:
     async def _check_alone(self, hook: Hook) -> None:
         with suppress(LockContended):  # another worker checks it, or a person connects it
             async with connection_lock(self._context, hook.name, wait_s=0):
+                await self._stored.refresh()  # it may just have been changed, or disconnected
+                settings = self._context.settings
+                if hook.name not in settings.hooks or not can_call(hook := settings.hook(hook.name)):
+                    return
                 if (await self._states.get(hook.name)).next_check_ms <= _now_ms():
                     await self.check(hook)
 

@@ -10,9 +10,9 @@ from app.ledger import keys
 from app.ledger.connections import MAX_HOOK_BYTES, MAX_STORED_HOOKS, EncryptedHooks
 from app.ledger.redis import Redis, RedisUnavailable
 from app.operators.hooks import LoadedHooks, load_stored_hooks
-from app.settings.environment import RANDOM_CHARACTERS, Problem, SettingsError
+from app.settings.environment import Problem, SettingsError
 from app.settings.model import HookSettings, Settings
-from app.settings.stored import change_hook, encode_hook, hook_problems
+from app.settings.stored import SECRET_KEY_MISSING, change_hook, encode_hook, hook_problems
 from app.telemetry.logs import log
 
 if TYPE_CHECKING:
@@ -184,8 +184,7 @@ class StoredHooks:
     ) -> None:
         """Record the action, and store what `change` returns. change: None to remove the hook."""
         if self._hooks is None:
-            fix = f"Set it to {RANDOM_CHARACTERS}."
-            raise SettingsError([Problem("SECRET_KEY", "is required: stored hooks are encrypted with it", fix=fix)])
+            raise SettingsError([SECRET_KEY_MISSING])
         for number in range(MAX_TRIES):
             await self.load()
             encoded = self._encode(name, change)

@@ -71,9 +71,7 @@ class ToolApi:
         """Return the response if it is successful, 404 or 410. A token that is rejected with 401 is renewed once."""
         source, credentials = self.hook.source.definition, self.hook.settings.credentials
         if missing := missing_credentials(source, request, credentials):
-            raise CredentialsMissing(
-                ", ".join(f"HOOKS__{self.hook.name.upper()}__CREDENTIALS__{name}" for name in missing)
-            )
+            raise CredentialsMissing(", ".join(self._variable(name) for name in missing))
         if source.token_exchange is None or request.api or "TOKEN" in credentials:
             return await self._send(request, credentials)
         tokens = Tokens(self.context, self.hook, source.token_exchange, self.calls)
@@ -110,6 +108,12 @@ class ToolApi:
             return check_status(request.label, response)
         except RateLimited as limited:
             raise until_reset(limited, response, source.rate_limit_reset_header) from None
+
+    def _variable(self, credential: str) -> str:
+        """Return the name under which a person sets a credential."""
+        name = self.hook.name
+        is_environment = name in self.context.settings.environment_hooks
+        return f"HOOKS__{name.upper()}__CREDENTIALS__{credential}" if is_environment else credential
 
     # -- pauses --
 

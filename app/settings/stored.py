@@ -7,12 +7,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from app.settings.environment import Problem, SettingsError, check_accounts, check_hook
+from app.settings.environment import RANDOM_CHARACTERS, Problem, SettingsError, check_accounts, check_hook
 from app.settings.model import HookSettings, Settings
 from app.webhooks.registry import load_sources
 
 #: The name of a hook is part of paths and keys.
 HOOK_NAME = re.compile("[a-z0-9][a-z0-9_-]{0,39}")
+SECRET_KEY_MISSING = Problem(
+    "SECRET_KEY", "is required: stored hooks are encrypted with it", fix=f"Set it to {RANDOM_CHARACTERS}."
+)
 
 
 def build_hook(fields: Mapping[str, Any]) -> HookSettings:

@@ -14,10 +14,12 @@ from app.connections.stored_hooks import StoredHooks
 from app.ledger.connection_states import ConnectionState, Health
 from app.ledger.ids import TaskId
 from app.ledger.redis import Redis
+from app.operators.actions import Actions, Actor
 from app.operators.activity_log import ActivityLog
 from app.operators.filter import ActivityFilter
+from app.settings.environment import read_environment
 from app.visits.change import external_id
-from tests.support.vendors import ConnectedTool, connected_tool
+from tests.support.vendors import SECRET_KEY, ConnectedTool, connected_tool
 
 TOMORROW = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) + timedelta(days=1)
 
@@ -165,3 +167,19 @@ async def test_what_was_missed_is_stored_after_a_repair(tool: ConnectedTool) -> 
     assert ("done", "repaired", {"changed": 1}) == (ended.status, ended.cause, ended.counts)
     visit = await tool.context.ledger.load_task(TaskId.visit("main", external_id("calendly", f"IN{lost.number}M0")))
     assert "queued" == visit.state
+
+
+async def test_a_hook_that_was_just_disconnected_is_not_checked(redis: Redis) -> None:
+    """The process that checks it has not heard of it yet."""
+    async with connected_tool("calendly", redis) as tool:
+        settings = tool.context.settings
+        stored = StoredHooks(redis, settings)
+        actions = Actions(tool.context.ledger, settings, Actor("ada", "operator"))
+        await stored.save("east", settings.hooks["calendly"].model_copy(update={"source": "calendly"}), actions)
+        other = read_environment({"REDIS_URL": "redis://127.0.0.1/0", "SECRET_KEY": SECRET_KEY})
+        await StoredHooks(redis, other).remove("east", Actions(tool.context.ledger, other, Actor("ben", "operator")))
+
+        await Guard(tool.context, stored).check_due()
+
+        assert "calendly" in await tool.states.all()
+        assert "east" not in await tool.states.all()

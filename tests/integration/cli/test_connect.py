@@ -1,0 +1,141 @@
+"""`doorbell connect` and `disconnect` for people: what is asked and said, with a fake of the tool."""
+
+import os
+import pty
+import re
+import select
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import get_args, get_type_hints
+
+import pytest
+
+from app.cli.status import FIRST_COMMANDS
+from app.operators.overview import Problem
+from app.vendors.api import create_vendors, load_vendor
+from tests.support.command_line import rows
+from tests.support.harness import CALENDLY_SECRET, ROOT, Harness, serving
+
+TOKEN = load_vendor("calendly").credentials["TOKEN"]
+#: A key of tests, and the secret that Zoom would show.
+KEY, ZOOM_SECRET = "secret-key-of-the-tests-0123456789", "secret-token-of-zoom"
+
+
+@pytest.fixture(scope="module")
+def vendors() -> Iterator[str]:
+    tools = [load_vendor("calendly"), load_vendor("savvycal")]
+    with serving(create_vendors(tools), lifespan="on") as url:
+        yield url
+
+
+@pytest.fixture
+def harness(module_harness: Harness, monkeypatch: pytest.MonkeyPatch) -> Harness:
+    """Return a service without hooks."""
+    module_harness.reset()
+    env = {name: value for name, value in module_harness.env.items() if not name.startswith("HOOKS__")}
+    env |= {"SECRET_KEY": KEY, "PUBLIC_URL": "https://doorbell.example.com"}
+    monkeypatch.setattr(module_harness, "env", env)
+    return module_harness
+
+
+def type_answers(harness: Harness, answers: list[str], *command: str) -> str:
+    """Run a command on a terminal, type an answer to each prompt, and return what the terminal shows."""
+    terminal, other = pty.openpty()
+    with subprocess.Popen(
+        [sys.executable, "-m", "app", *command], cwd=ROOT, env=harness.env, stdin=other, stdout=other, stderr=other
+    ):
+        os.close(other)
+        shown, seen = b"", 0
+        with suppress(OSError):  # the end of a terminal is an error
+            while select.select([terminal], [], [], 20)[0] and (chunk := os.read(terminal, 65_536)):
+                shown += chunk
+                if answers and shown[seen:].endswith(b": "):
+                    seen = len(shown)
+                    os.write(terminal, f"{answers.pop(0)}\n".encode())
+    os.close(terminal)
+    return " ".join(shown.decode().split())
+
+
+def test_a_person_is_told_which_credential_and_where_it_is(harness: Harness, vendors: str) -> None:
+    options = ("--api-url", f"{vendors}/calendly", "--no-wait")
+
+    first = type_answers(harness, [TOKEN], "connect", "calendly", *options)
+    again = type_answers(harness, [""], "connect", "calendly", *options)
+
+    assert "Calendly needs credentials. What you enter is not shown, and is stored encrypted." in first
+    assert "Personal access token: In Calendly: Integrations, “API and webhooks”." in first
+    assert "Calendly (Ada's Salon) is connected as calendly" in first
+    assert "TOKEN (Enter: the stored one stays):" in again
+    assert "adopted subscription" in again
+    assert TOKEN not in first + again
+
+
+def test_a_token_is_asked_for_before_the_credentials_that_it_replaces(harness: Harness, vendors: str) -> None:
+    token = load_vendor("savvycal").credentials["TOKEN"]
+
+    shown = type_answers(harness, [token], "connect", "savvycal", "--api-url", f"{vendors}/savvycal/v1", "--no-wait")
+
+    assert "TOKEN (Enter: the next ones instead):" in shown
+    assert "CLIENT_ID" not in shown
+    assert "SavvyCal (Ada's Salon) is connected as savvycal" in shown
+
+
+def test_nothing_is_asked_if_a_setting_is_missing(harness: Harness) -> None:
+    del harness.env["SECRET_KEY"], harness.env["PUBLIC_URL"]
+
+    shown = type_answers(harness, [], "connect", "calendly")
+
+    assert "PUBLIC_URL: is required" in shown
+    assert "SECRET_KEY: is required" in shown
+    assert "TOKEN" not in shown
+
+
+def test_the_steps_come_before_the_secret_that_a_person_copies(harness: Harness) -> None:
+    shown = type_answers(harness, [ZOOM_SECRET], "connect", "zoom", "--no-wait")
+
+    steps, question, stored = (
+        shown.index("paste https://doorbell.example.com/hooks/zoom"),
+        shown.index("Enter the signing secret as soon as Zoom Scheduler shows it"),
+        shown.index("zoom is stored"),
+    )
+    assert steps < question < stored
+    assert ["zoom"] == [row["hook"] for row in rows(harness, "connections", "--json")]
+
+
+def test_a_pipe_without_the_secret_gets_the_steps_and_status_3(harness: Harness) -> None:
+    ended = harness.doorbell("connect", "zoom", "--no-wait")
+
+    assert (3, []) == (ended.returncode, rows(harness, "connections", "--json"))
+    assert "paste https://doorbell.example.com/hooks/zoom" in " ".join(ended.stdout.split())
+    assert "SECRET: is required" in ended.stderr
+
+
+def test_a_new_secret_that_a_person_enters_at_the_tool_is_shown_once(harness: Harness) -> None:
+    first = harness.doorbell("connect", "youcanbookme", "--no-wait")
+    again = harness.doorbell("connect", "youcanbookme", "--no-wait")
+
+    assert "HOOKS__YOUCANBOOKME__SECRETS in the steps is this new secret" in first.stderr
+    assert re.match(r"[\w-]{43}\n1\. ", first.stdout)
+    assert again.stdout.startswith("1. ")
+
+
+def test_the_missing_credential_of_a_stored_hook_has_the_name_that_is_asked_for(harness: Harness, vendors: str) -> None:
+    ended = harness.doorbell("connect", "calendly", "--api-url", f"{vendors}/calendly", "--no-wait")
+
+    assert (3, "credentials are missing: TOKEN\n") == (ended.returncode, ended.stderr)
+
+
+def test_what_disconnect_cannot_delete_is_named(harness: Harness) -> None:
+    harness.env["HOOKS__CALENDLY__SECRETS"] = CALENDLY_SECRET
+
+    ended = harness.doorbell("disconnect", "calendly", "--yes").stderr
+
+    assert "deleted subscriptions: none" in ended
+    assert "cannot delete webhooks of this hook at Calendly" in ended
+    assert "It is set in the environment" in ended
+
+
+def test_each_problem_of_the_overview_has_a_first_command() -> None:
+    assert set(get_args(get_type_hints(Problem)["kind"])) == set(FIRST_COMMANDS)
