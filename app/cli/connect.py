@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from app.cli.completion import complete_hooks, complete_sources
-from app.cli.credentials import ask, ask_for_credentials, parse_lines
+from app.cli.credentials import ask_for, ask_for_credentials, parse_lines
 from app.cli.output import (
     CHECK_FAILED,
     NOTHING_MATCHED,
@@ -183,7 +183,7 @@ def _read_values(tool: LoadedSource, settings: Settings, hook: str) -> dict[str,
     if needs_copied_secret(tool):
         has_secret = bool(stored and stored.secrets)
         print_message(f"Enter the signing secret as soon as {definition.title} shows it: later steps may need it.")
-        values[SECRET] = ask(SECRET, without="Enter: the stored one stays" if has_secret else "")
+        values[SECRET] = ask_for(SECRET, without="Enter: the stored one stays" if has_secret else "")
     return values
 
 

@@ -15,7 +15,7 @@ def read_values(required: Iterable[str], allowed: Iterable[str] = (), tool: Sour
     """Return the values by name. On a terminal, ask for the required ones; without one, read all of standard input."""
     required = list(required)
     if sys.stdin.isatty():
-        return {name: ask(name, tool) for name in required}
+        return {name: ask_for(name, tool) for name in required}
     return parse_lines(sys.stdin.read(), {*required, *allowed})
 
 
@@ -23,15 +23,15 @@ def ask_for_credentials(tool: Source, stored: Mapping[str, str]) -> dict[str, st
     """Ask on the terminal for what a hook needs to call the tool. A token is enough, where a person can create one."""
     names = tool.missing_credentials({})
     if TOKEN not in names and TOKEN in tool.credential_help:
-        token = ask(TOKEN, tool, "Enter: the next ones instead")
+        token = ask_for(TOKEN, tool, "Enter: the next ones instead")
         if token:
             return {TOKEN: token}
     keep = "Enter: the stored one stays"
-    answers = {name: ask(name, tool, keep if name in stored else "") for name in names}
+    answers = {name: ask_for(name, tool, keep if name in stored else "") for name in names}
     return {name: value for name, value in answers.items() if value}
 
 
-def ask(name: str, tool: Source | None = None, without: str = "") -> str:
+def ask_for(name: str, tool: Source | None = None, without: str = "") -> str:
     """Ask for a value, and say where the tool has it. without: what happens without a value, if it is not required."""
     title, place = tool.credential_help.get(name, ("", "")) if tool else ("", "")
     if place:

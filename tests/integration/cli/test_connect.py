@@ -47,12 +47,12 @@ def type_answers(harness: Harness, answers: list[str], *command: str) -> str:
         [sys.executable, "-m", "app", *command], cwd=ROOT, env=harness.env, stdin=other, stdout=other, stderr=other
     ):
         os.close(other)
-        shown, seen = b"", 0
+        shown, answered = b"", 0
         with suppress(OSError):  # the end of a terminal is an error
             while select.select([terminal], [], [], 20)[0] and (chunk := os.read(terminal, 65_536)):
                 shown += chunk
-                if answers and shown[seen:].endswith(b": "):
-                    seen = len(shown)
+                if answers and shown[answered:].endswith(b": "):
+                    answered = len(shown)
                     os.write(terminal, f"{answers.pop(0)}\n".encode())
     os.close(terminal)
     return " ".join(shown.decode().split())
