@@ -223,8 +223,9 @@ def _with_request(before: HookSettings | None, request: ConnectRequest, source: 
 
 def _secret_to_enter(before: HookSettings | None, request: ConnectRequest, hook: Hook) -> str:
     """Return the secret that was just generated; empty if it is in the URL of the hook."""
-    had_secret = request.secret or (before is not None and before.secrets)
-    return "" if had_secret or hook.source.definition.signature.needs_secret_key else hook.settings.secrets[0]
+    if request.secret or (before and before.secrets) or hook.source.definition.signature.needs_secret_key:
+        return ""
+    return next(iter(hook.settings.secrets), "")
 
 
 def _as_hook(settings: Settings, name: str, wanted: HookSettings) -> Hook:
