@@ -91,11 +91,11 @@ class Arrivals:
         subscriber: a connection of its own, which the subscription blocks.
         """
         arrivals: asyncio.Queue[Arrival] = asyncio.Queue()
-        pending: deque[str] = deque(maxlen=MAX_PENDING)
+        pending, translated = deque[str](maxlen=MAX_PENDING), deque[str](maxlen=MAX_PENDING)
         steps = (
             self._stay_listening(),
-            self._follow_deliveries(arrivals, pending),
-            self._follow_translations(arrivals, pending, subscriber),
+            self._follow_deliveries(arrivals, pending, translated),
+            self._follow_translations(arrivals, pending, translated, subscriber),
             self._follow_notes(arrivals),
         )
         tasks = [asyncio.create_task(step) for step in steps]
@@ -120,18 +120,26 @@ class Arrivals:
             await listen_to(self._ledger.redis, self._hook)
             await asyncio.sleep(LISTEN_S / 3)
 
-    async def _follow_deliveries(self, arrivals: asyncio.Queue[Arrival], pending: deque[str]) -> None:
+    async def _follow_deliveries(
+        self, arrivals: asyncio.Queue[Arrival], pending: deque[str], translated: deque[str]
+    ) -> None:
         async for id in new_deliveries(self._ledger, lambda: [self._hook]):
-            if arrival := await self._of_delivery(id):
+            arrival = await self._of_delivery(id)
+            if arrival and arrival.is_pending and id in translated:  # since it was read
+                arrival = await self._of_delivery(id)
+            if arrival:
+                arrivals.put_nowait(arrival)
                 if arrival.is_pending:
                     pending.append(id)
-                arrivals.put_nowait(arrival)
 
     async def _follow_translations(
-        self, arrivals: asyncio.Queue[Arrival], pending: deque[str], subscriber: Redis
+        self, arrivals: asyncio.Queue[Arrival], pending: deque[str], translated: deque[str], subscriber: Redis
     ) -> None:
         async for task_id, _ in finished_attempts(subscriber):
-            if task_id.is_event and task_id.delivery_id in pending:
+            if not task_id.is_event:
+                continue
+            translated.append(task_id.delivery_id)
+            if task_id.delivery_id in pending:
                 arrival = await self._of_delivery(task_id.delivery_id)
                 if arrival and not arrival.is_pending:
                     pending.remove(task_id.delivery_id)

@@ -20,7 +20,7 @@ from app.telemetry.logs import log
 from app.webhooks.delivery import Delivery
 
 #: How long a hook stays in the set after somebody last asked for its requests.
-LISTEN_S = 60
+LISTEN_S, LISTENING_TTL_S = 60, 600
 #: How soon a web process knows that somebody listens.
 FOLLOW_EVERY_S = 1.0
 MAX_NOTES, NOTES_TTL_S = 100, 900
@@ -102,12 +102,12 @@ async def listened_hooks(redis: Redis) -> frozenset[str]:
 
 
 async def listen_to(redis: Redis, hook: str, for_s: int = LISTEN_S) -> None:
-    """Have the web processes take notes about a hook for this time. Raises RedisUnavailable."""
+    """Have the web processes take notes about a hook for this time, at most LISTENING_TTL_S. Raises RedisUnavailable."""
     seconds, _ = await redis.command("TIME")
     await redis.commands(
         ("ZREMRANGEBYSCORE", keys.LISTENING, "-inf", f"({int(seconds)}"),
         ("ZADD", keys.LISTENING, "GT", int(seconds) + for_s, hook),
-        ("EXPIRE", keys.LISTENING, 10 * for_s),
+        ("EXPIRE", keys.LISTENING, LISTENING_TTL_S),
     )
 
 
