@@ -67,7 +67,7 @@ def terms_of(source: Source) -> Iterator[str]:
     if required:
         yield f"the hook also needs {', '.join(required)}"
     if source.credential_names:
-        yield f"Doorbell fetches records with the credentials {', '.join(source.credential_names)}"
+        yield f"Doorbell calls the tool's API with the credentials {', '.join(source.credential_names)}"
 
 
 def new_secret(source: Source) -> str | None:

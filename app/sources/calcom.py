@@ -76,12 +76,13 @@ SETUP = """
 3. Select Booking created, rescheduled, cancelled, rejected, requested, paid and no-show updated, and Meeting ended. Do
    not enable the custom payload template: it replaces the body that Doorbell reads.
 4. The ping test is answered 200 and otherwise ignored.
-5. With an API key (Settings, Developer, API keys), `doorbell connect calcom` does steps 1 to 3, and lists the bookings.
+5. With an API key (Settings, Developer, API keys), `doorbell connect calcom` does steps 1 to 3, and lists the bookings
+   once a day.
 
-Cal.com rarely retries: deliveries that fail while Doorbell is down are lost. A meeting counts as completed at its
-planned end, unless the attendee is marked as a no-show. A card that is only held does not count as money collected, and
-refunds are not reported. In an event type with seats, every attendee has a visit; an attendee without an e-mail address
-gets no request.
+Cal.com rarely retries: deliveries that fail while Doorbell is down are lost, unless it lists the bookings. A meeting
+counts as completed at its planned end, unless the attendee is marked as a no-show. A card that is only held does not count
+as money collected, and refunds are not reported. In an event type with seats, every attendee has a visit; an attendee
+without an e-mail address gets no request.
 
 Some deliveries need an operator, since they do not contain enough: a move that the host must confirm, if it does not
 name the old booking (cancel the old visit by hand); a cancelled booking of a series, because all later bookings may have
