@@ -165,7 +165,7 @@ class HookSettings(BaseModel):
     )
     source: str = Field("", description="the tool; by default the hook's own name")
     credentials: dict[str, Secret] = Field(
-        {}, repr=False, description="credentials of a source that fetches records: __API_KEY, __TOKEN, …"
+        {}, repr=False, description="credentials for the API of the tool: __API_KEY, __TOKEN, …"
     )
     api_url: WebAddress | None = Field(None, description="the URL of the tool's API; by default the tool's own")
     token_url: WebAddress | None = Field(
