@@ -10,6 +10,7 @@ import pytest
 
 from app.ledger.redis import Redis
 from app.webhooks.subscription import Window
+from tests.integration.connections.test_fake_webhooks import Receiver
 from tests.support.listings import changes_of, visits_of
 from tests.support.vendors import ConnectedTool, connected_tool, listed_changes
 
@@ -47,3 +48,23 @@ async def test_a_first_connection_lists_no_payments_of_the_past(tool: ConnectedT
     later = datetime.now(UTC) + timedelta(minutes=1)
 
     assert {} == await amounts(tool, Window(later, later + timedelta(days=30)))
+
+
+async def test_webhooks_mean_the_same_payments_as_the_list(
+    tool: ConnectedTool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await tool.reconcile(is_secret_new=True)
+    receiver = Receiver(tool)
+    monkeypatch.setattr(tool.vendor, "_post", receiver.receive)
+    calendar = tool.vendor.calendar
+    for number in (1, 2):
+        calendar.book(NOW)
+        calendar.pay(number, Decimal("75.50"))
+    calendar.cancel(2)
+    await receiver.sent_all()
+
+    sent = visits_of("stripe", [change for _, change in receiver.changes])
+    window = Window(NOW, NOW + timedelta(days=30), NOW - timedelta(hours=1))
+
+    assert visits_of("stripe", changes_of(await listed_changes(tool, window))) == sent
+    assert {"acuity-1", "acuity-2"} == sent.keys()
