@@ -87,7 +87,7 @@ def build_services(settings: Settings) -> Services:
 
 def _open_ledger(settings: Settings, timeout_s: float, *, is_intake: bool = True) -> Ledger:
     address = RedisAddress.from_url(settings.redis_url, settings.redis_tls_verify)
-    redis = Redis(address, timeout_s, fsync=is_intake and settings.ack == "fsync")
+    redis = Redis(address, timeout_s, acknowledge=settings.ack if is_intake else "write")
     return Ledger(redis, settings.retention_days, settings.body_keys)
 
 

@@ -9,9 +9,10 @@ import re
 import ssl
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal, cast
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -19,6 +20,7 @@ import hiredis
 
 from app.ledger import keys, scripts
 from app.ledger.scripts import Call
+from app.ledger.sentinel import SCHEMES, Endpoint, NoPrimary, SentinelAddress, find_primary
 
 #: Error replies about the state of the server. All others are defects of the command.
 _RETRYABLE_ERRORS = (
@@ -38,6 +40,10 @@ _MAX_PENDING = 10_000
 #: The number of commands that a pipeline sends at once, so that several fit into _MAX_PENDING.
 _PIPELINE_SIZE = 1_000
 _RECONNECT_INTERVAL_S = 0.1
+#: How often the Sentinels are asked while a connection lives.
+WATCH_EVERY_S = 1.0
+#: What a durable script waits for: nothing more, the disk, or the disk and that of a replica.
+Acknowledge = Literal["write", "fsync", "replica"]
 #: A restarted server may have lost its newest writes, and with them leases that are still in use. During this time no lease
 #: is granted, and every holder restores its leases.
 RESTART_GRACE_S = 2
@@ -94,22 +100,34 @@ class RedisAddress:
         Importing redis-py for this would take every command 40 ms.
         """
         url = urlsplit(self.url)
-        database = parse_qs(url.query).get("db", ["" if url.scheme == "unix" else url.path.strip("/")])[0]
+        # A Sentinel URL has the name of the primary before the database.
+        database = "" if url.scheme == "unix" else url.path.strip("/").partition("/")[2 if self.sentinel else 0]
+        database = parse_qs(url.query).get("db", [database])[0]
+        place: dict[str, Any] = {"path": unquote(url.path)} if url.scheme == "unix" else {}
+        if not place and not self.sentinel:
+            place = {"host": url.hostname, "port": url.port}
         parts = {
             "username": unquote(url.username or ""),
             "password": unquote(url.password or ""),
             "db": int(database) if database.isdecimal() else None,
-            **({"path": unquote(url.path)} if url.scheme == "unix" else {"host": url.hostname, "port": url.port}),
+            **place,
         }
         return {name: value for name, value in parts.items() if value or value == 0}
 
+    @cached_property
+    def sentinel(self) -> SentinelAddress | None:
+        """The Sentinels that know the primary; None if the URL names the server itself."""
+        return SentinelAddress.parse(self.url) if urlsplit(self.url).scheme in SCHEMES else None
+
     @property
     def is_tls(self) -> bool:
-        return self.url.startswith("rediss://")
+        return self.url.startswith("rediss")
 
     def __str__(self) -> str:
         """Return the address without the password."""
         parts = self.parts
+        if self.sentinel:
+            return f"{self.sentinel.primary} (found by {len(self.sentinel.sentinels)} Sentinels)"
         return str(parts.get("path") or f"{parts.get('host', 'localhost')}:{parts.get('port', 6379)}")
 
     def handshake_commands(self) -> list[tuple[str | int, ...]]:
@@ -156,7 +174,8 @@ class _Connection(asyncio.Protocol):
         self._reader = hiredis.Reader()
         self._pending: deque[tuple[asyncio.Future[Any], float]] = deque()
         self._out: list[bytes] = []
-        self._fsync: asyncio.Future[Any] | None = None
+        self._on_disk: asyncio.Future[Any] | None = None
+        self._replicas = 0
         self._on_message: Callable[[Any], None] | None = None
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -222,27 +241,37 @@ class _Connection(asyncio.Protocol):
         self._on_message = on_message
         await self.send(("SUBSCRIBE", channel))
 
-    async def send_and_fsync(self, command: tuple[Any, ...]) -> Any:
-        """Return the reply once the effect is on the server's disk. One WAITAOF serves all callers of a loop iteration."""
-        if self._fsync is None:
-            self._fsync = self._loop.create_future()
+    async def send_and_wait(self, command: tuple[Any, ...], replicas: int) -> Any:
+        """Return the reply once the effect is on disk: the server's, and that of so many replicas.
+
+        One WAITAOF serves all callers of a loop iteration.
+        """
+        if self._on_disk is None:
+            self._on_disk, self._replicas = self._loop.create_future(), replicas
         reply: Any
-        fsync_reply: Any
-        reply, fsync_reply = await asyncio.gather(self.send(command), self._fsync, return_exceptions=True)
+        on_disk: Any
+        reply, on_disk = await asyncio.gather(self.send(command), self._on_disk, return_exceptions=True)
         if isinstance(reply, BaseException):
             raise reply
-        # A server without WAITAOF (older than 7.2) or without an append-only file replies with an error. The script ran.
-        if isinstance(fsync_reply, BaseException) and not isinstance(fsync_reply, hiredis.ReplyError):
-            raise fsync_reply
-        if isinstance(fsync_reply, list) and not fsync_reply[0]:
+        if isinstance(on_disk, hiredis.ReplyError):
+            # A server without WAITAOF (older than 7.2) or without an append-only file. The script ran.
+            if replicas:
+                raise RedisUnavailable(f"Redis cannot wait for a replica: {str(on_disk)[:100]}")
+            return reply
+        if isinstance(on_disk, BaseException):
+            raise on_disk
+        if not on_disk[0]:
             raise RedisUnavailable("Redis did not write to its disk in time")
+        if on_disk[1] < replicas:
+            raise RedisUnavailable("no replica of Redis wrote to its disk in time")
         return reply
 
     def _flush(self) -> None:
-        if self._fsync is not None:
-            future, self._fsync = self._fsync, None
+        if self._on_disk is not None:
+            future, self._on_disk = self._on_disk, None
             self._pending.append((future, self._loop.time() + self._timeout_s))
-            self._out.append(_encode(("WAITAOF", 1, 0, int(self._timeout_s * 1000))))
+            # Shorter than the timeout of the command, so that its answer says what is missing.
+            self._out.append(_encode(("WAITAOF", 1, self._replicas, int(self._timeout_s * 800))))
         if self._transport and not self.is_lost:
             self._transport.write(b"".join(self._out))
         self._out.clear()
@@ -275,9 +304,10 @@ _encode: Callable[[tuple[Any, ...]], bytes] = hiredis.pack_command
 class Redis:
     """Runs commands and the scripts of the ledger. Connects at the first command, and again when the connection was lost."""
 
-    def __init__(self, address: RedisAddress, timeout_s: float = 3.0, fsync: bool = False) -> None:
-        """timeout_s: per command. fsync: a durable script waits until the server has written to its disk."""
-        self.address, self._timeout_s, self._fsync = address, timeout_s, fsync
+    def __init__(self, address: RedisAddress, timeout_s: float = 3.0, acknowledge: Acknowledge = "write") -> None:
+        """timeout_s: per command. acknowledge: what a durable script waits for, as ACK in the settings."""
+        self.address, self._timeout_s, self._acknowledge = address, timeout_s, acknowledge
+        self._watching: asyncio.Task[None] | None = None
         self._connection: _Connection | None = None
         self._connecting: asyncio.Task[_Connection] | None = None
         self._failed_at = float("-inf")
@@ -305,13 +335,15 @@ class Redis:
         """Run a script by its digest. Load it first if the server does not have it.
 
         Raise RedisUnavailable if the script did not run, or its reply was lost. durable: a sender gets an acknowledgement
-        of the effect. With ACK=fsync, wait until it is on disk.
+        of the effect. With ACK=fsync or replica, wait until it is on disk.
         """
         if connection is None:
             connection = self._connection
             if connection is None or connection.is_lost:
                 connection = await self._connected()
-        send = connection.send_and_fsync if durable and self._fsync else connection.send
+        send: Callable[[tuple[Any, ...]], Awaitable[Any]] = connection.send
+        if durable and self._acknowledge != "write":
+            send = partial(connection.send_and_wait, replicas=int(self._acknowledge == "replica"))
         try:
             try:
                 return await send(call.command)
@@ -402,6 +434,8 @@ class Redis:
         raise RedisUnavailable("Redis closed the connection")
 
     async def close(self) -> None:
+        if self._watching:
+            self._watching.cancel()
         if self._connection:
             self._connection.abort()
             self._connection = None
@@ -434,9 +468,12 @@ class Redis:
         connection: _Connection | None = None
         try:
             async with asyncio.timeout(self._timeout_s):
-                connection = await self._open_connection(loop)
+                primary = await self._find_primary()
+                connection = await self._open_connection(loop, primary)
                 for command in self.address.handshake_commands():
                     await connection.send(command)
+                if primary:
+                    await self._check_role(connection, primary)
                 info, schema = await asyncio.gather(
                     connection.send(("INFO", "server")), connection.send(("GET", keys.SCHEMA))
                 )
@@ -448,7 +485,37 @@ class Redis:
                 connection.abort()
             raise self._as_redis_error(error) from None
         self._connection = connection
+        if primary:
+            self._watch(connection, primary)
         return connection
+
+    async def _find_primary(self) -> Endpoint | None:
+        """Ask the Sentinels; return None if the address names the server itself."""
+        if self.address.sentinel is None:
+            return None
+        try:
+            return await find_primary(self.address.sentinel, self.address.tls)
+        except NoPrimary as error:
+            raise RedisUnavailable(str(error)) from None
+
+    async def _check_role(self, connection: _Connection, primary: Endpoint) -> None:
+        role = (await connection.send(("ROLE",)))[0]
+        if role != b"master":
+            raise RedisUnavailable(f"{primary[0]}:{primary[1]} is not the primary (yet): a failover is under way")
+
+    def _watch(self, connection: _Connection, primary: Endpoint) -> None:
+        """Leave the connection when the Sentinels name another primary: the old one may not know that it is no longer."""
+
+        async def watch() -> None:
+            while not connection.is_lost:
+                await asyncio.sleep(WATCH_EVERY_S)
+                with suppress(RedisUnavailable):
+                    if await self._find_primary() != primary:
+                        connection.abort()
+
+        if self._watching:
+            self._watching.cancel()
+        self._watching = asyncio.get_running_loop().create_task(watch())
 
     def _check_server(self, server: Mapping[str, str], schema: int) -> None:
         """Raise ServerUnusable. schema: what the database contains, 0 if it is unknown."""
@@ -492,7 +559,7 @@ class Redis:
             return RedisUnavailable(f"Redis at {self.address} cannot be reached ({type(error).__name__})")
         return error
 
-    async def _open_connection(self, loop: asyncio.AbstractEventLoop) -> _Connection:
+    async def _open_connection(self, loop: asyncio.AbstractEventLoop, primary: Endpoint | None) -> _Connection:
         parts = self.address.parts
 
         def protocol() -> _Connection:
@@ -500,5 +567,5 @@ class Redis:
 
         if path := parts.get("path"):
             return (await loop.create_unix_connection(protocol, path))[1]
-        host, port = parts.get("host", "localhost"), parts.get("port", 6379)
+        host, port = primary or (parts.get("host", "localhost"), parts.get("port", 6379))
         return (await loop.create_connection(protocol, host, port, ssl=self.address.tls))[1]

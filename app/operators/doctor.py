@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Literal
@@ -19,6 +19,7 @@ from app.ledger.bodies import Bodies
 from app.ledger.connections import EncryptedHooks
 from app.ledger.ledger import Ledger, known_accounts
 from app.ledger.redis import Redis, RedisAddress, RedisUnavailable, ServerUnusable
+from app.ledger.sentinel import find_primary
 from app.operators.connections import load_connections
 from app.operators.hooks import list_hooks, load_stored_hooks
 from app.settings.environment import (
@@ -264,12 +265,46 @@ async def _redis(redis: Redis, settings: Settings) -> AsyncIterator[Check]:
     yield _persistence(info, await _config(redis, "appendfsync"))
     yield _eviction(info)
     yield _memory(info)
+    if redis.address.sentinel:
+        yield await _sentinels(redis.address)
+    if settings.ack == "replica":
+        yield await _replica(redis, info)
     if settings.ack == "fsync" and await _config(redis, "appendfsync") != "always":
         detail = "ACK=fsync relies on this server's report of what is on its disk"
         yield Check("redis.ack", "warn", detail, "Set appendfsync always to be certain.")
     seconds, micros = await redis.command("TIME")
     drift_s = abs(time.time() - int(seconds) - int(micros) / 1e6)
     yield _clock("clock", drift_s, "the Redis server")
+
+
+async def _sentinels(address: RedisAddress) -> Check:
+    """Report how many Sentinels answer: a failover needs most of them."""
+    assert address.sentinel
+    count = len(address.sentinel.sentinels)
+    alone = [replace(address.sentinel, sentinels=(each,)) for each in address.sentinel.sentinels]
+    answers = await asyncio.gather(*(find_primary(each, address.tls) for each in alone), return_exceptions=True)
+    problems = [str(answer) for answer in answers if isinstance(answer, BaseException)]
+    detail = f"{count - len(problems)} of {count} Sentinels answer" + (f": {'; '.join(problems)}" if problems else "")
+    if count < 3:
+        return Check("redis.sentinel", "warn", detail, "Name three Sentinels or more: a failover needs a majority.")
+    return Check("redis.sentinel", "warn" if problems else "ok", detail, "Start the others." if problems else "")
+
+
+async def _replica(redis: Redis, info: Mapping[str, str]) -> Check:
+    """Report whether ACK=replica can be kept."""
+    fix = "Use Redis 7.2 or Valkey with an append-only file and a replica that has one too, or ACK=fsync."
+    try:
+        _, on_replicas = await redis.command("WAITAOF", 1, 1, 1_000)
+    except hiredis.ReplyError as error:
+        return Check("redis.ack", "fail", f"ACK=replica: deliveries get 503: {str(error)[:120]}", fix)
+    if not on_replicas:
+        detail = (
+            f"ACK=replica: deliveries get 503: none of {info.get('connected_slaves', '0')} replicas writes to its disk"
+        )
+        return Check("redis.ack", "fail", detail, fix)
+    return Check(
+        "redis.ack", "ok", f"ACK=replica: 202 means on the disk of the primary and of a replica ({on_replicas} answer)"
+    )
 
 
 async def _config(redis: Redis, name: str) -> str:

@@ -40,9 +40,16 @@ def _web_address(value: str) -> str:
     return value.rstrip("/")
 
 
+_SENTINEL_URL = re.compile(r"rediss?\+sentinel://(?:[^@/]*@)?[^@/,]+(?:,[^@/,]+)*/[^/?]+(?:/[0-9]*)?(?:\?.*)?")
+
+
 def _redis_address(value: str) -> str:
+    if value.startswith(("redis+sentinel://", "rediss+sentinel://")):
+        if not _SENTINEL_URL.fullmatch(value):
+            raise _rule("must name the Sentinels and the primary, like redis+sentinel://host1,host2,host3/mymaster/0")
+        return value
     if not value.startswith(("redis://", "rediss://", "unix://")):
-        raise _rule("must be a URL that begins with redis://, rediss:// or unix://")
+        raise _rule("must be a URL that begins with redis://, rediss://, unix:// or redis+sentinel://")
     try:
         _ = urlsplit(value).port
     except ValueError:
@@ -208,7 +215,8 @@ class Settings(BaseModel):
     redis_url: RedisAddress | None = Field(
         None,
         repr=False,
-        description="the URL of Redis: redis://, rediss:// or unix://. Only `demo` and the tests need none",
+        description="the URL of Redis: redis://, rediss://, unix://, or redis+sentinel://HOST1,HOST2,HOST3/NAME/0. Only "
+        "`demo` and the tests need none",
         examples=["redis://127.0.0.1:6379/0"],
     )
     redis_tls_verify: Literal["required", "none"] = Field(
@@ -258,8 +266,9 @@ class Settings(BaseModel):
         description="key(s) that encrypt bodies, newest first; 32 random characters or more each; unset: bodies are only "
         "compressed",
     )
-    ack: Literal["write", "fsync"] = Field(
-        "write", description="write or fsync: whether 202 waits until the delivery is on disk"
+    ack: Literal["write", "fsync", "replica"] = Field(
+        "write",
+        description="write, fsync or replica: whether 202 waits until the delivery is on disk, or also on that of a replica",
     )
     log_format: Literal["json", "console"] = Field("json", description="json or console")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")

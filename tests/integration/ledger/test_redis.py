@@ -434,7 +434,7 @@ async def test_scripts_are_loaded_again_after_the_server_lost_them(redis: Redis)
 
 
 async def test_with_fsync_a_first_delivery_is_no_repeat(valkey_server: OwnServer) -> None:
-    async with connected(valkey_server.url, fsync=True) as redis:
+    async with connected(valkey_server.url, acknowledge="fsync") as redis:
         first = await accept(redis, b"one with fsync")
         second = await accept(redis, b"one with fsync")
 
@@ -442,7 +442,7 @@ async def test_with_fsync_a_first_delivery_is_no_repeat(valkey_server: OwnServer
 
 
 async def test_with_fsync_concurrent_deliveries_each_get_their_own_result(valkey_server: OwnServer) -> None:
-    async with connected(valkey_server.url, fsync=True) as redis:
+    async with connected(valkey_server.url, acknowledge="fsync") as redis:
         results = await asyncio.gather(*(accept(redis, b"many %d" % (n % 50)) for n in range(100)))
 
     ids = [result.delivery_id for result in results]
@@ -460,7 +460,7 @@ async def test_with_fsync_an_unsupported_server_still_accepts_a_first_delivery(
     tmp_path: Path, options: dict[str, str]
 ) -> None:
     with run_own_server(tmp_path, **options) as server:
-        async with connected(server.url, fsync=True) as redis:
+        async with connected(server.url, acknowledge="fsync") as redis:
             written = await accept(redis, b"one")
             again = await accept(redis, b"one")
 
@@ -468,7 +468,7 @@ async def test_with_fsync_an_unsupported_server_still_accepts_a_first_delivery(
 
 
 async def test_with_fsync_the_disk_is_awaited_after_the_scripts_were_lost(valkey_server: OwnServer) -> None:
-    async with connected(valkey_server.url, fsync=True) as redis, connected(valkey_server.url) as watching:
+    async with connected(valkey_server.url, acknowledge="fsync") as redis, connected(valkey_server.url) as watching:
         await accept(redis, b"before the flush")
         await redis.command("SCRIPT", "FLUSH")
         watched = await _monitored(valkey_server, lambda: accept(redis, b"after the flush"))

@@ -8,10 +8,11 @@ from starlette.applications import Starlette
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from app.ledger.redis import Redis
+from app.ledger.redis import Redis, RedisAddress
 from app.operators.doctor import Check, examine, exit_status, local_checks
 from app.settings.environment import read_environment
 from tests.support.harness import serving
+from tests.support.sentinels import replicated
 
 
 @asynccontextmanager
@@ -110,3 +111,20 @@ async def test_the_url_of_the_platform_is_shown(redis: Redis) -> None:
 
 async def test_the_fix_of_a_missing_worker_is_a_command_of_the_platform(redis: Redis) -> None:
     assert "heroku ps:scale worker=1" in (await checks(redis, DYNO="run.1"))["worker"].fix
+
+
+async def test_sentinels_and_a_replica_that_writes_to_its_disk_are_reported() -> None:
+    with replicated(replicas=1) as servers:
+        redis = Redis(RedisAddress(servers.url))
+        reported = await checks(redis, ACK="replica")
+        await redis.close()
+
+    assert ("ok", "3 of 3 Sentinels answer") == (reported["redis.sentinel"].result, reported["redis.sentinel"].detail)
+    assert "ok" == reported["redis.ack"].result
+
+
+async def test_ack_replica_without_a_replica_fails(redis: Redis) -> None:
+    check = (await checks(redis, ACK="replica"))["redis.ack"]
+
+    assert "fail" == check.result
+    assert "deliveries get 503" in check.detail
