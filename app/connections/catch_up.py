@@ -335,11 +335,11 @@ def encode_request(request: ListRequest) -> dict[str, Any]:
         for each in fields(RecordRequest)
         if each.name != "follow_up" and (value := getattr(request.request, each.name)) not in (None, {}, ())
     }
-    return {"request": sent, "context": request.context}
+    return {"request": sent, "context": request.context, "can_be_missing": request.can_be_missing}
 
 
 def decode_request(stored: Mapping[str, Any]) -> ListRequest:
-    return ListRequest(RecordRequest(**stored["request"]), stored["context"])
+    return ListRequest(RecordRequest(**stored["request"]), stored["context"], stored.get("can_be_missing", False))
 
 
 def counted(catch_up: CatchUp, results: Iterable[CatchUpResult], remaining: Sequence[ListRequest]) -> CatchUp:

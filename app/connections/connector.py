@@ -28,6 +28,8 @@ LOCK_WAIT_S = 15.0
 #: The most pages of subscriptions to read, and the longest wait after a 429.
 MAX_PAGES, MAX_WAIT_S, MAX_ATTEMPTS = 20, 20.0, 4
 NO_ACCOUNT = Payload(None, "account")
+#: An empty set would mean that the tool does not list the events of its subscriptions.
+NO_EVENTS = frozenset(("none",))
 #: Shorter credentials, such as the id of a site, are not secret.
 MIN_SECRET_CHARS = 8
 
@@ -108,7 +110,16 @@ class Connector:
             if page.next is None:
                 break
             request = page.next
-        return own
+        return [each for subscription in own if (each := await self._with_events(subscription))]
+
+    async def _with_events(self, subscription: SubscriptionState) -> SubscriptionState | None:
+        """Return the subscription with its events, where they have a list of their own; None if others use it, too."""
+        if not self.declaration.list_events or not self.declaration.read_events:
+            return subscription
+        account = await self.account()
+        response = await self.call(self.declaration.list_events(subscription.id, account))
+        events = self.declaration.read_events(response, account)
+        return None if events is None else replace(subscription, events=events or NO_EVENTS)
 
     async def reconcile(self, *, is_secret_new: bool = False, lasts_until: datetime | None = None) -> Reconciled:
         """Make the subscriptions of the hook what they should be.
@@ -169,7 +180,11 @@ class Connector:
         response = await self.call(request)
         if not self.declaration.read_created:
             return await self._find(events)
-        return await self._activate(self.declaration.read_created(response))
+        created = await self._activate(self.declaration.read_created(response))
+        if self.declaration.add_event:
+            for event in events:
+                await self.call(self.declaration.add_event(created.id, event, await self.account()))
+        return created
 
     async def _find(self, events: Sequence[str]) -> SubscriptionState:
         """Return the new subscription as the tool lists it. Raises Refused if it does not."""

@@ -2,15 +2,16 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Container, Sequence
 from dataclasses import dataclass
-from datetime import datetime, tzinfo
+from datetime import UTC, datetime, tzinfo
 
 from app.telemetry.logs import log
 from app.visits.change import VisitChange
+from app.visits.client import ClientError
 from app.webhooks.delivery import Event
 from app.webhooks.fetching import RecordRequest
 from app.webhooks.payload import Payload, Untranslatable
 from app.webhooks.source import Ignored, LoadedSource, PartlyTranslatable
-from app.webhooks.subscription import ApiResponse, ListedPage, ListedRecord, Listing, ListRequest
+from app.webhooks.subscription import ApiResponse, ListedPage, ListedRecord, Listing, ListRequest, Refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,17 +71,27 @@ async def read_pages(
     remaining, known = list(requests), {repr(each) for each in requests}
     while remaining:
         request = remaining.pop(0)
-        page = _read_page(source.listing, request, await call(request.request))
+        page = _read_page(source.listing, request, await _respond(request, call))
         fresh = {text: each for each in page.requests if (text := repr(each)) not in known}
         known |= fresh.keys()
         remaining = [*fresh.values(), *remaining]
         yield page, remaining
 
 
+async def _respond(request: ListRequest, call: Callable[[RecordRequest], Awaitable[ApiResponse]]) -> ApiResponse:
+    requested_at = datetime.now(UTC)
+    try:
+        return await call(request.request)
+    except ClientError as error:
+        if request.can_be_missing and error.status in (404, 410):
+            return ApiResponse(None, requested_at=requested_at)
+        raise
+
+
 def _read_page(listing: Listing, request: ListRequest, response: ApiResponse) -> ListedPage:
     try:
         return listing.read_page(request, response)
-    except Untranslatable:
+    except (Untranslatable, Refused):
         raise
     except Exception as error:
         log.exception("unhandled_exception", call=request.request.label)

@@ -25,19 +25,41 @@ example data and `"test": true` in its body: it is ignored.
 Second-hand, from integrators: the signature is in hexadecimal, `appointment_created` has a list `appointments` where the
 others have an `appointment`, and a deletion is an update, too. The API key is exchanged for a token that lives an hour.
 
+From the vendor's OpenAPI document of v20240412: an endpoint is a URL of the API user, with a key that NexHealth makes; each
+event of each practice is subscribed to by a request of its own. The list of endpoints has the key in that document; a third
+party writes that it cannot be read later, so an endpoint without it is replaced unless Doorbell made it. Appointments are
+listed for one location and a period, without blocks of the schedule, and by the time of their last change. Implied, not
+stated: a list without the parameter `cancelled` has cancelled appointments, too.
+
 Guessed: a start without an offset is local time in the `timezone` of the appointment.
 """
 
-from datetime import datetime
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
 from zoneinfo import ZoneInfo
 
 from app.visits.change import UNSET, Action, Contact, Unset, VisitChange, unix_microseconds
 from app.webhooks.delivery import Event
-from app.webhooks.fetching import BearerAuth, RecordRequest, TokenExchange
+from app.webhooks.fetching import RecordRequest, RequestAuth, TokenExchange
 from app.webhooks.payload import Payload, Untranslatable
 from app.webhooks.signatures.hmac import Hmac
 from app.webhooks.signatures.scheme import ISO_8601
 from app.webhooks.source import Ignored, Source
+from app.webhooks.subscription import (
+    ApiResponse,
+    ListedPage,
+    ListedRecord,
+    Listing,
+    ListRequest,
+    Refused,
+    Subscription,
+    SubscriptionPage,
+    SubscriptionState,
+    Target,
+    Window,
+)
 
 SETUP = """
 1. In the NexHealth Developer Portal create an API key and set it as HOOKS__NEXHEALTH__CREDENTIALS__API_KEY. It is
@@ -54,6 +76,8 @@ SETUP = """
        -H "Authorization: Bearer TOKEN" -H "Nex-Api-Version: v20240412" -H "Content-Type: application/json" \\
        -d '{"resource_type": "Appointment", "event": "'$event'"}'; done
 5. After 48 hours of failures NexHealth disables an endpoint: PATCH it with "active": true.
+6. `doorbell connect nexhealth` does steps 2 to 5 with the API key. If the key reaches several practices, it also needs
+   HOOKS__NEXHEALTH__CREDENTIALS__SUBDOMAIN, the subdomain of yours.
 
 The deliveries contain health data: protect logs and Redis accordingly, and sign the agreements that the law requires. Not
 every practice system reports that a patient was checked out; without that, a review request counts from the appointment's
@@ -92,6 +116,21 @@ def _practice(event: Event) -> str | None:
     return practice
 
 
+LOCATIONS = "locations"
+
+
+@dataclass(frozen=True, slots=True)
+class PracticeKey:
+    """The token of the API key. SUBDOMAIN chooses one of the practices that it reaches."""
+
+    names: tuple[str, ...] = ("TOKEN",)
+
+    def authenticate(self, credentials: Mapping[str, str], now: float, request: RecordRequest) -> RequestAuth:
+        practice = credentials.get("SUBDOMAIN", "")
+        params = {"subdomain": practice} if practice and request.path == LOCATIONS else {}
+        return RequestAuth({"authorization": f"Bearer {credentials['TOKEN']}"}, params)
+
+
 SOURCE = Source(
     title="NexHealth",
     docs="https://docs.nexhealth.com/docs/webhooks",
@@ -112,9 +151,10 @@ SOURCE = Source(
     tenant_of=_practice,
     stored_headers=(ADDRESS_PARAMETER,),
     api_url="https://nexhealth.info/",
-    credentials=BearerAuth("TOKEN"),
+    credentials=PracticeKey(),
+    optional_credentials=("SUBDOMAIN",),
     token_exchange=TokenExchange(
-        "https://nexhealth.info/authenticates",
+        "authenticates",
         ("API_KEY",),
         headers={"authorization": "{API_KEY}", **VERSION},
         token_path=("data", "token"),
@@ -253,4 +293,167 @@ PHONES = (
     ("preferred_phone_number",),
     ("bio", "phone_number"),
     ("phone_number",),
+)
+
+
+# -- the API: https://docs.nexhealth.com/v20240412/reference --
+
+SUBSCRIBED = ("appointment_created", "appointment_updated", "appointment_insertion")
+
+
+def _practice_of(account: Payload) -> Payload:
+    """Return the practice with its locations."""
+    practices = list(account.at("data"))
+    if len(practices) > 1:
+        names = ", ".join(practice.at("subdomain").required_text() for practice in practices[:5])
+        raise Refused(f"This API key reaches several practices ({names}): add the credential SUBDOMAIN of yours.")
+    if not practices:
+        raise Refused("This API key reaches no practice: NexHealth must connect one to it.")
+    return practices[0]
+
+
+def _check_account(account: Payload) -> None:
+    _practice_params(account)
+
+
+def _practice_params(account: Payload) -> dict[str, str]:
+    return {"subdomain": _practice_of(account).at("subdomain").required_id()}
+
+
+def _subscribe(target: Target, account: Payload, _: Sequence[str]) -> RecordRequest:
+    url = f"{target.url}{ADDRESS_PARAMETER}={_practice_params(account)['subdomain']}"
+    return RecordRequest("webhook_endpoints", json={"target_url": url, "active": True})
+
+
+def _read_endpoints(_: RecordRequest, response: ApiResponse) -> SubscriptionPage:
+    return SubscriptionPage([_read_endpoint(endpoint) for endpoint in response.at("data")])
+
+
+def _read_endpoint(endpoint: Payload) -> SubscriptionState:
+    return SubscriptionState(
+        id=endpoint.at("id").required_id(),
+        url=endpoint.at("target_url").required_text().partition(ADDRESS_PARAMETER)[0],
+        is_active=endpoint.at("active").boolean() is not False,
+        secret=endpoint.at("secret_key").text() or "",
+    )
+
+
+def _read_events(response: ApiResponse, account: Payload) -> frozenset[str] | None:
+    """Return the active events of an endpoint; None if it has only events of other practices."""
+    own_id, subscriptions = _practice_of(account).at("id").required_text(), list(response.at("data"))
+    own = [each for each in subscriptions if each.at("institution_id").text() == own_id]
+    if subscriptions and len(own) < len(subscriptions):
+        return None
+    return frozenset(each.at("event").required_text() for each in own if each.at("active").boolean() is not False)
+
+
+def _add_event(id: str, event: str, account: Payload) -> RecordRequest:
+    body = {"resource_type": "Appointment", "event": event, "active": True}
+    return RecordRequest(f"webhook_endpoints/{id}/webhook_subscriptions", params=_practice_params(account), json=body)
+
+
+def _refusal(status: int, _: Payload) -> str | None:
+    if status != 403:
+        return None
+    return "The API key has no access to this practice: check its subdomain, and what NexHealth allows the key."
+
+
+SUBSCRIPTION = Subscription(
+    docs="https://docs.nexhealth.com/docs/webhook-subscriptions",
+    evidence="vendor",
+    groups=(SUBSCRIBED,),
+    account=RecordRequest(LOCATIONS),
+    account_name=lambda account: next((practice.at("name").text() for practice in account.at("data")), None) or "",
+    check_account=_check_account,
+    create=_subscribe,
+    read_created=lambda response: _read_endpoint(response.at("data")),
+    list=lambda _: RecordRequest("webhook_endpoints"),
+    read_list=_read_endpoints,
+    list_events=lambda id, _: RecordRequest(f"webhook_endpoints/{id}/webhook_subscriptions"),
+    read_events=_read_events,
+    add_event=_add_event,
+    delete=lambda id, _: RecordRequest(f"webhook_endpoints/{id}", method="DELETE"),
+    reactivate=lambda id, _: RecordRequest(f"webhook_endpoints/{id}", method="PATCH", json={"active": True}),
+    secret_from="tool",
+    refusal=_refusal,
+)
+
+#: An appointment that began earlier may still change: a patient checks out, or did not come.
+CHANGES_REACH_BACK = timedelta(days=30)
+
+
+def _list_appointments(window: Window, account: Payload) -> Iterator[ListRequest]:
+    """Yield the lists of each location: appointments in the window, and those that changed."""
+    practice, params = _practice_of(account), _practice_params(account)
+    for location in practice.at("locations"):
+        common = {**params, "location_id": location.at("id").required_id(), "unavailable": "false", "per_page": "200"}
+        yield _list(common, window.since, window.until, {})
+        if window.changed_since:
+            since = min(window.since, window.changed_since) - CHANGES_REACH_BACK
+            changed = {"updated_since": _utc(window.changed_since)}
+            yield _list(common, since, window.until, changed)
+
+
+def _list(common: Mapping[str, str], since: datetime, until: datetime, changed: Mapping[str, str]) -> ListRequest:
+    params = {**common, "start": _utc(since), "end": _utc(until), **changed}
+    return ListRequest(RecordRequest("appointments", params=params))
+
+
+def _read_listed(request: ListRequest, response: ApiResponse) -> ListedPage:
+    """Read a page of appointments, or the patient of some of them."""
+    if "appointments" in request.context:
+        path, context = request.request.path, request.context
+        bodies = [Payload(each, "appointment") for each in context["appointments"]]
+        requested_at = datetime.fromisoformat(context["requested_at"])
+        subdomain = context["subdomain"]
+        return ListedPage([_listed(each, subdomain, requested_at, response.value, path) for each in bodies])
+    subdomain, records, patients = request.request.params["subdomain"], [], dict[str, ListRequest]()
+    for appointment in response.at("data"):
+        event = Event(SOURCE.title, Payload(_body(appointment, subdomain)), response.requested_at)
+        patient = _patient(event, appointment)
+        if patient is None:
+            records.append(_listed(appointment, subdomain, response.requested_at))
+            continue
+        context = {"subdomain": subdomain, "requested_at": response.requested_at.isoformat(), "appointments": []}
+        of_patient = patients.setdefault(patient.key, ListRequest(patient, context, can_be_missing=True))
+        of_patient.context["appointments"].append(appointment.value)
+    return ListedPage(records, [*patients.values(), *_next_page(request, response)])
+
+
+def _next_page(request: ListRequest, response: ApiResponse) -> Iterator[ListRequest]:
+    page = response.at("page_info")
+    if page.at("has_next_page").boolean():
+        params = {**request.request.params, "end_cursor": page.at("end_cursor").required_text()}
+        yield replace(request, request=replace(request.request, params=params))
+
+
+def _listed(
+    appointment: Payload, subdomain: str, requested_at: datetime, patient: Any = None, path: str = ""
+) -> ListedRecord:
+    id = appointment.at("id").required_text()
+    return ListedRecord(id, _body(appointment, subdomain), patient, path=path, requested_at=requested_at)
+
+
+def _body(appointment: Payload, subdomain: str) -> dict[str, Any]:
+    return {
+        "resource_type": "Appointment",
+        "event_name": "appointment_updated",
+        "event_time": appointment.at("updated_at").text(),
+        "subdomain": subdomain,
+        "institution_id": appointment.at("institution_id").value,
+        "data": {"appointment": appointment.value},
+    }
+
+
+def _utc(time: datetime) -> str:
+    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S+0000")
+
+
+LISTING = Listing(
+    docs="https://docs.nexhealth.com/reference/getappointments",
+    evidence="vendor",
+    start=lambda window, account: list(_list_appointments(window, account)),
+    read_page=_read_listed,
+    lists_changed=True,
+    calls_per_s=5.0,
 )

@@ -113,6 +113,7 @@ class Source:
     api_url: the base URL of records; `""`, with API_URL in required_settings, if each customer has another one.
     credentials: the authentication of requests for records: BasicAuth, BearerAuth, ApiKeyAuth, or a class of the module
         (Credentials).
+    optional_credentials: further credentials that `credentials` uses if a hook has them.
     token_exchange: the request for a TOKEN, where tokens expire.
     api_headers: fixed headers of the requests for records.
     rate_limit_reset_header: the header of a 429 response with the seconds to wait, or with the end of the wait in
@@ -142,6 +143,7 @@ class Source:
     sender_timeout_s: float = 3.0
     api_url: str | None = None
     credentials: Credentials | None = None
+    optional_credentials: tuple[str, ...] = ()
     credential_help: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     is_common: bool = False
     token_exchange: TokenExchange | None = None
@@ -171,6 +173,7 @@ class Source:
         names = (
             *(self.credentials.names if self.credentials else ()),
             *(self.token_exchange.names if self.token_exchange else ()),
+            *self.optional_credentials,
         )
         return tuple(dict.fromkeys(names))
 
@@ -179,7 +182,8 @@ class Source:
         required = self.credentials.names if self.credentials else ()
         missing = [name for name in required if name not in configured]
         if self.token_exchange and "TOKEN" in missing:
-            missing = [name for name in self.credential_names if name not in configured and name != "TOKEN"]
+            optional = {"TOKEN", *self.optional_credentials}
+            missing = [name for name in self.credential_names if name not in configured and name not in optional]
         return missing
 
 

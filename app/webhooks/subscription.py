@@ -98,6 +98,9 @@ class Subscription:
     list: (account) → the request for all subscriptions of the account; None if the tool cannot list them: then only the
         stored
         ids are known. read_list: (request, response) → a page of them.
+    list_events: (id, account) → the request for the events of a subscription, where each event is added to it by a request
+        of its own. read_events: (response, account) → its active events; None if others use the subscription, too.
+    add_event: (id, event, account) → the request that adds one.
     delete: (id, account) → the request that deletes a subscription; None if the tool does not name this one.
     reactivate: (id, account) → the request that activates a disabled subscription, where that is possible: its URL and
         secret
@@ -121,6 +124,9 @@ class Subscription:
     read_created: Callable[[Payload], SubscriptionState] | None = None
     list: Callable[[Payload], RecordRequest] | None = None
     read_list: Callable[[RecordRequest, ApiResponse], SubscriptionPage] | None = None
+    list_events: Callable[[str, Payload], RecordRequest] | None = None
+    read_events: Callable[[ApiResponse, Payload], frozenset[str] | None] | None = None
+    add_event: Callable[[str, str, Payload], RecordRequest] | None = None
     account: RecordRequest | None = None
     account_name: Callable[[Payload], str] = lambda account: ""
     check_account: Callable[[Payload], None] = lambda account: None
@@ -188,10 +194,15 @@ def read_records(items: Iterable[Payload], read: Callable[[Payload], Iterable[Li
 
 @dataclass(frozen=True, slots=True)
 class ListRequest:
-    """A request of a list. context: what `read_page` needs of an earlier response, in JSON; it is not sent."""
+    """A request of a list.
+
+    context: what `read_page` needs of an earlier response, in JSON; it is not sent. can_be_missing: a 404 is read as an
+    empty response.
+    """
 
     request: RecordRequest
     context: Mapping[str, Any] = field(default_factory=dict)
+    can_be_missing: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from app.connections.connector import connection_lock
 from app.ledger.leases import LockContended
 from app.ledger.redis import Redis
 from app.vendors.api import vendor_names
+from app.vendors.vendor import StoredSubscription
 from app.visits.client import ConnectionFailed, OutcomeUnknown, ServerError, Unauthorized
 from app.webhooks.registry import load_sources
 from app.webhooks.subscription import Refused
@@ -30,8 +31,12 @@ async def tool(request: pytest.FixtureRequest, redis: Redis) -> AsyncIterator[Co
 
 def subscriptions(tool: ConnectedTool) -> Mapping[str, frozenset[str]]:
     """Return the events of our active subscriptions at the tool, by id."""
-    stored = tool.vendor.subscriptions.values()
-    return {each.id: frozenset(each.events) for each in stored if each.url == tool.url and each.is_active}
+    return {each.id: frozenset(each.events) for each in own_subscriptions(tool) if each.is_active}
+
+
+def own_subscriptions(tool: ConnectedTool) -> list[StoredSubscription]:
+    """Return our subscriptions at the tool. Their URL may have parameters."""
+    return [each for each in tool.vendor.subscriptions.values() if each.url.partition("?")[0] == tool.url]
 
 
 def assert_connected(tool: ConnectedTool) -> None:
@@ -39,7 +44,7 @@ def assert_connected(tool: ConnectedTool) -> None:
     declared = tool.hook.source.subscription
     assert declared
     assert sorted(map(sorted, declared.groups)) == sorted(map(sorted, subscriptions(tool).values()))
-    ours = [each for each in tool.vendor.subscriptions.values() if each.url == tool.url]
+    ours = own_subscriptions(tool)
     assert len(ours) == len(declared.groups)
     assert {each.secret for each in ours} <= {*tool.hook.settings.secrets, ""}
 
