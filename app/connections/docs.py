@@ -88,7 +88,8 @@ def _limits(source: LoadedSource) -> Iterator[str]:
         if (count := len(subscription.groups)) > 1:
             yield f"{count} subscriptions, each for other events"
         if subscription.is_url_unique:
-            yield "one subscription on a URL: a disabled one is deleted before its replacement is created"
+            replaced = "one with another secret" if subscription.reactivate else "a disabled one"
+            yield f"one subscription on a URL: {replaced} is deleted before its replacement is created"
         if secret := _SECRETS[subscription.secret_from].format(credential=subscription.secret_credential):
             yield secret
         if not subscription.can_ask:
