@@ -10,6 +10,7 @@ from starlette.routing import Route
 from app.console.middleware import OwnForm, RequiredRole, RequireRole
 from app.console.pages import (
     activity,
+    connect,
     deliveries,
     erasure,
     failures,
@@ -72,10 +73,14 @@ ROUTES = [
     post("/sources/{name}/acknowledge", "operator", sources.acknowledge_changes),
     get("/sources/{hook}/listen", "viewer", listen.listen),
     post("/sources/{hook}/test-delivery", "operator", sources.send_test_delivery),
+    get("/connect", "operator", connect.tools),
+    get("/connect/{source}", "operator", connect.form),
+    post("/connect/{source}", "operator", connect.connect),
     get("/hooks", "viewer", hooks.hooks),
     post("/hooks", "operator", hooks.add),
     get("/hooks/new", "operator", hooks.new_hook),
     get("/hooks/{hook}", "viewer", hooks.hook),
+    get("/hooks/{hook}/first-delivery", "viewer", connect.first_delivery),
     post("/hooks/{hook}", "operator", hooks.change),
     post("/hooks/{hook}/rotate", "operator", hooks.rotate),
     post("/hooks/{hook}/finish-rotation", "operator", hooks.finish_rotation),

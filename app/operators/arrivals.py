@@ -85,6 +85,10 @@ class Arrivals:
         arrivals = [*filter(None, stored), *map(self._of_note, notes[:limit])]
         return sorted(arrivals, key=lambda arrival: -arrival.at_ms)[:limit]
 
+    async def notes(self) -> list[Arrival]:
+        """Return the newest requests that are not stored, such as rejected ones, newest first."""
+        return [self._of_note(note) for note in await notes_of(self._ledger.redis, self._hook)]
+
     async def follow(self, subscriber: Redis) -> AsyncGenerator[Arrival]:
         """Yield each request as it arrives, and again when its record was fetched and translated.
 

@@ -1,5 +1,6 @@
 """The connections of all hooks, as the console, the command line and the verdict show them."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from app.ledger.connection_states import UNHEALTHY, ConnectionState, ConnectionStates, describe_problem
@@ -25,12 +26,14 @@ class HookConnection(ConnectionState):
         return describe_problem(self.state, self.hook, self.source, source_title(self.source))
 
 
-async def load_connections(ledger: Ledger, settings: Settings) -> list[HookConnection]:
-    """Return the connection of each hook. Where the tool cannot be asked, its own deliveries decide."""
+async def load_connections(
+    ledger: Ledger, settings: Settings, names: Iterable[str] | None = None
+) -> list[HookConnection]:
+    """Return the connection of each hook, or of these. Where the tool cannot be asked, its own deliveries decide."""
     states = await ConnectionStates(ledger.redis).all()
     silent = await silent_hooks(ledger.redis, settings.hooks)
     connections = []
-    for name in sorted(settings.hooks):
+    for name in sorted(settings.hooks if names is None else names):
         state, source = states.get(name, ConnectionState(name)), settings.source_for(name)
         can_ask = bool(source.subscription and source.subscription.can_ask and state.checked_at_ms)
         if not can_ask:
@@ -40,6 +43,11 @@ async def load_connections(ledger: Ledger, settings: Settings) -> list[HookConne
             HookConnection(**fields, source=source.name, can_ask=can_ask, is_stored=settings.is_stored(name))
         )
     return connections
+
+
+async def load_connection(ledger: Ledger, settings: Settings, name: str) -> HookConnection:
+    """Return the connection of a configured hook."""
+    return next(each for each in await load_connections(ledger, settings, [name]))
 
 
 async def _by_deliveries(ledger: Ledger, state: ConnectionState, is_silent: bool) -> ConnectionState:

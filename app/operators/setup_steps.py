@@ -2,7 +2,7 @@
 
 import base64
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from secrets import token_bytes, token_urlsafe
 
@@ -53,6 +53,40 @@ def setup_steps(source: LoadedSource, hook: str, url: str, shell_url: str = "") 
         step.text = step.text.replace("{url}", url)
         step.commands = [command.replace("{url}", shell_url or url) for command in step.commands]
     return steps
+
+
+#: What the console calls the settings of a hook.
+FIELD_NAMES = {
+    "SECRETS": "Signing secret",
+    "TENANTS": "Accounts of {title} that are accepted",
+    "TIMEZONE": "Time zone",
+    "API_URL": "URL of the tool's API",
+    "TOKEN_URL": "URL that renews the tool's tokens",
+}
+
+
+def with_field_names(steps: Sequence[SetupStep], source: LoadedSource, hook: str, url: str) -> list[SetupStep]:
+    """Return the steps for a person who fills in a form: with its fields instead of variables, and without restarts."""
+    credentials = {name: title for name, (title, _) in source.definition.credential_help.items()}
+
+    def field_name(match: re.Match[str]) -> str:
+        name = match["credential"] or match["setting"]
+        title = credentials.get(name) or FIELD_NAMES.get(name) or name.replace("_", " ").capitalize()
+        return f"“{title.format(title=source.definition.title)}”"
+
+    variable = rf"(?:HOOKS__{hook.upper()}__|…__)(?:CREDENTIALS__(?P<credential>[A-Z_]+)|(?P<setting>[A-Z_]+))"
+    renamed = []
+    for step in steps:
+        text = re.sub(r"the URL that `doorbell hook-url [^`]+` prints", url, step.text)
+        text = re.sub(r",? and restart\b|(?<=\. )Restart\.", "", text)
+        text = re.sub(r"(?:,? and|,) SECRET_KEY(?: to 32 random characters or more)?", "", text)
+        renamed.append(SetupStep(step.number, re.sub(variable, field_name, text).strip(), step.commands))
+    return renamed
+
+
+def is_secret_generated(source: LoadedSource) -> bool:
+    """Whether Doorbell makes up the signing secret, instead of the tool or a person."""
+    return new_secret(source.definition) is not None
 
 
 def terms_of(source: Source) -> Iterator[str]:

@@ -89,6 +89,7 @@ def path_of(page: Any, delivery: str) -> str:
         "id": delivery,
         "external_id": "standard-A-1042",
         "name": "standard",
+        "source": "standard",
         "hook": "standard",
         "operation": "none",
         "account": "main",

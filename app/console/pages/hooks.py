@@ -17,7 +17,7 @@ from app.webhooks.registry import load_sources
 from app.webhooks.source import LoadedSource
 
 #: Settings that a form shows with their values; empty for the default.
-PLAIN_SETTINGS = ("account", "timezone", "tenants", "api_url", "reconcile")
+PLAIN_SETTINGS = ("account", "timezone", "tenants", "reconcile", "api_url", "token_url")
 CREDENTIAL = "credential-"
 
 
@@ -82,7 +82,7 @@ async def hook(request: Request) -> Response:
 async def change(request: Request) -> Response:
     form, name = request.state.form, request.path_params["hook"]
     hook = _stored_hook(request, name)
-    current = _values(hook)
+    current = hook_values(hook)
     fields = {field: value or None for field, value in _plain_settings(form).items() if value != current[field]}
     fields |= {field: value for field, value in _secret_settings(form).items() if field != "secrets"}
     try:
@@ -135,7 +135,7 @@ async def _page(request: Request, error: SettingsError | None = None, message: s
         409 if error or message else 200,
         hook=summary,
         tool=tool,
-        values=_values(stored) if stored else {},
+        values=hook_values(stored) if stored else {},
         has_token=bool(stored and stored.visits_api_token),
         new_secret=new_secret(tool.definition) if tool else None,
         problems=error.problems if error else [],
@@ -163,12 +163,13 @@ def _tool(values: Mapping[str, str]) -> LoadedSource | None:
     return load_sources().get(values.get("source", ""))
 
 
-def _values(hook: HookSettings) -> dict[str, str]:
+def hook_values(hook: HookSettings) -> dict[str, str]:
     return {
         "account": hook.account or "",
         "timezone": hook.timezone or "",
         "tenants": " ".join(hook.tenants),
         "api_url": hook.api_url or "",
+        "token_url": hook.token_url or "",
         "reconcile": hook.reconcile or "",
     }
 
