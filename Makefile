@@ -63,8 +63,9 @@ format: .venv/dev  ## Format the code, and fix what ruff can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: .venv/dev    ## Write the generated files: docs/redis.md, docs/cli.md, deploy/alerts.yaml, .env.example, and tables in docs/glossary.md and docs/runbook.md
+docs: .venv/dev    ## Write the generated files: docs/redis.md, docs/cli.md, deploy/alerts.yaml, .env.example, and tables in docs/connections.md, docs/glossary.md, docs/runbook.md and README.md
 	$(BIN)/python -m app.ledger.docs
+	$(BIN)/python -m app.connections.docs
 	$(BIN)/python -m app.cli.docs
 	$(BIN)/python -m app.telemetry.alert_rules
 	$(BIN)/python -c 'from app.settings.environment import env_example; print(env_example(), end="")' > .env.example

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from app.connections.catch_up import LOOK_BACK
 from app.ledger.connection_states import HEALTH, MEANINGS, PROBLEMS
 from app.ledger.docs import replace_table, table
 from app.webhooks.registry import load_sources
@@ -61,7 +62,7 @@ def _has_api(source: LoadedSource) -> bool:
 def _states() -> Iterator[tuple[str, str, str]]:
     placeholders = {"title": "the tool", "hook": "HOOK", "source": "SOURCE"}
     for state in HEALTH:
-        fix = PROBLEMS[state][1].format(**placeholders) if state in PROBLEMS else ""
+        fix = PROBLEMS[state][1].format(**placeholders) if state in PROBLEMS else NO
         yield f"`{state}`", MEANINGS[state], fix
 
 
@@ -92,12 +93,14 @@ def _limits(source: LoadedSource) -> Iterator[str]:
             yield f"one subscription on a URL: {replaced} is deleted before its replacement is created"
         if secret := _SECRETS[subscription.secret_from].format(credential=subscription.secret_credential):
             yield secret
+        if subscription.is_by_hand_if_refused:
+            yield "by hand, if the account cannot use the API"
         if not subscription.can_ask:
             yield "the tool cannot list subscriptions: silence decides"
         if subscription.renew:
             yield "subscriptions end, and are renewed"
     if listing and not listing.lists_changed:
-        yield "changes of appointments that began earlier are not listed"
+        yield f"misses changes of appointments that began over {LOOK_BACK.days} days earlier"
 
 
 #: What to know about the signing secret, by who chooses it.

@@ -18,7 +18,7 @@ def next_steps(settings: Settings, platform: Platform | None) -> Iterator[str]:
         key = "" if settings.secret_key else f", and SECRET_KEY to {RANDOM_CHARACTERS}"
         yield f"Open the console to operators: set CONSOLE_PASSWORD_HASH to the output of `doorbell hash-password`{key}."
     if not settings.active_hooks:
-        yield "Connect a tool: `doorbell sources` lists them, `doorbell sources calendly` prints the steps for one."
+        yield "Connect a tool: `doorbell connect calendly`, or in the console under Sources. `doorbell sources` lists them."
     for name, hook in settings.active_hooks.items():
         source = hook.source.definition
         address = f"{url}{hook.path}"

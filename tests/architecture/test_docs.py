@@ -15,6 +15,8 @@ from click.testing import CliRunner
 
 from app.cli import main
 from app.cli.docs import update
+from app.connections.docs import API_COLUMNS, update_page, update_readme
+from app.connections.docs import update_glossary as update_states
 from app.ledger.docs import page as redis_page
 from app.ledger.docs import update_glossary
 from app.ledger.docs import update_runbook as update_reasons
@@ -167,6 +169,21 @@ def test_the_table_of_tools_agrees_with_the_specimens(name: str) -> None:
     assert {column for column, field in COLUMNS.items() if field in fields} == {
         column for column in COLUMNS if row[column] != "–"
     }
+
+
+@pytest.mark.parametrize("name", sorted(load_sources()))
+def test_the_table_of_tools_says_what_works_through_the_api(name: str) -> None:
+    source = load_sources()[name]
+    row = table_of_tools()[source.definition.title]
+
+    declared = (source.subscription, source.subscription and source.subscription.list, source.listing)
+    assert ["✓" if each else "–" for each in declared] == [row[column] for column in API_COLUMNS], "run `make docs`"
+
+
+def test_the_tables_of_connections_are_generated() -> None:
+    assert update_page(PAGES["connections.md"]) == PAGES["connections.md"], "run `make docs`"
+    assert update_states(PAGES["glossary.md"]) == PAGES["glossary.md"], "run `make docs`"
+    assert update_readme(README) == README, "run `make docs`"
 
 
 @pytest.mark.parametrize("evidence", VERIFIED_BY)

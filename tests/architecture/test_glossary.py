@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import get_args
 
 from app.intake.endpoint import UNAVAILABLE_ANSWERS
+from app.ledger.connection_states import HEALTH
 from app.ledger.reasons import REASONS
 from app.ledger.records import TaskState
 from app.operators.filter import STATE_TITLES
@@ -40,6 +41,10 @@ def literals(package: str, call: str) -> set[str]:
 
 def test_every_state_of_a_task_is_in_the_glossary() -> None:
     assert words("States of a task") == set(get_args(TaskState))
+
+
+def test_every_state_of_a_connection_is_in_the_glossary() -> None:
+    assert words("States of a connection") == set(HEALTH)
 
 
 def test_the_console_shows_the_states_in_the_words_of_the_glossary() -> None:
