@@ -16,7 +16,7 @@ def test_a_new_deploy_needs_a_password_and_a_tool() -> None:
     text = steps()
 
     assert "CONSOLE_PASSWORD_HASH" in text
-    assert "`doorbell sources calendly`" in text
+    assert "`doorbell connect calendly`" in text
 
 
 def test_a_configured_deploy_has_the_urls_of_the_console_and_the_hooks() -> None:
