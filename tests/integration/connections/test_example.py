@@ -38,7 +38,8 @@ from app.webhooks.subscription import (
 def example() -> tuple[str, str]:
     """Return the module of the source, and that of its fake."""
     page = (ROOT / "docs" / "adding-a-source.md").read_text()
-    source, fields, api, fake = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    source, api, fake = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    fields = page.partition("SOURCE also has\n\n```\n")[2].partition("```")[0]
     import_of_source = "from app.webhooks.source import Ignored, Source\n"
     source = source.replace(EVENT_NAME, EVENT_NAME + fields).replace(import_of_source, import_of_source + IMPORTS)
     return f"{source}\n\n{api}", fake
