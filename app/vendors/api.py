@@ -12,7 +12,7 @@ import app.vendors
 from app.vendors.vendor import Vendor
 
 #: The modules of this package that are no tools.
-SHARED = ("api", "calendar", "vendor")
+SHARED = ("api", "calendar", "oauth", "vendor")
 
 
 def vendor_names() -> list[str]:

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from app.vendors.calendar import Appointment, Step
+from app.vendors.oauth import OAuthTokens
 from app.vendors.vendor import JSON, Endpoint, StoredSubscription, Vendor, Webhook
 
 ZONE, NEVER = ZoneInfo("America/New_York"), "0000-00-00 00:00:00"
@@ -26,11 +27,13 @@ class ServiceM8(Vendor):
 
     def __init__(self) -> None:
         super().__init__()
+        self.tokens = OAuthTokens()
         #: By table and number: when the record was last changed.
         self._edited_at: dict[tuple[str, int], datetime] = {}
 
     def endpoints(self) -> Mapping[str, Endpoint]:
         return {
+            "POST /api_1.0/oauth/token": self.tokens.issue,
             "GET /api_1.0/vendor.json": self._vendor,
             "GET /webhook_subscriptions": self._list_subscriptions,
             "POST /webhook_subscriptions/event": self._save_subscription,
@@ -41,7 +44,8 @@ class ServiceM8(Vendor):
         }
 
     def is_authorized(self, request: Request) -> bool:
-        return request.headers.get("x-api-key") == KEY
+        is_exchange = request.url.path.endswith(self.token_path)
+        return is_exchange or self.tokens.is_valid(request) or request.headers.get("x-api-key") == KEY
 
     def error(self, status: int, text: str) -> Response:
         return JSONResponse({"errorCode": status, "message": text}, status)
