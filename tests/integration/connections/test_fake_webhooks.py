@@ -1,7 +1,7 @@
 """The webhooks of every fake tool: its source verifies them, and they mean the same visits as the tool's list."""
 
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 import pytest
@@ -107,7 +107,7 @@ async def test_ends_and_payments_are_listed_as_webhooks_tell_them(tool: Connecte
     """A list may have more than the webhooks: some tools send no payments, or no no-shows, or no ends."""
     calendar = tool.vendor.calendar
     for email in ("completed@example.com", "paid@example.com", "missed@example.com"):
-        calendar.book(NOW, email)
+        calendar.book(NOW - timedelta(hours=1), email)
     await receiver.sent_all()
     calendar.complete(1)
     calendar.pay(2, Decimal(75))
