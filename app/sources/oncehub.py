@@ -215,7 +215,10 @@ def _refusal(status: int, response: Payload) -> str | None:
     if status == 402:
         return "OnceHub expects a payment for this account: pay it, and connect it again."
     if status == 403:
-        return "OnceHub's API needs a plan that includes it (Enterprise): upgrade the account, and connect it again."
+        return (
+            "OnceHub's API needs a plan that includes it (Enterprise): upgrade the account and connect it again, or add the"
+            " webhook by hand."
+        )
     return None
 
 
@@ -275,7 +278,7 @@ def _listed(booking: Payload) -> ListedRecord:
 
 
 LISTING = Listing(
-    docs="https://developers.oncehub.com/reference/list-all-bookings",
+    docs="https://github.com/scheduleonce/developer-center",
     evidence="vendor",
     start=_list_bookings,
     read_page=_read_listed,
