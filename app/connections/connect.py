@@ -4,11 +4,13 @@ import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from app.connections.catch_up import can_list, default_since, new_catch_up, store_of
 from app.connections.connector import Connector, Reconciled, connection_lock, describe
 from app.connections.context import CallContext, ToolContext
 from app.connections.stored_hooks import StoredHooks
+from app.connections.tokens import tokens_of
 from app.ledger import keys
 from app.ledger.connection_states import ConnectionState, ConnectionStates
 from app.ledger.ids import is_listed
@@ -25,8 +27,12 @@ from app.webhooks.source import LoadedSource
 from app.webhooks.subscription import Refused
 
 FIRST_DELIVERY_POLL_S = 0.5
+#: Secrets of replaced subscriptions are still accepted for a while; older ones are not.
+MAX_SECRETS = 6
 #: How many deliveries are searched for the first webhook: an import may have stored many before it.
 MAX_DELIVERIES, DELIVERIES_PER_CALL = 20_000, 1_000
+#: The credentials of a hook that an authorization with OAuth replaces.
+OAUTH_CREDENTIALS = ("TOKEN", "CLIENT_ID", "CLIENT_SECRET", "REFRESH_TOKEN")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +40,7 @@ class ConnectRequest:
     """What a person gives to connect a tool.
 
     hook: the name of the hook. secret: the signing secret, if the tool chose it on a page. settings: further settings of the
-    hook: account, api_url, timezone, …
+    hook: account, api_url, timezone, … tokens: from an authorization with OAuth, instead of credentials.
     """
 
     source: str
@@ -42,6 +48,7 @@ class ConnectRequest:
     credentials: Mapping[str, str] = field(default_factory=dict, repr=False)
     secret: str = field(default="", repr=False)
     settings: Mapping[str, str] = field(default_factory=dict)
+    tokens: Mapping[str, Any] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,23 +94,35 @@ class Connections:
 
     async def connect(self, request: ConnectRequest) -> Connected:
         """Store the hook, and subscribe at the tool. Safe to run again: what exists is adopted."""
-        check_connectable(self._context.settings, request.source, request.hook)
+        self.check(request)
         async with connection_lock(self._context, request.hook):
             return await self._connect(request)
+
+    def check(self, request: ConnectRequest) -> Hook:
+        """Return the hook as it will be. Raises SettingsError."""
+        settings = self._context.settings
+        check_connectable(settings, request.source, request.hook)
+        return _as_hook(settings, request.hook, self._wanted(request))
+
+    def _wanted(self, request: ConnectRequest) -> HookSettings:
+        if request.hook in self._context.settings.environment_hooks:
+            return self._environment_hook(request)
+        before = self._context.settings.stored_hooks.get(request.hook)
+        return _with_request(before, request, load_sources()[request.source])
 
     async def _connect(self, request: ConnectRequest) -> Connected:
         settings, name, source = self._context.settings, request.hook, load_sources()[request.source]
         is_environment = name in settings.environment_hooks
-        before = settings.hooks.get(name)
-        wanted = self._environment_hook(request) if is_environment else _with_request(before, request, source)
+        before = settings.environment_hooks.get(name) or settings.stored_hooks.get(name)
+        wanted = self._wanted(request)
         hook = _as_hook(settings, name, wanted)
         url = settings.hook_url(hook)
         if not source.subscription:
-            await self._store(name, before, wanted, is_environment)
+            await self._store(request, before, wanted, is_environment)
             return await self._by_hand(Connected(hook, url, new_secret=_secret_to_enter(before, request, hook)))
-        connector = Connector(_with_hook(self._context, name, wanted), hook)
+        connector = Connector(_with_hook(self._context, name, wanted), _with_access_token(hook, request.tokens))
         account_name = source.subscription.account_name(await connector.account())
-        await self._store(name, before, wanted, is_environment)
+        await self._store(request, before, wanted, is_environment)
         is_secret_new = before is None or not before.secrets
         try:
             reconciled = await connector.reconcile(is_secret_new=is_secret_new)
@@ -115,13 +134,14 @@ class Connections:
             if before is None and not (await self._states.get(name)).subscription_ids:
                 await self._stored.remove(name, self._actions)
             raise
-        hook = await self._keep_secrets(hook, reconciled, is_environment)
+        hook = await self._keep_secrets(hook, wanted, reconciled, is_environment)
         last_state = await self._states.get(name)
         since = await default_since(self._context, name)
         state = healthy_state(last_state, reconciled, url, account_name)
         await self._states.save(replace(state, connected_by=self._actions.actor_name))
         await self._actions.record("connected tool", f"{name}: {_summary(reconciled)}")
-        is_importing = can_list(hook) and bool(reconciled.created or not last_state.connected_at_ms)
+        was_unseen = not last_state.connected_at_ms or last_state.state == "credentials_expired"
+        is_importing = can_list(hook) and bool(reconciled.created or was_unseen)
         if is_importing:
             catch_up = new_catch_up(name, since, self._actions.actor_name, "connected")
             await store_of(self._context).save(catch_up)
@@ -140,11 +160,18 @@ class Connections:
         await store_of(self._context).save(new_catch_up(hook.name, since, self._actions.actor_name, "connected"))
         return replace(connected, is_importing=True)
 
-    async def _store(self, name: str, before: HookSettings | None, wanted: HookSettings, is_environment: bool) -> None:
+    async def _store(
+        self, request: ConnectRequest, before: HookSettings | None, wanted: HookSettings, is_environment: bool
+    ) -> None:
+        if request.tokens:
+            hook = _as_hook(self._context.settings, request.hook, wanted)
+            await tokens_of(self._context, hook).replace(request.tokens)
         if not is_environment and wanted != before:
-            await self._stored.save(name, wanted, self._actions)
+            await self._stored.save(request.hook, wanted, self._actions)
 
-    async def _keep_secrets(self, hook: Hook, reconciled: Reconciled, is_environment: bool) -> Hook:
+    async def _keep_secrets(
+        self, hook: Hook, stored: HookSettings, reconciled: Reconciled, is_environment: bool
+    ) -> Hook:
         """Store the secrets that the tool chose."""
         secrets = reconciled.secrets
         if not secrets or set(secrets) <= set(hook.settings.secrets):
@@ -154,13 +181,14 @@ class Connections:
             rule = f"{hook.source.definition.title} chose another secret than this hook has"
             fix = "Remove the variables of this hook, and connect it again: then the secret is stored."
             raise SettingsError([Problem(variable, rule, fix=fix)])
-        wanted = change_hook(hook.settings, {"secrets": list(secrets)})
+        wanted = change_hook(stored, {"secrets": list(secrets)})
         await self._stored.save(hook.name, wanted, self._actions)
         return _as_hook(self._context.settings, hook.name, wanted)
 
     def _environment_hook(self, request: ConnectRequest) -> HookSettings:
         hook = self._context.settings.environment_hooks[request.hook]
         differing = {name for name, value in request.credentials.items() if hook.credentials.get(name) != value}
+        differing |= {"credentials"} if request.tokens is not None else set()
         differing |= {name for name, value in request.settings.items() if getattr(hook, name) != value}
         if differing or (request.secret and request.secret not in hook.secrets):
             rule = f"the hook {request.hook} is set in the environment"
@@ -206,10 +234,12 @@ def needs_copied_secret(source: LoadedSource) -> bool:
 def _with_request(before: HookSettings | None, request: ConnectRequest, source: LoadedSource) -> HookSettings:
     """Return the hook with what the person gave, and with a secret if nobody else chooses one."""
     hook = before or build_hook({} if request.hook == request.source else {"source": request.source})
-    hook = change_hook(hook, {**request.settings, "credentials": {**hook.credentials, **request.credentials}})
+    hook = change_hook(hook, {**request.settings, **_credentials(hook, request)})
     subscription = source.subscription
     if request.secret:
-        return change_hook(hook, {"secrets": [request.secret]})
+        # Subscriptions that were made with a token sign with the secret of that time.
+        old = [secret for secret in hook.secrets if secret != request.secret] if request.tokens is not None else []
+        return change_hook(hook, {"secrets": [request.secret, *old[: MAX_SECRETS - 1]]})
     if subscription and subscription.secret_from == "credential":
         secret = hook.credentials.get(subscription.secret_credential)
         return change_hook(hook, {"secrets": [secret] if secret else []})
@@ -226,6 +256,23 @@ def _secret_to_enter(before: HookSettings | None, request: ConnectRequest, hook:
     if request.secret or (before and before.secrets) or hook.source.definition.signature.needs_secret_key:
         return ""
     return next(iter(hook.settings.secrets), "")
+
+
+def _credentials(hook: HookSettings, request: ConnectRequest) -> dict[str, Any]:
+    """Return the settings of the hook for what authenticates it: tokens, or else credentials."""
+    if request.tokens is not None:
+        others = {name: value for name, value in hook.credentials.items() if name not in OAUTH_CREDENTIALS}
+        return {"uses_oauth": True, "credentials": others}
+    uses_oauth = hook.uses_oauth and not request.credentials
+    return {"uses_oauth": uses_oauth, "credentials": {**hook.credentials, **request.credentials}}
+
+
+def _with_access_token(hook: Hook, tokens: Mapping[str, Any] | None) -> Hook:
+    """Return the hook with its new access token as a credential, for the calls that connect it."""
+    if not tokens:
+        return hook
+    credentials = {**hook.settings.credentials, "TOKEN": tokens["token"]}
+    return replace(hook, settings=hook.settings.model_copy(update={"credentials": credentials}))
 
 
 def _as_hook(settings: Settings, name: str, wanted: HookSettings) -> Hook:

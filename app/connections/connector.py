@@ -316,7 +316,8 @@ def describe(error: Exception, title: str) -> str:
         case Untranslatable():
             return f"{title} answered in a form that is not documented: {error}"
         case Unauthorized():
-            return f"{title} rejects the credentials ({error.status}): {_quote(error.response_text)}"
+            status = f" ({error.status})" if error.status else ""
+            return f"{title} rejects the credentials{status}: {_quote(error.response_text)}"
         case ClientError():
             return f"{title} refuses the request {error.call} ({error.status}): {_quote(error.response_text)}"
     return f"{title} cannot be reached: {error}"

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from random import uniform
 
 from app.connections.catch_up import can_list, default_since, new_catch_up, store_of
-from app.connections.connect import can_call, healthy_state
+from app.connections.connect import MAX_SECRETS, can_call, healthy_state
 from app.connections.connector import Connector, Reconciled, connection_lock, describe, match_groups
 from app.connections.context import CallContext
 from app.connections.stored_hooks import StoredHooks
@@ -166,10 +166,6 @@ class Guard:
     def _renew_before(self) -> datetime:
         early = timedelta(seconds=RENEW_CHECKS * self._context.settings.connection_check_s)
         return datetime.now(UTC) + max(early, RENEW_MIN)
-
-
-#: Secrets of replaced subscriptions are still accepted for a while; older ones are not.
-MAX_SECRETS = 6
 
 
 def _now_ms() -> int:

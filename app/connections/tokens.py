@@ -11,6 +11,7 @@ which tools with a grace period accept. With other tools the account must be con
 """
 
 import asyncio
+import base64
 import hashlib
 import hmac
 import time
@@ -19,7 +20,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
-from urllib.parse import urljoin
+from urllib.parse import quote_plus, urljoin
 
 import httpx
 import orjson
@@ -27,6 +28,7 @@ import orjson
 from app.connections.context import CallContext
 from app.ledger import keys
 from app.ledger.encryption import Keyring, TamperedValue, UnknownKey
+from app.ledger.ids import new_token
 from app.ledger.leases import LockContended, single_flight
 from app.ledger.redis import RedisUnavailable
 from app.settings.model import Hook
@@ -53,6 +55,8 @@ LOCK_WAIT_S = 8.0
 EXCHANGE_TIMEOUT_S, LOCK_TTL_S = 25.0, 40.0
 STORE_RETRY_S = 0.5
 CALL = "POST token"
+#: The lifetime of an access token that the tool neither limits nor renews.
+UNLIMITED_S = 10 * 365 * 86_400
 #: OAuth errors that are not about the refresh token.
 NON_GRANT_ERRORS = (
     "invalid_client",
@@ -61,6 +65,7 @@ NON_GRANT_ERRORS = (
     "unsupported_grant_type",
     "invalid_scope",
 )
+NO_VALUES: Mapping[str, str] = {}
 NO_TOKEN: Mapping[str, Any] = {"token": "", "issued_at": 0, "expires_at": 0}
 
 
@@ -136,6 +141,8 @@ class Tokens:
         refresh = stored.get("refresh_token") or self.hook.settings.credentials.get("REFRESH_TOKEN")
         started_at = stored.get("exchange_started_at")
         if not refresh:
+            if self.hook.settings.uses_oauth:
+                raise GrantRejected(CALL, None, "no refresh token is stored: connect the account again")
             return await self._post(None)
         stored = {**NO_TOKEN, **stored, "credentials_digest": self._credentials_digest}
         # The tool may replace the token only once, so first make sure that Redis accepts writes.
@@ -152,8 +159,27 @@ class Tokens:
             await self._store(stored)
             raise
 
-    async def _post(self, refresh: str | None) -> dict[str, Any]:
-        exchange, credentials = self.exchange, dict(self.hook.settings.credentials)
+    async def redeem(self, exchange: TokenExchange, values: Mapping[str, str]) -> dict[str, Any]:
+        """Return the tokens for an authorization code; nothing is stored. values: the code, and what belongs to it."""
+        return await self._post(None, exchange, values)
+
+    async def replace(self, tokens: Mapping[str, Any]) -> None:
+        """Store the tokens of a new authorization, when no exchange is running."""
+        lock, token = f"{self._key}:lock", new_token()
+        deadline = time.monotonic() + LOCK_WAIT_S
+        while not await self.context.ledger.acquire_lock(lock, token, LOCK_TTL_S):
+            if time.monotonic() > deadline:
+                raise LockContended
+            await asyncio.sleep(0.1)
+        try:
+            await self._store(tokens)
+        finally:
+            await self.context.ledger.release_lock(lock, token)
+
+    async def _post(
+        self, refresh: str | None, exchange: TokenExchange | None = None, values: Mapping[str, str] = NO_VALUES
+    ) -> dict[str, Any]:
+        exchange, credentials = exchange or self.exchange, {**self.hook.settings.credentials, **values}
         if refresh:
             credentials["REFRESH_TOKEN"] = refresh
         body: dict[str, Any] = {"timeout": httpx.Timeout(EXCHANGE_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)}
@@ -162,6 +188,8 @@ class Tokens:
         if exchange.json is not None:
             body["json"] = _render_template(exchange.json, credentials)
         headers = {"accept": "application/json", **_render_template(exchange.headers, credentials)}
+        if exchange.is_basic_auth:
+            headers["authorization"] = _basic_auth(credentials["CLIENT_ID"], credentials["CLIENT_SECRET"])
         url, requested_at = self._url, time.time()
         response = await send_request(self.context.http, "POST", url, CALL, self.calls, headers=headers, **body)
         if response.status_code in (400, 401, 403):
@@ -180,10 +208,11 @@ class Tokens:
         token, ttl_s = payload.at(*self.exchange.token_path).value, payload.at("expires_in").value
         if not isinstance(token, str) or not token:
             raise ServerError(CALL, 200, "the response has no token")
-        if isinstance(ttl_s, bool) or not isinstance(ttl_s, int | float):
-            ttl_s = self.exchange.default_ttl_s
         replacement = payload.at("refresh_token").value
         newest = replacement if isinstance(replacement, str) and replacement else refresh
+        if isinstance(ttl_s, bool) or not isinstance(ttl_s, int | float):
+            is_final = self.hook.settings.uses_oauth and not newest
+            ttl_s = UNLIMITED_S if is_final else self.exchange.default_ttl_s
         return {
             "token": token,
             "issued_at": requested_at,
@@ -219,13 +248,23 @@ class Tokens:
 
     @property
     def _credentials_digest(self) -> str:
-        credentials = orjson.dumps(self.hook.settings.credentials, option=orjson.OPT_SORT_KEYS)
-        return hmac.digest(b"doorbell.credentials", credentials, hashlib.sha256).hex()
+        credentials = self.hook.settings.credentials
+        if self.hook.settings.uses_oauth:  # the tokens belong to the app, also when it gets another secret
+            credentials = {name: value for name, value in credentials.items() if name == "CLIENT_ID"}
+        encoded = orjson.dumps(credentials, option=orjson.OPT_SORT_KEYS)
+        return hmac.digest(b"doorbell.credentials", encoded, hashlib.sha256).hex()
 
     @property
     def _keyring(self) -> Keyring:
         """The keys of SECRET_KEY; without it, no refresh token exists, and a digest of the credentials is the key."""
         return Keyring(self.context.settings.secret_key or (self._credentials_digest,), "doorbell.token")
+
+
+def tokens_of(context: CallContext, hook: Hook) -> Tokens:
+    """Return the tokens of a hook whose source has an exchange."""
+    exchange = hook.source.definition.token_exchange
+    assert exchange
+    return Tokens(context, hook, exchange, [])
 
 
 def _usable_token(stored: Mapping[str, Any], rejected: str) -> str:
@@ -237,6 +276,11 @@ def _usable_token(stored: Mapping[str, Any], rejected: str) -> str:
         return ""
     is_valid = stored["token"] != rejected or now - issued_at < MIN_REPLACEABLE_AGE_S
     return str(stored["token"]) if is_valid else ""
+
+
+def _basic_auth(client_id: str, client_secret: str) -> str:
+    pair = f"{quote_plus(client_id)}:{quote_plus(client_secret)}"
+    return f"Basic {base64.b64encode(pair.encode()).decode()}"
 
 
 def _render_template(template: Any, credentials: Mapping[str, str]) -> Any:

@@ -111,9 +111,9 @@ class ToolApi:
 
     def _variable(self, credential: str) -> str:
         """Return the name under which a person sets a credential."""
-        name = self.hook.name
-        is_environment = name in self.context.settings.environment_hooks
-        return f"HOOKS__{name.upper()}__CREDENTIALS__{credential}" if is_environment else credential
+        name, hook = self.hook.name, self.hook.settings
+        is_variable = hook.uses_oauth or name in self.context.settings.environment_hooks
+        return hook.credential_variable(name, credential) if is_variable else credential
 
     # -- pauses --
 

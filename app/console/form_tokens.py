@@ -5,8 +5,8 @@ from urllib.parse import urlsplit
 from starlette.authentication import BaseUser
 from starlette.requests import HTTPConnection
 
-from app.console.sessions import signer
 from app.settings.model import Settings
+from app.settings.signing import signer
 
 
 class FormTokens:

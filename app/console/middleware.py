@@ -48,17 +48,20 @@ class ResponseHeaders:
 
 
 class RequireRole:
-    """Redirects users without a session to the login page, and answers 403 to users without the role."""
+    """Redirects users without a session to the login page, and answers 403 to users without the role.
 
-    def __init__(self, app: ASGIApp, role: RequiredRole) -> None:
-        self._app, self.role = app, role
+    keeps_query: whether the log-in leads to the page with its query.
+    """
+
+    def __init__(self, app: ASGIApp, role: RequiredRole, keeps_query: bool = True) -> None:
+        self._app, self.role, self._keeps_query = app, role, keeps_query
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope)
         if self.role == "anybody" or self.role in request.auth.scopes:
             await self._app(scope, receive, send)
         elif not request.user.is_authenticated:
-            await _to_login(request)(scope, receive, send)
+            await _to_login(request, self._keeps_query)(scope, receive, send)
         else:
             user = request.user
             raise HTTPException(
@@ -66,10 +69,10 @@ class RequireRole:
             )
 
 
-def _to_login(request: Request) -> Response:
+def _to_login(request: Request, keeps_query: bool) -> Response:
     if "hx-request" in request.headers:
         return Response(status_code=401, headers={"HX-Redirect": "/console/login"})
-    query = f"?{request.url.query}" if request.url.query else ""
+    query = f"?{request.url.query}" if request.url.query and keeps_query else ""
     target = quote(request.url.path.rstrip("/") + query) if request.method in ("GET", "HEAD") else ""
     return RedirectResponse(f"/console/login{target and '?to=' + target}", 303)
 

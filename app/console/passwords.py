@@ -16,10 +16,11 @@ from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
 from app.console.login_queue import LoginQueue, Priority, TooManyAttempts
-from app.console.sessions import cookie, set_signed_cookie, signer
+from app.console.sessions import cookie, set_signed_cookie
 from app.ledger.keys import LOGIN_ATTEMPTS
 from app.ledger.redis import Redis
 from app.settings.model import ConsoleUser, Settings
+from app.settings.signing import signer
 
 #: Identifies a browser that logged in before.
 BROWSER_COOKIE, BROWSER_TTL_S = "__Host-doorbell-known", 365 * 86_400

@@ -17,6 +17,7 @@ from app.console.pages import (
     hooks,
     listen,
     login,
+    oauth,
     operations,
     overview,
     rejections,
@@ -33,8 +34,8 @@ MAX_FORM_BYTES, MAX_LOGIN_BYTES = 65_536, 4_096
 MAX_PASTED_BYTES = 1_048_576
 
 
-def get(path: str, role: RequiredRole, page: Page) -> Route:
-    return Route(path, page, methods=["GET"], middleware=[Middleware(RequireRole, role)])
+def get(path: str, role: RequiredRole, page: Page, *, keeps_query: bool = True) -> Route:
+    return Route(path, page, methods=["GET"], middleware=[Middleware(RequireRole, role, keeps_query)])
 
 
 def post(path: str, role: RequiredRole, action: Page, max_bytes: int = MAX_FORM_BYTES) -> Route:
@@ -76,6 +77,9 @@ ROUTES = [
     get("/connect", "operator", connect.tools),
     get("/connect/{source}", "operator", connect.form),
     post("/connect/{source}", "operator", connect.connect),
+    post("/connect/{source}/authorize", "operator", oauth.begin),
+    get("/connect/{source}/callback", "operator", oauth.callback, keeps_query=False),
+    get("/connect/{source}/problem", "operator", oauth.problem),
     get("/hooks", "viewer", hooks.hooks),
     post("/hooks", "operator", hooks.add),
     get("/hooks/new", "operator", hooks.new_hook),

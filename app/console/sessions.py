@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 
 import orjson
-from itsdangerous import BadSignature, TimestampSigner
+from itsdangerous import BadSignature
 from starlette.authentication import AuthCredentials, AuthenticationBackend, BaseUser
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
@@ -22,6 +22,7 @@ from app.ledger.keys import PARKED, PROXY_LOGIN, SESSION, SESSIONS
 from app.ledger.ledger import Ledger
 from app.operators.activity_log import ActivityLog
 from app.settings.model import ConsoleUser, Role, Settings
+from app.settings.signing import signer
 
 SCOPES: dict[Role, list[str]] = {"operator": ["operator", "viewer"], "viewer": ["viewer"]}
 
@@ -150,12 +151,6 @@ class Sessions(AuthenticationBackend):
 def _password_version(user: ConsoleUser) -> str:
     """Return a digest that changes with the password."""
     return hashlib.sha256(user.password_hash.encode()).hexdigest()[:32]
-
-
-def signer(settings: Settings, salt: str) -> TimestampSigner | None:
-    """Return a signer; None without SECRET_KEY. The first key signs; itsdangerous expects it last."""
-    keys = list(reversed(settings.secret_key))
-    return TimestampSigner(keys, salt=salt) if keys else None
 
 
 def set_signed_cookie(response: Response, name: str, value: bytes, ttl_s: int) -> None:

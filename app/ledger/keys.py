@@ -38,6 +38,8 @@ RECORD = "bell:record:"
 STORED_HOOKS, STORED_HOOKS_VERSION = "bell:stored-hooks", "bell:stored-hooks:version"
 RETRY_AFTER = "bell:retry-after:"
 TOKEN = "bell:token:"
+#: + the random id in the state: an authorization with OAuth that has begun.
+OAUTH = "bell:oauth:"
 #: The states of the connections, by hook; + colon, hook and `:lock`: which process works on a connection.
 CONNECTIONS = "bell:connections"
 #: + hook: its newest catch-up. The hooks with an unfinished one.
@@ -192,6 +194,12 @@ KEY_KINDS = (
         "the access token of a hook, encrypted",
         "until it is replaced",
         title="Access tokens",
+    ),
+    KeyKind(
+        "bell:oauth:*",
+        "expires",
+        "a log-in at a tool that has begun: its hook, and what the exchange of the code needs, encrypted",
+        "until the tool answers, 10 minutes at most",
     ),
     KeyKind("bell:connections:*:lock", "expires", "which process works on the connection of a hook", _SHORT),
     KeyKind(

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from app.settings.model import HookSettings, Settings
+from app.settings.model import HookSettings, OAuthApp, Settings
 from app.settings.platform import read_variables
 from app.webhooks.registry import load_sources
 from app.webhooks.source import InvalidSource, LoadedSource
@@ -53,7 +53,7 @@ def read_environment(
     """
     variables = read_variables(environ)
     raw: dict[str, Any] = {name: variables[name.upper()] for name in Settings.variables() if name.upper() in variables}
-    raw["hooks"] = _parse_hooks(variables)
+    raw["hooks"], raw["oauth"] = _parse_hooks(variables), _parse_oauth_apps(variables)
     problems: list[Problem] = []
     try:
         settings = Settings.model_validate(raw)
@@ -95,24 +95,34 @@ def _parse_hooks(variables: Mapping[str, str]) -> dict[str, Any]:
     return hooks
 
 
+def _parse_oauth_apps(variables: Mapping[str, str]) -> dict[str, dict[str, str]]:
+    """Convert OAUTH__CALENDLY__CLIENT_ID=… to {"calendly": {"client_id": …}}."""
+    apps: dict[str, dict[str, str]] = {}
+    for name, value in variables.items():
+        prefix, *steps = name.split("__", 2)
+        if prefix == "OAUTH" and len(steps) == 2:
+            apps.setdefault(steps[0].lower(), {})[steps[1].lower()] = value
+    return apps
+
+
 def _to_problem(error: Any, variables: Mapping[str, str]) -> Problem:
     name = "__".join(step for step in error["loc"] if isinstance(step, str)).upper()
     value = variables.get(name, "")
+    if error["type"] == "extra_forbidden" and name.startswith("OAUTH__"):
+        fields = ", ".join(field.upper() for field in OAuthApp.model_fields)
+        return Problem(name, "an app has no such setting", fix=f"The settings of an app are {fields}.")
     if error["type"] == "extra_forbidden":
         return Problem(name, "a hook has no such setting", fix=_fix_hook_setting(name))
     rule = error["msg"].replace("Input should be", "must be")
-    is_hook_setting = name.startswith("HOOKS__")
-    field = (
-        HookSettings.model_fields.get(name.split("__")[2].lower())
-        if is_hook_setting
-        else Settings.variables().get(name.lower())
-    )
+    prefix, *steps = name.split("__")
+    models = {"HOOKS": HookSettings.model_fields, "OAUTH": OAuthApp.model_fields}
+    field = models[prefix].get(steps[1].lower()) if prefix in models else Settings.variables().get(name.lower())
     fix = f"It is {field.description}." if field and field.description else ""
     return Problem(name, rule, describe_shape(value), fix)
 
 
 def _fix_hook_setting(name: str) -> str:
-    fields = [field.upper() for field in HookSettings.model_fields]
+    fields = [field.upper() for field in HookSettings.variables()]
     prefix, _, field = name.rpartition("__")
     if similar := _closest(field, fields):
         return f"Did you mean {prefix}__{similar}?"
@@ -132,7 +142,7 @@ def _closest_of(name: str, names: tuple[str, ...]) -> str:
 #: RETRY_FRIST_S is RETRY_FIRST_S; REDIS_TLS_URL, which Heroku sets, is not REDIS_URL.
 SIMILARITY = 0.85
 #: Other programs rarely have variables that begin so.
-OWN_PREFIXES = ("HOOKS_", "HOOK__", "VISITS_API_", "RETRY_", "CONSOLE_")
+OWN_PREFIXES = ("HOOKS_", "HOOK__", "OAUTH__", "VISITS_API_", "RETRY_", "CONSOLE_")
 
 
 def unknown_variables(environ: Mapping[str, str] = os.environ) -> list[Problem]:
@@ -142,8 +152,8 @@ def unknown_variables(environ: Mapping[str, str] = os.environ) -> list[Problem]:
     unknown = []
     for name in sorted(name for name, value in environ.items() if value.strip() and name not in settings):
         similar = _closest(name, unset) if len(name) > 5 else ""
-        if name.startswith("HOOKS__") and name.count("__") > 1:
-            continue  # checked by the model of a hook
+        if name.startswith(("HOOKS__", "OAUTH__")) and name.count("__") > 1:
+            continue  # checked by the model of a hook, or of an app
         if similar or name.startswith(OWN_PREFIXES):
             fix = f"Did you mean {similar}?" if similar else _describe_names(name, settings)
             unknown.append(Problem(name, "Doorbell has no such setting, and ignores it", fix=fix))
@@ -153,6 +163,8 @@ def unknown_variables(environ: Mapping[str, str] = os.environ) -> list[Problem]:
 def _describe_names(name: str, settings: Iterable[str]) -> str:
     if name.startswith("HOOK"):
         return "The names of a hook's settings are HOOKS__<NAME>__SECRETS and so on, with two underscores each."
+    if name.startswith("OAUTH"):
+        return "The names of an app's settings are OAUTH__<SOURCE>__CLIENT_ID and so on, with two underscores each."
     prefix = next(prefix for prefix in OWN_PREFIXES if name.startswith(prefix))
     return f"The settings are {', '.join(setting for setting in settings if setting.startswith(prefix))}."
 
@@ -197,7 +209,7 @@ def _cross_checks(settings: Settings, redis_needed: bool, token_needed: bool) ->
 
 def _check_hooks(settings: Settings, sources_needed: bool) -> Iterator[Problem]:
     tools = load_sources()
-    names = {hook.source or name for name, hook in settings.hooks.items()}
+    names = {hook.source or name for name, hook in settings.hooks.items()} | settings.oauth_apps.keys()
     try:
         tools.load(tools if sources_needed else names & tools.keys())
     except InvalidSource as error:
@@ -205,6 +217,34 @@ def _check_hooks(settings: Settings, sources_needed: bool) -> Iterator[Problem]:
         return
     for name, hook in settings.hooks.items():
         yield from check_hook(settings, name, hook, tools)
+        if hook.uses_oauth and name in settings.environment_hooks:
+            fix = "Remove it, and connect the hook in the console under another name."
+            yield Problem(f"HOOKS__{name.upper()}__USES_OAUTH", "is a setting of stored hooks only", fix=fix)
+    for name, app in settings.oauth_apps.items():
+        yield from _check_app(settings, name, app, tools)
+
+
+def _check_app(settings: Settings, name: str, app: OAuthApp, tools: Mapping[str, LoadedSource]) -> Iterator[Problem]:
+    prefix, tool = f"OAUTH__{name.upper()}", tools.get(name)
+    if tool is None or tool.oauth is None:
+        names = ", ".join(source for source in tools if tools[source].oauth)
+        yield Problem(f"{prefix}__CLIENT_ID", f"{name} is no source with OAuth", fix=f"Those are {names}.")
+        return
+    title = tool.definition.title
+    needed = ["client_id", "client_secret", *(["webhook_secret"] if tool.oauth.signs_with == "app" else [])]
+    for field in needed:
+        if not getattr(app, field):
+            fix = f"It is {OAuthApp.model_fields[field].description}."
+            yield Problem(f"{prefix}__{field.upper()}", f"is required for an app of {title}", fix=fix)
+    if app.webhook_secret and tool.oauth.signs_with != "app":
+        yield Problem(f"{prefix}__WEBHOOK_SECRET", f"apps of {title} have no such secret", fix="Remove it.")
+    elif app.webhook_secret and (problem := tool.definition.signature.secret_problem(app.webhook_secret)):
+        yield Problem(f"{prefix}__WEBHOOK_SECRET", f"the secret {problem}", describe_shape(app.webhook_secret))
+    if not settings.secret_key:
+        yield Problem("SECRET_KEY", "is required: tokens are encrypted with it", fix=f"Set it to {RANDOM_CHARACTERS}.")
+    if not settings.public_url:
+        rule = "is required: tools redirect to its path /console/connect/… after a log-in with OAuth"
+        yield Problem("PUBLIC_URL", rule, fix="Set it to the URL of this Doorbell.")
 
 
 def check_accounts(settings: Settings) -> Iterator[Problem]:
@@ -321,7 +361,14 @@ def env_example() -> str:
         default = field.examples[0] if field.examples else field.default or ""
         lines += ["", f"# {field.description}", f"#{name.upper()}={default}"]
     lines += ["", "# One hook per tool that sends webhooks. Choose its <NAME>, for example CALENDLY.", ""]
-    for name, field in HookSettings.model_fields.items():
+    for name, field in HookSettings.variables().items():
         suffix = "__<FIELD>" if name == "credentials" else ""
         lines += [f"# {field.description}", f"#HOOKS__<NAME>__{name.upper()}{suffix}="]
+    lines += [
+        "",
+        "# One app per tool whose accounts are connected with a log-in, such as CALENDLY: docs/connections.md.",
+        "",
+    ]
+    for name, field in OAuthApp.model_fields.items():
+        lines += [f"# {field.description}", f"#OAUTH__<SOURCE>__{name.upper()}="]
     return "\n".join(lines) + "\n"

@@ -198,6 +198,9 @@ class HookSettings(BaseModel):
         None,
         description="daily or never: whether missed changes are looked for each day; by default the source's choice",
     )
+    uses_oauth: bool = Field(
+        False, description="whether the hook was connected with OAuth: its tokens are stored apart"
+    )
     tolerance: Seconds | None = Field(
         None, description="seconds: the maximum age of a signed time; by default the source's"
     )
@@ -205,6 +208,41 @@ class HookSettings(BaseModel):
     @property
     def zone(self) -> ZoneInfo | None:
         return ZoneInfo(self.timezone) if self.timezone else None
+
+    @classmethod
+    def variables(cls) -> dict[str, FieldInfo]:
+        """Return the settings that the environment may have: all but those of stored hooks only."""
+        return {name: field for name, field in cls.model_fields.items() if name != "uses_oauth"}
+
+    def credential_variable(self, name: str, credential: str) -> str:
+        """Return the variable of a credential of the hook with this name: one of the app, if it was connected with OAuth."""
+        source = (self.source or name).upper()
+        prefix = f"OAUTH__{source}" if self.uses_oauth else f"HOOKS__{name.upper()}__CREDENTIALS"
+        return f"{prefix}__{credential}"
+
+
+class OAuthApp(BaseModel):
+    """An app that is registered at a tool: it connects accounts with OAuth."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    client_id: Secret | None = Field(None, description="the id of the app that is registered at the tool")
+    client_secret: Secret | None = Field(None, repr=False, description="the secret of this app")
+    webhook_secret: Secret | None = Field(
+        None,
+        repr=False,
+        description="the secret that signs the webhooks of this app (Calendly, Housecall Pro)",
+    )
+    authorize_url: WebAddress | None = Field(
+        None, description="the page of the tool that asks for consent; by default the tool's own"
+    )
+    token_url: WebAddress | None = Field(None, description="the tool's token endpoint; by default the tool's own")
+
+    @property
+    def credentials(self) -> dict[str, str]:
+        """The app's credentials, as credentials of a hook."""
+        pairs = {"CLIENT_ID": self.client_id, "CLIENT_SECRET": self.client_secret}
+        return {name: value for name, value in pairs.items() if value}
 
 
 class Settings(BaseModel):
@@ -232,6 +270,9 @@ class Settings(BaseModel):
         examples=["10"],
     )
     environment_hooks: dict[str, HookSettings] = Field({}, alias="hooks", description="the configured hooks")
+    oauth_apps: dict[str, OAuthApp] = Field(
+        {}, alias="oauth", repr=False, description="the apps that connect tools with OAuth"
+    )
     retry_first_s: Seconds = Field(
         5, description="seconds: the longest delay before the second attempt; later delays double"
     )
@@ -319,13 +360,21 @@ class Settings(BaseModel):
 
     @classmethod
     def variables(cls) -> dict[str, FieldInfo]:
-        """Return the settings that are one variable each: all but the hooks."""
-        return {name: field for name, field in cls.model_fields.items() if name != "environment_hooks"}
+        """Return the settings that are one variable each: all but the hooks and the apps."""
+        return {
+            name: field for name, field in cls.model_fields.items() if name not in ("environment_hooks", "oauth_apps")
+        }
 
     @cached_property
     def hooks(self) -> dict[str, HookSettings]:
         """Return the hooks of the environment and the stored ones. Those of the environment are first, and win."""
-        return {**self.environment_hooks, **self.stored_hooks}
+        all_hooks = {**self.environment_hooks, **self.stored_hooks}
+        return {name: self._with_app(name, hook) for name, hook in all_hooks.items()}
+
+    def _with_app(self, name: str, hook: HookSettings) -> HookSettings:
+        """Return the hook with the credentials of its app, if it was connected with OAuth."""
+        app = self.oauth_apps.get(hook.source or name) if hook.uses_oauth else None
+        return hook.model_copy(update={"credentials": {**hook.credentials, **app.credentials}}) if app else hook
 
     @property
     def all_stored_hooks(self) -> Mapping[str, HookSettings]:
@@ -392,15 +441,26 @@ class Settings(BaseModel):
         return Hook(name, settings, source, account, context)
 
     def source_for(self, name: str) -> LoadedSource:
-        """Return the source of a hook, with the form of authentication that the hook accepts."""
+        """Return the source of a hook, with the form of authentication that it accepts, and the exchange of its tokens."""
         hook = self.hooks[name]
         source = load_sources()[hook.source or name]
-        return replace(source, definition=source.definition.with_auth(hook.auth))
+        definition = source.definition.with_auth(hook.auth)
+        if hook.uses_oauth and source.oauth:
+            definition = replace(definition, token_exchange=source.oauth.refresh_exchange(self.token_url(source.name)))
+        return replace(source, definition=definition)
+
+    def token_url(self, source: str) -> str:
+        """Return the token endpoint of an app, if it is not the tool's own."""
+        app = self.oauth_apps.get(source)
+        return app.token_url or "" if app else ""
 
     def missing_credentials(self, name: str) -> list[str]:
         """Return the credentials without which the records of a hook cannot be fetched, as `setting_name`."""
-        source = self.source_for(name)
-        missing = source.definition.missing_credentials(self.hooks[name].credentials) if source.fetch else []
+        source, hook = self.source_for(name), self.hooks[name]
+        is_needed = source.fetch or hook.uses_oauth
+        missing = source.definition.missing_credentials(hook.credentials) if is_needed else []
+        if hook.uses_oauth:
+            return [hook.credential_variable(name, credential) for credential in missing]
         return [self.setting_name(name, f"CREDENTIALS__{credential}") for credential in missing]
 
     def setting_name(self, hook: str, setting: str) -> str:
@@ -453,6 +513,10 @@ class Settings(BaseModel):
                     "value": ", ".join(self.hooks) or "none",
                     "meaning": setting.description or "",
                 }
+                continue
+            if name == "oauth_apps":
+                apps = ", ".join(self.oauth_apps) or "none"
+                yield {"name": "OAUTH__…", "value": apps, "meaning": setting.description or ""}
                 continue
             if not setting.repr:
                 value = "set" if value else None

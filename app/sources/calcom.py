@@ -638,7 +638,6 @@ OAUTH = OAuth(
     token_url="https://api.cal.com/v2/auth/oauth2/token",
     scopes=SCOPES,
     uses_pkce=False,  # Cal.com has it for apps without a secret
-    has_app_secret=True,
 )
 
 

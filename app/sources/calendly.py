@@ -272,7 +272,7 @@ OAUTH = OAuth(
     token_url="https://auth.calendly.com/oauth/token",
     scopes=("users:read", "organizations:read", "scheduled_events:read", "webhooks:write"),
     is_basic_auth=True,
-    has_app_secret=True,
+    signs_with="app",
 )
 
 

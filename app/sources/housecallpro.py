@@ -83,7 +83,7 @@ class KeyOrToken:
     names: tuple[str, ...] = ("TOKEN",)
 
     def authenticate(self, credentials: Mapping[str, str], now: float, request: RecordRequest) -> RequestAuth:
-        scheme = "Bearer" if "REFRESH_TOKEN" in credentials else "Token"
+        scheme = "Bearer" if "CLIENT_ID" in credentials else "Token"
         return RequestAuth({"authorization": f"{scheme} {credentials['TOKEN']}"})
 
 
@@ -283,7 +283,7 @@ OAUTH = OAuth(
     authorize_url="https://api.housecallpro.com/oauth/authorize",
     token_url="https://api.housecallpro.com/oauth/token",
     uses_pkce=False,
-    has_app_secret=True,
+    signs_with="app",
 )
 
 PAGE_SIZE = "100"

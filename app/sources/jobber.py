@@ -387,7 +387,7 @@ OAUTH = OAuth(
     authorize_url="https://api.getjobber.com/api/oauth/authorize",
     token_url="https://api.getjobber.com/api/oauth/token",
     uses_pkce=False,
-    has_app_secret=True,
+    signs_with="client_secret",
 )
 
 #: A page of visits costs about 800 of the 500 points per second that an account gets back, of 10,000 in all.

@@ -327,7 +327,6 @@ OAUTH = OAuth(
     authorize_url="https://savvycal.com/oauth/authorize",
     token_url="https://savvycal.com/oauth/token",
     uses_pkce=False,
-    has_app_secret=True,
 )
 
 #: The length of a page by default. The order of a shorter one may be accidental.

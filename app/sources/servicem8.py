@@ -300,7 +300,6 @@ OAUTH = OAuth(
     token_url="https://go.servicem8.com/oauth/access_token",
     scopes=("vendor", "read_jobs", "read_schedule", "read_job_contacts", "read_customers", "read_customer_contacts"),
     uses_pkce=False,
-    has_app_secret=True,
 )
 
 

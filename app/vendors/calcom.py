@@ -38,6 +38,10 @@ ERRORS = {
 
 class Calcom(Vendor):
     name = "calcom"
+    oauth_settings: Mapping[str, Any] | None = {
+        "scopes": ("PROFILE_READ", "BOOKING_READ", "WEBHOOK_READ", "WEBHOOK_WRITE"),
+        "expires_in": 1_800,
+    }
     api_path = "/v2"
     credentials: Mapping[str, str] = {"TOKEN": "cal_live_token-of-the-account"}
     disables_after = 0

@@ -19,6 +19,12 @@ ORGANIZATION, USER = f"{API}/organizations/ORG1", f"{API}/users/USER1"
 
 class Calendly(Vendor):
     name = "calendly"
+    oauth_settings: Mapping[str, Any] | None = {
+        "client_auth": "basic",
+        "needs_pkce": True,
+        "scopes": ("users:read", "organizations:read", "scheduled_events:read", "webhooks:write"),
+        "webhook_secret": "webhook-signing-key-of-the-app-000",
+    }
 
     def endpoints(self) -> Mapping[str, Endpoint]:
         return {
@@ -50,7 +56,8 @@ class Calendly(Vendor):
             return self.error(400, "The supplied parameters are invalid.")
         if any(stored.url == body["url"] for stored in self.subscriptions.values()):
             return self.error(409, "Hook with this url already exists")
-        stored = self.subscribe(body["url"], tuple(body["events"]), body.get("signing_key", ""), scope=body["scope"])
+        secret = self.signing_secret(request, body.get("signing_key", ""))
+        stored = self.subscribe(body["url"], tuple(body["events"]), secret, scope=body["scope"])
         return JSONResponse({"resource": self._render(stored)}, 201)
 
     async def _list_subscriptions(self, request: Request) -> Response:

@@ -32,6 +32,7 @@ Row = dict[str, Any]
 
 class HousecallPro(Vendor):
     name = "housecallpro"
+    oauth_settings: Mapping[str, Any] | None = {"webhook_secret": SECRET}
     secret_on_a_page = SECRET
     disables_after = 0
 

@@ -25,6 +25,7 @@ Row = dict[str, Any]
 
 class Jobber(Vendor):
     name = "jobber"
+    oauth_settings: Mapping[str, Any] | None = {"client_secret": SECRET, "expires_in": 3_600}
     api_path = "/api/graphql"
     secret_on_a_page = SECRET
     disables_after = 0

@@ -12,7 +12,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from app.vendors.calendar import Appointment, Step
-from app.vendors.oauth import OAuthTokens
 from app.vendors.vendor import JSON, Endpoint, StoredSubscription, Vendor, Webhook, iso
 
 #: A webhook gets all events; its owner cannot choose.
@@ -35,11 +34,11 @@ EVENTS = (
 
 class SavvyCal(Vendor):
     name = "savvycal"
+    oauth_settings: Mapping[str, Any] | None = {"rotates": False}
     api_path = "/v1"
 
     def endpoints(self) -> Mapping[str, Endpoint]:
         return {
-            "POST /v1/oauth/token": self.tokens.issue,
             "GET /v1/me": self._me,
             "GET /v1/webhooks": self._list_webhooks,
             "POST /v1/webhooks": self._create_webhook,
@@ -48,10 +47,6 @@ class SavvyCal(Vendor):
             "GET /v1/events": self._list_events,
             "GET /v1/events/{id}": self._get_event,
         }
-
-    def is_authorized(self, request: Request) -> bool:
-        is_exchange = request.url.path.endswith(self.token_path)
-        return is_exchange or self.tokens.is_valid(request) or super().is_authorized(request)
 
     def error(self, status: int, text: str) -> Response:
         return JSONResponse({"error": text}, status)
@@ -155,7 +150,6 @@ class SavvyCal(Vendor):
 
     def __init__(self) -> None:
         super().__init__()
-        self.tokens = OAuthTokens()
         #: When each appointment was last moved.
         self._moved_at: dict[int, datetime] = {}
 

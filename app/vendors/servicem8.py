@@ -13,7 +13,6 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from app.vendors.calendar import Appointment, Step
-from app.vendors.oauth import OAuthTokens
 from app.vendors.vendor import JSON, Endpoint, StoredSubscription, Vendor, Webhook
 
 ZONE, NEVER = ZoneInfo("America/New_York"), "0000-00-00 00:00:00"
@@ -22,18 +21,20 @@ KEY = "smk-key-of-the-account"
 
 class ServiceM8(Vendor):
     name = "servicem8"
+    oauth_settings: Mapping[str, Any] | None = {
+        "scopes": ("vendor", "read_jobs", "read_schedule", "read_job_contacts"),
+        "expires_in": 3_600,
+    }
     api_path = "/api_1.0"
     credentials: Mapping[str, str] = {"TOKEN": KEY}
 
     def __init__(self) -> None:
         super().__init__()
-        self.tokens = OAuthTokens()
         #: By table and number: when the record was last changed.
         self._edited_at: dict[tuple[str, int], datetime] = {}
 
     def endpoints(self) -> Mapping[str, Endpoint]:
         return {
-            "POST /api_1.0/oauth/token": self.tokens.issue,
             "GET /api_1.0/vendor.json": self._vendor,
             "GET /webhook_subscriptions": self._list_subscriptions,
             "POST /webhook_subscriptions/event": self._save_subscription,
@@ -44,8 +45,7 @@ class ServiceM8(Vendor):
         }
 
     def is_authorized(self, request: Request) -> bool:
-        is_exchange = request.url.path.endswith(self.token_path)
-        return is_exchange or self.tokens.is_valid(request) or request.headers.get("x-api-key") == KEY
+        return request.headers.get("x-api-key") == KEY
 
     def error(self, status: int, text: str) -> Response:
         return JSONResponse({"errorCode": status, "message": text}, status)

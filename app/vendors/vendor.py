@@ -7,6 +7,7 @@ Each tool is served under its name, such as /calendly. These endpoints control i
     GET            /calendly/_vendor/subscriptions, /calendly/_vendor/appointments
     POST           /calendly/_vendor/book       {"starts_at": …, "email": …}; also move, cancel, complete, pay, miss, with
     "number" POST           /calendly/_vendor/disable    the tool disables every subscription; also delete, expire
+    POST           /calendly/_vendor/revoke     the owner removes the app: its tokens end
 """
 
 import asyncio
@@ -25,6 +26,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from app.vendors.calendar import Appointment, Calendar, Step
+from app.vendors.oauth import OAuthServer
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
@@ -96,6 +98,7 @@ class Vendor:
     name: the source. has_appointments: False for a tool that only has payments for the appointments of others.
     credentials: what a caller must present. token_path: where they are exchanged for a token.
     secret_on_a_page, registered_url: what a person copies from the tool's pages, and to them.
+    oauth_settings: how its OAuth server works; None for a tool without one.
     disables_after: failed deliveries in a row after which the tool disables a subscription; 0 for never.
     """
 
@@ -106,11 +109,13 @@ class Vendor:
     token_path = "/oauth/token"
     secret_on_a_page = ""
     registered_url = ""
+    oauth_settings: Mapping[str, Any] | None = None
     disables_after = 5
 
     def __init__(self) -> None:
         self.calendar = Calendar(on_change=self._changed)
         self.faults = Faults()
+        self.oauth = OAuthServer(**self.oauth_settings) if self.oauth_settings is not None else None
         self.subscriptions: dict[str, StoredSubscription] = {}
         self.requests: list[tuple[str, str, int]] = []
         self.before_response: Callable[[], None] = lambda: None
@@ -148,6 +153,15 @@ class Vendor:
         stored = StoredSubscription(id, url, events, secret, self.calendar.now(), attributes=attributes)
         self.subscriptions[id] = stored
         return stored
+
+    def signing_secret(self, request: Request, chosen: str) -> str:
+        """Return the secret of a new subscription: that of the app, if the app creates it and has one."""
+        return self.oauth.webhook_secret or chosen if self.oauth and self._has_access_token(request) else chosen
+
+    def _has_access_token(self, request: Request) -> bool:
+        """Whether the request has an access token of the OAuth server."""
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        return self.oauth is not None and scheme == "Bearer" and self.oauth.is_valid(token)
 
     def new_subscription_id(self) -> str:
         return secrets.token_hex(8)
@@ -212,15 +226,21 @@ class Vendor:
             method, path = route.split(" ")
             yield Route(f"/{self.name}{path}", self._guarded(endpoint), methods=[method])
         yield from self._control_routes()
+        if self.oauth:
+            authorize, token = (self._guarded(each, is_open=True) for each in (self.oauth.authorize, self.oauth.token))
+            yield Route(f"/{self.name}{self.api_path}/oauth/authorize", authorize, methods=["GET", "POST"])
+            yield Route(f"/{self.name}{self.api_path}{self.token_path}", token, methods=["POST"])
         yield Route(f"/{self.name}/{{path:path}}", self._guarded(self._unknown), methods=METHODS)
 
     async def _unknown(self, request: Request) -> Response:
         return self.error(404, "there is no such endpoint")
 
-    def _guarded(self, endpoint: Endpoint) -> Endpoint:
+    def _guarded(self, endpoint: Endpoint, *, is_open: bool = False) -> Endpoint:
+        """is_open: it needs no credentials of the account."""
+
         async def guarded(request: Request) -> Response:
             try:
-                response = await self._answer(endpoint, request)
+                response = await self._answer(endpoint, request, is_open)
             except ResponseLost:
                 return LostResponse()
             self.requests.append((request.method, request.url.path.removeprefix(f"/{self.name}"), response.status_code))
@@ -228,7 +248,7 @@ class Vendor:
 
         return guarded
 
-    async def _answer(self, endpoint: Endpoint, request: Request) -> Response:
+    async def _answer(self, endpoint: Endpoint, request: Request, is_open: bool) -> Response:
         faults = self.faults
         await asyncio.sleep(faults.slow_s)
         if faults.down:
@@ -236,7 +256,8 @@ class Vendor:
         if faults.rate_limited:
             self.faults = replace(faults, rate_limited=faults.rate_limited - 1)
             return Response("Too Many Requests", 429, {"retry-after": str(faults.retry_after_s)})
-        if faults.unauthorized or not self.is_authorized(request):
+        is_known = is_open or self.is_authorized(request) or self._has_access_token(request)
+        if not is_known or (faults.unauthorized and not is_open):
             return self.error(401, "The access token is invalid")
         response = await endpoint(request)
         self.before_response()
@@ -298,6 +319,9 @@ class Vendor:
                 self.disable_all()
             case "delete":
                 self.subscriptions.clear()
+            case "revoke":
+                if self.oauth:
+                    self.oauth.revoke()
             case "expire":
                 for stored in self.subscriptions.values():
                     stored.expires_at = datetime.now(UTC)

@@ -140,6 +140,7 @@ class TokenExchange:
     url: the token endpoint, or its path below `api_url`; HOOKS__<NAME>__TOKEN_URL replaces it.
     names: the credentials that the request needs.
     form, json, headers: the POST request; `{NAME}` in a string is replaced by that credential.
+    is_basic_auth: whether CLIENT_ID and CLIENT_SECRET are sent with HTTP Basic (RFC 6749, 2.3.1).
     token_path: the path to the token in the response.
     default_ttl_s: the lifetime of a token if the response has no `expires_in`.
     """
@@ -149,6 +150,7 @@ class TokenExchange:
     form: Mapping[str, str] | None = None
     json: Mapping[str, Any] | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
+    is_basic_auth: bool = False
     token_path: tuple[str, ...] = ("access_token",)
     default_ttl_s: float = 3_000
 

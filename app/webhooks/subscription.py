@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from app.webhooks.evidence import Evidence
-from app.webhooks.fetching import RecordRequest
+from app.webhooks.fetching import RecordRequest, TokenExchange
 from app.webhooks.payload import Payload, Untranslatable
 
 #: Who chooses the signing secret: Doorbell, the tool (it is in its response), or nobody, because it is known before (one of
@@ -245,9 +245,12 @@ class Listing:
 class OAuth:
     """The authorization code flow of a tool (RFC 6749, 4.1). The app's credentials are in the environment.
 
+    docs, evidence: as in Subscription.
     authorize_url: the page where the owner of the account consents. token_url: exchanges the code, and refresh tokens.
     scopes: what is asked for. uses_pkce: whether the tool supports RFC 7636. is_basic_auth: whether the app authenticates
-    with HTTP Basic; otherwise in the form. extra: further parameters of the authorization request.
+    with HTTP Basic; otherwise in the form. signs_with: the secret of the webhooks that the app subscribes to: that of the
+    hook, one of the app, or the app's client secret. extra: further parameters of the authorization request; `{API_URL}` is
+    replaced by that setting of the hook.
     """
 
     docs: str
@@ -257,5 +260,21 @@ class OAuth:
     scopes: tuple[str, ...] = ()
     uses_pkce: bool = True
     is_basic_auth: bool = False
-    has_app_secret: bool = False
+    signs_with: Literal["hook", "app", "client_secret"] = "hook"
     extra: Mapping[str, str] = field(default_factory=dict)
+
+    def refresh_exchange(self, token_url: str = "") -> TokenExchange:
+        """Return the exchange of a stored refresh token. token_url: instead of the declared one."""
+        return self._exchange(token_url, {"grant_type": "refresh_token", "refresh_token": "{REFRESH_TOKEN}"})
+
+    def code_exchange(self, token_url: str = "") -> TokenExchange:
+        """Return the exchange of an authorization code."""
+        form = {"grant_type": "authorization_code", "code": "{CODE}", "redirect_uri": "{REDIRECT_URI}"}
+        return self._exchange(token_url, {**form, "code_verifier": "{CODE_VERIFIER}"} if self.uses_pkce else form)
+
+    def _exchange(self, token_url: str, form: Mapping[str, str]) -> TokenExchange:
+        client = {} if self.is_basic_auth else {"client_id": "{CLIENT_ID}", "client_secret": "{CLIENT_SECRET}"}
+        names = ("CLIENT_ID", "CLIENT_SECRET")
+        return TokenExchange(
+            token_url or self.token_url, names, form={**client, **form}, is_basic_auth=self.is_basic_auth
+        )

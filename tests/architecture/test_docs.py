@@ -22,7 +22,7 @@ from app.ledger.docs import update_glossary
 from app.ledger.docs import update_runbook as update_reasons
 from app.ledger.reasons import REASONS
 from app.operators.filter import TASK_STATES
-from app.settings.model import HookSettings, Settings
+from app.settings.model import HookSettings, OAuthApp, Settings
 from app.telemetry.alert_rules import rules_file, update_runbook
 from app.telemetry.metric_names import METRICS
 from app.webhooks.delivery import Delivery, Event, parse_body
@@ -101,9 +101,14 @@ def test_every_setting_is_in_the_table_of_settings(name: str) -> None:
     assert f"`{name}`" in PAGES["settings.md"]
 
 
-@pytest.mark.parametrize("name", [name.upper() for name in HookSettings.model_fields])
+@pytest.mark.parametrize("name", [name.upper() for name in HookSettings.variables()])
 def test_every_setting_of_a_hook_is_in_the_table_of_settings(name: str) -> None:
     assert re.search(rf"`(HOOKS__<NAME>|…)__{name}", PAGES["settings.md"])
+
+
+@pytest.mark.parametrize("name", [name.upper() for name in OAuthApp.model_fields])
+def test_every_setting_of_an_app_is_in_the_table_of_settings(name: str) -> None:
+    assert re.search(rf"`(OAUTH__<SOURCE>|…)__{name}", PAGES["settings.md"])
 
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))

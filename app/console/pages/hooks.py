@@ -69,6 +69,7 @@ async def _new_page(request: Request, values: Mapping[str, str], error: Settings
 #: What a page says after a form, by `?done=`.
 MESSAGES = {
     "added": "Stored. All processes have the hook within 5 seconds.",
+    "connected": "Connected: the tool sends its webhooks here. All processes follow within 5 seconds.",
     "changed": "Changed. All processes follow within 5 seconds.",
     "rotated": "The new secret and the old ones are accepted. When the tool uses the new one, reject the old ones below.",
     "finished": "Only the newest secret is accepted.",

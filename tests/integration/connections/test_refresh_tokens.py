@@ -6,22 +6,21 @@ import pytest
 
 from app.connections.connector import Connector
 from app.ledger.redis import Redis
-from app.vendors.oauth import CLIENT_ID, CLIENT_SECRET, REFRESH_TOKEN, OAuthTokens
 from app.visits.client import VisitsApiError
+from tests.support.oauth import oauth_of
 from tests.support.vendors import ConnectedTool, connected_tool
 
 TOOLS = ("savvycal", "servicem8")
 
 
-def tokens_of(tool: ConnectedTool) -> OAuthTokens:
-    tokens = tool.vendor.tokens  # type: ignore[attr-defined]
-    assert isinstance(tokens, OAuthTokens)
-    return tokens
-
-
 def with_app(tool: ConnectedTool) -> ConnectedTool:
     """Return the tool with a hook that has the credentials of an app, and no token of its own."""
-    credentials = {"CLIENT_ID": CLIENT_ID, "CLIENT_SECRET": CLIENT_SECRET, "REFRESH_TOKEN": REFRESH_TOKEN}
+    server = oauth_of(tool.vendor)
+    credentials = {
+        "CLIENT_ID": server.client_id,
+        "CLIENT_SECRET": server.client_secret,
+        "REFRESH_TOKEN": server.consent(),
+    }
     settings = tool.hook.settings.model_copy(update={"credentials": credentials})
     return replace(tool, hook=replace(tool.hook, settings=settings))
 
@@ -33,20 +32,22 @@ async def test_an_app_connects_and_stays_connected_when_its_token_expires(
     monkeypatch.setattr("app.connections.tokens.MIN_REPLACEABLE_AGE_S", 0)
     async with connected_tool(name, redis) as plain:
         tool = with_app(plain)
+        oauth_of(tool.vendor).rotates = True
+        first_refresh_token = tool.hook.settings.credentials["REFRESH_TOKEN"]
         first = await tool.reconcile(is_secret_new=True)
-        tokens_of(tool).expire()
+        oauth_of(tool.vendor).expire()
 
         again = await tool.reconcile()
 
         assert {each.id for each in first.created} == {each.id for each in again.adopted}
-        assert REFRESH_TOKEN not in tokens_of(tool).refresh_tokens
+        assert first_refresh_token not in oauth_of(tool.vendor).grants[0].refresh_tokens
 
 
 @pytest.mark.parametrize("name", TOOLS)
 async def test_a_revoked_app_is_refused(redis: Redis, name: str) -> None:
     async with connected_tool(name, redis) as plain:
         tool = with_app(plain)
-        tokens_of(tool).refresh_tokens.clear()
+        oauth_of(tool.vendor).revoke()
 
         with pytest.raises(VisitsApiError) as refused:
             await Connector(tool.context, tool.hook).account()

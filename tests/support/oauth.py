@@ -1,0 +1,72 @@
+"""Connects a tool in the console, with the log-in of a fake tool."""
+
+import html
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from urllib.parse import parse_qsl, urlsplit
+
+import httpx
+
+from app.vendors.oauth import OAuthServer
+from app.vendors.vendor import Vendor
+from tests.support.console import Browser
+
+PUBLIC_URL = "https://doorbell.example.com"
+
+
+def app_variables(name: str, vendor: Vendor, api_url: str) -> dict[str, str]:
+    """Return the variables of the app that is registered at the fake tool."""
+    server, prefix = oauth_of(vendor), f"OAUTH__{name.upper()}"
+    variables = {
+        "PUBLIC_URL": PUBLIC_URL,
+        f"{prefix}__CLIENT_ID": server.client_id,
+        f"{prefix}__CLIENT_SECRET": server.client_secret,
+        f"{prefix}__WEBHOOK_SECRET": server.webhook_secret,
+        f"{prefix}__AUTHORIZE_URL": f"{api_url}/oauth/authorize",
+        f"{prefix}__TOKEN_URL": f"{api_url}{vendor.token_path}",
+    }
+    server.redirect_uris = (f"{PUBLIC_URL}/console/connect/{name}/callback",)
+    return {variable: value for variable, value in variables.items() if value}
+
+
+def oauth_of(vendor: Vendor) -> OAuthServer:
+    assert vendor.oauth
+    return vendor.oauth
+
+
+@dataclass
+class Login:
+    """A log-in at the tool, step by step."""
+
+    browser: Browser
+    source: str
+    form: Mapping[str, str]
+
+    async def begin(self) -> str:
+        """Send the form, and return the address of the tool's page."""
+        page = await self.browser.post(f"/console/connect/{self.source}/authorize", dict(self.form))
+        assert 200 == page.status_code, (page.status_code, page.headers.get("location"))
+        [url] = re.findall(r'<a href="(http[^"]+)" rel="noreferrer">', page.text)
+        assert f"0; url={html.unescape(url)}" == page.headers["refresh"]
+        return html.unescape(url)
+
+    async def decide(self, url: str, decision: str = "allow") -> str:
+        """Decide on the tool's page, and return the address to which it redirects."""
+        async with httpx.AsyncClient(trust_env=False) as http:
+            page = await http.get(url)
+            assert 200 == page.status_code, page.text
+            answer = await http.post(url, data={"decision": decision})
+        assert 302 == answer.status_code, answer.text
+        return answer.headers["location"]
+
+    async def come_back(self, location: str) -> httpx.Response:
+        assert location.startswith(f"{PUBLIC_URL}/console/connect/{self.source}/callback?")
+        return await self.browser.get(location.removeprefix(PUBLIC_URL), headers={"sec-fetch-site": "cross-site"})
+
+    async def connect(self, decision: str = "allow") -> httpx.Response:
+        return await self.come_back(await self.decide(await self.begin(), decision))
+
+
+def query_of(url: str) -> dict[str, str]:
+    return dict(parse_qsl(urlsplit(url).query))
