@@ -40,9 +40,9 @@ async def test_past_pages_in_descending_order_are_read_until_the_window_begins(r
             tool.vendor.calendar.book(NOW - timedelta(hours=hours), f"{hours}@example.com")
         tool.vendor.faults = replace(tool.vendor.faults, page_size=20)
 
-        by_email = visits("savvycal", await listed(tool, NOW - timedelta(hours=30)))
+        by_email = visits("savvycal", await listed(tool))
 
-        assert {f"{hours}@example.com" for hours in range(1, 31)} == by_email.keys()
+        assert {f"{hours}@example.com" for hours in range(1, 25)} == by_email.keys()
         assert 3 == [path for _, path, _ in tool.vendor.requests].count("/v1/events")
 
 
