@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from secrets import token_urlsafe
 from typing import Any
 
 from app.connections.catch_up import can_list, default_since, new_catch_up, store_of
@@ -181,7 +182,8 @@ class Connections:
             rule = f"{hook.source.definition.title} chose another secret than this hook has"
             fix = "Remove the variables of this hook, and connect it again: then the secret is stored."
             raise SettingsError([Problem(variable, rule, fix=fix)])
-        wanted = change_hook(stored, {"secrets": list(secrets)})
+        valid = () if all(each.secret for each in reconciled.adopted) else stored.secrets
+        wanted = change_hook(stored, {"secrets": list(dict.fromkeys([*secrets, *valid]))})
         await self._stored.save(hook.name, wanted, self._actions)
         return _as_hook(self._context.settings, hook.name, wanted)
 
@@ -243,8 +245,11 @@ def _with_request(before: HookSettings | None, request: ConnectRequest, source: 
     if subscription and subscription.secret_from == "credential":
         secret = hook.credentials.get(subscription.secret_credential)
         return change_hook(hook, {"secrets": [secret] if secret else []})
-    if hook.secrets or (subscription and subscription.secret_from == "tool"):
+    if hook.secrets:
         return hook
+    if subscription and subscription.secret_from == "tool":
+        # A hook without a secret does not exist, and the tool may try its URL before it sends the secret.
+        return change_hook(hook, {"secrets": [token_urlsafe(32)]}) if source.definition.handshake else hook
     if generated := new_secret(source.definition):
         return change_hook(hook, {"secrets": [generated]})
     rule = f"is required: {source.definition.title} shows it where its webhooks are set up"

@@ -22,6 +22,15 @@ recipient. The first delivery does not show whether the caller invites others un
 to the first recipient, the replies of the others do not change it, and it is parked so that an operator sees them. An
 invite with several recipients at once (`recipients`, `replies`) is parked.
 
+There is neither a subscription nor a list, because Cronofy has no API for either (its SDKs and its pages were searched). A
+Smart Invite and a link of Real-Time Scheduling each carry the address of their webhook, which whoever creates them chooses;
+that of the embedded Scheduler is only set in the developer dashboard. `POST v1/channels` creates a subscription of another
+kind: its `change` names no visit, and it belongs to the calendar of one user. Invites, links and requests can be read one by
+one with an id and an address, but no request lists them. `GET v1/events?only_managed=true` lists the events of one user
+whom the application manages: with a start and an end, but without the guest, and without a reply; each user has a token of
+their own. So Doorbell cannot find what Cronofy did
+not send.
+
 Recalled: the other events of the Scheduler. A name with `cancelled` or `declined` is a cancel,
 `scheduling_request_rescheduled` is a chosen time; anything else is ignored.
 """
@@ -44,6 +53,9 @@ SETUP = """
 3. For the embedded Scheduler, paste {url} as "Embed webhook callback URL" in the same place.
 4. Do not create a notification channel with this address: a channel only announces that a calendar changed, which
    Doorbell ignores, and after a day of failures Cronofy closes it for good.
+
+Cronofy has no API that subscribes this address or lists appointments: `doorbell connect cronofy` stores the hook and shows
+these steps, and Doorbell cannot catch up what Cronofy did not deliver.
 
 Cronofy sends no completions, no-shows and payments, so a review request counts from the start. It does not announce an
 invite that you cancel through its API either. If several guests are invited under one id, only the first has a visit,

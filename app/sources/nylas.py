@@ -14,17 +14,44 @@ event has a booking, and so a visit. With a null list the guest is unknown.
 
 Second-hand: the mark `is_organizer` (Scheduler's configurations have it). Implied, not stated: `booking_id` does not change
 when a booking moves.
+
+Webhooks belong to the application, for all of its grants (the vendor's OpenAPI document). At creation Nylas tries the
+address, so the hook must exist before its secret, which only that response has.
+
+The API has no list of bookings. Lists are read from the organizers' calendars instead, where Scheduler marks its events with
+`metadata.source`, and with the configuration in `metadata.key5`. A booking's id is in its reference, which the links for
+rescheduling and cancelling have (https://developer.nylas.com/docs/v3/scheduler/retrieve-booking-ids). Recalled: these links
+are in the description of the event. An event without them is counted as unclear, and so is one with several guests. Whether
+a calendar still shows cancelled events depends on its provider.
 """
 
+import base64
 import re
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
+from urllib.parse import unquote
+from uuid import UUID
 
 from app.visits.change import UNSET, Contact, VisitChange, unix_microseconds
 from app.webhooks.delivery import Event
+from app.webhooks.fetching import BearerAuth, RecordRequest
 from app.webhooks.handshakes import EchoQuery
 from app.webhooks.payload import Payload, Untranslatable
 from app.webhooks.signatures.hmac import Hmac
 from app.webhooks.source import Ignored, Source
+from app.webhooks.subscription import (
+    ApiResponse,
+    ListedPage,
+    ListedRecord,
+    Listing,
+    ListRequest,
+    Subscription,
+    SubscriptionPage,
+    SubscriptionState,
+    Target,
+    Window,
+)
 
 SETUP = """
 1. In the Nylas Dashboard, open Notifications and add a webhook with the address {url} and the triggers booking.created,
@@ -33,6 +60,8 @@ SETUP = """
 2. Compressed delivery may be on or off.
 3. Set HOOKS__NYLAS__SECRETS to the webhook's secret, which is shown once, and restart.
 4. An application sends the events of all of its grants. If some are not yours, set HOOKS__NYLAS__TENANTS to your grants.
+5. `doorbell connect nylas` does steps 1 to 3 with an API key of the application. For the European data center add
+   --api-url https://api.eu.nylas.com.
 
 Nylas tries three times within 20 minutes: deliveries are lost if Doorbell is down for longer. It sends no completions,
 no-shows and payments, so a review request counts from the start. Doorbell only learns the phone number if an additional
@@ -55,6 +84,8 @@ SOURCE = Source(
     repeat_key=_notification_id,
     tenant_of=lambda event: event.data.at("data", "grant_id").text(),
     handshake=EchoQuery("challenge"),
+    api_url="https://api.us.nylas.com",
+    credentials=BearerAuth(),
 )
 
 
@@ -116,3 +147,162 @@ def _phone(fields: Payload) -> str | None:
         if isinstance(answer, str) and _PHONE_FIELD.search(name) and _PHONE_NUMBER.fullmatch(answer.strip()):
             return answer.strip()
     return None
+
+
+# -- webhooks: https://developer.nylas.com/docs/reference/api/webhook-notifications --
+
+
+def _subscribe(target: Target, _: Payload, events: Sequence[str]) -> RecordRequest:
+    body = {
+        "trigger_types": list(events),
+        "webhook_url": target.url,
+        "description": f"Doorbell: {target.hook}",
+        "compressed_delivery": False,
+    }
+    return RecordRequest("v3/webhooks", json=body)
+
+
+def _read_subscription(webhook: Payload) -> SubscriptionState:
+    status = webhook.at("status").text()
+    return SubscriptionState(
+        id=webhook.at("id").required_id(),
+        url=webhook.at("webhook_url").required_text(),
+        events=frozenset(trigger.required_text() for trigger in webhook.at("trigger_types")),
+        is_active=status in ("active", "failing", None),
+        failing_since=webhook.at("status_updated_at").unix_seconds() if status == "failing" else None,
+        secret=webhook.at("webhook_secret").text() or "",
+    )
+
+
+def _refusal(status: int, response: Payload) -> str | None:
+    message = response.at("error", "message").value
+    if status == 400 and isinstance(message, str) and re.search("not created|challenge", message, re.IGNORECASE):
+        return (
+            "Nylas tried the address of the webhook and got no answer: PUBLIC_URL must be reachable from the internet."
+        )
+    if status == 403:
+        return "This key may not manage webhooks: use an API key of the Nylas application."
+    return None
+
+
+SUBSCRIPTION = Subscription(
+    docs="https://developer.nylas.com/docs/reference/api/webhook-notifications",
+    evidence="vendor",
+    groups=(("booking.created", "booking.rescheduled", "booking.cancelled"),),
+    account=RecordRequest("v3/applications"),
+    account_name=lambda account: account.at("data", "branding", "name").text() or "",
+    create=_subscribe,
+    read_created=lambda response: _read_subscription(response.at("data")),
+    list=lambda _: RecordRequest("v3/webhooks"),
+    read_list=lambda _, response: SubscriptionPage([_read_subscription(each) for each in response.at("data")]),
+    delete=lambda id, _: RecordRequest(f"v3/webhooks/{id}", method="DELETE"),
+    reactivate=lambda id, _: RecordRequest(f"v3/webhooks/{id}", method="PUT", json={"status": "active"}),
+    secret_from="tool",
+    refusal=_refusal,
+)
+
+# -- the events of Scheduler in calendars --
+
+PAGE_SIZE = 100
+
+
+def _list_grants(window: Window, _: Payload) -> Sequence[ListRequest]:
+    context = {"list": "grants", "start": str(int(window.since.timestamp())), "end": str(int(window.until.timestamp()))}
+    params = {"limit": str(PAGE_SIZE), "offset": "0", "grant_status": "valid"}
+    return [ListRequest(RecordRequest("v3/grants", params=params), context)]
+
+
+def _read_listed(request: ListRequest, response: ApiResponse) -> ListedPage:
+    """Read a page of grants, of the configurations of a grant, or of the events of a calendar."""
+    items, context = list(response.at("data")), request.context
+    match context["list"]:
+        case "grants":
+            requests = [_configurations(each.at("id").required_id(), context) for each in items]
+            return ListedPage([], [*requests, *_next_grants(request, len(items))])
+        case "configurations":
+            calendars = dict.fromkeys(id for each in items for id in _calendars(each))
+            return ListedPage([], [*(_events(id, context) for id in calendars), *_next_page(request, response)])
+    records = [_listed(each, context["grant"]) for each in items if _is_booking(each)]
+    return ListedPage(records, list(_next_page(request, response)))
+
+
+def _next_grants(request: ListRequest, count: int) -> Iterator[ListRequest]:
+    if count >= PAGE_SIZE:
+        params = {**request.request.params, "offset": str(int(request.request.params["offset"]) + count)}
+        yield replace(request, request=replace(request.request, params=params))
+
+
+def _next_page(request: ListRequest, response: ApiResponse) -> Iterator[ListRequest]:
+    if cursor := response.at("next_cursor").text():
+        params = {**request.request.params, "page_token": cursor}
+        yield replace(request, request=replace(request.request, params=params))
+
+
+def _configurations(grant: str, context: Any) -> ListRequest:
+    path = f"v3/grants/{grant}/scheduling/configurations"
+    return ListRequest(
+        RecordRequest(path, params={"limit": "50"}), {**context, "list": "configurations", "grant": grant}
+    )
+
+
+def _calendars(configuration: Payload) -> list[str]:
+    """Return the calendars in which the bookings of a configuration are."""
+    organizers = [each for each in configuration.at("participants") if each.at("is_organizer").boolean()]
+    ids = (each.at("booking", "calendar_id").text() for each in organizers)
+    return [id for id in ids if id]
+
+
+def _events(calendar: str, context: Any) -> ListRequest:
+    params = {
+        "calendar_id": calendar,
+        "start": context["start"],
+        "end": context["end"],
+        "show_cancelled": "true",
+        "limit": "200",
+    }
+    path = f"v3/grants/{context['grant']}/events"
+    return ListRequest(RecordRequest(path, params=params), {**context, "list": "events"})
+
+
+def _is_booking(event: Payload) -> bool:
+    """Whether Scheduler made the event, and it is not a request that the organizer has yet to confirm."""
+    is_pending = re.match(r"\W*pending\b", event.at("title").text() or "", re.IGNORECASE)
+    is_tentative = event.at("status").text() in ("maybe", "tentative")
+    return event.at("metadata", "source").text() == "scheduler" and not is_pending and not is_tentative
+
+
+def _listed(event: Payload, grant: str) -> ListedRecord:
+    """Return the webhook of the booking's present state, with the time of the event's last change."""
+    kind = "booking.cancelled" if event.at("status").text() == "cancelled" else "booking.created"
+    info = {
+        "event_id": event.at("id").value,
+        "start_time": event.at("when", "start_time").value,
+        "end_time": event.at("when", "end_time").value,
+        "participants": event.at("participants").value,
+        "organizer_calendar_id": event.at("organizer", "email").text(),
+    }
+    booking = {"object": "booking", "booking_id": _booking_id(event), "booking_info": info}
+    data = {"grant_id": grant, "object": booking}
+    return ListedRecord(
+        event.at("id").required_text(), {"type": kind, "time": event.at("updated_at").value, "data": data}
+    )
+
+
+def _booking_id(event: Payload) -> str | None:
+    """Find the booking's reference in the links: the bytes of the configuration's id, of the booking's id, and a salt."""
+    try:
+        configuration = UUID(event.at("metadata", "key5").text() or "")
+    except ValueError:
+        return None
+    prefix = base64.b64encode(configuration.bytes).decode()[:21]
+    text = unquote(event.at("description").text() or "").replace("-", "+").replace("_", "/")
+    reference = re.search(re.escape(prefix) + "[A-Za-z0-9+/]{22}", text)
+    return str(UUID(bytes=base64.b64decode(f"{reference[0]}=")[16:32])) if reference else None
+
+
+LISTING = Listing(
+    docs="https://developer.nylas.com/docs/reference/api/events/get-all-events",
+    evidence="recalled",
+    start=_list_grants,
+    read_page=_read_listed,
+)

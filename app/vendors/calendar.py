@@ -41,15 +41,16 @@ class Appointment:
 class Calendar:
     """Appointments, and a clock that always moves on, so that no two changes have the same time.
 
-    on_change: called after each change.
+    on_change: called after each change. step: the least time between two changes, for tools whose times are coarse.
     """
 
     appointments: dict[int, Appointment] = field(default_factory=dict)
     on_change: Callable[[Appointment, Step], None] = lambda appointment, step: None
+    step: timedelta = timedelta(milliseconds=1)
     _last: datetime = datetime(1970, 1, 1, tzinfo=UTC)
 
     def now(self) -> datetime:
-        self._last = max(datetime.now(UTC), self._last + timedelta(milliseconds=1))
+        self._last = max(datetime.now(UTC), self._last + self.step)
         return self._last
 
     def book(
