@@ -23,13 +23,12 @@ to the first recipient, the replies of the others do not change it, and it is pa
 invite with several recipients at once (`recipients`, `replies`) is parked.
 
 There is neither a subscription nor a list, because Cronofy has no API for either (its SDKs and its pages were searched). A
-Smart Invite and a link of Real-Time Scheduling each carry the address of their webhook, which whoever creates them chooses;
-that of the embedded Scheduler is only set in the developer dashboard. `POST v1/channels` creates a subscription of another
-kind: its `change` names no visit, and it belongs to the calendar of one user. Invites, links and requests can be read one by
-one with an id and an address, but no request lists them. `GET v1/events?only_managed=true` lists the events of one user
-whom the application manages: with a start and an end, but without the guest, and without a reply; each user has a token of
-their own. So Doorbell cannot find what Cronofy did
-not send.
+Smart Invite and a link of Real-Time Scheduling each carry the address of their webhook, which the program that creates them
+chooses; that of the embedded Scheduler is only set in the developer dashboard. `POST v1/channels` creates a subscription of
+another kind: its `change` names no visit, and it belongs to the calendar of one user. Invites and links can be read one by
+one, with an id and an address, but no request lists them. `GET v1/events?only_managed=true` lists what an application wrote
+to the calendar of one user: without the guest's reply, and each user has a token of their own. So Doorbell cannot find what
+Cronofy did not send.
 
 Recalled: the other events of the Scheduler. A name with `cancelled` or `declined` is a cancel,
 `scheduling_request_rescheduled` is a chosen time; anything else is ignored.

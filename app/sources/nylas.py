@@ -31,7 +31,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 from urllib.parse import unquote
-from uuid import UUID
 
 from app.visits.change import UNSET, Contact, VisitChange, unix_microseconds
 from app.webhooks.delivery import Event
@@ -203,7 +202,7 @@ SUBSCRIPTION = Subscription(
 
 # -- the events of Scheduler in calendars --
 
-PAGE_SIZE = 100
+PAGE_SIZE, UUID_BYTES = 100, 16
 
 
 def _list_grants(window: Window, _: Payload) -> Sequence[ListRequest]:
@@ -291,13 +290,18 @@ def _listed(event: Payload, grant: str) -> ListedRecord:
 def _booking_id(event: Payload) -> str | None:
     """Find the booking's reference in the links: the bytes of the configuration's id, of the booking's id, and a salt."""
     try:
-        configuration = UUID(event.at("metadata", "key5").text() or "")
+        configuration = bytes.fromhex((event.at("metadata", "key5").text() or "").replace("-", ""))
     except ValueError:
         return None
-    prefix = base64.b64encode(configuration.bytes).decode()[:21]
+    if len(configuration) != UUID_BYTES:
+        return None
+    prefix = base64.b64encode(configuration).decode()[:21]
     text = unquote(event.at("description").text() or "").replace("-", "+").replace("_", "/")
     reference = re.search(re.escape(prefix) + "[A-Za-z0-9+/]{22}", text)
-    return str(UUID(bytes=base64.b64decode(f"{reference[0]}=")[16:32])) if reference else None
+    if not reference:
+        return None
+    id = base64.b64decode(f"{reference[0]}=")[UUID_BYTES : 2 * UUID_BYTES].hex()
+    return "-".join((id[:8], id[8:12], id[12:16], id[16:20], id[20:]))
 
 
 LISTING = Listing(
