@@ -19,15 +19,23 @@ other error is parked. A client of a capture of 2022 has a `name` and no `firstN
 
 Recalled: the states (FINAL is completion), and NO_SHOW as a cancellation's reason. A completion has no time: it counts
 from the first event that shows it. An appointment that is cancelled and booked again gets a new id without a link.
+
+Subscriptions, from the code of integrators, one of them for a live group of salons: `createWebhook` with a name, a URL and
+the types of events; `webhooks` lists those of the application, with `enabled` for each type. Not proven: whether a webhook
+must name a location (one integrator always does), and that all types here exist. If Boulevard refuses the subscription, a
+person adds the webhook by hand. Which flag shows that Boulevard disabled a webhook is not known: the flags of its types are
+read. Lists, second-hand: appointments of one location, by start or by creation, cancelled ones included, without a time of
+their last change. So a change of an appointment outside the window is not found. A listed appointment is newer than every
+earlier event, because it has no time of its own. An order counts once it is closed.
 """
 
 import base64
 import hmac
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import datetime
-from typing import Literal
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any, Literal
 
 from app.visits.change import UNSET, Action, Contact, VisitChange, unix_microseconds
 from app.webhooks.delivery import Event
@@ -36,6 +44,19 @@ from app.webhooks.payload import Payload, Untranslatable
 from app.webhooks.signatures.hmac import Hmac, base64_key
 from app.webhooks.signatures.scheme import SECONDS_AFTER_LAST_COLON
 from app.webhooks.source import RECORD_GONE, Ignored, Source, graphql_record
+from app.webhooks.subscription import (
+    ApiResponse,
+    ListedPage,
+    ListedRecord,
+    Listing,
+    ListRequest,
+    Refused,
+    Subscription,
+    SubscriptionPage,
+    SubscriptionState,
+    Target,
+    Window,
+)
 
 SETUP = """
 1. In Boulevard (Enterprise plan) open Settings, Developers, and make an application for the Admin API. Set its secret
@@ -45,6 +66,7 @@ SETUP = """
    it with a PING.
 3. For the sandbox set HOOKS__BOULEVARD__API_URL to https://sandbox.joinblvd.com/api/2020-01/admin.
 4. If several businesses use this address, set HOOKS__BOULEVARD__TENANTS to the full `businessId` of yours.
+5. `doorbell connect boulevard` does step 2 with the credentials of step 1, and imports the coming appointments.
 
 Visits get no amount from an order for several appointments. Boulevard does not send opt-outs. After eight hours of
 failures Boulevard disables the webhook: then do step 2 again.
@@ -275,3 +297,182 @@ def _contact(client: Payload) -> Contact | None:
         last_name=last_name,
         phone=client.at("mobilePhone").text(),
     )
+
+
+# -- the API --
+
+EVENTS = (
+    "APPOINTMENT_CREATED",
+    "APPOINTMENT_UPDATED",
+    "APPOINTMENT_RESCHEDULED",
+    "APPOINTMENT_CONFIRMED",
+    "APPOINTMENT_ARRIVED",
+    "APPOINTMENT_ACTIVE",
+    "APPOINTMENT_COMPLETED",
+    "APPOINTMENT_CANCELLED",
+    "ORDER_COMPLETED",
+    REFUND,
+)
+ACCOUNT = "query { business { id name } locations(first: 100) { edges { node { id name } } } }"
+WEBHOOK = "id name url subscriptions { id eventType enabled }"
+CREATE = "mutation ($input: CreateWebhookInput!) { createWebhook(input: $input) { webhook { " + WEBHOOK + " } } }"
+DELETE = "mutation ($input: DeleteWebhookInput!) { deleteWebhook(input: $input) { webhook { id } } }"
+WEBHOOKS = (
+    "query ($first: Int!, $after: String) { webhooks(first: $first, after: $after) { edges { node { "
+    + WEBHOOK
+    + " } } pageInfo { hasNextPage endCursor } } }"
+)
+
+
+def _subscribe(target: Target, _: Payload, events: Sequence[str]) -> RecordRequest:
+    subscriptions = [{"eventType": event} for event in events]
+    webhook = {"name": f"Doorbell {target.hook}", "url": target.url, "subscriptions": subscriptions}
+    return RecordRequest("createWebhook", CREATE, {"input": webhook})
+
+
+def _read_created(response: Payload) -> SubscriptionState:
+    webhook = response.at("data", "createWebhook", "webhook")
+    if not webhook:
+        raise _refused(response)
+    return _read_webhook(webhook)
+
+
+def _read_webhooks(request: RecordRequest, response: ApiResponse) -> SubscriptionPage:
+    page = _connection(response, "webhooks")
+    webhooks = [_read_webhook(edge.at("node")) for edge in page.at("edges")]
+    return SubscriptionPage(webhooks, _next_request(request, page))
+
+
+def _read_webhook(webhook: Payload) -> SubscriptionState:
+    subscriptions = list(webhook.at("subscriptions"))
+    return SubscriptionState(
+        id=webhook.at("id").required_text(),
+        url=webhook.at("url").required_text(),
+        events=frozenset(each.at("eventType").required_text() for each in subscriptions),
+        is_active=all(each.at("enabled").boolean() is not False for each in subscriptions),
+    )
+
+
+def _connection(response: Payload, name: str) -> Payload:
+    page = response.at("data", name)
+    if not page:
+        raise _refused(response)
+    return page
+
+
+def _next_request(request: RecordRequest, page: Payload) -> RecordRequest | None:
+    if not page.at("pageInfo", "hasNextPage").boolean():
+        return None
+    return replace(request, variables={**request.variables, "after": page.at("pageInfo", "endCursor").required_text()})
+
+
+def _check_account(account: Payload) -> None:
+    if not account.at("data", "business", "id") or not account.at("data", "locations"):
+        raise _refused(account)
+
+
+def _refused(response: Payload) -> Refused:
+    errors = response.at("errors").value
+    message = Payload(errors[0]).at("message").value if isinstance(errors, list) and errors else None
+    if not isinstance(message, str) or not message:
+        return Refused("Boulevard answered without data and without an error.")
+    return Refused(f"Boulevard refuses the application: {message.rstrip('.')}.")
+
+
+SUBSCRIPTION = Subscription(
+    docs="https://developers.joinblvd.com",
+    evidence="second-hand",
+    groups=(EVENTS,),
+    account=RecordRequest("business", ACCOUNT),
+    account_name=lambda account: account.at("data", "business", "name").text() or "",
+    check_account=_check_account,
+    create=_subscribe,
+    read_created=_read_created,
+    list=lambda _: RecordRequest("webhooks", WEBHOOKS, {"first": 100, "after": None}),
+    read_list=_read_webhooks,
+    delete=lambda id, _: RecordRequest("deleteWebhook", DELETE, {"input": {"id": id}}),
+    secret_from="credential",
+    secret_credential="API_SECRET",
+    is_by_hand_if_refused=True,
+)
+
+APPOINTMENTS = """
+query ($location: ID!, $query: QueryString, $first: Int!, $after: String) {
+  appointments(locationId: $location, query: $query, first: $first, after: $after) {
+    edges {
+      node {
+        id startAt endAt state cancelled orderId cancellation { cancelledAt reason }
+        client { id firstName lastName email mobilePhone }
+      }
+    }
+    pageInfo { hasNextPage endCursor }
+  }
+}"""
+LISTED_ORDER = """
+query ($id: ID!) {
+  order(id: $id) {
+    id closedAt summary { currentTotal } lineGroups { __typename ... on OrderAppointmentLineGroup { id } }
+  }
+}"""
+
+
+def _list_appointments(window: Window, account: Payload) -> Iterator[ListRequest]:
+    """Yield the lists of each location: appointments in the window, and new ones after it."""
+    context = {"business": account.at("data", "business", "id").text()}
+    queries = [f"startAt >= '{_utc(window.since)}' AND startAt < '{_utc(window.until)}'"]
+    if window.changed_since:
+        created = f"createdAt >= '{_utc(window.changed_since)}'"
+        queries.append(f"{created} AND startAt >= '{_utc(window.until)}'")
+    for edge in account.at("data", "locations", "edges"):
+        location = edge.at("node", "id").required_text()
+        for query in queries:
+            variables = {"location": location, "query": query, "first": 50, "after": None}
+            yield ListRequest(RecordRequest("appointments", APPOINTMENTS, variables), context)
+
+
+def _read_listed(request: ListRequest, response: ApiResponse) -> ListedPage:
+    """Read a page of appointments, or the order of one that has begun."""
+    if request.request.path.startswith("order/"):
+        order = graphql_record(response, "order", SOURCE.title)
+        is_closed = order is not None and order.at("closedAt").time()
+        return ListedPage([_listed(order, "ORDER_COMPLETED", request, response)] if order and is_closed else [])
+    page = _connection(response, "appointments")
+    nodes = [edge.at("node") for edge in page.at("edges")]
+    orders = [ListRequest(_order_request(node), request.context) for node in nodes if _may_be_paid(node, response)]
+    following = _next_request(request.request, page)
+    requests = [*orders, *([replace(request, request=following)] if following else [])]
+    return ListedPage([_listed(node, "APPOINTMENT_UPDATED", request, response) for node in nodes], requests)
+
+
+def _may_be_paid(node: Payload, response: ApiResponse) -> bool:
+    start = node.at("startAt").time()
+    has_begun = start is not None and start <= response.requested_at
+    return has_begun and bool(node.at("orderId").text()) and not node.at("cancelled").boolean()
+
+
+def _order_request(node: Payload) -> RecordRequest:
+    id = _id(node.at("orderId"))
+    return RecordRequest(f"order/{id}", LISTED_ORDER, {"id": f"urn:blvd:Order:{id}"})
+
+
+def _listed(node: Payload, event: str, request: ListRequest, response: ApiResponse) -> ListedRecord:
+    body: dict[str, Any] = {
+        "businessId": request.context["business"],
+        "eventType": event,
+        "timestamp": response.requested_at.isoformat(),
+        "data": {"node": node.value},
+    }
+    return ListedRecord(node.at("id").required_text(), body)
+
+
+def _utc(time: datetime) -> str:
+    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+LISTING = Listing(
+    docs="https://developers.joinblvd.com",
+    evidence="second-hand",
+    start=lambda window, account: list(_list_appointments(window, account)),
+    read_page=_read_listed,
+    calls_per_s=3.0,
+)
