@@ -20,7 +20,7 @@ from redis.asyncio.connection import parse_url
 from app.demo.valkey import binary, free_port
 from app.ledger.ledger import Ledger
 from app.ledger.records import AcceptResult, DeliveryInfo
-from app.ledger.redis import Redis, RedisAddress, RedisUnavailable
+from app.ledger.redis import Acknowledge, Redis, RedisAddress, RedisUnavailable
 from app.webhooks.delivery import Delivery
 from tests.support.harness import ROOT, Harness, wait_until
 from tests.support.tcp_server import Handler, listening
@@ -90,9 +90,9 @@ def valkey_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OwnServe
 
 @asynccontextmanager
 async def connected(
-    url: str, timeout_s: float = 3.0, *, verify: bool = True, fsync: bool = False
+    url: str, timeout_s: float = 3.0, *, verify: bool = True, acknowledge: Acknowledge = "write"
 ) -> AsyncIterator[Redis]:
-    redis = Redis(RedisAddress(url, verify), timeout_s, fsync)
+    redis = Redis(RedisAddress(url, verify), timeout_s, acknowledge)
     try:
         yield redis
     finally:
