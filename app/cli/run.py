@@ -152,11 +152,17 @@ def _print_checks(checks: "Sequence[Check]", as_json: bool) -> None:
     width, result_width = max(len(check.name) for check in checks), 1 if has_symbols else 4
     indent = " " * (result_width + width + 3)
     for check in checks:
-        # The symbol is added after wrapping, which would count the characters of its colour.
-        first, *more = wrap(printable(check.detail), f"{' ' * result_width} {check.name.ljust(width)}  ", indent)
+        # The symbol is added after wrapping, which would count the characters of its colour. A pipe gets whole lines.
+        before = f"{' ' * result_width} {check.name.ljust(width)}  "
+        first, *more = (
+            wrap(printable(check.detail), before, indent) if has_symbols else [before + printable(check.detail)]
+        )
         result = symbol(check.result) if has_symbols else check.result.ljust(result_width)
         click.echo(f"{result}{first[result_width:]}")
-        for line in (*more, *wrap(f"→ {printable(check.fix)}", indent, f"{indent}  ")) if check.fix else more:
+        if check.fix:
+            fix = f"→ {printable(check.fix)}"
+            more += wrap(fix, indent, f"{indent}  ") if has_symbols else [indent + fix]
+        for line in more:
             click.echo(line)
 
 

@@ -522,7 +522,7 @@ def test_doctor_accepts_credentials_that_can_be_exchanged_for_a_token() -> None:
 def test_sources_shows_the_timeout_and_the_retry_status_of_a_tool(name: str) -> None:
     source = load_sources()[name].definition
 
-    output = CliRunner().invoke(main, ["sources", name]).stdout
+    output = " ".join(CliRunner().invoke(main, ["sources", name]).stdout.split())  # lines are wrapped
 
     assert f"the tool gets {source.unavailable_status} and retries" in output
     assert f"the tool gets a response within {source.sender_timeout_s:g} s" in output

@@ -18,7 +18,7 @@ def completed(harness: Harness, *words: str) -> list[str]:
 
 
 def test_names_are_completed(harness: Harness) -> None:
-    assert ["deliveries", "demo", "discard", "disconnect", "doctor"] == sorted(completed(harness, "d"))
+    assert ["deliveries", "demo", "discard", "disconnect", "doctor", "drift"] == sorted(completed(harness, "d"))
     assert ["calcom", "calendly"] == completed(harness, "ring", "cal")
     assert ["calendly"] == completed(harness, "failures", "--hook", "cal")
     assert ["an\\ invitee\\ books\\ and\\ pays"] == completed(harness, "ring", "calendly", "an\\ invitee\\ b")

@@ -89,7 +89,7 @@ def test_encrypted_bodies_work_in_all_commands_and_missing_keys_are_reported(har
     assert "canary@example.com" in revealed.stdout
     assert (0, True) == (locked.returncode, "encrypted with a key that BODY_KEYS lacks" in locked.stdout), locked
     assert "encrypted with a key that BODY_KEYS lacks" in replayed.stdout, replayed
-    [bodies_line] = [line for line in doctor.stdout.splitlines() if line.startswith("bodies")]
+    [bodies_line] = [line for line in doctor.stdout.splitlines() if " bodies " in line]
     assert "encrypted with key" in bodies_line
     assert NEW not in bodies_line
     assert "older keys: " in bodies_line
