@@ -19,7 +19,9 @@ MIN_PASSWORD_LENGTH = 12
 
 @click.command(epilog=examples("demo", "demo --all", "demo --once"))
 @click.option("--once", is_flag=True, help="Exit after the last step: status 0 if every step passed, else 1.")
-@click.option("--all", "with_more_sources", is_flag=True, help="Connect seven familiar tools, not three.")
+@click.option(
+    "--all", "with_more_sources", is_flag=True, help="Also connect seven familiar tools, by their (fake) APIs."
+)
 def demo(once: bool, with_more_sources: bool) -> None:
     """Run the whole system on this machine, without any setup."""
     from app.demo.story import run

@@ -5,6 +5,7 @@ import secrets
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,18 +18,18 @@ import click
 import httpx
 
 from app.demo import valkey
-from app.demo.system import NotStarted, System, wait_until
+from app.demo.processes import wait_until
+from app.demo.system import NotStarted, System
+from app.demo.tools import HOOKS, Tools
 from app.visits.change import external_id
 from app.webhooks.fresh_specimens import refresh
 from app.webhooks.registry import source_title, specimen_body
 from app.webhooks.specimens import find_specimen
 
-#: What `demo --all` sends for the tools that the steps do not show: a booking and its move.
+#: What `demo --all` sends for tools that are not connected by API: a booking and its move.
 MORE_BOOKINGS = {
-    "square": ("a customer books", "it is moved"),
     "zoom": ("an invitee books", "moved: the created half"),
     "housecallpro": ("a job is scheduled", "it is moved by an hour"),
-    "mindbody": ("an appointment is booked", "it is moved"),
 }
 #: How long a step waits to confirm that nothing calls the Visits API.
 NO_EFFECT_S = 0.5
@@ -90,6 +91,7 @@ class DemoSteps:
             self.id_only,
             self.no_email,
             *(partial(self.moved, source) for source in MORE_BOOKINGS if source in self.system.sources),
+            *(self.steps_of_tools(self.system.tools) if self.system.tools else ()),
         ]
         click.echo()
         passed = 0
@@ -182,6 +184,57 @@ class DemoSteps:
         sent = f"{source_title(source)}: {booking}, and it is moved"
         return Step(sent, f"{_summary(first)}, {_summary(second)}", _visit_line(visit), passed)
 
+    # -- connected tools --
+
+    def steps_of_tools(self, tools: Tools) -> list[Callable[[], Step]]:
+        booked = [partial(self.booked_at_tool, tools, source) for source in HOOKS]
+        return [partial(self.connected, tools), *booked, partial(self.disabled, tools)]
+
+    def connected(self, tools: Tools) -> Step:
+        """Connect all tools. Each has an appointment from before."""
+        for source in HOOKS:
+            tools.book(source, _on_day(7), f"early.{source}@example.com")
+        printed = tools.connect_all(self.system.env)
+        imported = [source for source in HOOKS if self._wait_for_start(f"early.{source}@example.com", _on_day(7))]
+        response = f"subscriptions created: {printed.count('created subscription')}"
+        result = f"coming appointments imported: {len(imported)}"
+        sent = f"doorbell connect: {', '.join(map(source_title, HOOKS))}"
+        return Step(sent, response, result, len(imported) == len(HOOKS))
+
+    def booked_at_tool(self, tools: Tools, source: str) -> Step:
+        email = f"ada.{source}@example.com"
+        number = tools.book(source, _on_day(8), email)
+        self._wait_for_start(email, _on_day(8))
+        tools.move(source, number, _on_day(9))
+        visit = self._wait_for_start(email, _on_day(9))
+        statuses = Counter(tools.statuses(source))
+        answers = ", ".join(f"{count} × {status}" for status, count in sorted(statuses.items()))
+        sent = f"{source_title(source)}: a customer books there, and moves the appointment"
+        return Step(sent, f"its webhooks are answered {answers}", _visit_line(visit), bool(visit))
+
+    def disabled(self, tools: Tools) -> Step:
+        """Lose webhooks, because Calendly disabled the subscription."""
+        number = tools.book("calendly", _on_day(8), "ben@example.com")
+        self._wait_for_start("ben@example.com", _on_day(8))
+        started = time.monotonic()
+        tools.disable("calendly")
+        tools.move("calendly", number, _on_day(10))
+        tools.book("calendly", _on_day(11), "cleo@example.com")
+        visit = self._wait_for_start("ben@example.com", _on_day(10))
+        is_complete = bool(visit and self._wait_for_start("cleo@example.com", _on_day(11)))
+        sent = "Calendly: the tool disables the subscription; then one appointment is moved, and another one booked"
+        response = f"the worker subscribes again and catches up, after {time.monotonic() - started:.1f} s"
+        return Step(sent, response, _visit_line(visit), is_complete and tools.is_subscribed("calendly"))
+
+    def _wait_for_start(self, email: str, start: datetime) -> dict[str, Any] | None:
+        """Return the only visit of a customer once it begins then; None if it does not."""
+
+        def matching() -> dict[str, Any] | None:
+            visits = self.system.visits_of(email)
+            return visits[0] if len(visits) == 1 and visits[0]["time_scheduled"] == f"{start:%FT%TZ}" else None
+
+        return wait_until(matching)
+
     def wait(self) -> None:
         """Print commands to try, and wait for Ctrl-C."""
         system = self.system
@@ -227,6 +280,11 @@ Or in another terminal:
             return visits[0] if len(visits) == 1 and fields.items() <= visits[0].items() else None
 
         return wait_until(matching)
+
+
+def _on_day(days: int) -> datetime:
+    """Return 15:00 UTC on a day from now."""
+    return (datetime.now(UTC) + timedelta(days=days)).replace(hour=15, minute=0, second=0, microsecond=0)
 
 
 def _summary(response: httpx.Response) -> str:

@@ -10,27 +10,26 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 import httpx
 
 from app.demo import valkey
+from app.demo.processes import process, wait_until
+from app.demo.tools import HOOKS, Tools
 from app.settings.model import hash_password
 from app.webhooks.registry import load_sources
 from app.webhooks.specimens import sign_headers
 
 #: The hooks of the demo, besides `standard`; with --all also the others.
-SOURCES, MORE_SOURCES = ("calendly", "calcom", "acuity"), ("square", "zoom", "housecallpro", "mindbody")
-STEP_TIMEOUT_S = 30.0
+SOURCES, MORE_SOURCES = ("calendly", "calcom", "acuity"), ("zoom", "housecallpro")
 WEB_READY_TIMEOUT_S = 30.0
-STOP_TIMEOUT_S = 10.0
-T = TypeVar("T")
 
 
 class NotStarted(Exception):
@@ -38,7 +37,10 @@ class NotStarted(Exception):
 
 
 class System:
-    """Starts all processes, and is a client of them. Raises NoServer, NotStarted."""
+    """Starts all processes, and is a client of them. Raises NoServer, NotStarted.
+
+    tools: the fakes of the tools, with --all. sources: the hooks in the environment.
+    """
 
     def __init__(self, stack: ExitStack, with_more_sources: bool = False) -> None:
         self.folder = Path(stack.enter_context(TemporaryDirectory(prefix="doorbell-demo-")))
@@ -51,6 +53,9 @@ class System:
         self.sandbox_url = self._start_sandbox(stack)
         #: What the APIs of the tools return, by path.
         self.records: dict[str, Any] = {}
+        self.tools = Tools(stack, self.http) if with_more_sources else None
+        if self.tools:
+            _report("tools", f"fakes of {len(HOOKS)} tools with calendars, {self.tools.url}")
         self._web_port = valkey.free_port()
         self.web_url = f"http://127.0.0.1:{self._web_port}"
         self.env = self._environment(stack.enter_context(tool_api(self.records)))
@@ -82,6 +87,7 @@ class System:
             "VISITS_API_TOKEN": secrets.token_hex(16),
             **{f"HOOKS__{name.upper()}__SECRETS": secret for name, secret in self.secrets.items()},
             **{name: value for source in self.sources for name, value in self._tool_settings(source, tool_url)},
+            **(dict(self.tools.settings()) | {"PUBLIC_URL": self.web_url} if self.tools else {}),
             "SECRET_KEY": secrets.token_hex(32),
             "CONSOLE_PASSWORD_HASH": hash_password(self.password),
             "RETRY_FIRST_S": "1",
@@ -126,8 +132,16 @@ class System:
         return self.http.post(url, content=body, headers=headers)
 
     def visits(self) -> list[dict[str, Any]]:
-        url, headers = f"{self.sandbox_url}/api/v1/visits?limit=100", {"Authorization": "Bearer demo"}
-        return list(self.http.get(url, headers=headers).json()["visits"])
+        return list(self._get_from_api("/visits?limit=100")["visits"])
+
+    def visits_of(self, email: str) -> list[dict[str, Any]]:
+        """Return the visits of a customer."""
+        contacts = {contact["id"] for contact in self._get_from_api(f"/contacts?email={email}")["data"]}
+        return [visit for visit in self.visits() if visit["contact_id"] in contacts]
+
+    def _get_from_api(self, path: str) -> dict[str, Any]:
+        url, headers = f"{self.sandbox_url}/api/v1{path}", {"Authorization": "Bearer demo"}
+        return dict(self.http.get(url, headers=headers).json())
 
     def api_calls(self) -> list[dict[str, Any]]:
         return list(self.http.get(f"{self.sandbox_url}/_sandbox/journal").json()["journal"])
@@ -142,29 +156,6 @@ class System:
         command = [sys.executable, "-m", "app", "failures", "--json"]
         result = subprocess.run(command, env={**os.environ, **self.env}, capture_output=True, text=True)
         return [json.loads(line) for line in result.stdout.splitlines()]
-
-
-@contextmanager
-def process(
-    *arguments: str, env: Mapping[str, str] | None = None, log: Any = subprocess.DEVNULL
-) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a `doorbell` command in its own session, so that Ctrl-C in the terminal does not reach it."""
-    running = subprocess.Popen(
-        [sys.executable, "-m", "app", *arguments],
-        env={**os.environ, **(env or {})},
-        stdout=log,
-        stderr=log,
-        start_new_session=True,
-    )
-    try:
-        yield running
-    finally:
-        running.terminate()
-        try:
-            running.wait(STOP_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            running.kill()
-            running.wait()
 
 
 @contextmanager
@@ -191,16 +182,6 @@ def tool_api(records: Mapping[str, Any]) -> Iterator[str]:
     finally:
         server.shutdown()
         server.server_close()
-
-
-def wait_until(condition: Callable[[], T], timeout_s: float = STEP_TIMEOUT_S) -> T | None:
-    """Return the first true value of the condition; None after the timeout."""
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        if value := condition():
-            return value
-        time.sleep(0.05)
-    return None
 
 
 def _report(component: str, details: str) -> None:

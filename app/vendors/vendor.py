@@ -4,9 +4,11 @@ Each tool is served under its name, such as /calendly. These endpoints control i
 
     GET PUT DELETE /calendly/_vendor/faults     read, change some (JSON), restore the defaults
     GET            /calendly/_vendor/requests   the requests since the start: method, path, status
+    GET            /calendly/_vendor/deliveries the webhooks that were sent: event, status of the response (0: none)
     GET            /calendly/_vendor/subscriptions, /calendly/_vendor/appointments
-    POST           /calendly/_vendor/book       {"starts_at": …, "email": …}; also move, cancel, complete, pay, miss, with
-    "number" POST           /calendly/_vendor/disable    the tool disables every subscription; also delete, expire
+    POST           /calendly/_vendor/book       {"starts_at": …, "email": …}; the response has its number
+    POST           /calendly/_vendor/move       {"number": …, "starts_at": …}; also cancel, complete, pay (amount), miss
+    POST           /calendly/_vendor/disable    the tool disables every subscription; also delete, expire
     POST           /calendly/_vendor/revoke     the owner removes the app: its tokens end
 """
 
@@ -273,6 +275,7 @@ class Vendor:
         prefix = f"/{self.name}/_vendor"
         yield Route(f"{prefix}/faults", self._control_faults, methods=["GET", "PUT", "DELETE"])
         yield Route(f"{prefix}/requests", self._show_requests)
+        yield Route(f"{prefix}/deliveries", self._show_deliveries)
         yield Route(f"{prefix}/subscriptions", self._show_subscriptions)
         yield Route(f"{prefix}/appointments", self._show_appointments)
         yield Route(f"{prefix}/{{action}}", self._act, methods=["POST"])
@@ -293,6 +296,9 @@ class Vendor:
         return JSONResponse(
             [{"method": method, "path": path, "status": status} for method, path, status in self.requests]
         )
+
+    async def _show_deliveries(self, _: Request) -> Response:
+        return JSONResponse([{"event": event, "status": status} for event, status in self.deliveries])
 
     async def _show_subscriptions(self, _: Request) -> Response:
         return Response(

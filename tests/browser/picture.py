@@ -11,6 +11,7 @@ from pathlib import Path
 
 from app.demo.story import DemoSteps
 from app.demo.system import System
+from app.demo.tools import HOOKS
 from tests.support.browser import ConsoleBrowser, chromium
 from tests.support.every_key import run_with_redis
 
@@ -33,7 +34,7 @@ def take() -> None:
     with ExitStack() as stack:
         system = System(stack, with_more_sources=True)
         assert DemoSteps(system).run_all()
-        commands = [("HINCRBY", *counts) for counts in hourly_counts(system.sources)]
+        commands = [("HINCRBY", *counts) for counts in hourly_counts((*system.sources, *HOOKS.values()))]
         run_with_redis(system.env["REDIS_URL"], lambda redis: redis.pipeline(commands))
         browser = stack.enter_context(chromium())
         console = ConsoleBrowser(

@@ -34,7 +34,7 @@ def test_every_step_passes_and_ctrl_c_stops_everything(tmp_path: Path) -> None:
         demo = subprocess.Popen(
             [sys.executable, "-m", "app", "demo", "--all"], cwd=ROOT, env=env, stdout=out, stderr=out
         )
-    wait_until(lambda: "Everything keeps running" in log.read_text() or demo.poll() is not None, 60)
+    wait_until(lambda: "Everything keeps running" in log.read_text() or demo.poll() is not None, 90)
     children = children_of(demo.pid)
 
     demo.send_signal(signal.SIGINT)
@@ -42,12 +42,13 @@ def test_every_step_passes_and_ctrl_c_stops_everything(tmp_path: Path) -> None:
 
     text = log.read_text()
     starts = re.findall(r"time_scheduled (\S+Z)", text)
-    assert "11 of 11 steps passed." in text
+    assert "18 of 18 steps passed." in text
     assert [] == [start for start in starts if datetime.fromisoformat(start) < datetime.now(UTC)]
-    tools = ("Calendly", "Cal.com", "Acuity", "Square", "Zoom", "Housecall Pro", "Mindbody")
+    tools = ("Calendly", "Cal.com", "Acuity", "Square", "Zoom", "Housecall Pro", "Jobber", "Mindbody", "SavvyCal")
     assert [] == [tool for tool in tools if tool not in text]
     assert 0 == status
-    assert 4 == len(children)  # Valkey, sandbox, web, worker
+    assert "the worker subscribes again and catches up" in text
+    assert 5 == len(children)  # Valkey, sandbox, the fakes of the tools, web, worker
     assert [] == [pid for pid in children if is_alive(pid)]
     assert [log] == list(tmp_path.iterdir())
 

@@ -13,7 +13,7 @@ from app.webhooks.specimens import find_specimen
 from tests.support.specimens import Specimen, each_tool, events
 
 NOW = datetime(2031, 5, 20, 12, 0, tzinfo=UTC)
-#: The tools of `doorbell demo --all`.
+#: The tools whose specimens the demo sends, and others that people try first.
 each_familiar_tool = pytest.mark.parametrize(
     "source", ["acuity", "calcom", "calendly", "housecallpro", "mindbody", "square", "zoom"]
 )
