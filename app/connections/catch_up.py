@@ -226,14 +226,18 @@ class CatchUpRunner:
         self._context, self._stored = context, stored
 
     async def run_next(self) -> None:
-        """Run each open catch-up for a while. Raises RedisUnavailable."""
+        """Run each open catch-up for a while, all at once: a tool may be slow. Raises RedisUnavailable."""
         hooks = await store_of(self._context).open_hooks()
         if hooks:
             await self._stored.refresh()  # a hook that was just connected may not be loaded yet
-        for hook in hooks:
-            with suppress(LockContended):
-                async with exclusive(self._context.ledger, f"{keys.CATCH_UP}{hook}:lock"):
-                    await self._run(hook)
+        for result in await asyncio.gather(*map(self._run_alone, hooks), return_exceptions=True):
+            if isinstance(result, BaseException):
+                raise result
+
+    async def _run_alone(self, hook: str) -> None:
+        with suppress(LockContended):
+            async with exclusive(self._context.ledger, f"{keys.CATCH_UP}{hook}:lock"):
+                await self._run(hook)
 
     async def start_daily(self) -> None:
         """Start the daily reconciliations that are due. Raises RedisUnavailable."""

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from datetime import datetime
 from typing import Any
@@ -55,25 +56,22 @@ class Tools:
 
     def connect_all(self, env: Mapping[str, str]) -> str:
         """Run `doorbell connect` for all tools at once, and return what the commands print."""
-        commands = [self._connect(source, env) for source in HOOKS]
-        return "".join(command.communicate(timeout=60)[0] for command in commands)
+        with ThreadPoolExecutor() as executor:
+            return "".join(executor.map(lambda source: self._connect(source, env), HOOKS))
 
-    def _connect(self, source: str, env: Mapping[str, str]) -> "subprocess.Popen[str]":
+    def _connect(self, source: str, env: Mapping[str, str]) -> str:
         vendor, arguments = load_vendor(source), ["connect", source, "--hook", HOOKS[source], "--no-wait"]
         values = {**vendor.credentials, **({"SECRET": vendor.secret_on_a_page} if vendor.secret_on_a_page else {})}
         if source not in IN_ENVIRONMENT:
             arguments += ["--api-url", self._api_url(source), "--timezone", "America/New_York"]
-        command = subprocess.Popen(
+        ran = subprocess.run(
             [sys.executable, "-m", "app", *arguments],
             env={**os.environ, **env},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            input="".join(f"{name}={value}\n" for name, value in values.items()),
+            capture_output=True,
             text=True,
         )
-        assert command.stdin
-        command.stdin.write("".join(f"{name}={value}\n" for name, value in values.items()))
-        return command
+        return ran.stdout
 
     def _api_url(self, source: str) -> str:
         return f"{self.url}/{source}{load_vendor(source).api_path}"

@@ -1,5 +1,6 @@
 """Catching up: which listed appointments are stored, and how a catch-up goes on after an interruption."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -123,6 +124,23 @@ async def test_a_catch_up_continues_where_another_worker_stopped(
     assert ("done", {"changed": 6}) == (ended.status, ended.counts)
     paths = [path for method, path, _ in calendly.vendor.requests if path.endswith("/invitees")]
     assert len(paths) == len(set(paths)), "a page was read twice"
+
+
+async def test_a_slow_tool_does_not_delay_the_catch_ups_of_others(
+    calendly: ConnectedTool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    barrier = asyncio.Barrier(2)
+
+    async def run_together(_: CatchUpRunner, hook: str) -> None:
+        async with asyncio.timeout(5):
+            await barrier.wait()
+
+    monkeypatch.setattr(CatchUpRunner, "_run", run_together)
+    for hook in ("calendly", "east"):
+        await store_of(calendly.context).save(new_catch_up(hook, TOMORROW, "ada", "operator"))
+    runner = CatchUpRunner(calendly.context, StoredHooks(calendly.context.ledger.redis, calendly.context.settings))
+
+    await runner.run_next()
 
 
 async def test_a_cancelled_catch_up_stops(calendly: ConnectedTool) -> None:
