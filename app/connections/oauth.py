@@ -182,14 +182,14 @@ def can_authorize(settings: Settings, source: str) -> bool:
 
 
 def _authorize_url(oauth: OAuth, app: OAuthApp, hook: Hook, answer: Mapping[str, str], verifier: str) -> str:
-    api_url = hook.settings.api_url or ""
+    origin = "/".join((hook.settings.api_url or "").split("/")[:3])
     parameters = {
         "response_type": "code",
         "client_id": app.client_id or "",
         **answer,
         **({"scope": " ".join(oauth.scopes)} if oauth.scopes else {}),
         **({"code_challenge": _challenge(verifier), "code_challenge_method": "S256"} if oauth.uses_pkce else {}),
-        **{name: value.replace("{API_URL}", api_url) for name, value in oauth.extra.items()},
+        **{name: value.replace("{API_ORIGIN}", origin) for name, value in oauth.extra.items()},
     }
     url = app.authorize_url or oauth.authorize_url
     return f"{url}{'&' if '?' in url else '?'}{urlencode(parameters, quote_via=quote)}"

@@ -10,9 +10,19 @@ own address, 429 with `Retry-After`, and their fields. The fetched appointment i
 fetch orders. Its cancel and its no-show have times. There is no completion; `arrived` is before the treatment. An
 archived appointment was removed; it is assumed that it did not take place. Access tokens live five minutes and refresh
 tokens half an hour, unless they were requested with the scope `offline_access`.
+
+From the same document: each subscription has one topic, and Jane makes a secret for each, which only the response to its
+creation has. An app has one subscription to a topic at a clinic, so another one is refused (409), and one is deleted before
+its replacement is created. Appointments are listed by start or by their last change, and a listed one is the whole record;
+classes and group appointments are not listed. The list of webhooks gives `clinic_guid`, which identifies the clinic in
+events. Implied, not stated: cancelled and archived appointments are listed, too, and `public_id` of a patient is its `id`.
+Not known: why a subscription becomes inactive. It is replaced.
 """
 
-from datetime import datetime
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
 
 from app.visits.change import UNSET, Action, Contact, Unset, VisitChange, unix_microseconds
 from app.webhooks.delivery import Event
@@ -20,10 +30,24 @@ from app.webhooks.fetching import BearerAuth, RecordRequest, refresh_token_excha
 from app.webhooks.payload import Payload, Untranslatable
 from app.webhooks.signatures.hmac import Hmac
 from app.webhooks.source import RECORD_GONE, Ignored, Source
+from app.webhooks.subscription import (
+    ApiResponse,
+    ListedPage,
+    ListedRecord,
+    Listing,
+    ListRequest,
+    OAuth,
+    Refused,
+    Subscription,
+    SubscriptionPage,
+    SubscriptionState,
+    Target,
+    Window,
+)
 
 SETUP = """
 1. As an approved partner of Jane's Developer Platform, connect the clinic with the scopes appointments:read, patients:read,
-   webhooks:create and offline_access (other refresh tokens expire after half an hour). Set
+   webhooks:create, webhooks:read, webhooks:delete and offline_access (other refresh tokens expire after half an hour). Set
    HOOKS__JANE__CREDENTIALS__CLIENT_ID, …__CLIENT_SECRET and …__REFRESH_TOKEN, and SECRET_KEY to 32 random characters or
    more.
 2. Set HOOKS__JANE__API_URL to https://CLINIC.janeapp.com/api/2026-01-01/ with the clinic's name. In the sandbox set
@@ -33,10 +57,12 @@ SETUP = """
        curl https://CLINIC.janeapp.com/api/2026-01-01/webhooks -H "Authorization: Bearer TOKEN" \\
        -H "Content-Type: application/json" -d '{"event_topic": "'$event'", "target_url": "{url}"}'; done
 4. Each response shows a signing secret, once. Set all of them as HOOKS__JANE__SECRETS, separated by spaces, and restart.
+5. `doorbell connect jane --api-url https://CLINIC.janeapp.com/api/2026-01-01/` does steps 3 and 4 with the credentials of
+   step 1, and lists appointments.
 
 Jane does not send the end of an appointment, so a review request counts from its start. It sends no payments. It sends no
-webhook for a no-show: Doorbell learns of it with the next event of the appointment. Patients who want no e-mail, or no
-marketing e-mail, get no review request.
+webhook for a no-show: Doorbell learns of it with the next event of the appointment, or from a list. Patients who want no
+e-mail, or no marketing e-mail, get no review request.
 """
 
 
@@ -164,3 +190,140 @@ def _opted_out(patient: Payload) -> bool | Unset:
         return True
     no_mail, marketing = patient.at("do_not_email").boolean(), patient.at("send_marketing_emails").boolean()
     return UNSET if no_mail is None and marketing is None else bool(no_mail or marketing is False)
+
+
+# -- the API: https://developers.jane.app --
+
+
+def _subscribe(target: Target, _: Payload, events: Sequence[str]) -> RecordRequest:
+    return RecordRequest("webhooks", json={"event_topic": events[0], "target_url": target.url})
+
+
+def _read_subscription(webhook: Payload) -> SubscriptionState:
+    return SubscriptionState(
+        id=webhook.at("id").required_id(),
+        url=webhook.at("target_url").required_text(),
+        events=frozenset((webhook.at("event_topic").required_text(),)),
+        is_active=webhook.at("status").text() != "inactive",
+        secret=webhook.at("secret").text() or "",
+    )
+
+
+def _refusal(status: int, _: Payload) -> str | None:
+    if status == 409:
+        return "Another address already gets these events of Jane for this app and clinic: delete that webhook first."
+    if status == 403:
+        return (
+            "The app may not manage webhooks of this clinic: an owner, or staff with full permissions, must connect it with"
+            " the scopes webhooks:create, webhooks:read and webhooks:delete."
+        )
+    return None
+
+
+SUBSCRIPTION = Subscription(
+    docs="https://developers.jane.app/docs/webhooks",
+    evidence="second-hand",
+    groups=tuple((topic,) for topic in ACTIONS),
+    account=RecordRequest("webhooks"),
+    create=_subscribe,
+    read_created=_read_subscription,
+    list=lambda _: RecordRequest("webhooks"),
+    read_list=lambda _, response: SubscriptionPage([_read_subscription(webhook) for webhook in response]),
+    delete=lambda id, _: RecordRequest(f"webhooks/{id}", method="DELETE"),
+    secret_from="tool",
+    is_url_unique=True,
+    refusal=_refusal,
+)
+
+OAUTH = OAuth(
+    docs="https://developers.jane.app",
+    evidence="second-hand",
+    authorize_url="https://login.id.janeapp.com/realms/jane/protocol/openid-connect/auth",
+    token_url="https://login.id.janeapp.com/realms/jane/protocol/openid-connect/token",
+    scopes=(
+        "appointments:read",
+        "patients:read",
+        "webhooks:create",
+        "webhooks:read",
+        "webhooks:delete",
+        "offline_access",
+    ),
+    extra={"resource": "{API_ORIGIN}", "prompt": "consent"},
+)
+
+PAGE_SIZE = "50"
+
+
+def _list_appointments(window: Window, webhooks: Payload) -> Sequence[ListRequest]:
+    context = {"clinic": _clinic_guid(webhooks)}
+    starts = {"start_at[gte]": _utc(window.since), "start_at[lt]": _utc(window.until), "sort": "start_at"}
+    lists = [starts]
+    if window.changed_since:
+        lists.append({"updated_at[gte]": _utc(window.changed_since), "sort": "updated_at"})
+    return [
+        ListRequest(RecordRequest("appointments", params={**params, "page[limit]": PAGE_SIZE}), context)
+        for params in lists
+    ]
+
+
+def _clinic_guid(webhooks: Payload) -> Any:
+    """Return the clinic's id in events, which only the webhooks have."""
+    webhook = next(iter(webhooks), None)
+    if webhook is None:
+        raise Refused(
+            "Jane has no webhook of this app at the clinic, and only those name it: run `doorbell connect jane`."
+        )
+    webhook.at("clinic_guid").required_text()
+    return webhook.at("clinic_guid").value
+
+
+def _read_listed(request: ListRequest, response: ApiResponse) -> ListedPage:
+    """Read a page of appointments, or their patients."""
+    if "appointments" in request.context:
+        return ListedPage(list(_listed(request.context, response)))
+    appointments = [each for each in response.at("items") if each.at("state").text() != "reserved"]
+    context = {
+        **request.context,
+        "requested_at": response.requested_at.isoformat(),
+        "appointments": [each.value for each in appointments],
+    }
+    ids = dict.fromkeys(each.at("patient_id").required_id() for each in appointments if each.at("patient_id").text())
+    if not ids:
+        return ListedPage(list(_listed(context, ApiResponse({"items": []}))), list(_next_page(request, response)))
+    params = {"public_id[eq]": ",".join(ids), "page[limit]": "100"}
+    patients = ListRequest(RecordRequest("patients", params=params), context)
+    return ListedPage([], [patients, *_next_page(request, response)])
+
+
+def _next_page(request: ListRequest, response: ApiResponse) -> Iterator[ListRequest]:
+    if response.at("hasNextPage").boolean():
+        params = {**request.request.params, "page[cursor]": response.at("cursor").required_text()}
+        yield replace(request, request=replace(request.request, params=params))
+
+
+def _listed(context: Mapping[str, Any], response: ApiResponse) -> Iterator[ListedRecord]:
+    patients = {patient.at("id").text(): patient.value for patient in response.at("items")}
+    for appointment in (Payload(each, "appointment") for each in context["appointments"]):
+        id, patient = appointment.at("id").required_id(), patients.get(appointment.at("patient_id").text())
+        body = {
+            "event_topic": "APPOINTMENT_BOOKED",
+            "event_timestamp": context["requested_at"],
+            "appointment_id": id,
+            "clinic_guid": context["clinic"],
+        }
+        related, requested_at = {"patient": patient} if patient else {}, datetime.fromisoformat(context["requested_at"])
+        yield ListedRecord(id, body, appointment.value, related, f"appointments/{id}", requested_at)
+
+
+def _utc(time: datetime) -> str:
+    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+LISTING = Listing(
+    docs="https://developers.jane.app",
+    evidence="second-hand",
+    start=_list_appointments,
+    read_page=_read_listed,
+    lists_changed=True,
+    calls_per_s=1.5,
+)

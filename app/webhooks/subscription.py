@@ -249,8 +249,8 @@ class OAuth:
     authorize_url: the page where the owner of the account consents. token_url: exchanges the code, and refresh tokens.
     scopes: what is asked for. uses_pkce: whether the tool supports RFC 7636. is_basic_auth: whether the app authenticates
     with HTTP Basic; otherwise in the form. signs_with: the secret of the webhooks that the app subscribes to: that of the
-    hook, one of the app, or the app's client secret. extra: further parameters of the authorization request; `{API_URL}` is
-    replaced by that setting of the hook.
+    hook, one of the app, or the app's client secret. extra: further parameters of the authorization request;
+    `{API_ORIGIN}` is replaced by scheme and host of the hook's API_URL.
     """
 
     docs: str

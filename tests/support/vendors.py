@@ -99,6 +99,15 @@ async def connected_tool(name: str, redis: Redis) -> AsyncIterator[ConnectedTool
         yield ConnectedTool(vendor, ToolContext(settings, Ledger(redis, 30), http), settings.hook(name))
 
 
+@asynccontextmanager
+async def subscribed_tool(name: str, redis: Redis) -> AsyncIterator[ConnectedTool]:
+    """Yield a tool that is subscribed to, if it can be: some lists need the account's name in a subscription."""
+    async with connected_tool(name, redis) as tool:
+        if tool.hook.source.subscription:
+            await tool.reconcile(is_secret_new=True)
+        yield tool
+
+
 async def listed_changes(
     tool: ConnectedTool, window: Window, earlier: Sequence[ListedChanges] = ()
 ) -> list[ListedChanges]:

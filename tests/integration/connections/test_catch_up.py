@@ -17,7 +17,7 @@ from app.operators.actions import Actions, Actor
 from app.telemetry.silence import delivery_times
 from app.vendors.api import load_vendor
 from app.webhooks.registry import load_sources
-from tests.support.vendors import ConnectedTool, connected_tool
+from tests.support.vendors import ConnectedTool, connected_tool, subscribed_tool
 
 LISTABLE = [name for name in load_sources() if load_sources()[name].listing and load_vendor(name).has_appointments]
 NOW = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
@@ -26,7 +26,7 @@ TOMORROW = NOW + timedelta(days=1)
 
 @pytest.fixture(params=LISTABLE)
 async def tool(request: pytest.FixtureRequest, redis: Redis) -> AsyncIterator[ConnectedTool]:
-    async with connected_tool(request.param, redis) as tool:
+    async with subscribed_tool(request.param, redis) as tool:
         yield tool
 
 

@@ -19,14 +19,12 @@ from app.webhooks.source import Ignored
 from app.webhooks.translation import parse_event
 from tests.histories.pure import merged_visits, with_people
 from tests.integration.connections.test_listings import LATER, NOW, TOMORROW, WITH_APPOINTMENTS, all_visits, listed
-from tests.support.vendors import ConnectedTool, connected_tool
+from tests.support.vendors import ConnectedTool, subscribed_tool
 
 
 @pytest.fixture(params=WITH_APPOINTMENTS)
 async def tool(request: pytest.FixtureRequest, redis: Redis) -> AsyncIterator[ConnectedTool]:
-    async with connected_tool(request.param, redis) as tool:
-        if tool.hook.source.subscription:
-            await tool.reconcile(is_secret_new=True)
+    async with subscribed_tool(request.param, redis) as tool:
         yield tool
 
 

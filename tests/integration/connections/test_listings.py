@@ -14,7 +14,7 @@ from app.visits.merge import DesiredVisit
 from app.webhooks.registry import load_sources
 from app.webhooks.subscription import Window
 from tests.histories.pure import merged_visits
-from tests.support.vendors import ConnectedTool, connected_tool, listed_changes
+from tests.support.vendors import ConnectedTool, listed_changes, subscribed_tool
 
 LISTABLE = [name for name in load_sources() if load_sources()[name].listing]
 WITH_APPOINTMENTS = [name for name in LISTABLE if load_vendor(name).has_appointments]
@@ -29,7 +29,7 @@ def test_every_source_with_a_listing_has_a_fake_tool() -> None:
 
 @pytest.fixture(params=WITH_APPOINTMENTS)
 async def tool(request: pytest.FixtureRequest, redis: Redis) -> AsyncIterator[ConnectedTool]:
-    async with connected_tool(request.param, redis) as tool:
+    async with subscribed_tool(request.param, redis) as tool:
         yield tool
 
 

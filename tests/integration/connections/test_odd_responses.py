@@ -76,6 +76,7 @@ async def test_odd_values_in_lists_of_appointments(tool: ConnectedTool) -> None:
     source, connector = tool.hook.source, tool.connector()
     if not (listing := source.listing):
         pytest.skip("the tool has no list of appointments")
+    await tool.reconcile(is_secret_new=True)
     remaining, kinds = list(listing.start(WINDOW, await connector.account())), set[tuple[Any, ...]]()
     while remaining:
         request = remaining.pop(0)
