@@ -20,7 +20,7 @@ import orjson
 
 from app.connections.connector import Connector, NotSubscribable, describe
 from app.connections.context import CallContext
-from app.connections.listing import ListedChanges, read_pages, translate_record
+from app.connections.listing import ListedChanges, booking_of, read_pages, translate_record
 from app.connections.stored_hooks import StoredHooks
 from app.connections.tool_api import CredentialsMissing
 from app.ledger import keys
@@ -29,7 +29,7 @@ from app.ledger.connection_states import ConnectionStates
 from app.ledger.ids import TaskId, new_listed_id, new_token
 from app.ledger.leases import LockContended, exclusive
 from app.ledger.ledger import take_turn
-from app.ledger.records import DeliveryInfo, NotFound, Task
+from app.ledger.records import DeliveryInfo, NotFound, RecordOutdated, Task
 from app.operators.explain import merge_visit
 from app.settings.model import Hook
 from app.telemetry.logs import log
@@ -147,13 +147,22 @@ class Lister:
         """Yield the appointments of each page with what becomes of them, and the requests that remain."""
         source, settings = self._hook.source, self._hook.settings
         async for page, remaining in read_pages(source, requests, self._call):
-            listed_at = self._listed_at
+            listed_at, records = self._listed_at, [record for record in page.records if self._is_new(record)]
+            people = await self._known_people(records, listed_at)
             listed = [
-                translate_record(source, record, listed_at, settings.zone, settings.tenants)
-                for record in page.records
-                if self._is_new(record)
+                translate_record(source, record, listed_at, settings.zone, settings.tenants, people)
+                for record in records
             ]
             yield [(each, await self._result(each, _of_record(each, listed))) for each in listed], remaining
+
+    async def _known_people(self, records: Iterable[ListedRecord], listed_at: datetime) -> dict[str, tuple[str, ...]]:
+        """Return the people whom earlier records of the same bookings listed, by booking."""
+        known = dict[str, tuple[str, ...]]()
+        for record in records:
+            with suppress(Untranslatable):
+                if booking := booking_of(self._hook.source, record, listed_at):
+                    known[booking[0]] = await self._context.ledger.known_people(self._hook.account, booking[0])
+        return known
 
     def _is_new(self, record: ListedRecord) -> bool:
         """Whether no other list had the same: some tools list what changed besides what is to come."""
@@ -306,6 +315,10 @@ class CatchUpRunner:
     async def _store(self, hook: Hook, catch_up: CatchUp, listed: ListedChanges) -> None:
         """Store a delivery of our own. The same record of the same catch-up is stored once."""
         record, now = listed.record, datetime.now(UTC)
+        if listed.booking:
+            booking, people = listed.booking
+            with suppress(RecordOutdated):
+                await self._context.ledger.add_people(hook.account, booking, record.requested_at or now, people)
         delivery = Delivery(hook.name, hook.source.name, (), encode_body(hook.source, record.body), now)
         info = DeliveryInfo(hook.name, hook.source.name, int(now.timestamp() * 1000), event_name="listed")
         await self._context.ledger.accept(

@@ -1,11 +1,12 @@
 """Lists the appointments of a tool, and translates them with the code that translates its webhooks."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Container, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
+from types import MappingProxyType
 
 from app.telemetry.logs import log
-from app.visits.change import VisitChange
+from app.visits.change import VisitChange, external_id
 from app.visits.client import ClientError
 from app.webhooks.delivery import Event
 from app.webhooks.fetching import RecordRequest
@@ -16,11 +17,19 @@ from app.webhooks.subscription import ApiResponse, ListedPage, ListedRecord, Lis
 
 @dataclass(frozen=True, slots=True)
 class ListedChanges:
-    """A listed appointment, and what it means. problem: why it cannot be translated, or only in part."""
+    """A listed appointment, and what it means.
+
+    problem: why it cannot be translated, or only in part. booking: the external_id of a booking of several people, and those
+    whom the record lists.
+    """
 
     record: ListedRecord
     changes: Sequence[VisitChange] = ()
     problem: str = ""
+    booking: tuple[str, Sequence[str]] | None = None
+
+
+KnownPeople = Mapping[str, Sequence[str]]
 
 
 def translate_record(
@@ -29,11 +38,13 @@ def translate_record(
     listed_at: datetime,
     zone: tzinfo | None,
     tenants: Container[str | None] = (),
+    known_people: KnownPeople = MappingProxyType({}),
 ) -> ListedChanges:
     """Translate a listed appointment as the event that it stands for.
 
     listed_at: when the request of its page began. tenants: the accounts of the tool that the hook accepts; empty: all. A
-    record that does not name its account is from the account of the credentials.
+    record that does not name its account is from the account of the credentials. known_people: by booking, the people that
+    earlier records listed.
     """
     if record.problem:
         return ListedChanges(record, problem=record.problem)
@@ -44,18 +55,28 @@ def translate_record(
         return ListedChanges(record)
     if record.record is not None:
         event = event.with_record(record.record, listed_at, record.related, record.path)
+    booking = None
     try:
-        if source.people and record.record is not None:
-            event.people = tuple(source.people(event)[1])
+        if booking := booking_of(source, record, listed_at):
+            event.people = tuple(dict.fromkeys([*known_people.get(booking[0], ()), *booking[1]]))
         translated = source.translate(event)
     except PartlyTranslatable as partly:
-        return ListedChanges(record, partly.changes, str(partly))
+        return ListedChanges(record, partly.changes, str(partly), booking)
     except Untranslatable as error:
         return ListedChanges(record, problem=str(error))
     except Exception as error:
         log.exception("unhandled_exception", source=source.name)
         return ListedChanges(record, problem=f"internal_error: {type(error).__name__}")
-    return ListedChanges(record) if isinstance(translated, Ignored) else ListedChanges(record, translated)
+    return ListedChanges(record, () if isinstance(translated, Ignored) else translated, booking=booking)
+
+
+def booking_of(source: LoadedSource, record: ListedRecord, listed_at: datetime) -> tuple[str, Sequence[str]] | None:
+    """Return the external_id of a booking of several people, and those whom the record lists. Raises Untranslatable."""
+    if source.people is None or record.record is None:
+        return None
+    event = Event(source.name, Payload(record.body), listed_at)
+    visit_id, people = source.people(event.with_record(record.record, listed_at, record.related, record.path))
+    return external_id(source.name, visit_id), people
 
 
 async def read_pages(

@@ -199,6 +199,11 @@ class Ledger:
             raise RecordOutdated
         return tuple(person.decode() for person in answer)
 
+    async def known_people(self, account: str, external_id: str) -> tuple[str, ...]:
+        """Return all people that records of this booking ever listed, in the order of their first listing."""
+        people = await self.redis.command("ZRANGE", f"{keys.PEOPLE}{account}/{external_id}", 0, -1)
+        return tuple(person.decode() for person in people if person)
+
     async def compact(self, lease: Lease, task: Task, origins: Iterable[str]) -> None:
         """Remove changes that can never win again."""
         await self.redis.script(scripts.compact(task=task.task_id, token=lease.token, origins=origins))

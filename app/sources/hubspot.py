@@ -18,12 +18,22 @@ contacts removes one contact and adds one.
 
 Second-hand: the outcomes' spelling, the response within 5 s, ten tries a day after any other status. Recalled: `0-47` for
 meetings, the format of records and histories, `hs_email_optout`, times in milliseconds, where tokens are renewed.
+
+There is no SUBSCRIPTION. HubSpot's page on private apps says that their subscriptions can only be managed in the app's
+settings, and project-based apps have theirs in a file. The Webhooks API only serves older public apps: it has one URL for
+all accounts, and needs another key, of the developer's account.
+
+Lists, from the vendor's OpenAPI documents: a search finds meetings by start, and by their last change; it has neither
+contacts nor histories, so each meeting is read with them. A search ends after 10,000 results and continues from the last
+one. Deleted meetings are in no search: upcoming ones that Doorbell has are read by their ids, and a missing one is deleted.
 """
 
 import hashlib
 import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import orjson
 
@@ -34,6 +44,7 @@ from app.webhooks.payload import Payload, Untranslatable
 from app.webhooks.signatures.hmac import Hmac
 from app.webhooks.signatures.scheme import UNIX_MILLISECONDS
 from app.webhooks.source import RECORD_GONE, Ignored, Source
+from app.webhooks.subscription import ApiResponse, ListedPage, ListedRecord, Listing, ListRequest, OAuth, Window
 
 SETUP = """
 1. In HubSpot create an app (Development, or Settings, Integrations, Private Apps) with the scope
@@ -45,6 +56,8 @@ SETUP = """
    object.deletion, object.restore, object.associationChange (with contacts), and object.propertyChange of
    hs_meeting_start_time and hs_meeting_outcome.
 4. If several accounts install the app, it sends the events of all of them: set HOOKS__HUBSPOT__TENANTS to your Hub ID.
+5. `doorbell connect hubspot` stores the hook with the secret of step 1 and the token of step 2, and imports the coming
+   meetings. HubSpot has no API for step 3.
 
 A meeting is completed, missed or cancelled when somebody sets its outcome; otherwise a review request counts from its
 start. Each contact of a meeting has a visit, so remove colleagues from its contacts. HubSpot sends no payments. Webhook
@@ -109,14 +122,19 @@ SOURCE = Source(
 
 def fetch(event: Event) -> list[RecordRequest]:
     ids = dict.fromkeys(_meeting_id(item).required_id() for item in _watched(event))
+    return [replace(_meeting_request(id), follow_up=_contact_requests) for id in ids]
+
+
+def _meeting_request(id: str) -> RecordRequest:
     params = {
         "properties": ",".join(PROPERTIES),
         "propertiesWithHistory": "hs_meeting_outcome,hs_meeting_start_time",
         "associations": "contacts",
     }
-    return [RecordRequest(f"crm/v3/objects/meetings/{id}", params=params, follow_up=_contact_requests) for id in ids]
+    return RecordRequest(f"crm/v3/objects/meetings/{id}", params=params)
 
 
+CONTACT_PROPERTIES = ("email", "firstname", "lastname", "phone", "mobilephone", "hs_email_optout")
 #: A meeting with more contacts is parked: each contact costs a request.
 MAX_CONTACTS = 50
 
@@ -127,7 +145,7 @@ def _contacts(meeting: Payload) -> list[str]:
 
 
 def _contact_requests(meeting: Payload) -> dict[str, RecordRequest]:
-    params = {"properties": "email,firstname,lastname,phone,mobilephone,hs_email_optout"}
+    params = {"properties": ",".join(CONTACT_PROPERTIES)}
     return {
         id: RecordRequest(f"crm/v3/objects/contacts/{id}", params=params) for id in _contacts(meeting)[:MAX_CONTACTS]
     }
@@ -289,3 +307,136 @@ def _contact(properties: Payload) -> Contact:
         last_name=properties.at("lastname").text(),
         phone=properties.at("phone").text() or properties.at("mobilephone").text(),
     )
+
+
+# -- lists: https://developers.hubspot.com/docs/api/crm/search --
+
+MEETINGS_PATH = "crm/v3/objects/meetings"
+PAGE_SIZE, MAX_RESULTS, MAX_IDS = 100, 10_000, 100
+
+
+def _list_account(window: Window, _: Payload) -> Sequence[ListRequest]:
+    """Ask for the account first: its id is part of each visit's id."""
+    times = {"since": window.since, "until": window.until, "changed_since": window.changed_since}
+    context = {name: _ms(time) for name, time in times.items() if time}
+    return [ListRequest(RecordRequest("account-info/v3/details"), context)]
+
+
+def _check_meetings(visit_ids: Sequence[str], _: Payload) -> Iterator[ListRequest]:
+    """Yield requests for meetings by id. A visit id is the account, the meeting, and perhaps the contact."""
+    by_portal: dict[str, dict[str, None]] = {}
+    for portal, __, meeting in (visit_id.partition("-") for visit_id in visit_ids):
+        by_portal.setdefault(portal, {})[meeting.partition(".")[0]] = None
+    for portal, meetings in by_portal.items():
+        ids = list(meetings)
+        for first in range(0, len(ids), MAX_IDS):
+            batch = ids[first : first + MAX_IDS]
+            body = {"inputs": [{"id": id} for id in batch], "properties": ["hs_meeting_outcome"]}
+            yield ListRequest(RecordRequest(f"{MEETINGS_PATH}/batch/read", json=body), {"portal": portal, "ids": batch})
+
+
+def _read_listed(request: ListRequest, response: ApiResponse) -> ListedPage:
+    """Read the account, a page of a search, a meeting, its contacts, or the meetings that exist."""
+    context, portal = request.context, request.context.get("portal", "")
+    if "since" in context:
+        return ListedPage([], list(_searches(context, response.at("portalId").required_text())))
+    if "ids" in context:
+        existing = {meeting.at("id").required_text() for meeting in response.at("results")}
+        deleted = [id for id in context["ids"] if id not in existing]
+        return ListedPage([_listed(portal, id, {"archived": True}, {}, response.requested_at) for id in deleted])
+    if "property" in context:
+        ids = [meeting.at("id").required_id() for meeting in response.at("results")]
+        requests = [ListRequest(_meeting_request(id), {"portal": portal}, can_be_missing=True) for id in ids]
+        return ListedPage([], [*requests, *_next_search(request, response)])
+    if "meeting" in context:
+        contacts = {contact.at("id").required_text(): contact.value for contact in response.at("results")}
+        requested_at = datetime.fromisoformat(context["requested_at"])
+        meeting = context["meeting"]
+        return ListedPage([_listed(portal, meeting["id"], meeting, contacts, requested_at)])
+    if response.value is None:
+        return ListedPage([])  # deleted since the search
+    id, ids = response.at("id").required_id(), _contacts(response)
+    if not ids or len(ids) > MAX_CONTACTS:
+        return ListedPage([_listed(portal, id, response.value, {}, response.requested_at)])
+    body = {"inputs": [{"id": id} for id in ids], "properties": list(CONTACT_PROPERTIES)}
+    following = {"portal": portal, "meeting": response.value, "requested_at": response.requested_at.isoformat()}
+    return ListedPage([], [ListRequest(RecordRequest("crm/v3/objects/contacts/batch/read", json=body), following)])
+
+
+def _searches(context: Mapping[str, Any], portal: str) -> Iterator[ListRequest]:
+    start, changed = "hs_meeting_start_time", "hs_lastmodifieddate"
+    filters = [_filter(start, "GTE", context["since"]), _filter(start, "LT", context["until"])]
+    yield _search(start, filters, portal)
+    if "changed_since" in context:
+        yield _search(changed, [_filter(changed, "GTE", context["changed_since"])], portal)
+
+
+def _search(name: str, filters: Sequence[Mapping[str, str]], portal: str) -> ListRequest:
+    body = {
+        "filterGroups": [{"filters": list(filters)}],
+        "properties": [*PROPERTIES, "hs_lastmodifieddate"],
+        "sorts": [{"propertyName": name, "direction": "ASCENDING"}],
+        "limit": PAGE_SIZE,
+    }
+    return ListRequest(RecordRequest(f"{MEETINGS_PATH}/search", json=body), {"property": name, "portal": portal})
+
+
+def _filter(name: str, operator: str, value: str) -> dict[str, str]:
+    return {"propertyName": name, "operator": operator, "value": value}
+
+
+def _next_search(request: ListRequest, response: ApiResponse) -> Iterator[ListRequest]:
+    """Yield the next page; after the last that a search can have, a search that begins with its last result."""
+    after, body, name = (
+        response.at("paging", "next", "after").text(),
+        request.request.json or {},
+        request.context["property"],
+    )
+    if not after:
+        return
+    if not after.isdecimal() or int(after) < MAX_RESULTS:
+        yield replace(request, request=replace(request.request, json={**body, "after": after}))
+        return
+    last = [_time(meeting.at("properties", name)) for meeting in response.at("results")][-1]
+    filters = [each for each in body["filterGroups"][0]["filters"] if each["operator"] != "GTE"]
+    if last:
+        yield _search(name, [_filter(name, "GTE", _ms(last)), *filters], request.context["portal"])
+
+
+def _listed(
+    portal: str, id: str, record: Mapping[str, Any], contacts: Mapping[str, Any], requested_at: datetime
+) -> ListedRecord:
+    kind = "object.deletion" if record.get("archived") else "object.propertyChange"
+    body = {
+        "subscriptionType": kind,
+        "objectTypeId": MEETINGS,
+        "objectId": id,
+        "portalId": portal,
+        "propertyName": "hs_meeting_start_time",
+        "occurredAt": int(_ms(requested_at)),
+    }
+    return ListedRecord(id, body, record, contacts, f"{MEETINGS_PATH}/{id}", requested_at)
+
+
+def _ms(time: datetime) -> str:
+    return str(int(time.astimezone(UTC).timestamp() * 1000))
+
+
+LISTING = Listing(
+    docs="https://developers.hubspot.com/docs/api/crm/search",
+    evidence="second-hand",
+    start=_list_account,
+    check=_check_meetings,
+    read_page=_read_listed,
+    lists_changed=True,
+    calls_per_s=4.0,
+)
+
+OAUTH = OAuth(
+    docs="https://developers.hubspot.com/docs/api/working-with-oauth",
+    evidence="vendor",
+    authorize_url="https://app.hubspot.com/oauth/authorize",
+    token_url="https://api.hubapi.com/oauth/v1/token",
+    scopes=("oauth", "crm.objects.contacts.read"),
+    signs_with="client_secret",
+)

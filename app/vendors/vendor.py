@@ -165,6 +165,10 @@ class Vendor:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         return self.oauth is not None and scheme == "Bearer" and self.oauth.is_valid(token)
 
+    def register(self, url: str) -> None:
+        """Do what a person does on the pages of the tool: enter the URL of the webhooks."""
+        self.registered_url = url
+
     def new_subscription_id(self) -> str:
         return secrets.token_hex(8)
 
@@ -320,7 +324,7 @@ class Vendor:
         calendar = self.calendar
         match action:
             case "register":
-                self.registered_url = arguments["url"]
+                self.register(arguments["url"])
             case "disable":
                 self.disable_all()
             case "delete":

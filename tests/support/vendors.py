@@ -95,7 +95,7 @@ async def connected_tool(name: str, redis: Redis) -> AsyncIterator[ConnectedTool
             **{f"{prefix}__CREDENTIALS__{credential}": value for credential, value in vendor.credentials.items()},
         }
         settings = read_environment({variable: value for variable, value in environment.items() if value})
-        vendor.registered_url = settings.hook_url(settings.hook(name))
+        vendor.register(settings.hook_url(settings.hook(name)))
         yield ConnectedTool(vendor, ToolContext(settings, Ledger(redis, 30), http), settings.hook(name))
 
 
