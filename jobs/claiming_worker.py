@@ -28,6 +28,8 @@ from jobs.startup import wait_for_redis
 #: arq's own limit, which no run reaches (RUN_TIMEOUT_S). Ten seconds after it, another worker may claim the job.
 JOB_TIMEOUT_S = RUN_TIMEOUT_S + RESPONSE_TIMEOUT_S + 2
 STOP_SIGNALS = {signal.SIGINT, signal.SIGTERM}
+#: How long a worker that stops waits for Redis.
+CLOSE_TIMEOUT_S = 2.0
 
 
 class ClaimingWorker(arq.worker.Worker):
@@ -118,10 +120,20 @@ class ClaimingWorker(arq.worker.Worker):
         counters.observe(RUN_DURATION_S, time.monotonic() - started, task_id.kind)
 
     async def close(self) -> None:
+        """Replace arq's, which waits for minutes if Redis is gone, and then does not call on_shutdown."""
+        if not self._handle_signals:
+            self.handle_sig(signal.SIGUSR1)
+        if not self._pool:
+            return
         # Jobs that were cancelled after the drain must not raise here.
         await asyncio.gather(*self.tasks.values(), return_exceptions=True)
-        self.tasks.clear()
-        await super().close()
+        with _log_errors():
+            async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                await self.pool.delete(self.health_check_key)
+        if self.on_shutdown:
+            await self.on_shutdown(self.ctx)
+        await self.pool.aclose(close_connection_pool=True)
+        self._pool = None
 
 
 def _is_loop_running() -> bool:

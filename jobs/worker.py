@@ -14,7 +14,7 @@ from app.connections.tokens import EXCHANGE_TIMEOUT_S
 from app.ledger import keys, scripts
 from app.ledger.ids import EVENT, VISIT
 from app.ledger.ledger import Ledger
-from app.ledger.redis import Redis, RedisAddress
+from app.ledger.redis import Redis, RedisAddress, RedisUnavailable
 from app.settings.model import Settings
 from app.telemetry import logs, tracing
 from app.telemetry.logs import log
@@ -69,7 +69,8 @@ async def on_shutdown(ctx: dict[Any, Any]) -> None:
         await ctx["maintenance"]
     if exchanges := ctx["context"].token_exchanges:
         await asyncio.wait(exchanges, timeout=EXCHANGE_TIMEOUT_S)
-    await ctx["context"].counters.flush(ctx["context"].ledger.redis)
+    with suppress(RedisUnavailable):
+        await ctx["context"].counters.flush(ctx["context"].ledger.redis)
     await ctx["context"].http.aclose()
     await ctx["context"].ledger.redis.close()
     log.info("worker_stopped")

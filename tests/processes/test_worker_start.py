@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from app.demo.valkey import free_port
-from tests.support.harness import ROOT, SECRET, Harness, Server, wait_until
+from app.demo.valkey import free_port, start
+from tests.support.harness import ROOT, SECRET, TOKEN, Harness, Server, wait_until
+from tests.support.processes import start_process
 
 BY_ARQ = "arq jobs.worker.WorkerSettings"
 COMMANDS = ["jobs", "app worker", BY_ARQ]
@@ -158,3 +159,19 @@ def test_another_version_of_arq_ends_a_worker_with_a_message(code: str) -> None:
     assert 1 == result.returncode
     assert "arq 0.29.0 is installed, and the worker extends internals of arq 0.28.0" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_a_worker_stops_although_redis_is_gone(tmp_path: Path) -> None:
+    """arq's own end retries for minutes."""
+    port = free_port()
+    server = start(port, tmp_path)
+    env = {**os.environ, "REDIS_URL": f"redis://127.0.0.1:{port}/0", "VISITS_API_TOKEN": TOKEN}
+    log = tmp_path / "log"
+    worker = start_process([sys.executable, "-m", "jobs"], env, log)
+    wait_until(lambda: "worker_started" in log.read_text())
+
+    server.kill()
+    worker.send_signal(signal.SIGTERM)
+
+    assert 0 == worker.wait(15)
+    assert "worker_stopped" in log.read_text()
