@@ -162,7 +162,7 @@ def test_another_version_of_arq_ends_a_worker_with_a_message(code: str) -> None:
 
 
 def test_a_worker_stops_although_redis_is_gone(tmp_path: Path) -> None:
-    """arq's own end retries for minutes."""
+    """The end of a worker of arq retries for minutes then."""
     port = free_port()
     server = start(port, tmp_path)
     env = {**os.environ, "REDIS_URL": f"redis://127.0.0.1:{port}/0", "VISITS_API_TOKEN": TOKEN}
@@ -173,5 +173,6 @@ def test_a_worker_stops_although_redis_is_gone(tmp_path: Path) -> None:
     server.kill()
     worker.send_signal(signal.SIGTERM)
 
+    server.wait()
     assert 0 == worker.wait(15)
     assert "worker_stopped" in log.read_text()
