@@ -193,7 +193,7 @@ class Tokens:
         url, requested_at = self._url, time.time()
         response = await send_request(self.context.http, "POST", url, CALL, self.calls, headers=headers, **body)
         if response.status_code in (400, 401, 403):
-            raise _token_error(response, bool(refresh))
+            raise _token_error(response, bool(refresh), self.hook.settings.uses_oauth)
         if not response.is_success:
             raise error_for(CALL, response)
         return self._parse_token(_parse_json(response), refresh, requested_at)
@@ -304,7 +304,7 @@ def _lost_refresh_token(error: Unauthorized, started_at: int) -> Unauthorized:
     return Unauthorized(CALL, error.status, f"{error.response_text}; {explanation}")
 
 
-def _token_error(response: httpx.Response, has_refresh: bool) -> Unauthorized:
+def _token_error(response: httpx.Response, has_refresh: bool, uses_oauth: bool) -> Unauthorized:
     """Return the error of a rejected exchange. Without an OAuth error (RFC 6749, 5.2), assume the refresh token."""
     try:
         error = Payload(orjson.loads(response.content)).at("error").value
@@ -313,6 +313,8 @@ def _token_error(response: httpx.Response, has_refresh: bool) -> Unauthorized:
     summary = "the token endpoint rejects these credentials"
     if error in NON_GRANT_ERRORS:
         return Unauthorized(CALL, response.status_code, f"{summary}: {error}")
+    if has_refresh and uses_oauth:
+        summary = "the log-in has ended, so reconnect the hook in the console"
     return (GrantRejected if has_refresh else Unauthorized)(CALL, response.status_code, summary)
 
 

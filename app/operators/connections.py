@@ -12,18 +12,25 @@ from app.webhooks.registry import source_title
 
 @dataclass(frozen=True, slots=True)
 class HookConnection(ConnectionState):
-    """The connection of a configured hook. can_ask: whether the tool can be asked about its state."""
+    """The connection of a configured hook. can_ask: whether the tool can be asked about its state.
+
+    uses_oauth: whether it was connected with a log-in.
+    """
 
     source: str = ""
     can_ask: bool = False
     is_stored: bool = False
+    uses_oauth: bool = False
 
     @property
     def problem(self) -> tuple[str, str] | None:
         """What is wrong with it and what helps; None if it is healthy, or was never heard from."""
         if self.state not in UNHEALTHY:
             return None
-        return describe_problem(self.state, self.hook, self.source, source_title(self.source))
+        meaning, fix = describe_problem(self.state, self.hook, self.source, source_title(self.source))
+        if self.uses_oauth and self.state == "credentials_expired":
+            fix = f"Reconnect it with a new log-in: /console/hooks/{self.hook}."
+        return meaning, fix
 
 
 async def load_connections(
@@ -40,7 +47,13 @@ async def load_connections(
             state = await _by_deliveries(ledger, state, name in silent)
         fields = {each: getattr(state, each) for each in ConnectionState.__slots__}
         connections.append(
-            HookConnection(**fields, source=source.name, can_ask=can_ask, is_stored=settings.is_stored(name))
+            HookConnection(
+                **fields,
+                source=source.name,
+                can_ask=can_ask,
+                is_stored=settings.is_stored(name),
+                uses_oauth=settings.hooks[name].uses_oauth,
+            )
         )
     return connections
 

@@ -3,7 +3,7 @@
 import html
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import parse_qsl, urlsplit
 
 import httpx
@@ -66,6 +66,17 @@ class Login:
 
     async def connect(self, decision: str = "allow") -> httpx.Response:
         return await self.come_back(await self.decide(await self.begin(), decision))
+
+    async def reconnect(self) -> httpx.Response:
+        """Log in again from the page of the hook."""
+        page = await self.browser.get(f"/console/hooks/{self.form['name']}")
+        assert f'action="/console/connect/{self.source}/authorize"' in page.text
+        again = replace(self, form={"name": self.form["name"], "again": "1"})
+        return await again.connect()
+
+
+def is_connected(response: httpx.Response) -> bool:
+    return response.status_code == 303 and "/first-delivery?since=" in response.headers["location"]
 
 
 def query_of(url: str) -> dict[str, str]:

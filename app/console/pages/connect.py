@@ -12,6 +12,7 @@ from starlette.responses import Response
 from app.connections.catch_up import store_of
 from app.connections.connect import Connections, ConnectRequest, find_first_delivery
 from app.connections.connector import OUTAGES, REFUSALS, describe
+from app.connections.oauth import can_authorize
 from app.console.context import actions, context
 from app.console.pages.hooks import CREDENTIAL, PLAIN_SETTINGS, hook_values
 from app.console.pages.sources import hook_addresses
@@ -42,40 +43,44 @@ async def tools(request: Request) -> Response:
     for name in sorted(settings.hooks):
         hooks.setdefault(settings.source_for(name).name, []).append(name)
     sources.sort(key=lambda source: (not source.definition.is_common, source.definition.title.lower()))
-    return await render(request, "connect.html", sources=sources, hooks=hooks, search=search)
+    log_ins = {source.name for source in sources if can_authorize(settings, source.name)}
+    return await render(request, "connect.html", sources=sources, hooks=hooks, search=search, log_ins=log_ins)
 
 
 # -- the form --
 
 
 async def form(request: Request) -> Response:
-    return await _form(request, request.query_params)
+    return await form_page(request, request.query_params)
 
 
 async def connect(request: Request) -> Response:
     """Connect the tool. A page with the steps follows, if a person does them; else the page that waits."""
     values, console, source = request.state.form, context(request), _source(request)
     name, started_ms = values.get("name", "").strip(), int(time.time() * 1000)
-    if name in console.settings.hooks and not _is_again(values):
-        problem = f"There is a hook {name} already. Use another name, or connect it again on its own page."
-        return await _form(request, values, [problem])
+    if name in console.settings.hooks and not is_again(values):
+        return await form_page(request, values, [name_is_taken(name)])
     existed = name in console.settings.hooks
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT_S):
             connections = Connections(console.tools, console.stored_hooks, actions(request))
-            connected = await connections.connect(_connect_request(request, source, name))
+            connected = await connections.connect(connect_request(request, source, name))
     except SettingsError as error:
-        return await _form(request, values, [_with_field_name(problem) for problem in error.problems])
+        return await form_page(request, values, [with_field_name(problem) for problem in error.problems])
     except (*REFUSALS, *OUTAGES, TimeoutError) as error:
         again = existed or name in console.settings.hooks
-        return await _form(request, {**values, "again": "1" if again else ""}, _sentences(error, source))
+        return await form_page(request, {**values, "again": "1" if again else ""}, _sentences(error, source))
     query = urlencode({"since": started_ms})
     if connected.reconciled is None and not existed and is_secret_generated(source):
         return await _waiting_page(request, name, started_ms, connected.hook.settings.secrets[0])
     return redirect(f"/console/hooks/{name}/first-delivery?{query}")
 
 
-def _connect_request(request: Request, source: LoadedSource, name: str) -> ConnectRequest:
+def name_is_taken(name: str) -> str:
+    return f"There is a hook {name} already. Use another name, or connect it again on its own page."
+
+
+def connect_request(request: Request, source: LoadedSource, name: str) -> ConnectRequest:
     values = request.state.form
     fields = (*PLAIN_SETTINGS, "visits_api_token")
     return ConnectRequest(
@@ -104,20 +109,20 @@ def _sentences(error: Exception, source: LoadedSource) -> list[str]:
     return [f"{sentence}."]
 
 
-def _with_field_name(problem: Problem) -> str:
+def with_field_name(problem: Problem) -> str:
     """Return the problem of a setting with the name of its field."""
     name = {"NAME": "Name of the hook", **FIELD_NAMES}.get(problem.name, problem.name)
     return str(replace(problem, name=name.format(title="the tool")))
 
 
-async def _form(request: Request, values: Mapping[str, str], problems: list[str] | None = None) -> Response:
+async def form_page(request: Request, values: Mapping[str, str], problems: list[str] | None = None) -> Response:
     console, source = context(request), _source(request)
     settings = console.settings
     own_hooks = [name for name in settings.hooks if settings.source_for(name).name == source.name]
-    again = values.get("name" if _is_again(values) else "hook", "").strip()
+    again = values.get("name" if is_again(values) else "hook", "").strip()
     existing = settings.hooks[again] if again in own_hooks else None
     name = again if existing else values.get("name") or _free_name(source.name, settings.hooks)
-    shown = FormFields(source, existing)
+    shown, is_stored = FormFields(source, existing), settings.is_stored(again)
     return await render(
         request,
         "connect_form.html",
@@ -125,13 +130,14 @@ async def _form(request: Request, values: Mapping[str, str], problems: list[str]
         tool=source,
         fields=shown,
         existing=existing and again,
-        is_stored=settings.is_stored(again),
+        is_stored=is_stored,
         own_hooks=own_hooks,
         accounts=sorted(settings.tokens),
         name=name,
         values=_default_values(request, shown) | dict(values),
         problems=problems or [],
         has_url=bool(settings.public_url),
+        can_log_in=can_authorize(settings, source.name) and (is_stored or not existing),
         steps=_steps(request, source, name) if shown.has_steps else [],
         hook_address=_address(request, name),
     )
@@ -190,7 +196,7 @@ class FormFields:
         return bool(self.existing and credential in self.existing.credentials)
 
 
-def _is_again(values: Mapping[str, str]) -> bool:
+def is_again(values: Mapping[str, str]) -> bool:
     return values.get("again") == "1"
 
 

@@ -8,6 +8,7 @@ from starlette.responses import Response
 
 from app.console.context import actions, context
 from app.console.rendering import redirect, render
+from app.operators.connections import load_connection
 from app.operators.hooks import HookSummary, list_hooks
 from app.operators.setup_steps import new_secret
 from app.settings.environment import SettingsError
@@ -126,10 +127,11 @@ async def remove(request: Request) -> Response:
 
 
 async def _page(request: Request, error: SettingsError | None = None, message: str = "") -> Response:
-    name = request.path_params["hook"]
-    summary, settings = _summary(request, name), context(request).settings
+    console, name = context(request), request.path_params["hook"]
+    summary, settings = _summary(request, name), console.settings
     stored = settings.stored_hooks.get(name)
     tool = load_sources().get(summary.source)
+    uses_oauth = bool(stored and stored.uses_oauth)
     return await render(
         request,
         "hook.html",
@@ -138,6 +140,7 @@ async def _page(request: Request, error: SettingsError | None = None, message: s
         tool=tool,
         values=hook_values(stored) if stored else {},
         has_token=bool(stored and stored.visits_api_token),
+        login=await load_connection(console.ledger, settings, name) if uses_oauth else None,
         new_secret=new_secret(tool.definition) if tool else None,
         problems=error.problems if error else [],
         message=message,

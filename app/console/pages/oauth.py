@@ -1,6 +1,7 @@
 """Connects a tool with a log-in there: the form that begins it, and the address where the tool sends the browser back."""
 
 import asyncio
+import time
 from urllib.parse import urlencode, urlsplit
 
 from itsdangerous import BadSignature
@@ -8,10 +9,10 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.connections.connect import ConnectRequest
 from app.connections.connector import OUTAGES, REFUSALS, describe
 from app.connections.oauth import AuthorizationFailed, Authorizations
 from app.console.context import actions, context
+from app.console.pages.connect import connect_request, form_page, is_again, name_is_taken, with_field_name
 from app.console.rendering import redirect, render
 from app.settings.environment import SettingsError
 from app.settings.signing import signer
@@ -20,8 +21,6 @@ from app.webhooks.source import LoadedSource
 
 #: A connection needs a few calls to the tool. Platforms end a request after 30 s.
 FINISH_TIMEOUT_S = 25.0
-#: The settings of a hook that the form may have.
-FIELDS = ("account", "timezone", "tenants", "api_url", "reconcile", "visits_api_token")
 PROBLEM_SALT, PROBLEM_TTL_S, MAX_PROBLEM_CHARS = "doorbell oauth problem", 600, 1_000
 
 
@@ -30,28 +29,26 @@ async def begin(request: Request) -> Response:
 
     A form may only redirect to our own pages, by the Content-Security-Policy: therefore this page does.
     """
-    source, form = _source(request), request.state.form
+    console, source, form = context(request), _source(request), request.state.form
+    name = form.get("name", "").strip()
+    if name in console.settings.hooks and not is_again(form):
+        return await form_page(request, form, [name_is_taken(name)])
     try:
         _check_origin(request)
-        settings = {name: value for name in FIELDS if (value := form.get(name, "").strip())}
-        wanted = ConnectRequest(source.name, _hook_name(source, form), {}, form.get("secret", "").strip(), settings)
-        url = await _authorizations(request).begin(wanted, request.user.identity)
+        url = await _authorizations(request).begin(connect_request(request, source, name), request.user.identity)
     except SettingsError as error:
-        return _to_problem(request, source, " ".join(map(str, error.problems)))
+        return await form_page(request, form, [with_field_name(problem) for problem in error.problems])
     except AuthorizationFailed as failed:
-        return _to_problem(request, source, str(failed))
+        return await form_page(request, form, [str(failed)])
     response = await render(request, "oauth_begin.html", tool=source, url=url, host=urlsplit(url).hostname)
     response.headers["refresh"] = f"0; url={url}"
     return response
 
 
-def _hook_name(source: LoadedSource, form: dict[str, str]) -> str:
-    return form.get("name", "").strip() or form.get("hook", "").strip() or source.name
-
-
 async def callback(request: Request) -> Response:
     """End the log-in. Always redirect, so that the code stays in no address bar, history or Referer."""
-    source = _source(request)
+    source, started_ms = _source(request), int(time.time() * 1000)
+    existing = set(context(request).settings.hooks)
     try:
         async with asyncio.timeout(FINISH_TIMEOUT_S):
             finish = _authorizations(request).finish(source.name, request.query_params, request.user.identity)
@@ -64,7 +61,8 @@ async def callback(request: Request) -> Response:
         return _to_problem(request, source, f"{describe(error, source.definition.title)}.")
     except TimeoutError:
         return _to_problem(request, source, f"{source.definition.title} answers too slowly: connect again.")
-    return redirect(f"/console/hooks/{connected.hook.name}?done=connected")
+    query = "?done=connected" if connected.hook.name in existing else f"/first-delivery?since={started_ms}"
+    return redirect(f"/console/hooks/{connected.hook.name}{query}")
 
 
 async def problem(request: Request) -> Response:

@@ -19,7 +19,7 @@ from app.vendors.oauth import OAuthServer
 from app.vendors.vendor import Vendor
 from app.webhooks.registry import load_sources
 from tests.support.console import OPERATORS, VIEWERS, Browser, Opened, activities, main_text
-from tests.support.oauth import PUBLIC_URL, Login, app_variables, oauth_of, query_of
+from tests.support.oauth import PUBLIC_URL, Login, app_variables, is_connected, oauth_of, query_of
 from tests.support.vendors import serve_vendor
 
 SOURCES = [name for name in load_sources() if load_sources()[name].oauth]
@@ -110,7 +110,8 @@ async def test_an_operator_connects_the_tool_with_a_log_in(any_tool: Tool, redis
 
     response = await tool.login.connect()
 
-    assert (303, f"/console/hooks/{tool.name}?done=connected") == (response.status_code, response.headers["location"])
+    assert is_connected(response)
+    assert 200 == (await tool.login.browser.get(response.headers["location"])).status_code
     subscription = load_sources()[tool.name].subscription
     if subscription:
         ours = [each for each in tool.vendor.subscriptions.values() if each.url == tool.url]
@@ -182,7 +183,7 @@ async def test_a_state_works_once(tool: Tool) -> None:
     location = await tool.login.decide(await tool.login.begin())
     first, again = [await tool.login.come_back(location) for _ in range(2)]
 
-    assert first.headers["location"].endswith("?done=connected")
+    assert is_connected(first)
     assert "it was used already" in await problem_of(tool, again)
     assert 1 == len([path for _, path, _ in tool.vendor.requests if path == "/oauth/token"])
 
@@ -192,8 +193,7 @@ async def test_of_two_simultaneous_answers_one_counts(tool: Tool) -> None:
 
     answers = await asyncio.gather(*(tool.login.come_back(location) for _ in range(5)))
 
-    connected = [answer for answer in answers if answer.headers["location"].endswith("?done=connected")]
-    assert 1 == len(connected)
+    assert 1 == sum(map(is_connected, answers))
     assert 1 == len([path for _, path, _ in tool.vendor.requests if path == "/oauth/token"])
 
 
@@ -247,7 +247,7 @@ async def test_an_answer_of_another_tool_is_refused(
         variables = app_variables("calcom", calcom, api_url)
         both = environ | {"SECRET_KEY": KEY} | app_variables("calendly", tool.vendor, "http://127.0.0.1:9/calendly")
         app = await opened({name: value for name, value in both.items() if "HOOKS" not in name} | variables)
-        login = Login(Browser(app), "calcom", {"api_url": api_url})
+        login = Login(Browser(app), "calcom", {"name": "calcom", "api_url": api_url})
         await login.browser.log_in(OPERATORS)
         query = query_of(await login.decide(await login.begin()))
 
@@ -292,7 +292,7 @@ async def test_a_log_in_must_begin_at_the_public_url(tool: Tool) -> None:
         "/console/connect/calendly/authorize", dict(tool.login.form), origin="https://10.0.0.5"
     )
 
-    assert f"Open {PUBLIC_URL}/console" in await problem_of(tool, response)
+    assert (409, True) == (response.status_code, f"Open {PUBLIC_URL}/console" in response.text)
 
 
 async def test_only_operators_connect_tools(tool: Tool) -> None:
@@ -319,14 +319,33 @@ async def test_a_hook_that_could_not_be_connected_is_refused_before_the_log_in(t
 
     response = await browser.post("/console/connect/calendly/authorize", {"name": "Shop!"})
 
-    assert "must have only lowercase letters" in await problem_of(tool, response)
+    assert (409, True) == (response.status_code, "must have only lowercase letters" in response.text)
     assert [] == tool.vendor.requests
+
+
+async def test_a_second_log_in_does_not_replace_a_hook(tool: Tool) -> None:
+    await tool.login.connect()
+
+    response = await tool.login.browser.post("/console/connect/calendly/authorize", dict(tool.login.form))
+
+    assert (409, True) == (response.status_code, "There is a hook calendly already" in response.text)
+
+
+async def test_the_form_offers_the_log_in_where_an_app_is_configured(tool: Tool) -> None:
+    browser = tool.login.browser
+
+    calendly, savvycal, tools = [
+        (await browser.get(f"/console/connect{path}")).text for path in ("/calendly", "/savvycal", "")
+    ]
+
+    assert ["authorize" in page for page in (calendly, savvycal)] == [True, False]
+    assert 1 == tools.count('<span class="faint">with a log-in')
 
 
 async def test_a_tool_without_an_app_says_what_is_missing(tool: Tool) -> None:
     response = await tool.login.browser.post("/console/connect/savvycal/authorize", {"name": "savvycal"})
 
-    assert "OAUTH__SAVVYCAL__CLIENT_ID" in await problem_of(tool, response)
+    assert (409, True) == (response.status_code, "OAUTH__SAVVYCAL__CLIENT_ID" in response.text)
 
 
 async def test_nobody_writes_a_sentence_into_the_page_about_a_problem(tool: Tool) -> None:
@@ -374,9 +393,14 @@ async def test_a_revoked_connection_is_connected_again(tool: Tool, redis: Redis)
     subscriptions, before = dict(tool.vendor.subscriptions), await store_of(tool.context).get("calendly")
     tool.oauth.revoke()
     assert "credentials_expired" == (await tool.check()).state
+    page = main_text((await tool.login.browser.get("/console/hooks/calendly")).text)
+    overview = (await tool.login.browser.get("/console")).text
 
-    await tool.login.connect()
+    response = await tool.login.reconnect()
 
+    assert "Calendly no longer accepts the log-in of this hook" in page
+    assert "The hook calendly is not connected" in overview
+    assert "/console/hooks/calendly?done=connected" == response.headers["location"]
     assert "healthy" == (await tool.check()).state
     assert subscriptions == tool.vendor.subscriptions
     after = await store_of(tool.context).get("calendly")
@@ -408,7 +432,7 @@ async def test_a_lost_response_to_a_rotation_asks_for_a_new_log_in(tool: Tool) -
     assert "connect the account again" in after.detail
 
     tool.oauth.expires_in = 7_200
-    await tool.login.connect()
+    await tool.login.reconnect()
     assert "healthy" == (await tool.check()).state
 
 
