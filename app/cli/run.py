@@ -117,7 +117,10 @@ def vendors(names: Sequence[str], port: int, host: str) -> None:
     tools = [load_vendor(name) for name in names or vendor_names()]
     for tool in tools:
         credentials = " ".join(f"{name}={value}" for name, value in tool.credentials.items())
-        click.echo(f"{tool.name}: --api-url http://{host}:{port}/{tool.name}{tool.api_path}   {credentials}", err=True)
+        api_url = f"http://{host}:{port}/{tool.name}{tool.api_path}"
+        click.echo(f"{tool.name}: --api-url {api_url}   {credentials}", err=True)
+        for name, value in tool.oauth_variables(api_url).items():
+            click.echo(f"  {name}={value}", err=True)
     uvicorn.run(create_vendors(tools), host=host, port=port, access_log=False, log_level="warning")
 
 

@@ -23,6 +23,12 @@ Row = dict[str, Any]
 
 class HubSpot(Vendor):
     name = "hubspot"
+    oauth_settings: Mapping[str, Any] | None = {
+        "client_secret": SECRET,
+        "scopes": ("oauth", "crm.objects.contacts.read"),
+        "rotates": False,
+        "expires_in": 1_800,
+    }
     secret_on_a_page = SECRET
     disables_after = 0
 

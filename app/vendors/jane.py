@@ -28,6 +28,11 @@ Row = dict[str, Any]
 
 class Jane(Vendor):
     name = "jane"
+    oauth_settings: Mapping[str, Any] | None = {
+        "needs_pkce": True,
+        "scopes": ("appointments:read", "patients:read", "webhooks:create", "webhooks:read", "webhooks:delete"),
+        "expires_in": 300,
+    }
     api_path = "/api/2026-01-01"
 
     def endpoints(self) -> Mapping[str, Endpoint]:

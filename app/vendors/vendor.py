@@ -160,6 +160,19 @@ class Vendor:
         """Return the secret of a new subscription: that of the app, if the app creates it and has one."""
         return self.oauth.webhook_secret or chosen if self.oauth and self._has_access_token(request) else chosen
 
+    def oauth_variables(self, api_url: str) -> dict[str, str]:
+        """Return the settings of an app that is registered at the OAuth server."""
+        if self.oauth is None:
+            return {}
+        variables = {
+            "CLIENT_ID": self.oauth.client_id,
+            "CLIENT_SECRET": self.oauth.client_secret,
+            "WEBHOOK_SECRET": self.oauth.webhook_secret,
+            "AUTHORIZE_URL": f"{api_url}/oauth/authorize",
+            "TOKEN_URL": f"{api_url}{self.token_path}",
+        }
+        return {f"OAUTH__{self.name.upper()}__{name}": value for name, value in variables.items() if value}
+
     def _has_access_token(self, request: Request) -> bool:
         """Whether the request has an access token of the OAuth server."""
         scheme, _, token = request.headers.get("authorization", "").partition(" ")

@@ -15,19 +15,10 @@ from tests.support.console import Browser
 PUBLIC_URL = "https://doorbell.example.com"
 
 
-def app_variables(name: str, vendor: Vendor, api_url: str) -> dict[str, str]:
-    """Return the variables of the app that is registered at the fake tool."""
-    server, prefix = oauth_of(vendor), f"OAUTH__{name.upper()}"
-    variables = {
-        "PUBLIC_URL": PUBLIC_URL,
-        f"{prefix}__CLIENT_ID": server.client_id,
-        f"{prefix}__CLIENT_SECRET": server.client_secret,
-        f"{prefix}__WEBHOOK_SECRET": server.webhook_secret,
-        f"{prefix}__AUTHORIZE_URL": f"{api_url}/oauth/authorize",
-        f"{prefix}__TOKEN_URL": f"{api_url}{vendor.token_path}",
-    }
-    server.redirect_uris = (f"{PUBLIC_URL}/console/connect/{name}/callback",)
-    return {variable: value for variable, value in variables.items() if value}
+def app_variables(vendor: Vendor, api_url: str) -> dict[str, str]:
+    """Return the settings of the app that is registered at the fake tool, with its redirect URI."""
+    oauth_of(vendor).redirect_uris = (f"{PUBLIC_URL}/console/connect/{vendor.name}/callback",)
+    return {"PUBLIC_URL": PUBLIC_URL, **vendor.oauth_variables(api_url)}
 
 
 def oauth_of(vendor: Vendor) -> OAuthServer:

@@ -29,9 +29,9 @@ SECRET_KEY = "a-key-of-32-characters-for-tests-0"
 
 
 @asynccontextmanager
-async def serve_vendor(name: str, vendor: Vendor | None = None) -> AsyncIterator[tuple[Vendor, str]]:
+async def serve_vendor(name: str) -> AsyncIterator[tuple[Vendor, str]]:
     """Serve the fake tool, and return it with the URL of its API."""
-    vendor = vendor or load_vendor(name)
+    vendor = load_vendor(name)
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # a lost response is logged with a traceback
     config = uvicorn.Config(create_vendors([vendor]), host="127.0.0.1", port=0, log_config=None, access_log=False)
     server = uvicorn.Server(config)
