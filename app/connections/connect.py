@@ -149,14 +149,16 @@ class Connections:
         return Connected(hook, url, account_name, reconciled, is_importing=is_importing)
 
     async def _by_hand(self, connected: Connected) -> Connected:
-        """Note the connection of a hook whose webhooks a person sets up, and import the coming appointments once."""
+        """Note the connection of a hook whose webhooks a person sets up, and import the coming appointments once.
+
+        It is not managed: workers do not try to subscribe again.
+        """
         hook, now_ms = connected.hook, int(time.time() * 1000)
         state = await self._states.get(hook.name)
         await self._actions.record("connected tool", f"{hook.name}: by hand")
         if not can_list(hook) or state.connected_at_ms:
             return connected
-        state = replace(state, account_name=connected.account_name, connected_at_ms=now_ms)
-        await self._states.save(replace(state, connected_by=self._actions.actor_name))
+        await self._states.save(replace(state, account_name=connected.account_name, connected_at_ms=now_ms))
         since = await default_since(self._context, hook.name)
         await store_of(self._context).save(new_catch_up(hook.name, since, self._actions.actor_name, "connected"))
         return replace(connected, is_importing=True)

@@ -85,7 +85,9 @@ def _evidence(source: LoadedSource) -> str:
 
 def _limits(source: LoadedSource) -> Iterator[str]:
     subscription, listing = source.subscription, source.listing
-    if subscription:
+    if not subscription:
+        yield "a person sets up the webhooks"
+    else:
         if (count := len(subscription.groups)) > 1:
             yield f"{count} subscriptions, each for other events"
         if subscription.is_url_unique:

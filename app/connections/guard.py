@@ -71,7 +71,10 @@ class Guard:
             after = await self._examine(hook, before)
         except (Unauthorized, Refused, CredentialsMissing) as error:
             detail = describe(error, hook.source.definition.title)
-            after = replace(before, state="credentials_expired", detail=detail, checked_at_ms=_now_ms())
+            # A hook that was set up by hand may work, although Doorbell may not manage its subscriptions.
+            is_by_hand = isinstance(error, Refused) and not before.is_managed
+            state = before.state if is_by_hand else "credentials_expired"
+            after = replace(before, state=state, detail=detail, checked_at_ms=_now_ms())
         except (VisitsApiError, Untranslatable) as error:
             wait_s = error.wait_s if isinstance(error, RateLimited) and error.wait_s else RETRY_S
             detail = describe(error, hook.source.definition.title)

@@ -322,22 +322,26 @@ def _list_account(window: Window, _: Payload) -> Sequence[ListRequest]:
     return [ListRequest(RecordRequest("account-info/v3/details"), context)]
 
 
-def _check_meetings(visit_ids: Sequence[str], _: Payload) -> Iterator[ListRequest]:
+def _check_meetings(visit_ids: Sequence[str], _: Payload) -> Sequence[ListRequest]:
+    """Ask for the account first: only its own meetings can be missing in it."""
+    return [ListRequest(RecordRequest("account-info/v3/details"), {"visits": list(visit_ids)})]
+
+
+def _batches(visit_ids: Sequence[str], portal: str) -> Iterator[ListRequest]:
     """Yield requests for meetings by id. A visit id is the account, the meeting, and perhaps the contact."""
-    by_portal: dict[str, dict[str, None]] = {}
-    for portal, __, meeting in (visit_id.partition("-") for visit_id in visit_ids):
-        by_portal.setdefault(portal, {})[meeting.partition(".")[0]] = None
-    for portal, meetings in by_portal.items():
-        ids = list(meetings)
-        for first in range(0, len(ids), MAX_IDS):
-            batch = ids[first : first + MAX_IDS]
-            body = {"inputs": [{"id": id} for id in batch], "properties": ["hs_meeting_outcome"]}
-            yield ListRequest(RecordRequest(f"{MEETINGS_PATH}/batch/read", json=body), {"portal": portal, "ids": batch})
+    own = [visit_id.removeprefix(f"{portal}-") for visit_id in visit_ids if visit_id.startswith(f"{portal}-")]
+    ids = list(dict.fromkeys(meeting.partition(".")[0] for meeting in own))
+    for first in range(0, len(ids), MAX_IDS):
+        batch = ids[first : first + MAX_IDS]
+        body = {"inputs": [{"id": id} for id in batch], "properties": ["hs_meeting_outcome"]}
+        yield ListRequest(RecordRequest(f"{MEETINGS_PATH}/batch/read", json=body), {"portal": portal, "ids": batch})
 
 
 def _read_listed(request: ListRequest, response: ApiResponse) -> ListedPage:
     """Read the account, a page of a search, a meeting, its contacts, or the meetings that exist."""
     context, portal = request.context, request.context.get("portal", "")
+    if "visits" in context:
+        return ListedPage([], list(_batches(context["visits"], response.at("portalId").required_text())))
     if "since" in context:
         return ListedPage([], list(_searches(context, response.at("portalId").required_text())))
     if "ids" in context:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from app.connections.catch_up import CatchUpRunner, store_of
-from app.connections.connector import connection_lock
+from app.connections.connector import Connector, connection_lock
 from app.connections.guard import Guard
 from app.connections.stored_hooks import StoredHooks
 from app.ledger.connection_states import ConnectionState, Health
@@ -19,6 +19,7 @@ from app.operators.activity_log import ActivityLog
 from app.operators.filter import ActivityFilter
 from app.settings.environment import read_environment
 from app.visits.change import external_id
+from app.webhooks.subscription import Refused
 from tests.support.vendors import SECRET_KEY, ConnectedTool, connected_tool
 
 TOMORROW = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) + timedelta(days=1)
@@ -97,6 +98,23 @@ async def test_a_subscription_that_doorbell_did_not_make_is_only_reported(tool: 
 
     assert (problem, count) == (state.state, len(tool.vendor.subscriptions))
     assert "doorbell connect calendly" in state.detail
+
+
+async def test_a_hook_that_was_set_up_by_hand_may_work_although_the_tool_refuses(
+    tool: ConnectedTool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(_: Connector) -> None:
+        raise Refused("Webhooks need a paid plan.")
+
+    monkeypatch.setattr(Connector, "own_subscriptions", refuse)
+    before = await tool.states.get("calendly")
+
+    by_hand = await check(tool)
+    await managed(tool)
+    by_doorbell = await check(tool)
+
+    assert (before.state, "Webhooks need a paid plan.") == (by_hand.state, by_hand.detail)
+    assert "credentials_expired" == by_doorbell.state
 
 
 async def test_failing_deliveries_degrade_a_connection_until_one_arrives(tool: ConnectedTool) -> None:

@@ -28,6 +28,7 @@ async def test_with_the_key_of_a_company_a_person_sets_up_the_webhooks(redis: Re
         assert connected.reconciled is None
         assert connected.refusal.startswith("Only applications that Housecall Pro registered")
         assert (True, False) == (connected.is_importing, again.is_importing)
+        assert not (await tool.states.get("housecallpro")).is_managed
 
 
 def job(number: int, changed_ago: timedelta, **fields: Any) -> dict[str, Any]:

@@ -52,8 +52,11 @@ def test_contacts_whom_earlier_records_listed_are_cancelled() -> None:
 def test_a_meeting_that_is_missing_was_deleted() -> None:
     assert HUBSPOT.listing
     assert HUBSPOT.listing.check
-    visit_ids = ["62515-9001", "62515-9001.102", "62515-9002"]
-    [request] = HUBSPOT.listing.check(visit_ids, ApiResponse(None))
+    visit_ids = ["62515-9001", "62515-9001.102", "62515-9002", "7-9003"]
+    [account] = HUBSPOT.listing.check(visit_ids, ApiResponse(None))
+    [request] = HUBSPOT.listing.read_page(account, ApiResponse({"portalId": 62515})).requests
+    assert request.request.json
+    assert [{"id": "9001"}, {"id": "9002"}] == request.request.json["inputs"]
     [record] = HUBSPOT.listing.read_page(request, ApiResponse({"results": [{"id": "9002"}]}, requested_at=NOW)).records
 
     listed = translate_record(HUBSPOT, record, NOW, None, known_people={"hubspot-62515-9001": ["101", "102"]})
