@@ -172,7 +172,8 @@ def read_json(call: str, response: httpx.Response) -> Any:
     return record
 
 
-#: GraphQL reports errors with status 200, in `errors[].extensions.code`, or `errors[].code` (Boulevard).
+#: GraphQL reports errors with status 200, in `errors[].extensions.code`, or `errors[].code` (Boulevard). Boulevard reports
+#: its rate limit only in words: "API limit …, wait 120ms".
 GRAPHQL_ERRORS = {
     "THROTTLED": RateLimited,
     "UNAUTHENTICATED": Unauthorized,
@@ -189,6 +190,8 @@ def _graphql_error(record: Any) -> type[VisitsApiError] | None:
         for code in (error.at("extensions", "code").value, error.at("code").value):
             if isinstance(code, str) and code in GRAPHQL_ERRORS:
                 return GRAPHQL_ERRORS[code]
+        if isinstance(message := error.at("message").value, str) and "API limit" in message:
+            return RateLimited
     return None
 
 

@@ -56,6 +56,7 @@ from app.webhooks.subscription import (
     SubscriptionState,
     Target,
     Window,
+    read_records,
 )
 
 SETUP = """
@@ -434,14 +435,22 @@ def _read_listed(request: ListRequest, response: ApiResponse) -> ListedPage:
     """Read a page of appointments, or the order of one that has begun."""
     if request.request.path.startswith("order/"):
         order = graphql_record(response, "order", SOURCE.title)
-        is_closed = order is not None and order.at("closedAt").time()
-        return ListedPage([_listed(order, "ORDER_COMPLETED", request, response)] if order and is_closed else [])
+        return ListedPage(read_records([order] if order else [], lambda each: _closed_order(each, request, response)))
     page = _connection(response, "appointments")
-    nodes = [edge.at("node") for edge in page.at("edges")]
-    orders = [ListRequest(_order_request(node), request.context) for node in nodes if _may_be_paid(node, response)]
-    following = _next_request(request.request, page)
-    requests = [*orders, *([replace(request, request=following)] if following else [])]
-    return ListedPage([_listed(node, "APPOINTMENT_UPDATED", request, response) for node in nodes], requests)
+    orders: list[ListRequest] = []
+
+    def read(edge: Payload) -> list[ListedRecord]:
+        node = edge.at("node")
+        if _may_be_paid(node, response):
+            orders.append(ListRequest(_order_request(node), request.context))
+        return [_listed(node, "APPOINTMENT_UPDATED", request, response)]
+
+    records, following = read_records(page.at("edges"), read), _next_request(request.request, page)
+    return ListedPage(records, [*orders, *([replace(request, request=following)] if following else [])])
+
+
+def _closed_order(order: Payload, request: ListRequest, response: ApiResponse) -> list[ListedRecord]:
+    return [_listed(order, "ORDER_COMPLETED", request, response)] if order.at("closedAt").time() else []
 
 
 def _may_be_paid(node: Payload, response: ApiResponse) -> bool:

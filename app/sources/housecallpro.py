@@ -39,7 +39,7 @@ from app.visits.change import UNSET, Action, Contact, Unset, VisitChange, unix_m
 from app.webhooks.delivery import Event
 from app.webhooks.fetching import RecordRequest, RequestAuth, refresh_token_exchange
 from app.webhooks.handshakes import FixedBody
-from app.webhooks.payload import Payload
+from app.webhooks.payload import Payload, Untranslatable
 from app.webhooks.signatures.hmac import Hmac
 from app.webhooks.source import Ignored, Source
 from app.webhooks.subscription import (
@@ -53,6 +53,7 @@ from app.webhooks.subscription import (
     SubscriptionState,
     Target,
     Window,
+    read_records,
 )
 
 SETUP = """
@@ -308,15 +309,22 @@ def _list(name: str, params: Mapping[str, str], context: Mapping[str, str] | Non
 def _read_listed(request: ListRequest, response: ApiResponse) -> ListedPage:
     """Read a page of jobs or invoices. Jobs in the order of their last change are read until older ones come."""
     name, since = request.request.path, request.context.get("changed_since", "")
-    items = list(response.at(name))
-    times = [item.at("updated_at").required_time() for item in items] if since else []
-    is_last = any(time < datetime.fromisoformat(since) for time in times)
-    records = [_listed_invoice(each) if name == "invoices" else _listed_job(each) for each in items]
+    items, read = list(response.at(name)), _listed_invoice if name == "invoices" else _listed_job
+    is_last = bool(since) and any(_changed_before(item, datetime.fromisoformat(since)) for item in items)
+    records = read_records(items, lambda item: [read(item)])
     page = response.at("page").integer() or 1
     if is_last or page >= (response.at("total_pages").integer() or 1):
         return ListedPage(records)
     params = {**request.request.params, "page": str(page + 1)}
     return ListedPage(records, [replace(request, request=replace(request.request, params=params))])
+
+
+def _changed_before(job: Payload, since: datetime) -> bool:
+    try:
+        changed_at = job.at("updated_at").time()
+    except Untranslatable:
+        return False
+    return changed_at is not None and changed_at < since
 
 
 def _listed_job(job: Payload) -> ListedRecord:

@@ -44,7 +44,16 @@ from app.webhooks.payload import Payload, Untranslatable
 from app.webhooks.signatures.hmac import Hmac
 from app.webhooks.signatures.scheme import UNIX_MILLISECONDS
 from app.webhooks.source import RECORD_GONE, Ignored, Source
-from app.webhooks.subscription import ApiResponse, ListedPage, ListedRecord, Listing, ListRequest, OAuth, Window
+from app.webhooks.subscription import (
+    ApiResponse,
+    ListedPage,
+    ListedRecord,
+    Listing,
+    ListRequest,
+    OAuth,
+    Window,
+    read_records,
+)
 
 SETUP = """
 1. In HubSpot create an app (Development, or Settings, Integrations, Private Apps) with the scope
@@ -345,6 +354,8 @@ def _read_listed(request: ListRequest, response: ApiResponse) -> ListedPage:
     if "since" in context:
         return ListedPage([], list(_searches(context, response.at("portalId").required_text())))
     if "ids" in context:
+        if not isinstance(response.at("results").value, list):  # it would mean that all were deleted
+            raise response.at("results").unexpected("a list")
         existing = {meeting.at("id").required_text() for meeting in response.at("results")}
         deleted = [id for id in context["ids"] if id not in existing]
         return ListedPage([_listed(portal, id, {"archived": True}, {}, response.requested_at) for id in deleted])
@@ -357,14 +368,23 @@ def _read_listed(request: ListRequest, response: ApiResponse) -> ListedPage:
         requested_at = datetime.fromisoformat(context["requested_at"])
         meeting = context["meeting"]
         return ListedPage([_listed(portal, meeting["id"], meeting, contacts, requested_at)])
-    if response.value is None:
-        return ListedPage([])  # deleted since the search
-    id, ids = response.at("id").required_id(), _contacts(response)
-    if not ids or len(ids) > MAX_CONTACTS:
-        return ListedPage([_listed(portal, id, response.value, {}, response.requested_at)])
-    body = {"inputs": [{"id": id} for id in ids], "properties": list(CONTACT_PROPERTIES)}
-    following = {"portal": portal, "meeting": response.value, "requested_at": response.requested_at.isoformat()}
-    return ListedPage([], [ListRequest(RecordRequest("crm/v3/objects/contacts/batch/read", json=body), following)])
+    return ListedPage([]) if response.value is None else _read_meeting(portal, response)  # deleted since the search
+
+
+def _read_meeting(portal: str, response: ApiResponse) -> ListedPage:
+    requests: list[ListRequest] = []
+
+    def read(meeting: Payload) -> list[ListedRecord]:
+        """Return the meeting if it has no contacts; else add the request for them."""
+        id, ids = meeting.at("id").required_id(), _contacts(meeting)
+        if not ids or len(ids) > MAX_CONTACTS:
+            return [_listed(portal, id, meeting.value, {}, response.requested_at)]
+        body = {"inputs": [{"id": id} for id in ids], "properties": list(CONTACT_PROPERTIES)}
+        following = {"portal": portal, "meeting": meeting.value, "requested_at": response.requested_at.isoformat()}
+        requests.append(ListRequest(RecordRequest("crm/v3/objects/contacts/batch/read", json=body), following))
+        return []
+
+    return ListedPage(read_records([response], read), requests)
 
 
 def _searches(context: Mapping[str, Any], portal: str) -> Iterator[ListRequest]:

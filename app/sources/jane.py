@@ -43,6 +43,7 @@ from app.webhooks.subscription import (
     SubscriptionState,
     Target,
     Window,
+    read_records,
 )
 
 SETUP = """
@@ -280,19 +281,25 @@ def _clinic_guid(webhooks: Payload) -> Any:
 def _read_listed(request: ListRequest, response: ApiResponse) -> ListedPage:
     """Read a page of appointments, or their patients."""
     if "appointments" in request.context:
-        return ListedPage(list(_listed(request.context, response)))
-    appointments = [each for each in response.at("items") if each.at("state").text() != "reserved"]
-    context = {
-        **request.context,
-        "requested_at": response.requested_at.isoformat(),
-        "appointments": [each.value for each in appointments],
-    }
-    ids = dict.fromkeys(each.at("patient_id").required_id() for each in appointments if each.at("patient_id").text())
+        return ListedPage(_listed(request.context, response))
+    appointments, ids = list[Any](), dict[str, None]()
+
+    def read(appointment: Payload) -> list[ListedRecord]:
+        """Add the appointment to those whose patients are to be fetched, unless it is a hold."""
+        if appointment.at("state").text() != "reserved":
+            if appointment.at("patient_id").text():
+                ids[appointment.at("patient_id").required_id()] = None
+            appointments.append(appointment.value)
+        return []
+
+    problems = read_records(response.at("items"), read)
+    context = {**request.context, "requested_at": response.requested_at.isoformat(), "appointments": appointments}
     if not ids:
-        return ListedPage(list(_listed(context, ApiResponse({"items": []}))), list(_next_page(request, response)))
+        records = _listed(context, ApiResponse({"items": []}))
+        return ListedPage([*problems, *records], list(_next_page(request, response)))
     params = {"public_id[eq]": ",".join(ids), "page[limit]": "100"}
     patients = ListRequest(RecordRequest("patients", params=params), context)
-    return ListedPage([], [patients, *_next_page(request, response)])
+    return ListedPage(problems, [patients, *_next_page(request, response)])
 
 
 def _next_page(request: ListRequest, response: ApiResponse) -> Iterator[ListRequest]:
@@ -301,9 +308,11 @@ def _next_page(request: ListRequest, response: ApiResponse) -> Iterator[ListRequ
         yield replace(request, request=replace(request.request, params=params))
 
 
-def _listed(context: Mapping[str, Any], response: ApiResponse) -> Iterator[ListedRecord]:
+def _listed(context: Mapping[str, Any], response: ApiResponse) -> list[ListedRecord]:
     patients = {patient.at("id").text(): patient.value for patient in response.at("items")}
-    for appointment in (Payload(each, "appointment") for each in context["appointments"]):
+    requested_at = datetime.fromisoformat(context["requested_at"])
+
+    def read(appointment: Payload) -> list[ListedRecord]:
         id, patient = appointment.at("id").required_id(), patients.get(appointment.at("patient_id").text())
         body = {
             "event_topic": "APPOINTMENT_BOOKED",
@@ -311,8 +320,10 @@ def _listed(context: Mapping[str, Any], response: ApiResponse) -> Iterator[Liste
             "appointment_id": id,
             "clinic_guid": context["clinic"],
         }
-        related, requested_at = {"patient": patient} if patient else {}, datetime.fromisoformat(context["requested_at"])
-        yield ListedRecord(id, body, appointment.value, related, f"appointments/{id}", requested_at)
+        related = {"patient": patient} if patient else {}
+        return [ListedRecord(id, body, appointment.value, related, f"appointments/{id}", requested_at)]
+
+    return read_records((Payload(each, "appointment") for each in context["appointments"]), read)
 
 
 def _utc(time: datetime) -> str:

@@ -61,6 +61,7 @@ from app.webhooks.subscription import (
     SubscriptionState,
     Target,
     Window,
+    read_records,
 )
 
 SETUP = """
@@ -353,13 +354,15 @@ def _check_account(account: Payload) -> None:
         raise _refused(account)
 
 
-def _refused(response: Payload) -> Refused:
-    """Return the refusal in a response with status 200, which has three forms."""
+def _refused(response: Payload) -> Refused | Untranslatable:
+    """Return the refusal in a response with status 200, which has three forms; or that Jobber is unavailable."""
     errors = response.at("errors").value
     first = Payload(errors[0]) if isinstance(errors, list) and errors else response
     message = first.at("message").value or response.at("error", "message").value
     if not isinstance(message, str) or not message:
         return Refused("Jobber answered without data and without an error.")
+    if "temporarily unavailable" in message:
+        return Untranslatable("Jobber is temporarily unavailable")
     if "hidden due to permissions" in message:
         return Refused(
             "Jobber hides this data: the app needs the scopes to read clients, jobs, scheduled items, invoices and Jobber"
@@ -437,11 +440,13 @@ def _read_listed(request: ListRequest, response: ApiResponse) -> ListedPage:
     if name.startswith("invoice/"):
         invoice = graphql_record(response, "invoice", SOURCE.title)
         visits = invoice.at("visits", "nodes") if invoice else ()
-        return ListedPage([_listed(visit, request, response) for visit in visits])
+        return ListedPage(read_records(visits, lambda visit: [_listed(visit, request, response)]))
     page = response.at("data", name)
     if not page or response.at("errors"):
         raise _refused(response)
     if "ids" in request.context:
+        if not isinstance(page.at("nodes").value, list):  # it would mean that all were destroyed
+            raise page.at("nodes").unexpected("a list")
         existing = {visit.at("id").required_text() for visit in page.at("nodes")}
         missing = [id for id in request.context["ids"] if id not in existing]
         return ListedPage([_missing(id, request, response) for id in missing])
@@ -450,7 +455,7 @@ def _read_listed(request: ListRequest, response: ApiResponse) -> ListedPage:
         variables = {**request.request.variables, "after": page.at("pageInfo", "endCursor").required_text()}
         following.append(replace(request, request=replace(request.request, variables=variables)))
     if name == "visits":
-        return ListedPage([_listed(visit, request, response) for visit in page.at("nodes")], following)
+        return ListedPage(read_records(page.at("nodes"), lambda visit: [_listed(visit, request, response)]), following)
     return ListedPage([], [*(_invoice(invoice.at("id"), request) for invoice in page.at("nodes")), *following])
 
 

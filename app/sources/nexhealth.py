@@ -59,6 +59,7 @@ from app.webhooks.subscription import (
     SubscriptionState,
     Target,
     Window,
+    read_records,
 )
 
 SETUP = """
@@ -406,17 +407,23 @@ def _read_listed(request: ListRequest, response: ApiResponse) -> ListedPage:
         bodies = [Payload(each, "appointment") for each in context["appointments"]]
         requested_at = datetime.fromisoformat(context["requested_at"])
         subdomain = context["subdomain"]
-        return ListedPage([_listed(each, subdomain, requested_at, response.value, path) for each in bodies])
-    subdomain, records, patients = request.request.params["subdomain"], [], dict[str, ListRequest]()
-    for appointment in response.at("data"):
+        return ListedPage(
+            read_records(bodies, lambda each: [_listed(each, subdomain, requested_at, response.value, path)])
+        )
+    subdomain, patients = request.request.params["subdomain"], dict[str, ListRequest]()
+
+    def read(appointment: Payload) -> list[ListedRecord]:
+        """Return the record if it is complete; else add it to those of its patient, who is to be fetched."""
         event = Event(SOURCE.title, Payload(_body(appointment, subdomain)), response.requested_at)
         patient = _patient(event, appointment)
         if patient is None:
-            records.append(_listed(appointment, subdomain, response.requested_at))
-            continue
+            return [_listed(appointment, subdomain, response.requested_at)]
         context = {"subdomain": subdomain, "requested_at": response.requested_at.isoformat(), "appointments": []}
         of_patient = patients.setdefault(patient.key, ListRequest(patient, context, can_be_missing=True))
         of_patient.context["appointments"].append(appointment.value)
+        return []
+
+    records = read_records(response.at("data"), read)
     return ListedPage(records, [*patients.values(), *_next_page(request, response)])
 
 

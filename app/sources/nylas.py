@@ -50,6 +50,7 @@ from app.webhooks.subscription import (
     SubscriptionState,
     Target,
     Window,
+    read_records,
 )
 
 SETUP = """
@@ -221,7 +222,7 @@ def _read_listed(request: ListRequest, response: ApiResponse) -> ListedPage:
         case "configurations":
             calendars = dict.fromkeys(id for each in items for id in _calendars(each))
             return ListedPage([], [*(_events(id, context) for id in calendars), *_next_page(request, response)])
-    records = [_listed(each, context["grant"]) for each in items if _is_booking(each)]
+    records = read_records(items, lambda each: [_listed(each, context["grant"])] if _is_booking(each) else [])
     return ListedPage(records, list(_next_page(request, response)))
 
 

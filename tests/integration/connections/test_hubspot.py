@@ -3,8 +3,11 @@
 from datetime import timedelta
 from typing import Any
 
+import pytest
+
 from app.connections.listing import translate_record
 from app.webhooks.fetching import RecordRequest
+from app.webhooks.payload import Untranslatable
 from app.webhooks.registry import load_sources
 from app.webhooks.subscription import ApiResponse, ListRequest, Window
 from tests.support.listings import NOW, changes_of, list_requests, read_page
@@ -63,6 +66,8 @@ def test_a_meeting_that_is_missing_was_deleted() -> None:
 
     cancelled = {(change.visit_id, change.action) for change in listed.changes}
     assert {("62515-9001", "cancel"), ("62515-9001.102", "cancel")} == cancelled
+    with pytest.raises(Untranslatable):
+        HUBSPOT.listing.read_page(request, ApiResponse({}))
 
 
 def test_a_search_continues_after_the_last_result_that_it_may_have() -> None:

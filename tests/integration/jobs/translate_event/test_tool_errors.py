@@ -321,6 +321,12 @@ def with_code_beside_the_message(code: str) -> Responder:
         pytest.param(
             with_code_beside_the_message("UNAUTHENTICATED"), "waiting", "credentials_rejected", id="code-beside-message"
         ),
+        pytest.param(
+            lambda _: JSONResponse({"errors": [{"message": "API limit exceeded, wait 120ms"}]}),
+            "waiting",
+            "GET visit: 200",
+            id="limit-in-words",
+        ),
         pytest.param(graphql("undefinedField"), "parked", "untranslatable: Jobber", id="undefined-field"),
         pytest.param(graphql(None), "parked", "untranslatable: Jobber", id="no-code"),
         pytest.param(graphql("NOT_FOUND", {"visit": None}), "waiting", "record_not_found_yet", id="not-found"),
