@@ -126,7 +126,7 @@ class Connections:
         await self._store(request, before, wanted, is_environment)
         is_secret_new = before is None or not before.secrets
         try:
-            reconciled = await connector.reconcile(is_secret_new=is_secret_new)
+            reconciled = await connector.reconcile(is_secret_new=is_secret_new, newest_secret=True)
         except (Refused, ClientError, Unauthorized) as error:
             if source.subscription.is_by_hand_if_refused:
                 refusal = describe(error, source.definition.title)
@@ -138,7 +138,7 @@ class Connections:
         hook = await self._keep_secrets(hook, wanted, reconciled, is_environment)
         last_state = await self._states.get(name)
         since = await default_since(self._context, name)
-        state = healthy_state(last_state, reconciled, url, account_name)
+        state = connector.with_secret(healthy_state(last_state, reconciled, url, account_name), reconciled)
         await self._states.save(replace(state, connected_by=self._actions.actor_name))
         await self._actions.record("connected tool", f"{name}: {_summary(reconciled)}")
         was_unseen = not last_state.connected_at_ms or last_state.state == "credentials_expired"

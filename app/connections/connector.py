@@ -15,13 +15,14 @@ import orjson
 from app.connections.context import CallContext
 from app.connections.tool_api import CredentialsMissing, ToolApi
 from app.ledger import keys
-from app.ledger.connection_states import ConnectionStates
+from app.ledger.connection_states import ConnectionState, ConnectionStates
 from app.ledger.ids import new_token
 from app.ledger.leases import LockContended, exclusive
 from app.settings.model import Hook
 from app.visits.client import ClientError, RateLimited, Unauthorized, VisitsApiError
 from app.webhooks.fetching import RecordRequest
 from app.webhooks.payload import Payload, Untranslatable
+from app.webhooks.signatures.scheme import fingerprint
 from app.webhooks.subscription import ApiResponse, Refused, Subscription, SubscriptionState, Target
 
 LOCK_WAIT_S = 15.0
@@ -121,14 +122,20 @@ class Connector:
         events = self.declaration.read_events(response, account)
         return None if events is None else replace(subscription, events=events or NO_EVENTS)
 
-    async def reconcile(self, *, is_secret_new: bool = False, lasts_until: datetime | None = None) -> Reconciled:
+    async def reconcile(
+        self, *, is_secret_new: bool = False, newest_secret: bool = False, lasts_until: datetime | None = None
+    ) -> Reconciled:
         """Make the subscriptions of the hook what they should be.
 
         is_secret_new: the secret is younger than the subscriptions that may exist, so that none of them signs with it.
+        newest_secret: replace those that sign with an older secret, though it is still accepted.
         lasts_until: subscriptions that expire before this time are renewed, or replaced.
         """
         existing = await self.own_subscriptions()
-        own_ids = (await self._states.get(self._hook.name)).subscription_ids
+        state = await self._states.get(self._hook.name)
+        own_ids = state.subscription_ids
+        if not self.is_secret_accepted(state, newest_secret=newest_secret):
+            own_ids, is_secret_new = (), True
         existing = [await self._renew(each, lasts_until) for each in existing]
         usable = [
             each
@@ -172,6 +179,31 @@ class Connector:
         """Whether the hook may have its secret. One that the tool chose is lost if the response to its creation was."""
         is_stranger = bool(own_ids) and subscription.id not in own_ids
         return self.declaration.secret_from != "tool" or bool(subscription.secret) or not is_stranger
+
+    def is_secret_accepted(self, state: ConnectionState, *, newest_secret: bool = False) -> bool:
+        """Whether the hook accepts the secret with which its subscriptions sign: it may have been rotated."""
+        keys, secrets = self._context.settings.secret_key, self._hook.settings.secrets
+        if not state.secret_fingerprint or not self._signs_with_own_secret:
+            return True
+        accepted = secrets[:1] if newest_secret else secrets
+        # SECRET_KEY may have been rotated too.
+        return state.secret_fingerprint in {fingerprint(secret, [key]) for secret in accepted for key in keys}
+
+    def with_secret(self, state: ConnectionState, reconciled: Reconciled) -> ConnectionState:
+        """Note with which secret the subscriptions sign."""
+        keys, secrets = self._context.settings.secret_key, self._hook.settings.secrets
+        if not self._signs_with_own_secret or not keys or not secrets:
+            return state
+        signing = secrets[0]
+        if not reconciled.created:
+            old = {fingerprint(secret, [key]): secret for secret in secrets for key in keys}
+            signing = old.get(state.secret_fingerprint, signing)
+        return replace(state, secret_fingerprint=fingerprint(signing, keys))
+
+    @property
+    def _signs_with_own_secret(self) -> bool:
+        has_secret_in_url = self._hook.source.definition.signature.needs_secret_key
+        return self.declaration.secret_from == "doorbell" and not has_secret_in_url
 
     async def _create(self, events: Sequence[str]) -> SubscriptionState:
         secret = "" if self.declaration.secret_from == "tool" else next(iter(self._hook.settings.secrets), "")

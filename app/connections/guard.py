@@ -108,6 +108,8 @@ class Guard:
         existing = await connector.own_subscriptions()
         if before.is_managed:
             existing = [each for each in existing if connector.has_known_secret(each, before.subscription_ids)]
+            if not connector.is_secret_accepted(before):
+                existing = []  # what they send is rejected
         active = [each for each in existing if each.is_active]
         working, missing = match_groups(connector.declaration.groups, active)
         if missing:
@@ -115,9 +117,7 @@ class Guard:
         expires_at = min((each.expires_at for each in working if each.expires_at), default=None)
         if expires_at and expires_at < self._renew_before():
             return await self._renew(hook, connector, before)
-        after = healthy_state(
-            before, Reconciled(tuple(working), (), ()), before.url or self._context.settings.hook_url(hook)
-        )
+        after = self._healthy(hook, connector, before, Reconciled(tuple(working), (), ()))
         failing_since = await self._failing_since(hook, working)
         if failing_since is None:
             return after
@@ -138,7 +138,8 @@ class Guard:
         """Subscribe again, if Doorbell had subscribed before, and catch up from the last healthy moment."""
         title = hook.source.definition.title
         if not before.is_managed:
-            detail = f"{title} has no active subscription with this URL: run `doorbell connect {hook.source.name}`"
+            connect = f"doorbell connect {hook.source.name} --hook {hook.name}"
+            detail = f"{title} has no active subscription with this URL: run `{connect}`"
             return replace(before, state=problem, detail=detail, checked_at_ms=_now_ms())
         log.warning("connection_lost", hook=hook.name, state=problem)
         since = await default_since(self._context, hook.name)
@@ -150,14 +151,20 @@ class Guard:
         if can_list(hook):
             await store_of(self._context).save(new_catch_up(hook.name, since, WORKER.name, "repaired"))
         at = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
-        after = healthy_state(before, reconciled, self._context.settings.hook_url(hook))
+        after = self._healthy(hook, connector, before, reconciled)
         return replace(after, detail=f"it was {problem}, and was subscribed again at {at}")
 
     async def _renew(self, hook: Hook, connector: Connector, before: ConnectionState) -> ConnectionState:
         reconciled = await connector.reconcile(lasts_until=self._renew_before())
         await self._keep_secrets(hook, reconciled)
         await self._actions.record("renewed connection", hook.name)
-        return healthy_state(before, reconciled, self._context.settings.hook_url(hook))
+        return self._healthy(hook, connector, before, reconciled)
+
+    def _healthy(
+        self, hook: Hook, connector: Connector, before: ConnectionState, reconciled: Reconciled
+    ) -> ConnectionState:
+        after = healthy_state(before, reconciled, self._context.settings.hook_url(hook))
+        return connector.with_secret(after, reconciled) if before.is_managed else after
 
     async def _keep_secrets(self, hook: Hook, reconciled: Reconciled) -> None:
         """Accept the secrets that the tool chose for new subscriptions, beside the old ones."""

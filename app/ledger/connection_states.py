@@ -24,7 +24,8 @@ class ConnectionState:
     detail: a sentence. connected_by: who connected it; empty if it was only checked. checked_at_ms: when the tool last
         answered.
     healthy_at_ms: when it was last healthy. next_check_ms: when a worker checks it next. expires_at_ms: when a
-    subscription ends unless it is renewed.
+    subscription ends unless it is renewed. secret_fingerprint: of the secret with which subscriptions sign that Doorbell
+    created with one of its own; empty if that is unknown.
     """
 
     hook: str
@@ -39,6 +40,7 @@ class ConnectionState:
     healthy_at_ms: int = 0
     next_check_ms: int = 0
     expires_at_ms: int = 0
+    secret_fingerprint: str = ""
 
     @property
     def is_managed(self) -> bool:

@@ -89,6 +89,64 @@ async def test_a_lost_subscription_is_created_again(tool: ConnectedTool, problem
     ] == (await activities(tool))
 
 
+OLD_SECRET, NEW_SECRET = "old-signing-secret-of-32-characters-", "new-signing-secret-of-32-characters-"
+
+
+def set_secrets(tool: ConnectedTool, *secrets: str) -> None:
+    """Set the secrets of the hook, newest first."""
+    settings = tool.hook.settings.model_copy(update={"secrets": secrets})
+    tool.hook = replace(tool.hook, settings=settings)
+
+
+async def connected_with_old_secret(tool: ConnectedTool) -> None:
+    set_secrets(tool, OLD_SECRET)
+    tool.vendor.subscriptions.clear()
+    await tool.reconcile()
+    await managed(tool)
+    await check(tool)
+
+
+def secrets_at_the_tool(tool: ConnectedTool) -> list[str]:
+    return [stored.secret for stored in tool.vendor.subscriptions.values()]
+
+
+async def test_a_subscription_whose_secret_is_no_longer_accepted_is_replaced(tool: ConnectedTool) -> None:
+    await connected_with_old_secret(tool)
+
+    set_secrets(tool, NEW_SECRET, OLD_SECRET)
+    rotating, while_rotating = await check(tool), secrets_at_the_tool(tool)
+    set_secrets(tool, NEW_SECRET)
+    rotated = await check(tool)
+
+    assert ("", [OLD_SECRET]) == (rotating.detail, while_rotating)
+    assert ("healthy", [NEW_SECRET]) == (rotated.state, secrets_at_the_tool(tool))
+    assert rotated.secret_fingerprint != rotating.secret_fingerprint
+    assert "" == (await check(tool)).detail
+
+
+async def test_connecting_again_moves_the_subscription_to_the_newest_secret(tool: ConnectedTool) -> None:
+    await connected_with_old_secret(tool)
+    set_secrets(tool, NEW_SECRET, OLD_SECRET)
+
+    async with connection_lock(tool.context, tool.hook.name):
+        reconciled = await tool.connector().reconcile(newest_secret=True)
+
+    assert ([NEW_SECRET], 1) == (secrets_at_the_tool(tool), len(reconciled.deleted))
+
+
+async def test_a_rotated_secret_key_replaces_no_subscription(tool: ConnectedTool) -> None:
+    await connected_with_old_secret(tool)
+    before = list(tool.vendor.subscriptions)
+    new_key = "another-key-of-32-characters-for-tests"
+    old = tool.context
+    for keys in ([new_key, SECRET_KEY], [new_key]):
+        settings = old.settings.model_copy(update={"secret_key": keys})
+        tool.context = replace(old, settings=settings)
+        assert "" == (await check(tool)).detail
+
+    assert before == list(tool.vendor.subscriptions)
+
+
 @pytest.mark.parametrize("problem", ["disabled", "missing"])
 async def test_a_subscription_that_doorbell_did_not_make_is_only_reported(tool: ConnectedTool, problem: Health) -> None:
     tool.vendor.disable_all() if problem == "disabled" else tool.vendor.subscriptions.clear()
