@@ -156,7 +156,9 @@ class Connections:
         hook, now_ms = connected.hook, int(time.time() * 1000)
         state = await self._states.get(hook.name)
         await self._actions.record("connected tool", f"{hook.name}: by hand")
-        if not can_list(hook) or state.connected_at_ms:
+        was_connected, state = bool(state.connected_at_ms), replace(state, detail=connected.refusal)
+        if not can_list(hook) or was_connected:
+            await self._states.save(state)
             return connected
         await self._states.save(replace(state, account_name=connected.account_name, connected_at_ms=now_ms))
         since = await default_since(self._context, hook.name)
@@ -249,6 +251,8 @@ def _with_request(before: HookSettings | None, request: ConnectRequest, source: 
         return change_hook(hook, {"secrets": [secret] if secret else []})
     if hook.secrets:
         return hook
+    if subscription and (secret := hook.credentials.get(subscription.secret_credential)):
+        return change_hook(hook, {"secrets": [secret]})
     if subscription and subscription.secret_from == "tool":
         # A hook without a secret does not exist, and the tool may try its URL before it sends the secret.
         return change_hook(hook, {"secrets": [token_urlsafe(32)]}) if source.definition.handshake else hook

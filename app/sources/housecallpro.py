@@ -100,6 +100,12 @@ SOURCE = Source(
     handshake=FixedBody(b'{"foo":"bar"}', absent_header="Api-Signature"),
     api_url="https://api.housecallpro.com",
     credentials=KeyOrToken(),
+    credential_help={
+        "TOKEN": ("API key", "In Housecall Pro: My Apps, App Store, API keys. It is all that is needed here."),
+        "CLIENT_ID": ("Client ID", "Of an OAuth app: from Housecall Pro, as a partner."),
+        "CLIENT_SECRET": ("Client secret", "In the same place, next to the client ID."),
+        "REFRESH_TOKEN": ("Refresh token", "From connecting the app to your account."),
+    },
     token_exchange=refresh_token_exchange("https://api.housecallpro.com/oauth/token"),
 )
 

@@ -382,6 +382,7 @@ SUBSCRIPTION = Subscription(
     read_created=_read_created,
     delete=_unsubscribe,
     secret_from="person",
+    secret_credential="CLIENT_SECRET",
 )
 
 OAUTH = OAuth(

@@ -137,6 +137,7 @@ SOURCE = Source(
     docs="https://docs.nexhealth.com/docs/webhooks",
     credential_help={
         "API_KEY": ("API key", "In the NexHealth Developer Portal."),
+        "SUBDOMAIN": ("Subdomain of the practice", "Only if the API key reaches several practices."),
     },
     evidence="second-hand",
     signature=Hmac(

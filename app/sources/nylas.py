@@ -86,6 +86,7 @@ SOURCE = Source(
     handshake=EchoQuery("challenge"),
     api_url="https://api.us.nylas.com",
     credentials=BearerAuth(),
+    credential_help={"TOKEN": ("API key", "In the Nylas Dashboard: the application, API Keys.")},
 )
 
 

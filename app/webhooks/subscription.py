@@ -108,7 +108,8 @@ class Subscription:
     renew: (id, account) → the request that prolongs a subscription; without it, an expiring one is replaced.
     test: (id, account) → the request that makes the tool send a test event.
     credentials: those that are enough for these requests, if they are not all of the source.
-    secret_from: who chooses the signing secret. secret_credential: the credential that it is, if that is "credential".
+    secret_from: who chooses the signing secret. secret_credential: the credential that it is, if that is "credential";
+        with "person", the credential that it is if the hook has one.
     is_by_hand_if_refused: a person does the steps of `setup` if the tool refuses to create a subscription, because only
         some accounts may use the API.
     is_url_unique: the tool refuses two subscriptions with one URL: an old one is deleted before its replacement is created.

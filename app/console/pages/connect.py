@@ -150,6 +150,7 @@ class FormFields:
     source: LoadedSource
     existing: HookSettings | None = None
     names: tuple[str, ...] = field(init=False)
+    optional_names: tuple[str, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         definition = self.source.definition
@@ -158,6 +159,7 @@ class FormFields:
             self.names = tuple(definition.credential_help)
         else:
             self.names = tuple(sorted(needed, key=list({**definition.credential_help, **dict.fromkeys(needed)}).index))
+        self.optional_names = definition.optional_credentials
 
     @property
     def has_alternative(self) -> bool:
@@ -240,9 +242,13 @@ async def _waiting_page(request: Request, name: str, since_ms: int, new_secret: 
         load_connection(console.ledger, console.settings, name),
         store_of(console.tools).get(name),
     )
+    subscription = hook.source.subscription
+    # Only some accounts may subscribe by the API of such a tool.
+    is_by_api = subscription is not None and bool(connection.subscription_ids or not subscription.is_by_hand_if_refused)
     return await render(
         request,
         "first_delivery.html",
+        is_by_api=is_by_api,
         tool=hook.source,
         hook=name,
         since=since_ms,
@@ -252,7 +258,7 @@ async def _waiting_page(request: Request, name: str, since_ms: int, new_secret: 
         catch_up=catch_up,
         new_secret=new_secret,
         hook_address=hook_addresses(request)[name],
-        steps=[] if hook.source.subscription else _steps(request, hook.source, name),
+        steps=[] if is_by_api else _steps(request, hook.source, name),
     )
 
 

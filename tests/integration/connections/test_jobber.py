@@ -6,7 +6,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from app.connections.connect import Connections, ConnectRequest
+from app.connections.stored_hooks import StoredHooks
 from app.ledger.redis import Redis
+from app.operators.actions import Actions, Actor
 from app.visits.client import OutcomeUnknown
 from app.webhooks.subscription import Refused, Window
 from tests.support.vendors import ConnectedTool, connected_tool, listed_changes
@@ -51,3 +54,16 @@ async def test_a_visit_that_was_destroyed_is_cancelled(tool: ConnectedTool) -> N
 
     booked, cancelled = (change.visit_id for each in earlier for change in each.changes)
     assert {(booked, "update"), (cancelled, "cancel")} == {(change.visit_id, change.action) for change in later}
+
+
+async def test_the_client_secret_of_the_app_verifies_its_webhooks(tool: ConnectedTool) -> None:
+    settings = tool.context.settings
+    stored = StoredHooks(tool.context.ledger.redis, settings)
+    connections = Connections(tool.context, stored, Actions(tool.context.ledger, settings, Actor("ada", "console")))
+    credentials = {**tool.vendor.credentials, "CLIENT_SECRET": tool.vendor.secret_on_a_page}
+
+    await connections.connect(
+        ConnectRequest("jobber", "plumbing", credentials, settings={"api_url": str(tool.hook.settings.api_url)})
+    )
+
+    assert (tool.vendor.secret_on_a_page,) == settings.hook("plumbing").settings.secrets

@@ -277,3 +277,26 @@ async def test_a_webhook_after_a_long_import_is_found(
 
     assert "Waiting for the first webhook" in before
     assert "d0000000000000000000001" in (await operator.get(page)).text
+
+
+async def test_an_account_that_cannot_use_the_api_gets_the_steps_and_the_reason(operator: Browser) -> None:
+    async with serve_vendor("housecallpro") as (vendor, api_url):
+        vendor.faults = Faults(forbidden=True)
+        fields = {"name": "housecallpro", "secret": "signing-secret-of-the-page", "api_url": api_url}
+        connected = await post(operator, "housecallpro", {**fields, "credential-TOKEN": TOKEN})
+
+        page = (await operator.get(connected.headers["location"])).text
+
+    text = main_text(page)
+    assert "Connect Housecall Pro Waiting for the first webhook. After the steps below" in text
+    assert "Only applications that Housecall Pro registered can switch webhooks on" in text
+    assert "Steps in Housecall Pro" in text
+    assert "Appointments to come" in text
+
+
+async def test_credentials_that_only_some_accounts_need_are_not_required(operator: Browser) -> None:
+    page = (await operator.get("/console/connect/nexhealth")).text
+
+    assert re.search(r'name="credential-API_KEY"[^>]* required', page)
+    assert re.search(r'name="credential-SUBDOMAIN"', page)
+    assert not re.search(r'name="credential-SUBDOMAIN"[^>]* required', page)
