@@ -1,18 +1,23 @@
 """The connections of all hooks, as the console, the command line and the verdict show them."""
 
-from collections.abc import Iterable
+import asyncio
+import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from app.ledger.connection_states import UNHEALTHY, ConnectionState, ConnectionStates, describe_problem
 from app.ledger.ledger import Ledger
 from app.settings.model import Settings
-from app.telemetry.silence import delivery_times, silent_hooks
+from app.telemetry.silence import delivery_times, is_silent
 from app.webhooks.registry import source_title
+
+#: What a tool answered counts for this long, or for four checks.
+ANSWER_VALID_S = 86_400
 
 
 @dataclass(frozen=True, slots=True)
 class HookConnection(ConnectionState):
-    """The connection of a configured hook. can_ask: whether the tool can be asked about its state.
+    """The connection of a configured hook. can_ask: whether the tool was asked lately.
 
     uses_oauth: whether it was connected with a log-in.
     """
@@ -36,15 +41,16 @@ class HookConnection(ConnectionState):
 async def load_connections(
     ledger: Ledger, settings: Settings, names: Iterable[str] | None = None
 ) -> list[HookConnection]:
-    """Return the connection of each hook, or of these. Where the tool cannot be asked, its own deliveries decide."""
-    states = await ConnectionStates(ledger.redis).all()
-    silent = await silent_hooks(ledger.redis, settings.hooks)
+    """Return the connection of each hook, or of these. If the tool was not asked lately, the hook's deliveries decide."""
+    names, states = sorted(settings.hooks if names is None else names), await ConnectionStates(ledger.redis).all()
+    times = await asyncio.gather(*(delivery_times(ledger.redis, name) for name in names))
+    oldest_ms = time.time() * 1000 - max(ANSWER_VALID_S, 4 * settings.connection_check_s) * 1000
     connections = []
-    for name in sorted(settings.hooks if names is None else names):
+    for name, own_times in zip(names, times, strict=True):
         state, source = states.get(name, ConnectionState(name)), settings.source_for(name)
-        can_ask = bool(source.subscription and source.subscription.can_ask and state.checked_at_ms)
+        can_ask = bool(source.subscription and source.subscription.can_ask and state.checked_at_ms > oldest_ms)
         if not can_ask:
-            state = await _by_deliveries(ledger, state, name in silent)
+            state = _by_deliveries(state, own_times)
         fields = {each: getattr(state, each) for each in ConnectionState.__slots__}
         connections.append(
             HookConnection(
@@ -63,14 +69,15 @@ async def load_connection(ledger: Ledger, settings: Settings, name: str) -> Hook
     return next(each for each in await load_connections(ledger, settings, [name]))
 
 
-async def _by_deliveries(ledger: Ledger, state: ConnectionState, is_silent: bool) -> ConnectionState:
-    """Return the state that the deliveries of the hook show."""
+def _by_deliveries(state: ConnectionState, times: Sequence[float]) -> ConnectionState:
+    """Return the state that the deliveries of the hook show. times: as `delivery_times` returns them."""
     if state.state == "credentials_expired":
         return state
-    times = await delivery_times(ledger.redis, state.hook)
+    if state.state in UNHEALTHY and (not times or times[0] * 1000 < state.checked_at_ms):
+        return state
     if not times:
         return replace(state, state="unverified", detail=state.detail or "no delivery has arrived yet")
-    if is_silent:
+    if is_silent(times):
         detail = "no delivery has arrived for much longer than usual"
         return replace(state, state="degraded", detail=detail, healthy_at_ms=int(times[0] * 1000))
     return replace(state, state="healthy", healthy_at_ms=int(times[0] * 1000))
