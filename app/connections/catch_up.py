@@ -171,11 +171,14 @@ class Lister:
         return len(self._listed) > before
 
     async def _call(self, request: RecordRequest) -> ApiResponse:
-        """Send a request, not faster than the tool allows."""
-        await asyncio.sleep(max(0.0, self._next_call_at - time.monotonic()))
-        self._next_call_at = time.monotonic() + 1 / self.listing.calls_per_s
+        await self._wait_for_turn()
         self._listed_at = await self._context.ledger.server_time()
         return await self._connector.call(request)
+
+    async def _wait_for_turn(self) -> None:
+        """Keep to the rate that the tool allows."""
+        await asyncio.sleep(max(0.0, self._next_call_at - time.monotonic()))
+        self._next_call_at = time.monotonic() + 1 / self.listing.calls_per_s
 
     async def _result(self, listed: ListedChanges, of_record: Sequence[VisitChange]) -> CatchUpResult:
         """Decide on one event of an appointment. of_record: the changes of all its events on the page."""

@@ -1,13 +1,14 @@
 """Catching up: which listed appointments are stored, and how a catch-up goes on after an interruption."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from app.connections.catch_up import CatchUpRunner, new_catch_up, store_of
+from app.connections.catch_up import CatchUpRunner, new_catch_up, plan, store_of
 from app.connections.catch_up_requests import CatchUpRequests
 from app.connections.stored_hooks import StoredHooks
 from app.ledger.catch_ups import CatchUp
@@ -124,6 +125,22 @@ async def test_a_catch_up_continues_where_another_worker_stopped(
     assert ("done", {"changed": 6}) == (ended.status, ended.counts)
     paths = [path for method, path, _ in calendly.vendor.requests if path.endswith("/invitees")]
     assert len(paths) == len(set(paths)), "a page was read twice"
+
+
+@pytest.mark.usefixtures("limited_rate")
+async def test_the_rate_that_the_tool_allows_is_kept(calendly: ConnectedTool) -> None:
+    """Of Calendly, a page of events and the invitees of each are listed."""
+    for day in range(3):
+        calendly.vendor.calendar.book(TOMORROW + timedelta(days=day))
+    listing = calendly.hook.source.listing
+    assert listing
+    started = time.monotonic()
+
+    await plan(calendly.context, calendly.hook, new_catch_up("calendly", NOW, "ada", "operator"))
+
+    calls = [path for _, path, _ in calendly.vendor.requests if path.startswith("/scheduled_events")]
+    assert 4 == len(calls)
+    assert time.monotonic() - started > (len(calls) - 1) / listing.calls_per_s
 
 
 async def test_a_slow_tool_does_not_delay_the_catch_ups_of_others(
