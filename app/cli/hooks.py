@@ -21,13 +21,16 @@ from app.cli.output import (
     print_rows,
 )
 from app.cli.session import actions, run_with_ledger
+from app.connections.context import ToolContext
 from app.connections.stored_hooks import StoredHooks
+from app.connections.tokens import tokens_of
 from app.ledger.ledger import Ledger
 from app.operators.actions import Actions
 from app.operators.hooks import HookSummary, list_hooks
 from app.operators.setup_steps import new_secret
 from app.settings.model import Settings
 from app.settings.stored import build_hook
+from app.visits.client import http_client
 from app.webhooks.registry import load_sources
 from app.webhooks.source import LoadedSource, Source
 
@@ -210,14 +213,22 @@ def remove(name: str, yes: bool) -> None:
 
 @hooks.command(epilog=examples("hooks encrypt"))
 def encrypt() -> None:
-    """Encrypt all stored hooks with the first key of SECRET_KEY, so that older keys can be removed."""
+    """Encrypt all stored hooks and tokens with the first key of SECRET_KEY, so that older keys can be removed."""
 
     async def step(stored: StoredHooks, act: Actions) -> list[str]:
         for name in (names := stored.used_names):
             await stored.change(name, {}, act)
         return names
 
+    async def encrypt_tokens(ledger: Ledger, settings: Settings) -> None:
+        async with http_client(5) as http:
+            context = ToolContext(settings, ledger, http)
+            for hook in map(settings.hook, settings.hooks):
+                if hook.source.definition.token_exchange:
+                    await tokens_of(context, hook).encrypt()
+
     names = _change(step)
+    run_with_ledger(encrypt_tokens)
     print_message(f"encrypted with the first key of SECRET_KEY: {', '.join(names) or 'no hook'}")
 
 

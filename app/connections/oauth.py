@@ -38,7 +38,9 @@ AUTHORIZATION_TTL_S = 600
 
 
 class AuthorizationFailed(Exception):
-    """Nothing was stored. The message is a sentence for the person who connects the tool."""
+    """Nothing was stored. The message is a sentence for the person who connects the tool. hook: empty if it is unknown."""
+
+    hook = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +95,19 @@ class Authorizations:
         Raises AuthorizationFailed, and what Connections.connect raises.
         """
         authorization = await self._take(source, answer.get("state", ""), session)
-        title = self._app(source)[0].definition.title
+        try:
+            return await self._connect(authorization, answer)
+        except AuthorizationFailed as failed:
+            failed.hook = authorization.hook
+            raise
+
+    async def _connect(self, authorization: Authorization, answer: Mapping[str, str]) -> Connected:
+        request = self._with_app(authorization.request)
+        title = self._app(request.source)[0].definition.title
         if error := answer.get("error"):
             raise AuthorizationFailed(_sentence(error, title))
         if not answer.get("code"):
             raise AuthorizationFailed(f"{title} sent no authorization code. Nothing was stored: connect again.")
-        request = self._with_app(authorization.request)
         tokens = await self._redeem(request, authorization, answer["code"])
         return await self._connections.connect(_with_tokens(request, tokens))
 

@@ -15,8 +15,8 @@ import base64
 import hashlib
 import hmac
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -27,6 +27,7 @@ import orjson
 
 from app.connections.context import CallContext
 from app.ledger import keys
+from app.ledger.connections import TOKEN_PURPOSE
 from app.ledger.encryption import Keyring, TamperedValue, UnknownKey
 from app.ledger.ids import new_token
 from app.ledger.leases import LockContended, single_flight
@@ -164,15 +165,29 @@ class Tokens:
         return await self._post(None, exchange, values)
 
     async def replace(self, tokens: Mapping[str, Any]) -> None:
-        """Store the tokens of a new authorization, when no exchange is running."""
-        lock, token = f"{self._key}:lock", new_token()
-        deadline = time.monotonic() + LOCK_WAIT_S
+        """Store the tokens of a new authorization."""
+        async with self._without_exchange():
+            await self._store(tokens)
+
+    async def encrypt(self) -> bool:
+        """Encrypt the stored tokens with the first key of SECRET_KEY, and return whether another one had encrypted them."""
+        async with self._without_exchange():
+            encrypted = await self.context.ledger.redis.command("GET", self._key)
+            if not encrypted or self._keyring.is_newest(encrypted):
+                return False
+            await self._store(orjson.loads(self._keyring.decrypt(encrypted, self._key)))
+            return True
+
+    @asynccontextmanager
+    async def _without_exchange(self) -> AsyncIterator[None]:
+        """Keep others from exchanging a token meanwhile. Raises LockContended."""
+        lock, token, deadline = f"{self._key}:lock", new_token(), time.monotonic() + LOCK_WAIT_S
         while not await self.context.ledger.acquire_lock(lock, token, LOCK_TTL_S):
             if time.monotonic() > deadline:
                 raise LockContended
             await asyncio.sleep(0.1)
         try:
-            await self._store(tokens)
+            yield
         finally:
             await self.context.ledger.release_lock(lock, token)
 
@@ -257,7 +272,7 @@ class Tokens:
     @property
     def _keyring(self) -> Keyring:
         """The keys of SECRET_KEY; without it, no refresh token exists, and a digest of the credentials is the key."""
-        return Keyring(self.context.settings.secret_key or (self._credentials_digest,), "doorbell.token")
+        return Keyring(self.context.settings.secret_key or (self._credentials_digest,), TOKEN_PURPOSE)
 
 
 def tokens_of(context: CallContext, hook: Hook) -> Tokens:

@@ -13,6 +13,8 @@ from app.ledger.redis import Redis
 MAX_STORED_HOOKS, MAX_HOOK_BYTES = 200, 65_536
 
 StoreResult = Literal["stored", "changed", "full"]
+#: The purpose of the key that encrypts the tokens of a hook.
+TOKEN_PURPOSE = "doorbell.token"
 
 
 class HookUnreadable(Exception):

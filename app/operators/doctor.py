@@ -16,7 +16,8 @@ import httpx
 
 from app.ledger import keys
 from app.ledger.bodies import Bodies
-from app.ledger.connections import EncryptedHooks
+from app.ledger.connections import TOKEN_PURPOSE, EncryptedHooks
+from app.ledger.encryption import Keyring
 from app.ledger.ledger import Ledger, known_accounts
 from app.ledger.redis import Redis, RedisAddress, RedisUnavailable, ServerUnusable
 from app.ledger.sentinel import find_primary
@@ -221,7 +222,15 @@ async def _stored_hooks(redis: Redis, settings: Settings) -> AsyncIterator[Check
         name for name in sorted(encrypted) if settings.is_stored(name) and not hooks.has_newest_key(encrypted[name])
     ]:
         detail = f"stored hooks need an older key of SECRET_KEY: {', '.join(older)}"
-        yield Check("stored hooks", "warn", detail, "Run `doorbell hooks encrypt` before you remove the older key.")
+        yield Check("stored hooks", "warn", detail, ENCRYPT)
+    keyring, names = Keyring(settings.secret_key, TOKEN_PURPOSE), sorted(settings.hooks)
+    tokens = await redis.command("MGET", *(f"{keys.TOKEN}{name}" for name in names)) if names else []
+    if older := [name for name, token in zip(names, tokens, strict=True) if token and not keyring.is_newest(token)]:
+        detail = f"tokens of hooks need an older key of SECRET_KEY: {', '.join(older)}"
+        yield Check("tokens", "warn", detail, ENCRYPT)
+
+
+ENCRYPT = "Run `doorbell hooks encrypt` before you remove the older key."
 
 
 def _unverified(name: str, source: Source) -> Check:

@@ -54,7 +54,7 @@ async def callback(request: Request) -> Response:
             finish = _authorizations(request).finish(source.name, request.query_params, request.user.identity)
             connected = await finish
     except AuthorizationFailed as failed:
-        return _to_problem(request, source, str(failed))
+        return _to_problem(request, source, str(failed), failed.hook)
     except SettingsError as error:
         return _to_problem(request, source, " ".join(map(str, error.problems)))
     except (*REFUSALS, *OUTAGES) as error:
@@ -73,14 +73,16 @@ async def problem(request: Request) -> Response:
         text = signing.unsign(signed, max_age=PROBLEM_TTL_S).decode() if signing else ""
     except BadSignature:
         raise HTTPException(404, "This page has expired.") from None
-    return await render(request, "oauth_problem.html", 409, tool=source, text=text)
+    hook = request.query_params.get("hook", "")
+    existing = hook if context(request).settings.is_stored(hook) else ""
+    return await render(request, "oauth_problem.html", 409, tool=source, text=text, existing=existing)
 
 
-def _to_problem(request: Request, source: LoadedSource, text: str) -> Response:
+def _to_problem(request: Request, source: LoadedSource, text: str, hook: str = "") -> Response:
     signing = signer(context(request).settings, PROBLEM_SALT)
     assert signing  # a console has a SECRET_KEY
     signed = signing.sign(text[:MAX_PROBLEM_CHARS]).decode()
-    return redirect(f"/console/connect/{source.name}/problem?{urlencode({'text': signed})}")
+    return redirect(f"/console/connect/{source.name}/problem?{urlencode({'text': signed, 'hook': hook})}")
 
 
 def _check_origin(request: Request) -> None:

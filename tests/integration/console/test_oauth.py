@@ -11,6 +11,7 @@ from app.connections.catch_up import store_of
 from app.connections.connector import connection_lock
 from app.connections.context import ToolContext
 from app.connections.guard import Guard
+from app.connections.tokens import tokens_of
 from app.ledger import keys
 from app.ledger.connection_states import ConnectionState
 from app.ledger.redis import Redis
@@ -434,6 +435,21 @@ async def test_a_new_secret_of_the_app_keeps_the_tokens(
     await after.app.state.console.stored_hooks.load()
 
     assert "healthy" == (await after.check()).state
+
+
+async def test_tokens_are_encrypted_with_another_key(tool: Tool, redis: Redis) -> None:
+    await tool.login.connect()
+    before = await redis.command("GET", f"{keys.TOKEN}calendly")
+    settings = tool.context.settings.model_copy(update={"secret_key": ("another-key-of-32-characters-0000", KEY)})
+    context = ToolContext(settings, tool.context.ledger, tool.context.http)
+    tokens = tokens_of(context, settings.hook("calendly"))
+
+    changed = [await tokens.encrypt() for _ in range(2)]
+
+    after = await redis.command("GET", f"{keys.TOKEN}calendly")
+    assert [True, False] == changed
+    assert before[1:5] != after[1:5], "the id of the key"
+    assert oauth_of(tool.vendor).is_valid(await tokens.current())
 
 
 async def test_a_removed_hook_leaves_no_token(tool: Tool, redis: Redis) -> None:
