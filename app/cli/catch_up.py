@@ -25,7 +25,7 @@ from app.cli.output import (
     with_age,
 )
 from app.cli.session import actions, run_with_ledger
-from app.connections.catch_up_requests import CatchUpPlan, CatchUpRequests
+from app.connections.catch_up_requests import RESULT_TEXTS, CatchUpPlan, CatchUpRequests
 from app.connections.context import ToolContext
 from app.ledger.catch_ups import RESULTS, CatchUp
 from app.ledger.ledger import Ledger
@@ -35,12 +35,6 @@ from app.visits.client import http_client
 
 T = TypeVar("T")
 POLL_S, NO_WORKER_AFTER_S = 0.5, 5.0
-RESULT_TEXTS = {
-    "changed": "with changes that Doorbell lacks",
-    "unchanged": "as Doorbell has them",
-    "past": "over before that time, and without a visit: left alone",
-    "unclear": "that cannot be translated",
-}
 
 
 @click.command("catch-up", epilog=examples("catch-up calendly", "catch-up calcom --since 2026-11-01 --dry-run"))

@@ -24,7 +24,7 @@ from app.connections.listing import ListedChanges, booking_of, read_pages, trans
 from app.connections.stored_hooks import StoredHooks
 from app.connections.tool_api import CredentialsMissing
 from app.ledger import keys
-from app.ledger.catch_ups import RESULTS, CatchUp, CatchUpResult, CatchUps, CatchUpStatus
+from app.ledger.catch_ups import PLAN, RESULTS, CatchUp, CatchUpResult, CatchUps, CatchUpStatus
 from app.ledger.connection_states import ConnectionStates
 from app.ledger.ids import TaskId, new_listed_id, new_token
 from app.ledger.leases import LockContended, exclusive
@@ -238,18 +238,18 @@ class CatchUpRunner:
         self._context, self._stored = context, stored
 
     async def run_next(self) -> None:
-        """Run each open catch-up for a while, all at once: a tool may be slow. Raises RedisUnavailable."""
-        hooks = await store_of(self._context).open_hooks()
-        if hooks:
+        """Run each open catch-up and each plan for a while, all at once: a tool may be slow. Raises RedisUnavailable."""
+        slots = await store_of(self._context).open_slots()
+        if slots:
             await self._stored.refresh()  # a hook that was just connected may not be loaded yet
-        for result in await asyncio.gather(*map(self._run_alone, hooks), return_exceptions=True):
+        for result in await asyncio.gather(*map(self._run_alone, slots), return_exceptions=True):
             if isinstance(result, BaseException):
                 raise result
 
-    async def _run_alone(self, hook: str) -> None:
+    async def _run_alone(self, slot: str) -> None:
         with suppress(LockContended):
-            async with exclusive(self._context.ledger, f"{keys.CATCH_UP}{hook}:lock"):
-                await self._run(hook)
+            async with exclusive(self._context.ledger, f"{keys.CATCH_UP}{slot.removesuffix(PLAN)}:lock"):
+                await self._run(slot)
 
     async def start_daily(self) -> None:
         """Start the daily reconciliations that are due. Raises RedisUnavailable."""
@@ -268,11 +268,11 @@ class CatchUpRunner:
                 )
                 await store.save(new_catch_up(name, since, "Doorbell", "daily"))
 
-    async def _run(self, name: str) -> None:
-        store, settings = store_of(self._context), self._context.settings
-        catch_up = await store.get(name)
+    async def _run(self, slot: str) -> None:
+        store, settings, name = store_of(self._context), self._context.settings, slot.removesuffix(PLAN)
+        catch_up = await store.get(slot)
         if catch_up is None or not catch_up.is_open:
-            await (store.save(catch_up) if catch_up else store.remove(name))  # cancelled, or unreadable
+            await (store.save(catch_up) if catch_up else store.remove(slot))  # cancelled, or unreadable
             return
         if name not in settings.hooks or not can_list(settings.hook(name)):
             await store.save(
@@ -285,7 +285,7 @@ class CatchUpRunner:
         try:
             await self._continue(hook, catch_up)
         except (ClientError, Unauthorized, Refused, Untranslatable, CredentialsMissing, VisitsApiError) as error:
-            current = await store.get(name) or catch_up
+            current = await store.get(slot) or catch_up
             await store.save(after_error(current, error, hook.source.definition.title))
 
     async def _continue(self, hook: Hook, catch_up: CatchUp) -> None:
@@ -298,10 +298,10 @@ class CatchUpRunner:
             await store.save(catch_up)
         async for listed, remaining in lister.pages([decode_request(each) for each in catch_up.remaining]):
             for each, result in listed:
-                if result == "changed":
+                if result == "changed" and not catch_up.is_plan:
                     await self._store(hook, catch_up, each)
-            catch_up = counted(catch_up, (result for _, result in listed), remaining)
-            current = await store.get(hook.name)
+            catch_up = counted(catch_up, listed, remaining)
+            current = await store.get(catch_up.slot)
             if current is None or current.id != catch_up.id:
                 return  # a newer one replaces it
             if not current.is_open:
@@ -362,11 +362,21 @@ def decode_request(stored: Mapping[str, Any]) -> ListRequest:
     return ListRequest(RecordRequest(**stored["request"]), stored["context"], stored.get("can_be_missing", False))
 
 
-def counted(catch_up: CatchUp, results: Iterable[CatchUpResult], remaining: Sequence[ListRequest]) -> CatchUp:
+def counted(
+    catch_up: CatchUp, listed: Sequence[tuple[ListedChanges, CatchUpResult]], remaining: Sequence[ListRequest]
+) -> CatchUp:
     counts = Counter(catch_up.counts)
-    counts.update(results)
-    requests = [encode_request(each) for each in remaining]
-    return replace(catch_up, counts=dict(counts), remaining=requests, problem="", failed_attempts=0)
+    counts.update(result for _, result in listed)
+    now_ms = int(time.time() * 1000)
+    past = sum(result == "changed" and _starts_before(each.changes, now_ms) for each, result in listed)
+    return replace(
+        catch_up,
+        counts=dict(counts),
+        new_past=catch_up.new_past + past,
+        remaining=[encode_request(each) for each in remaining],
+        problem="",
+        failed_attempts=0,
+    )
 
 
 def ended(catch_up: CatchUp, status: CatchUpStatus, problem: str = "") -> CatchUp:
@@ -389,9 +399,7 @@ def after_error(catch_up: CatchUp, error: Exception, title: str) -> CatchUp:
 
 async def plan(context: CallContext, hook: Hook, catch_up: CatchUp) -> tuple[dict[CatchUpResult, int], int]:
     """List everything and store nothing. Return the counts by result, and how many new visits would be in the past."""
-    lister, counts, new_past = Lister(context, hook, catch_up), Counter[CatchUpResult](), 0
-    async for listed, _ in lister.pages(await lister.start()):
-        counts.update(result for _, result in listed)
-        now_ms = int(time.time() * 1000)
-        new_past += sum(result == "changed" and _starts_before(each.changes, now_ms) for each, result in listed)
-    return {result: counts[result] for result in RESULTS}, new_past
+    lister = Lister(context, hook, catch_up)
+    async for listed, remaining in lister.pages(await lister.start()):
+        catch_up = counted(catch_up, listed, remaining)
+    return {result: catch_up.counts.get(result, 0) for result in RESULTS}, catch_up.new_past

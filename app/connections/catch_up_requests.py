@@ -1,16 +1,31 @@
 """What operators do with catch-ups: plan, start, cancel. The console and the command line use it alike."""
 
-from dataclasses import dataclass
-from datetime import datetime
+import time
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 
 from app.connections.catch_up import can_list, default_since, new_catch_up, plan, store_of
 from app.connections.connector import NotSubscribable
 from app.connections.context import CallContext
-from app.ledger.catch_ups import CatchUp, CatchUpResult
+from app.ledger.catch_ups import PLAN, CatchUp, CatchUpResult
 from app.ledger.records import NotFound
 from app.operators.actions import Actions
 from app.settings.model import Hook
 from app.telemetry.health import live_workers
+
+#: What the results mean, after the number of appointments.
+RESULT_TEXTS: dict[CatchUpResult, str] = {
+    "changed": "with changes that Doorbell lacks",
+    "unchanged": "as Doorbell has them",
+    "past": "over before that time, and without a visit: left alone",
+    "unclear": "that cannot be translated",
+}
+#: The counts of an older plan may be wrong.
+PLAN_VALID_S = 3_600
+
+
+class PlanNotConfirmed(Exception):
+    """The message is a sentence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,16 +63,48 @@ class CatchUpRequests:
         await store_of(self._context).save(catch_up)
         return catch_up
 
+    async def start_plan(self, name: str, since: datetime | None) -> CatchUp:
+        """Let a worker list everything and store nothing, because listing may take long."""
+        self._hook(name)
+        since = since or await default_since(self._context, name)
+        catch_up = replace(new_catch_up(name, since, self._actions.actor_name, "operator"), is_plan=True)
+        await store_of(self._context).save(catch_up)
+        return catch_up
+
+    async def start_planned(self, name: str, plan_id: str, typed: str) -> CatchUp:
+        """Start what a plan has counted. typed: the number of visits of the past that it would create or change.
+
+        Raises PlanNotConfirmed if the plan is another one, is unfinished or is too old, or if the number is wrong.
+        """
+        finished_plan = await self.get_plan(name)
+        oldest_ms = (time.time() - PLAN_VALID_S) * 1000
+        if (
+            finished_plan is None
+            or finished_plan.id != plan_id
+            or finished_plan.status != "done"
+            or finished_plan.ended_at_ms < oldest_ms
+        ):
+            raise PlanNotConfirmed("The plan has changed, or is too old. Nothing was started: look at it again.")
+        if finished_plan.new_past and typed.strip() != str(finished_plan.new_past):
+            raise PlanNotConfirmed("The number that you typed is another one. Nothing was started.")
+        started = await self.start(name, datetime.fromtimestamp(finished_plan.since_ms / 1000, UTC))
+        await store_of(self._context).remove(finished_plan.slot)
+        return started
+
     async def get(self, name: str) -> CatchUp | None:
         return await store_of(self._context).get(name)
 
+    async def get_plan(self, name: str) -> CatchUp | None:
+        return await store_of(self._context).get(f"{name}{PLAN}")
+
     async def cancel(self, name: str) -> bool:
-        """Return False if there is no unfinished one."""
-        catch_up = await self.get(name)
-        if catch_up is None or not catch_up.is_open:
+        """Cancel the plan and the catch-up of a hook. Return False if neither is unfinished."""
+        is_open = [each for each in (await self.get_plan(name), await self.get(name)) if each and each.is_open]
+        if not is_open:
             return False
         await self._actions.record("cancelled catch-up", name)
-        await store_of(self._context).cancel(name, catch_up.id)
+        for each in is_open:
+            await store_of(self._context).cancel(each.slot, each.id)
         return True
 
     async def has_worker(self) -> bool:

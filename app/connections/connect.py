@@ -13,6 +13,7 @@ from app.connections.context import CallContext, ToolContext
 from app.connections.stored_hooks import StoredHooks
 from app.connections.tokens import tokens_of
 from app.ledger import keys
+from app.ledger.catch_ups import PLAN
 from app.ledger.connection_states import ConnectionState, ConnectionStates
 from app.ledger.ids import is_listed
 from app.ledger.ledger import Ledger
@@ -214,9 +215,13 @@ class Connections:
             hook, ids = settings.hook(name), list[str]()
             if can_call(hook):
                 ids = await Connector(self._context, hook).remove()
-            await self._actions.record("disconnected tool", f"{name}: {len(ids)} subscriptions deleted")
+            await self._actions.record(
+                "disconnected tool",
+                f"{name}: {len(ids)} {'subscription' if len(ids) == 1 else 'subscriptions'} deleted",
+            )
             await self._states.remove(name)
-            await store_of(self._context).remove(name)
+            for slot in (name, f"{name}{PLAN}"):
+                await store_of(self._context).remove(slot)
             if settings.is_stored(name):
                 await self._stored.remove(name, self._actions)
         return ids

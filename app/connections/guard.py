@@ -11,12 +11,20 @@ from random import uniform
 
 from app.connections.catch_up import can_list, default_since, new_catch_up, store_of
 from app.connections.connect import MAX_SECRETS, can_call, healthy_state
-from app.connections.connector import Connector, Reconciled, connection_lock, describe, match_groups
+from app.connections.connector import (
+    Connector,
+    NotSubscribable,
+    Reconciled,
+    connection_lock,
+    describe,
+    match_groups,
+)
 from app.connections.context import CallContext
 from app.connections.stored_hooks import StoredHooks
 from app.connections.tool_api import CredentialsMissing
 from app.ledger.connection_states import ConnectionState, ConnectionStates, Health
 from app.ledger.leases import LockContended
+from app.ledger.records import NotFound
 from app.operators.actions import Actions, Actor
 from app.settings.model import Hook
 from app.telemetry.logs import log
@@ -36,10 +44,11 @@ RETRY_S = 60.0
 class Guard:
     """The step of a worker. Each connection is checked by one of many."""
 
-    def __init__(self, context: CallContext, stored: StoredHooks) -> None:
+    def __init__(self, context: CallContext, stored: StoredHooks, actions: Actions | None = None) -> None:
+        """actions: of the person who asks for a check; by default the workers'."""
         self._context, self._stored = context, stored
         self._states = ConnectionStates(context.ledger.redis)
-        self._actions = Actions(context.ledger, context.settings, WORKER)
+        self._actions = actions or Actions(context.ledger, context.settings, WORKER)
 
     async def check_due(self) -> None:
         """Check the connections whose time has come. Raises RedisUnavailable."""
@@ -62,6 +71,18 @@ class Guard:
                     return
                 if (await self._states.get(hook.name)).next_check_ms <= _now_ms():
                     await self.check(hook)
+
+    async def check_now(self, name: str) -> ConnectionState:
+        """Check a connection because a person asks. Raises NotFound, NotSubscribable, LockContended."""
+        settings = self._context.settings
+        if name not in settings.hooks:
+            raise NotFound(name)
+        hook = settings.hook(name)
+        if not can_call(hook):
+            raise NotSubscribable(f"Doorbell cannot ask {hook.source.definition.title} about its subscriptions")
+        await self._actions.record("checked connection", name)
+        async with connection_lock(self._context, name):
+            return await self.check(hook)
 
     async def check(self, hook: Hook) -> ConnectionState:
         """Ask the tool about the connection, repair it if Doorbell made it, and store its state. Run under its lock."""
@@ -149,7 +170,7 @@ class Guard:
         await self._keep_secrets(hook, reconciled)
         await self._actions.record("repaired connection", f"{hook.name}: it was {problem}")
         if can_list(hook):
-            await store_of(self._context).save(new_catch_up(hook.name, since, WORKER.name, "repaired"))
+            await store_of(self._context).save(new_catch_up(hook.name, since, self._actions.actor_name, "repaired"))
         at = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
         after = self._healthy(hook, connector, before, reconciled)
         return replace(after, detail=f"it was {problem}, and was subscribed again at {at}")

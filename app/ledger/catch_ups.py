@@ -16,6 +16,8 @@ CatchUpStatus = Literal["queued", "running", "done", "cancelled", "failed"]
 CatchUpResult = Literal["changed", "unchanged", "past", "unclear"]
 RESULTS: tuple[CatchUpResult, ...] = get_args(CatchUpResult)
 RETENTION_S = 30 * 86_400
+#: Ends the slot of a plan. No name of a hook has a colon.
+PLAN = ":plan"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +27,7 @@ class CatchUp:
     since_ms: the earliest start of an appointment without a visit that is stored. until_ms: the latest start.
     changed_since_ms: for tools that list what changed. cause: why it was started: an operator, `connected`, `repaired` or
     `daily`. remaining: the requests that are still to be sent, in JSON. problem: why it failed, or waits.
+    is_plan: everything is listed, and nothing stored. new_past: visits of the past that would be created or changed.
     """
 
     id: str
@@ -42,6 +45,13 @@ class CatchUp:
     ended_at_ms: int = 0
     next_attempt_ms: int = 0
     failed_attempts: int = 0
+    is_plan: bool = False
+    new_past: int = 0
+
+    @property
+    def slot(self) -> str:
+        """Where it is stored: a plan beside the catch-up of its hook."""
+        return f"{self.hook}{PLAN}" if self.is_plan else self.hook
 
     @property
     def is_open(self) -> bool:
@@ -59,16 +69,16 @@ class CatchUps:
         """secret_keys: they encrypt what remains, because it may contain parts of records."""
         self._redis, self._keyring = redis, Keyring(secret_keys, "doorbell.catch-up")
 
-    async def open_hooks(self) -> list[str]:
+    async def open_slots(self) -> list[str]:
         return sorted(hook.decode() for hook in await self._redis.command("SMEMBERS", keys.OPEN_CATCH_UPS))
 
-    async def get(self, hook: str) -> CatchUp | None:
-        """Return the newest catch-up of a hook, with a wish of an operator to cancel it."""
-        encrypted, cancelled = await self._redis.command("HMGET", _key(hook), "state", "cancelled")
+    async def get(self, slot: str) -> CatchUp | None:
+        """Return the newest catch-up of a hook, or its newest plan, with a wish of an operator to cancel it."""
+        encrypted, cancelled = await self._redis.command("HMGET", _key(slot), "state", "cancelled")
         if not encrypted:
             return None
         try:
-            stored = orjson.loads(self._keyring.decrypt(encrypted, _key(hook)))
+            stored = orjson.loads(self._keyring.decrypt(encrypted, _key(slot)))
         except (UnknownKey, TamperedValue):
             return None
         known = {each.name: stored[each.name] for each in fields(CatchUp) if each.name in stored}
@@ -78,21 +88,21 @@ class CatchUps:
         return catch_up
 
     async def save(self, catch_up: CatchUp) -> None:
-        key = _key(catch_up.hook)
+        key = _key(catch_up.slot)
         encrypted = self._keyring.encrypt(orjson.dumps(asdict(catch_up)), key)
         change = "SADD" if catch_up.is_open else "SREM"
         await self._redis.commands(
             ("HSET", key, "state", encrypted),
             ("EXPIRE", key, RETENTION_S),
-            (change, keys.OPEN_CATCH_UPS, catch_up.hook),
+            (change, keys.OPEN_CATCH_UPS, catch_up.slot),
         )
 
-    async def cancel(self, hook: str, id: str) -> None:
-        await self._redis.command("HSET", _key(hook), "cancelled", id)
+    async def cancel(self, slot: str, id: str) -> None:
+        await self._redis.command("HSET", _key(slot), "cancelled", id)
 
-    async def remove(self, hook: str) -> None:
-        await self._redis.commands(("DEL", _key(hook)), ("SREM", keys.OPEN_CATCH_UPS, hook))
+    async def remove(self, slot: str) -> None:
+        await self._redis.commands(("DEL", _key(slot)), ("SREM", keys.OPEN_CATCH_UPS, slot))
 
 
-def _key(hook: str) -> str:
-    return f"{keys.CATCH_UP}{hook}"
+def _key(slot: str) -> str:
+    return f"{keys.CATCH_UP}{slot}"

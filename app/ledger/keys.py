@@ -42,7 +42,7 @@ TOKEN = "bell:token:"
 OAUTH = "bell:oauth:"
 #: The states of the connections, by hook; + colon, hook and `:lock`: which process works on a connection.
 CONNECTIONS = "bell:connections"
-#: + hook: its newest catch-up. The hooks with an unfinished one.
+#: + hook: its newest catch-up; + `:plan`: its newest plan. The hooks with an unfinished one.
 CATCH_UP, OPEN_CATCH_UPS = "bell:catch-up:", "bell:catch-ups"
 WORKER = "bell:worker:"
 HOURLY = "bell:hourly:"
@@ -213,7 +213,7 @@ KEY_KINDS = (
     KeyKind(
         "bell:catch-up:*",
         "expires",
-        "the newest catch-up of a hook: its progress, and the requests that remain, encrypted",
+        "the newest catch-up of a hook, or its newest plan: its progress, and the requests that remain, encrypted",
         "30 days after its last step",
         title="Catch-ups",
         personal_data="none after its end: until then, parts of appointments in the requests that remain",

@@ -46,6 +46,7 @@ Action = Literal[
     "removed hook",
     "connected tool",
     "disconnected tool",
+    "checked connection",
     "noticed connection",
     "repaired connection",
     "renewed connection",

@@ -28,6 +28,11 @@ class HookConnection(ConnectionState):
     uses_oauth: bool = False
 
     @property
+    def is_broken(self) -> bool:
+        """Whether the tool sends nothing until somebody acts."""
+        return self.state in ("disabled", "missing", "credentials_expired")
+
+    @property
     def problem(self) -> tuple[str, str] | None:
         """What is wrong with it and what helps; None if it is healthy, or was never heard from."""
         if self.state not in UNHEALTHY:

@@ -6,9 +6,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
+from app.connections.catch_up import can_list
+from app.connections.connect import can_call
 from app.console.context import actions, context
 from app.console.rendering import redirect, render
-from app.operators.connections import load_connection
+from app.operators.connections import load_connection, load_connections
 from app.operators.hooks import HookSummary, list_hooks
 from app.operators.setup_steps import new_secret
 from app.settings.environment import SettingsError
@@ -23,7 +25,14 @@ CREDENTIAL = "credential-"
 
 
 async def hooks(request: Request) -> Response:
-    return await render(request, "hooks.html", hooks=list_hooks(context(request).settings))
+    console = context(request)
+    return await render(
+        request,
+        "hooks.html",
+        hooks=list_hooks(console.settings),
+        connections={each.hook: each for each in await load_connections(console.ledger, console.settings)},
+        disconnected=request.query_params.get("disconnected", ""),
+    )
 
 
 # -- a new hook --
@@ -74,11 +83,12 @@ MESSAGES = {
     "changed": "Changed. All processes follow within 5 seconds.",
     "rotated": "The new secret and the old ones are accepted. When the tool uses the new one, reject the old ones below.",
     "finished": "Only the newest secret is accepted.",
+    "checked": "The tool was asked just now: its answer is below.",
 }
 
 
 async def hook(request: Request) -> Response:
-    return await _page(request)
+    return await page(request)
 
 
 async def change(request: Request) -> Response:
@@ -90,7 +100,7 @@ async def change(request: Request) -> Response:
     try:
         await context(request).stored_hooks.change(name, fields, actions(request), credentials=_credentials(form))
     except SettingsError as error:
-        return await _page(request, error)
+        return await page(request, error)
     return redirect(f"/console/hooks/{name}?done=changed")
 
 
@@ -103,7 +113,7 @@ async def rotate(request: Request) -> Response:
             name, form.get("secret", "").strip(), actions(request), keep_old=keep_old
         )
     except SettingsError as error:
-        return await _page(request, error)
+        return await page(request, error)
     return redirect(f"/console/hooks/{name}?done={'rotated' if keep_old else 'finished'}")
 
 
@@ -118,29 +128,34 @@ async def remove(request: Request) -> Response:
     name = request.path_params["hook"]
     _summary(request, name)
     if request.state.form.get("confirm", "").strip() != name:
-        return await _page(request, message="The confirmation differs. Nothing was removed.")
+        return await page(request, message="The confirmation differs. Nothing was removed.")
     try:
         await context(request).stored_hooks.remove(name, actions(request))
     except SettingsError as error:
-        return await _page(request, error)
+        return await page(request, error)
     return redirect("/console/hooks")
 
 
-async def _page(request: Request, error: SettingsError | None = None, message: str = "") -> Response:
-    console, name = context(request), request.path_params["hook"]
+async def page(request: Request, error: SettingsError | None = None, message: str = "") -> Response:
+    """Return the page of a hook. error, message: why a form was refused."""
+    name, console = request.path_params["hook"], context(request)
     summary, settings = _summary(request, name), console.settings
+    hook = settings.hook(name) if name in settings.hooks else None
     stored = settings.stored_hooks.get(name)
     tool = load_sources().get(summary.source)
-    uses_oauth = bool(stored and stored.uses_oauth)
+    connection = await load_connection(console.ledger, settings, name) if hook else None
     return await render(
         request,
         "hook.html",
         409 if error or message else 200,
         hook=summary,
         tool=tool,
+        connection=connection,
+        can_call=hook and can_call(hook),
+        can_list=hook and can_list(hook),
         values=hook_values(stored) if stored else {},
         has_token=bool(stored and stored.visits_api_token),
-        login=await load_connection(console.ledger, settings, name) if uses_oauth else None,
+        login=connection if stored and stored.uses_oauth else None,
         new_secret=new_secret(tool.definition) if tool else None,
         problems=error.problems if error else [],
         message=message,

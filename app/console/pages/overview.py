@@ -23,7 +23,7 @@ ACTIONS = {
     "memory": ("Show data retention", "/console/settings/retention"),
     "stalled": ("Show workers", "/console/workers"),
     "unusable": ("Show the hook", "/console/hooks/{hook}"),
-    "connection": ("Show the connection", "/console/hooks/{hook}"),
+    "connection": ("Show the connection", "/console/hooks/{hook}#connection"),
     "credentials": ("Show the steps", "/console/sources/{source}"),
     "signatures": ("Show rejections", "/console/rejections?hook={hook}"),
     "silent": ("Show the steps", "/console/sources/{source}"),

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from app.console.context import ConsoleContext, actions, context
 from app.console.rendering import redirect, render
 from app.ledger.records import NotFound
+from app.operators.connections import load_connections
 from app.operators.overview import HookStats, load_hooks
 from app.operators.setup_steps import new_secret, setup_steps, terms_of
 from app.telemetry import counters
@@ -29,12 +30,17 @@ HIDDEN_TOKEN = "•••"
 
 async def sources(request: Request) -> Response:
     settings, redis = context(request).settings, context(request).redis
-    hooks, circuits = await asyncio.gather(load_hooks(redis, settings), open_circuits(redis, settings))
+    hooks, circuits, connections = await asyncio.gather(
+        load_hooks(redis, settings),
+        open_circuits(redis, settings),
+        load_connections(context(request).ledger, settings),
+    )
     cards = [_card(name, source, hooks) for name, source in load_sources().items()]
     return await render(
         request,
         "sources.html",
         sources=sorted(cards, key=_urgency),
+        connections={each.hook: each for each in connections},
         accounts={account: settings.hooks_for(account) for account in settings.accounts.values()},
         circuits={circuit.account: circuit for circuit in circuits},
         reasons=CIRCUIT_REASONS,

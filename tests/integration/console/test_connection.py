@@ -1,0 +1,257 @@
+"""The connection of a hook in the console: its state, check, disconnect, and catching up, against a fake tool."""
+
+import html
+import re
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+import pytest
+
+from app.connections.catch_up import CatchUpRunner
+from app.ledger.redis import Redis
+from app.vendors.vendor import Faults, Vendor
+from tests.support.console import VIEWERS, Browser, Opened, activities, main_text
+from tests.support.vendors import serve_vendor
+
+PAGE = "/console/hooks/calendly"
+CATCH_UP = f"{PAGE}/catch-up"
+
+
+@pytest.fixture
+def environ(environ: dict[str, str]) -> dict[str, str]:
+    del environ["HOOKS__CALENDLY__SECRETS"]
+    return environ | {"PUBLIC_URL": "https://doorbell.example.com", "SECRET_KEY": "key-of-the-tests-" * 2}
+
+
+@dataclass
+class Office:
+    """An operator, and Calendly, which is connected."""
+
+    app: Any
+    vendor: Vendor
+    operator: Browser
+    redis: Redis
+
+    async def text(self, path: str = PAGE) -> str:
+        return main_text(html.unescape((await self.operator.get(path)).text))
+
+    async def post(self, path: str, **form: str) -> httpx.Response:
+        await self.operator.get(PAGE)
+        return await self.operator.post(path, form)
+
+    async def work(self) -> None:
+        """Do what a worker does for catch-ups."""
+        services = self.app.state.services
+        await CatchUpRunner(services.console.context.tools, services.stored_hooks).run_next()
+
+    def book(self, days: int, email: str) -> None:
+        self.vendor.calendar.book(datetime.now(UTC) + timedelta(days=days), email)
+
+    async def deliveries(self) -> int:
+        return int(await self.redis.command("ZCARD", "bell:deliveries:calendly"))
+
+    async def acts(self) -> list[tuple[bytes, bytes]]:
+        """Return the activities after the connection."""
+        return (await activities(self.redis))[2:]
+
+
+@pytest.fixture
+async def office(app: Any, redis: Redis) -> AsyncIterator[Office]:
+    async with serve_vendor("calendly") as (vendor, api_url):
+        operator = Browser(app)
+        await operator.log_in()
+        office = Office(app, vendor, operator, redis)
+        await operator.get("/console/connect/calendly")
+        form = {"name": "calendly", "credential-TOKEN": "token-of-the-account", "api_url": api_url}
+        assert 303 == (await operator.post("/console/connect/calendly", form)).status_code
+        await office.work()
+        yield office
+
+
+async def test_the_page_of_a_hook_shows_its_connection(office: Office) -> None:
+    text = await office.text()
+
+    [subscription] = office.vendor.subscriptions
+    assert "Connection to Calendly Connected Account of Calendly Ada's Salon" in text
+    assert "by operator" in text
+    assert f"Subscription at Calendly {subscription}" in text
+    assert "Connect again Check now Catch up…" in text
+    assert "Connected" in await office.text("/console/hooks")
+
+
+async def test_a_check_repairs_what_the_tool_switched_off(office: Office) -> None:
+    [lost] = office.vendor.subscriptions.values()
+    lost.is_active = False
+
+    checked = await office.post(f"{PAGE}/check")
+
+    assert f"{PAGE}?done=checked#connection" == checked.headers["location"]
+    assert [True] == [each.is_active for each in office.vendor.subscriptions.values()]
+    assert "It was disabled, and was subscribed again" in await office.text()
+    assert [
+        (b"checked connection", b"calendly"),
+        (b"noticed connection", b"calendly: disabled"),
+        (b"repaired connection", b"calendly: it was disabled"),
+    ] == await office.acts()
+
+
+async def test_rejected_credentials_are_shown_everywhere_and_lead_to_a_reconnect(office: Office) -> None:
+    office.vendor.faults = Faults(unauthorized=True)
+    await office.post(f"{PAGE}/check")
+
+    page, overview = [html.unescape((await office.operator.get(path)).text) for path in (PAGE, "/console")]
+
+    assert "Credentials are rejected" in page
+    assert re.search(r'<a class="button main" href="/console/connect/calendly\?hook=calendly">Reconnect</a>', page)
+    assert 'href="/console/hooks/calendly#connection">Show the connection</a>' in overview
+    for path in ("/console/hooks", "/console/sources"):
+        assert "Credentials are rejected" in await office.text(path)
+
+
+async def test_a_disconnect_deletes_our_subscription_after_a_confirmation(office: Office) -> None:
+    stranger = office.vendor.subscribe("https://other.example.com/hook", ("invitee.created",), "secret")
+    refused = await office.post(f"{PAGE}/disconnect", confirm="no")
+    done = await office.post(f"{PAGE}/disconnect", confirm="calendly")
+
+    assert (409, True) == (refused.status_code, "Nothing was disconnected" in refused.text)
+    assert "/console/hooks?disconnected=calendly" == done.headers["location"]
+    assert [stranger.id] == list(office.vendor.subscriptions)
+    assert "calendly is disconnected" in await office.text(done.headers["location"])
+    assert 404 == (await office.operator.get(PAGE)).status_code
+    assert (b"disconnected tool", b"calendly: 1 subscription deleted") in await office.acts()
+
+
+async def test_a_disconnect_that_the_tool_refuses_changes_nothing(office: Office) -> None:
+    office.vendor.faults = Faults(down=True)
+    refused = await office.post(f"{PAGE}/disconnect", confirm="calendly")
+
+    assert (409, True) == (refused.status_code, "The hook is still there" in refused.text)
+    assert 1 == len(office.vendor.subscriptions)
+    assert "Remove without asking Calendly" in await office.text()
+
+
+async def test_the_past_is_only_stored_with_a_plan_and_its_number(office: Office) -> None:
+    office.book(-20, "old@example.com")
+    office.book(-21, "older@example.com")
+    office.book(3, "new@example.com")
+    since = f"{datetime.now(UTC) - timedelta(days=40):%Y-%m-%d}"
+
+    await office.post(f"{CATCH_UP}/plan", since=since)
+    waiting = await office.text(CATCH_UP)
+    await office.work()
+    planned = await office.text(CATCH_UP)
+    plan = re.search(r'name="plan" value="([^"]+)"', (await office.operator.get(CATCH_UP)).text)
+    assert plan
+    before = await office.deliveries()
+    wrong = await office.post(CATCH_UP, plan=plan[1], confirm="3")
+    other = await office.post(CATCH_UP, plan="another", confirm="2")
+    await office.work()
+    nothing = await office.deliveries()
+    started = await office.post(CATCH_UP, plan=plan[1], confirm="2")
+    await office.work()
+
+    assert "Counting what would be stored" in waiting
+    assert "No worker is running" in waiting
+    assert "3 appointments with changes that Doorbell lacks" in planned
+    assert "2 past visits would be created or changed: their customers may be asked for a review." in planned
+    assert (409, 409, 303) == (wrong.status_code, other.status_code, started.status_code)
+    assert "The number that you typed is another one" in wrong.text
+    assert "The plan has changed" in other.text
+    assert (before, before + 3) == (nothing, await office.deliveries())
+    assert "Done 3 appointments listed, 3 of them new or changed." in await office.text(CATCH_UP)
+    assert [b"started catch-up"] == [action for action, _ in await office.acts()]
+
+
+async def test_a_plan_without_the_past_needs_no_number(office: Office) -> None:
+    office.book(3, "new@example.com")
+    await office.post(f"{CATCH_UP}/plan", since="")
+    await office.work()
+    page = (await office.operator.get(CATCH_UP)).text
+
+    assert "past visit" not in page
+    assert 'name="confirm"' not in page
+    assert "Store the changes of 1 appointment" in page
+
+
+async def test_a_catch_up_is_cancelled(office: Office) -> None:
+    await office.post(f"{CATCH_UP}/plan", since="2026-01-01")
+    await office.post(f"{CATCH_UP}/cancel")
+    await office.work()
+
+    assert "Cancelled" in await office.text(CATCH_UP)
+    assert [(b"cancelled catch-up", b"calendly")] == await office.acts()
+    assert not await office.redis.command("SCARD", "bell:catch-ups")
+
+
+async def test_a_plan_leaves_the_last_catch_up_as_it_was(office: Office) -> None:
+    await office.post(f"{CATCH_UP}/plan", since="2026-01-01")
+    await office.work()
+
+    text = await office.text(CATCH_UP)
+
+    assert "The last time Done" in text
+    assert "The plan: appointments since Jan 1" in text
+
+
+async def test_an_unreadable_date_is_refused(office: Office) -> None:
+    refused = await office.post(f"{CATCH_UP}/plan", since="yesterday")
+
+    assert (409, True) == (refused.status_code, "The date cannot be read" in refused.text)
+
+
+async def test_the_daily_reconciliation_is_switched_on_the_page_of_the_hook(office: Office) -> None:
+    before = await office.text()
+    await office.post(PAGE, reconcile="daily")
+
+    page = (await office.operator.get(PAGE)).text
+
+    assert "as usual for Calendly: no" in before
+    assert "Once a day, Doorbell lists the appointments of Calendly, and stores what no webhook told" in before
+    assert '<option value="daily" selected>' in page
+    assert "daily" == office.app.state.services.settings.hooks["calendly"].reconcile
+
+
+async def test_viewers_see_the_connection_and_change_nothing(office: Office) -> None:
+    viewer = Browser(office.app)
+    await viewer.log_in(VIEWERS)
+    pages = [(await viewer.get(path)).text.partition("<main")[2] for path in (PAGE, CATCH_UP)]
+    actions = ("check", "disconnect", "catch-up", "catch-up/plan", "catch-up/cancel")
+
+    assert all('method="post"' not in page and "Reconnect" not in page for page in pages)
+    assert "Connected" in pages[0]
+    assert {403} == {(await viewer.post(f"{PAGE}/{action}")).status_code for action in actions}
+
+
+async def test_a_hook_of_the_environment_is_connected_without_typing_its_credentials(
+    opened: Opened, environ: dict[str, str]
+) -> None:
+    async with serve_vendor("calendly") as (vendor, api_url):
+        hook = {"SECRETS": "signing-secret-of-the-environment", "CREDENTIALS__TOKEN": "token-of-the-account"}
+        variables = {f"HOOKS__CALENDLY__{name}": value for name, value in (hook | {"API_URL": api_url}).items()}
+        operator = Browser(await opened(environ | variables))
+        await operator.log_in()
+        form = (await operator.get("/console/connect/calendly?hook=calendly")).text
+        connected = await operator.post("/console/connect/calendly", {"name": "calendly", "again": "1"})
+
+    assert "credential-" not in form
+    assert "is set in the environment, with its credentials" in form
+    assert (303, 1) == (connected.status_code, len(vendor.subscriptions))
+
+
+@pytest.mark.parametrize("path", ["/catch-up", "/first-delivery", ""])
+async def test_pages_of_unknown_hooks_are_not_found(app: Any, path: str) -> None:
+    operator = Browser(app)
+    await operator.log_in()
+
+    assert 404 == (await operator.get(f"/console/hooks/nosuchhook{path}")).status_code
+
+
+async def test_a_hook_whose_tool_has_no_list_has_no_catch_up(app: Any) -> None:
+    operator = Browser(app)
+    await operator.log_in()
+
+    assert 404 == (await operator.get("/console/hooks/standard/catch-up")).status_code
+    assert "Catch up" not in (await operator.get("/console/hooks/standard")).text
