@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -111,7 +111,7 @@ def connections(as_json: bool) -> None:
                 "hook": each.hook,
                 "source": each.source,
                 "state": each.state,
-                "subscription_id": ", ".join(each.subscription_ids) or None,
+                "subscription_id": _ids(each.subscription_ids, as_json),
                 "checked_at": iso_timestamp(each.checked_at_ms or None),
                 "detail": each.detail,
             }
@@ -119,6 +119,13 @@ def connections(as_json: bool) -> None:
         ]
 
     print_rows(run_with_ledger(load), as_json)
+
+
+def _ids(ids: Sequence[str], as_json: bool) -> str | None:
+    """Return all ids for programs, and few for people: some tools have one subscription for each event."""
+    if as_json or len(ids) < 2:
+        return ", ".join(ids) or None
+    return f"{ids[0]}, {len(ids) - 1} more"
 
 
 @click.command(epilog=examples("disconnect calendly"))

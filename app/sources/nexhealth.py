@@ -29,7 +29,7 @@ From the vendor's OpenAPI document of v20240412: an endpoint is a URL of the API
 event of each practice is subscribed to by a request of its own. The list of endpoints has the key in that document; a third
 party writes that it cannot be read later, so an endpoint without it is replaced unless Doorbell made it. Appointments are
 listed for one location and a period, without blocks of the schedule, and by the time of their last change. Implied, not
-stated: a list without the parameter `cancelled` has cancelled appointments, too.
+stated: a list without the parameter `cancelled` has cancelled appointments, too; they are asked for once more, to be sure.
 
 Guessed: a start without an offset is local time in the `timezone` of the appointment.
 """
@@ -389,16 +389,16 @@ def _list_appointments(window: Window, account: Payload) -> Iterator[ListRequest
     practice, params = _practice_of(account), _practice_params(account)
     for location in practice.at("locations"):
         common = {**params, "location_id": location.at("id").required_id(), "unavailable": "false", "per_page": "200"}
-        yield _list(common, window.since, window.until, {})
-        if window.changed_since:
-            since = min(window.since, window.changed_since) - CHANGES_REACH_BACK
-            changed = {"updated_since": _utc(window.changed_since)}
-            yield _list(common, since, window.until, changed)
+        for filters in ({}, {"cancelled": "true"}):
+            yield _list({**common, **filters}, window.since, window.until)
+            if window.changed_since:
+                since = min(window.since, window.changed_since) - CHANGES_REACH_BACK
+                changed = {"updated_since": _utc(window.changed_since)}
+                yield _list({**common, **filters, **changed}, since, window.until)
 
 
-def _list(common: Mapping[str, str], since: datetime, until: datetime, changed: Mapping[str, str]) -> ListRequest:
-    params = {**common, "start": _utc(since), "end": _utc(until), **changed}
-    return ListRequest(RecordRequest("appointments", params=params))
+def _list(filters: Mapping[str, str], since: datetime, until: datetime) -> ListRequest:
+    return ListRequest(RecordRequest("appointments", params={**filters, "start": _utc(since), "end": _utc(until)}))
 
 
 def _read_listed(request: ListRequest, response: ApiResponse) -> ListedPage:

@@ -25,7 +25,7 @@ KEY, ZOOM_SECRET = "secret-key-of-the-tests-0123456789", "secret-token-of-zoom"
 
 @pytest.fixture(scope="module")
 def vendors() -> Iterator[str]:
-    tools = [load_vendor("calendly"), load_vendor("savvycal")]
+    tools = [load_vendor("calendly"), load_vendor("savvycal"), load_vendor("jobber")]
     with serving(create_vendors(tools), lifespan="on") as url:
         yield url
 
@@ -139,3 +139,20 @@ def test_what_disconnect_cannot_delete_is_named(harness: Harness) -> None:
 
 def test_each_problem_of_the_overview_has_a_first_command() -> None:
     assert set(get_args(get_type_hints(Problem)["kind"])) == set(FIRST_COMMANDS)
+
+
+def test_of_many_subscriptions_a_person_sees_the_first_and_a_program_all(harness: Harness, vendors: str) -> None:
+    jobber = load_vendor("jobber")
+    values = f"TOKEN={jobber.credentials['TOKEN']}\nSECRET={jobber.secret_on_a_page}\n".encode()
+    api_url = f"{vendors}/jobber{jobber.api_path}"
+
+    connected = harness.doorbell("connect", "jobber", "--api-url", api_url, "--no-wait", stdin=values)
+
+    assert 0 == connected.returncode
+    assert 8 == connected.stdout.count("created subscription ")
+    [row] = rows(harness, "connections", "--json")
+    ids = row["subscription_id"].split(", ")
+    assert 8 == len(ids)
+    shown = harness.doorbell("connections").stdout
+    assert f"{ids[0]}, 7 more" in shown
+    assert ids[1] not in shown
