@@ -136,7 +136,10 @@ class Connections:
             if before is None and not (await self._states.get(name)).subscription_ids:
                 await self._stored.remove(name, self._actions)
             raise
-        hook = await self._keep_secrets(hook, wanted, reconciled, is_environment)
+        if is_environment and not set(reconciled.secrets) <= set(hook.settings.secrets):
+            await connector.delete(reconciled.created)
+            raise SettingsError([_secret_in_environment(hook)])
+        hook = await self._keep_secrets(hook, wanted, reconciled)
         last_state = await self._states.get(name)
         since = await default_since(self._context, name)
         state = connector.with_secret(healthy_state(last_state, reconciled, url, account_name), reconciled)
@@ -175,18 +178,11 @@ class Connections:
         if not is_environment and wanted != before:
             await self._stored.save(request.hook, wanted, self._actions)
 
-    async def _keep_secrets(
-        self, hook: Hook, stored: HookSettings, reconciled: Reconciled, is_environment: bool
-    ) -> Hook:
+    async def _keep_secrets(self, hook: Hook, stored: HookSettings, reconciled: Reconciled) -> Hook:
         """Store the secrets that the tool chose."""
         secrets = reconciled.secrets
         if not secrets or set(secrets) <= set(hook.settings.secrets):
             return hook
-        if is_environment:
-            variable = f"HOOKS__{hook.name.upper()}__SECRETS"
-            rule = f"{hook.source.definition.title} chose another secret than this hook has"
-            fix = "Remove the variables of this hook, and connect it again: then the secret is stored."
-            raise SettingsError([Problem(variable, rule, fix=fix)])
         valid = () if all(each.secret for each in reconciled.adopted) else stored.secrets
         wanted = change_hook(stored, {"secrets": list(dict.fromkeys([*secrets, *valid]))})
         await self._stored.save(hook.name, wanted, self._actions)
@@ -265,6 +261,12 @@ def _with_request(before: HookSettings | None, request: ConnectRequest, source: 
         return change_hook(hook, {"secrets": [generated]})
     rule = f"is required: {source.definition.title} shows it where its webhooks are set up"
     raise SettingsError([Problem("SECRET", rule, fix=f"See `doorbell sources {source.name}`.")])
+
+
+def _secret_in_environment(hook: Hook) -> Problem:
+    rule = f"{hook.source.definition.title} chooses another secret for a new subscription than this hook has"
+    fix = "Remove the variables of this hook, and connect it again: then the secret is stored."
+    return Problem(f"HOOKS__{hook.name.upper()}__SECRETS", rule, fix=fix)
 
 
 def _secret_to_enter(before: HookSettings | None, request: ConnectRequest, hook: Hook) -> str:

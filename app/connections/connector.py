@@ -147,20 +147,20 @@ class Connector:
         adopted = [await self._activate(each) for each in matching]
         leftover = [each for each in existing if each not in matching]
         if missing and self.declaration.is_url_unique:
-            await self._delete_all(leftover)
+            await self.delete(leftover)
         created = list[SubscriptionState]()
         for group in missing:
             created.append(await self._create(group))
             await self._remember([*adopted, *created], leftover)
         leftover = [each for each in leftover if each.id not in {new.id for new in created}]
         if not (missing and self.declaration.is_url_unique):
-            await self._delete_all(leftover)
+            await self.delete(leftover)
         return Reconciled(tuple(adopted), tuple(created), tuple(leftover))
 
     async def remove(self) -> list[str]:
         """Delete our subscriptions, and return their ids."""
         own = await self.own_subscriptions()
-        await self._delete_all(own)
+        await self.delete(own)
         return [each.id for each in own]
 
     def _is_usable(self, subscription: SubscriptionState, own_ids: Sequence[str], is_secret_new: bool) -> bool:
@@ -246,7 +246,7 @@ class Connector:
         await self.call(self.declaration.test(id, await self.account()))
         return True
 
-    async def _delete_all(self, subscriptions: Iterable[SubscriptionState]) -> None:
+    async def delete(self, subscriptions: Iterable[SubscriptionState]) -> None:
         for each in subscriptions:
             request = self.declaration.delete(each.id, await self.account())
             if request is None:

@@ -162,6 +162,11 @@ class Guard:
             connect = f"doorbell connect {hook.source.name} --hook {hook.name}"
             detail = f"{title} has no active subscription with this URL: run `{connect}`"
             return replace(before, state=problem, detail=detail, checked_at_ms=_now_ms())
+        if connector.declaration.secret_from == "tool" and not self._context.settings.is_stored(hook.name):
+            detail = (
+                f"{title} has no active subscription with this URL. A new one has a new secret: set HOOKS__…__SECRETS"
+            )
+            return replace(before, state=problem, detail=detail, checked_at_ms=_now_ms())
         log.warning("connection_lost", hook=hook.name, state=problem)
         since = await default_since(self._context, hook.name)
         await self._actions.record("noticed connection", f"{hook.name}: {problem}")

@@ -87,8 +87,7 @@ class Subscription:
     """The subscriptions of a tool. In every signature, `account` is the response to the request `account`.
 
     docs: the vendor's page. evidence: the weakest evidence for these facts.
-    groups: the events that are subscribed to, as they share a subscription: one tuple if one subscription can have all
-        events.
+    groups: the events that are subscribed to, as they share a subscription: one tuple if one subscription can have all.
     account: a request that succeeds only with working credentials, and describes the account.
     account_name: the name of the account for people, from that response.
     check_account: raises Refused if the account cannot have webhooks: a plan or a right is missing.
@@ -96,15 +95,13 @@ class Subscription:
     read_created: (response) → the new subscription; None if the response does not describe it: then it is looked up in the
         list.
     list: (account) → the request for all subscriptions of the account; None if the tool cannot list them: then only the
-        stored
-        ids are known. read_list: (request, response) → a page of them.
+        stored ids are known. read_list: (request, response) → a page of them.
     list_events: (id, account) → the request for the events of a subscription, where each event is added to it by a request
         of its own. read_events: (response, account) → its active events; None if others use the subscription, too.
     add_event: (id, event, account) → the request that adds one.
     delete: (id, account) → the request that deletes a subscription; None if the tool does not name this one.
     reactivate: (id, account) → the request that activates a disabled subscription, where that is possible: its URL and
-        secret
-        stay.
+        secret stay.
     renew: (id, account) → the request that prolongs a subscription; without it, an expiring one is replaced.
     test: (id, account) → the request that makes the tool send a test event.
     credentials: those that are enough for these requests, if they are not all of the source.

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from app.connections.catch_up import CatchUpRunner, store_of
+from app.connections.connect import Connections, ConnectRequest
 from app.connections.connector import Connector, connection_lock
 from app.connections.guard import Guard
 from app.connections.stored_hooks import StoredHooks
@@ -17,7 +18,7 @@ from app.ledger.redis import Redis
 from app.operators.actions import Actions, Actor
 from app.operators.activity_log import ActivityLog
 from app.operators.filter import ActivityFilter
-from app.settings.environment import read_environment
+from app.settings.environment import SettingsError, read_environment
 from app.visits.change import external_id
 from app.webhooks.subscription import Refused
 from tests.support.vendors import SECRET_KEY, ConnectedTool, connected_tool
@@ -34,7 +35,8 @@ async def tool(redis: Redis) -> AsyncIterator[ConnectedTool]:
 
 
 async def managed(tool: ConnectedTool) -> None:
-    await tool.states.save(replace(await tool.states.get("calendly"), connected_by="ada", healthy_at_ms=_now_ms()))
+    state = await tool.states.get(tool.hook.name)
+    await tool.states.save(replace(state, connected_by="ada", healthy_at_ms=_now_ms()))
 
 
 def _now_ms() -> int:
@@ -259,3 +261,31 @@ async def test_a_hook_that_was_just_disconnected_is_not_checked(redis: Redis) ->
 
         assert "calendly" in await tool.states.all()
         assert "east" not in await tool.states.all()
+
+
+async def test_a_hook_of_the_environment_gets_no_secret_that_it_cannot_keep(redis: Redis) -> None:
+    """The tool chooses the secret of a new subscription, and only a stored hook can take it over."""
+    async with connected_tool("stripe", redis) as tool:
+        set_secrets(tool, "whsec_of_a_lost_subscription")
+        await managed(tool)
+
+        state = await check(tool)
+
+        assert ("missing", {}) == (state.state, tool.vendor.subscriptions)
+        assert "A new one has a new secret" in state.detail
+
+
+async def test_connecting_a_hook_of_the_environment_leaves_no_subscription_with_an_unknown_secret(redis: Redis) -> None:
+    async with connected_tool("stripe", redis) as tool:
+        settings = tool.context.settings
+        environment = settings.environment_hooks["stripe"].model_copy(update={"secrets": ("whsec_of_nothing",)})
+        settings = settings.model_copy(update={"environment_hooks": {"stripe": environment}})
+        context = replace(tool.context, settings=settings)
+        actions = Actions(context.ledger, settings, Actor("ada", "operator"))
+        connections = Connections(context, StoredHooks(redis, settings), actions)
+
+        for _ in range(2):
+            with pytest.raises(SettingsError, match="chooses another secret"):
+                await connections.connect(ConnectRequest("stripe", "stripe"))
+
+        assert {} == tool.vendor.subscriptions
