@@ -178,9 +178,9 @@ def tool_errors(title: str) -> Iterator[None]:
 
 def _read_values(tool: LoadedSource, settings: Settings, hook: str) -> dict[str, str]:
     """Return credentials and SECRET, from the lines of standard input, or from prompts on a terminal."""
-    if hook in settings.environment_hooks:
-        return {}
     definition, stored = tool.definition, settings.hooks.get(hook)
+    if hook in settings.environment_hooks or (stored and stored.uses_oauth and sys.stdin.isatty()):
+        return {}
     if not sys.stdin.isatty():
         return parse_lines(sys.stdin.read(), {*definition.credential_names, SECRET})
     values = dict[str, str]()

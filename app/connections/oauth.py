@@ -74,7 +74,7 @@ class Authorizations:
         _, oauth, app = self._app(request.source)
         hook = self._connections.check(self._with_app(request))
         verifier, id = secrets.token_urlsafe(48), secrets.token_urlsafe(32)
-        redirect_uri = callback_url(self._settings, request.source)
+        redirect_uri = self._settings.redirect_uri(request.source)
         authorization = Authorization(
             self._session_digest(session),
             request.source,
@@ -178,11 +178,6 @@ class Authorizations:
 
     def _session_digest(self, session: str) -> str:
         return hashlib.sha256(f"doorbell oauth session {session}".encode()).hexdigest()
-
-
-def callback_url(settings: Settings, source: str) -> str:
-    """Return the redirect URI to register at the tool."""
-    return f"{settings.public_url or ''}/console/connect/{source}/callback"
 
 
 def can_authorize(settings: Settings, source: str) -> bool:

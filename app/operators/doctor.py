@@ -101,6 +101,11 @@ async def _examine(settings: Settings, platform: Platform | None, is_release: bo
         await redis.close()
     for check in await asyncio.gather(*(_visits_api(settings, *account) for account in settings.tokens.items())):
         yield check
+    for source in settings.oauth_apps:
+        detail = (
+            f"connects {source_title(source)} with a log-in; register the redirect URL {settings.redirect_uri(source)}"
+        )
+        yield Check(f"app {source}", "ok", detail)
     for hook in settings.active_hooks.values():
         if hook.account not in settings.tokens:
             fix = "Set VISITS_API_TOKEN, then replay the parked tasks."

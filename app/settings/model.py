@@ -449,6 +449,10 @@ class Settings(BaseModel):
             definition = replace(definition, token_exchange=source.oauth.refresh_exchange(self.token_url(source.name)))
         return replace(source, definition=definition)
 
+    def redirect_uri(self, source: str) -> str:
+        """Return where a tool sends the browser after a log-in, as it is registered there."""
+        return f"{self.public_url or ''}/console/connect/{source}/callback"
+
     def token_url(self, source: str) -> str:
         """Return the token endpoint of an app, if it is not the tool's own."""
         app = self.oauth_apps.get(source)

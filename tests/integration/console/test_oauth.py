@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from app.connections.catch_up import store_of
+from app.connections.connect import Connections, ConnectRequest
 from app.connections.connector import connection_lock
 from app.connections.context import ToolContext
 from app.connections.guard import Guard
@@ -15,6 +16,7 @@ from app.connections.tokens import tokens_of
 from app.ledger import keys
 from app.ledger.connection_states import ConnectionState
 from app.ledger.redis import Redis
+from app.operators.actions import Actions, Actor
 from app.vendors.oauth import OAuthServer
 from app.vendors.vendor import Vendor
 from app.webhooks.registry import load_sources
@@ -435,6 +437,46 @@ async def test_a_new_secret_of_the_app_keeps_the_tokens(
     await after.app.state.console.stored_hooks.load()
 
     assert "healthy" == (await after.check()).state
+
+
+async def test_connecting_again_without_credentials_uses_the_stored_tokens(tool: Tool) -> None:
+    """As `doorbell connect calendly` does, which cannot log in."""
+    await tool.login.connect()
+    console = tool.app.state.console
+    actions = Actions(tool.context.ledger, tool.context.settings, Actor("ada", "operator"))
+
+    connected = await Connections(tool.context, console.stored_hooks, actions).connect(
+        ConnectRequest("calendly", "calendly")
+    )
+
+    assert connected.reconciled
+    assert (1, 0) == (len(connected.reconciled.adopted), len(connected.reconciled.created))
+    assert tool.context.settings.hooks["calendly"].uses_oauth
+
+
+async def test_a_token_replaces_the_log_in(tool: Tool) -> None:
+    await tool.login.connect()
+    tool.oauth.revoke()
+    form = dict(tool.login.form) | {"again": "1", "credential-TOKEN": tool.vendor.credentials["TOKEN"]}
+
+    await tool.login.browser.post("/console/connect/calendly", form)
+
+    assert not tool.context.settings.hooks["calendly"].uses_oauth
+    assert "healthy" == (await tool.check()).state
+
+
+async def test_without_its_app_the_hook_says_what_is_missing(
+    tool: Tool, environ: dict[str, str], opened: Opened
+) -> None:
+    await tool.login.connect()
+    app = await opened(environ | {"SECRET_KEY": KEY, "PUBLIC_URL": PUBLIC_URL, "HOOKS__CALENDLY__SECRETS": ""})
+    await app.state.console.stored_hooks.load()
+    browser = Browser(app)
+    await browser.log_in(OPERATORS)
+
+    page = (await browser.get("/console/hooks/calendly")).text
+
+    assert "Missing: OAUTH__CALENDLY__CLIENT_ID, OAUTH__CALENDLY__CLIENT_SECRET" in main_text(page)
 
 
 async def test_tokens_are_encrypted_with_another_key(tool: Tool, redis: Redis) -> None:
