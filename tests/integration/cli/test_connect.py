@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from typing import get_args, get_type_hints
 
 import pytest
@@ -135,6 +136,73 @@ def test_what_disconnect_cannot_delete_is_named(harness: Harness) -> None:
     assert "deleted subscriptions: none" in ended
     assert "cannot delete webhooks of this hook at Calendly" in ended
     assert "It is set in the environment" in ended
+
+
+def connect_calendly(harness: Harness, vendors: str) -> None:
+    harness.doorbell(
+        "connect", "calendly", "--api-url", f"{vendors}/calendly", "--no-wait", stdin=f"TOKEN={TOKEN}".encode()
+    )
+
+
+def test_visits_of_the_past_need_their_number_typed(harness: Harness, vendors: str) -> None:
+    starts_at = (datetime.now(UTC) - timedelta(days=20)).isoformat()
+    harness.http.post(f"{vendors}/calendly/_vendor/book", json={"starts_at": starts_at}).raise_for_status()
+    connect_calendly(harness, vendors)
+    command = ("catch-up", "calendly", "--since", "30d")
+
+    plan = harness.doorbell(*command, "--dry-run")
+    piped = harness.doorbell(*command)
+    typed = type_answers(harness, ["2"], *command)
+
+    assert (0, "1 with changes that Doorbell lacks") == (plan.returncode, plan.stdout.splitlines()[1].strip())
+    assert 2 == piped.returncode
+    assert "1 past visit would be created or changed: their customers may be asked for a review." in piped.stderr
+    assert typed.endswith("Type 1 to continue: 2 nothing was done")
+    assert "0" == harness.doorbell("catch-up", "calendly", "--dry-run").stdout.split()[-1]
+
+
+def test_a_day_begins_in_the_zone_of_the_computer(harness: Harness, vendors: str) -> None:
+    connect_calendly(harness, vendors)
+
+    printed = harness.doorbell_process(
+        "catch-up", "calendly", "--since", "2026-01-20", "--dry-run", TZ="America/New_York"
+    )
+
+    assert re.match(r"appointments since Jan 20,( 2026,)? 12:00 AM EST", printed.stdout)
+
+
+@pytest.mark.parametrize("command", [("connections",), ("disconnect", "calendly", "--yes"), ("catch-up", "calendly")])
+def test_without_redis_a_command_says_so(harness: Harness, command: tuple[str, ...]) -> None:
+    ended = harness.doorbell(*command, REDIS_URL="redis://127.0.0.1:1/0")
+
+    assert (4, "") == (ended.returncode, ended.stdout)
+    assert "Redis at 127.0.0.1:1 cannot be reached" in ended.stderr
+
+
+@pytest.mark.parametrize("public_url", ["https://doorbell.example.com/", "https://doorbell.example.com/path/"])
+def test_a_public_url_with_a_path_or_a_slash_makes_one_url(harness: Harness, vendors: str, public_url: str) -> None:
+    harness.env["PUBLIC_URL"] = public_url
+    for _ in range(2):
+        connect_calendly(harness, vendors)
+
+    subscriptions = harness.http.get(f"{vendors}/calendly/_vendor/subscriptions").json()
+    url = f"{public_url.rstrip('/')}/hooks/calendly"
+    assert [url] == [each["url"] for each in subscriptions if each["url"].startswith(public_url)]
+
+
+def test_two_hooks_of_one_source_are_two_connections(harness: Harness, vendors: str) -> None:
+    options = ("--api-url", f"{vendors}/calendly", "--no-wait")
+    for hook in ("calendly", "east"):
+        harness.doorbell("connect", "calendly", "--hook", hook, *options, stdin=f"TOKEN={TOKEN}".encode())
+    ids = {row["hook"]: row["subscription_id"] for row in rows(harness, "connections", "--json")}
+
+    ended = harness.doorbell("disconnect", "east", "--yes")
+
+    assert ids["calendly"] != ids["east"]
+    assert f"east is disconnected; deleted subscriptions: {ids['east']}\n" == ended.stderr
+    remaining = {each["id"] for each in harness.http.get(f"{vendors}/calendly/_vendor/subscriptions").json()}
+    assert ids["calendly"] in remaining
+    assert ids["east"] not in remaining
 
 
 def test_each_problem_of_the_overview_has_a_first_command() -> None:
