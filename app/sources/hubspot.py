@@ -25,7 +25,8 @@ all accounts, and needs another key, of the developer's account.
 
 Lists, from the vendor's OpenAPI documents: a search finds meetings by start, and by their last change; it has neither
 contacts nor histories, so each meeting is read with them. A search ends after 10,000 results and continues from the last
-one. Deleted meetings are in no search: upcoming ones that Doorbell has are read by their ids, and a missing one is deleted.
+one. Deleted meetings are in no search: upcoming ones that Doorbell has are read by their ids, and one that does not exist
+was deleted.
 """
 
 import hashlib
@@ -354,11 +355,13 @@ def _read_listed(request: ListRequest, response: ApiResponse) -> ListedPage:
     if "since" in context:
         return ListedPage([], list(_searches(context, response.at("portalId").required_text())))
     if "ids" in context:
-        if not isinstance(response.at("results").value, list):  # it would mean that all were deleted
-            raise response.at("results").unexpected("a list")
         existing = {meeting.at("id").required_text() for meeting in response.at("results")}
-        deleted = [id for id in context["ids"] if id not in existing]
-        return ListedPage([_listed(portal, id, {"archived": True}, {}, response.requested_at) for id in deleted])
+        missing = [id for id in context["ids"] if id not in existing]
+        return ListedPage(
+            [], [ListRequest(_meeting_request(id), {"portal": portal, "id": id}, can_be_missing=True) for id in missing]
+        )
+    if "id" in context and response.value is None:
+        return ListedPage([_listed(portal, context["id"], {"archived": True}, {}, response.requested_at)])
     if "property" in context:
         ids = [meeting.at("id").required_id() for meeting in response.at("results")]
         requests = [ListRequest(_meeting_request(id), {"portal": portal}, can_be_missing=True) for id in ids]

@@ -405,6 +405,7 @@ query ($first: Int!, $after: String, $filter: VisitFilterAttributes) {
 }"""
     + VISIT
 )
+EXISTS = "query ($id: EncodedId!) { visit(id: $id) { id } }"
 IDS = "query ($first: Int!, $filter: VisitFilterAttributes) { visits(first: $first, filter: $filter) { nodes { id } } }"
 INVOICES = """
 query ($first: Int!, $after: String) {
@@ -427,7 +428,7 @@ def _list_visits(window: Window, account: Payload) -> Sequence[ListRequest]:
 
 
 def _check_visits(visit_ids: Sequence[str], account: Payload) -> Iterator[ListRequest]:
-    """Yield requests for the ids of visits: those that are missing in the response were destroyed."""
+    """Yield requests for the ids of visits: those that are missing in the response are then asked for one by one."""
     account_id = account.at("data", "account", "id").text()
     for first in range(0, len(visit_ids), MAX_IDS):
         ids = [_encoded_id(id) for id in visit_ids[first : first + MAX_IDS]]
@@ -436,8 +437,11 @@ def _check_visits(visit_ids: Sequence[str], account: Payload) -> Iterator[ListRe
 
 
 def _read_listed(request: ListRequest, response: ApiResponse) -> ListedPage:
-    """Read a page of visits or invoices, the visits of an invoice, or the ids of those that were not destroyed."""
+    """Read a page of visits or invoices, the visits of an invoice, or whether visits were destroyed."""
     name = request.request.path
+    if "id" in request.context:
+        exists = graphql_record(response, "visit", SOURCE.title) is not None
+        return ListedPage([] if exists else [_destroyed_record(request.context["id"], request, response)])
     if name.startswith("invoice/"):
         invoice = graphql_record(response, "invoice", SOURCE.title)
         visits = invoice.at("visits", "nodes") if invoice else ()
@@ -446,11 +450,8 @@ def _read_listed(request: ListRequest, response: ApiResponse) -> ListedPage:
     if not page or response.at("errors"):
         raise _refused(response)
     if "ids" in request.context:
-        if not isinstance(page.at("nodes").value, list):  # it would mean that all were destroyed
-            raise page.at("nodes").unexpected("a list")
         existing = {visit.at("id").required_text() for visit in page.at("nodes")}
-        missing = [id for id in request.context["ids"] if id not in existing]
-        return ListedPage([_missing(id, request, response) for id in missing])
+        return ListedPage([], [_exists(id, request) for id in request.context["ids"] if id not in existing])
     following = []
     if page.at("pageInfo", "hasNextPage").boolean():
         variables = {**request.request.variables, "after": page.at("pageInfo", "endCursor").required_text()}
@@ -471,7 +472,12 @@ def _listed(visit: Payload, request: ListRequest, response: ApiResponse) -> List
     return ListedRecord(id, body, {"data": {"visit": visit.value}}, path=f"visit/{id}")
 
 
-def _missing(id: str, request: ListRequest, response: ApiResponse) -> ListedRecord:
+def _exists(id: str, request: ListRequest) -> ListRequest:
+    path = f"visit/{_url_safe_id(Payload(id, 'id'))}"
+    return ListRequest(RecordRequest(path, EXISTS, {"id": id}), {"account": request.context["account"], "id": id})
+
+
+def _destroyed_record(id: str, request: ListRequest, response: ApiResponse) -> ListedRecord:
     return ListedRecord(_url_safe_id(Payload(id, "id")), _body("VISIT_DESTROY", id, request, response))
 
 

@@ -3,11 +3,8 @@
 from datetime import timedelta
 from typing import Any
 
-import pytest
-
 from app.connections.listing import translate_record
 from app.webhooks.fetching import RecordRequest
-from app.webhooks.payload import Untranslatable
 from app.webhooks.registry import load_sources
 from app.webhooks.subscription import ApiResponse, ListRequest, Window
 from tests.support.listings import NOW, changes_of, list_requests, read_page
@@ -60,14 +57,22 @@ def test_a_meeting_that_is_missing_was_deleted() -> None:
     [request] = HUBSPOT.listing.read_page(account, ApiResponse({"portalId": 62515})).requests
     assert request.request.json
     assert [{"id": "9001"}, {"id": "9002"}] == request.request.json["inputs"]
-    [record] = HUBSPOT.listing.read_page(request, ApiResponse({"results": [{"id": "9002"}]}, requested_at=NOW)).records
+    [missing] = HUBSPOT.listing.read_page(
+        request, ApiResponse({"results": [{"id": "9002"}]}, requested_at=NOW)
+    ).requests
+    [record] = HUBSPOT.listing.read_page(missing, ApiResponse(None, requested_at=NOW)).records
+    assert missing.can_be_missing
 
     listed = translate_record(HUBSPOT, record, NOW, None, known_people={"hubspot-62515-9001": ["101", "102"]})
 
     cancelled = {(change.visit_id, change.action) for change in listed.changes}
     assert {("62515-9001", "cancel"), ("62515-9001.102", "cancel")} == cancelled
-    with pytest.raises(Untranslatable):
-        HUBSPOT.listing.read_page(request, ApiResponse({}))
+    assert (
+        []
+        == HUBSPOT.listing.read_page(missing, ApiResponse(meeting()))
+        .records[0]
+        .record["associations"]["contacts"]["results"]
+    )
 
 
 def test_a_search_continues_after_the_last_result_that_it_may_have() -> None:
