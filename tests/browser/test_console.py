@@ -37,6 +37,13 @@ PATHS = {
     "sources": "/console/sources",
     "source": "/console/sources/standard",
     "listen": "/console/sources/standard/listen",
+    "connect": "/console/connect",
+    "connect with a token": "/console/connect/calendly?hook=nosuchhook",
+    "connect by hand": "/console/connect/zoom",
+    "first delivery": "/console/hooks/calendly/first-delivery?since=0",
+    "hooks": "/console/hooks",
+    "hook": "/console/hooks/calendly",
+    "catch-up": "/console/hooks/calendly/catch-up",
     "workers": "/console/workers",
     "operations": "/console/operations",
     "operation": "/console/operations/{operation}",
@@ -57,6 +64,8 @@ def running(harness: Harness) -> Harness:
         "CONTACT_FOR_S": "0.5",
         "HOOKS__OTHER__SOURCE": "standard",
         "HOOKS__OTHER__SECRETS": SECRET,
+        "HOOKS__CALENDLY__CREDENTIALS__TOKEN": "token-of-the-account",
+        "HOOKS__CALENDLY__API_URL": "http://127.0.0.1:9",
     }
     harness.start_web()
     return harness
