@@ -18,7 +18,7 @@ from typing import Any, Literal
 import orjson
 
 from app.ledger import keys
-from app.ledger.ids import new_token
+from app.ledger.ids import is_listed, new_token
 from app.ledger.ledger import Ledger
 from app.ledger.records import BodyUnavailable, NotFound
 from app.ledger.redis import Redis
@@ -171,7 +171,8 @@ class PayloadWatch:
         )
         if not newest:
             return []
-        samples = [await self._shape(id.decode()) for id in reversed(newest[::2])]
+        ids = [id.decode() for id in reversed(newest[::2])]
+        samples = [await self._shape(id) for id in ids if not is_listed(id)]  # lists have words and fields of their own
         await self._redis.commands(("HSET", keys.PAYLOAD_CURSORS, hook, f"{float(newest[1]):.0f}"))
         return [sample for sample in samples if sample]
 
