@@ -34,9 +34,8 @@ def take() -> None:
     with ExitStack() as stack:
         system = System(stack, with_more_sources=True)
         assert DemoSteps(system).run_all()
-        commands = [
-            ("HINCRBY", *counts) for counts in hourly_counts(tuple(dict.fromkeys((*system.sources, *HOOKS.values()))))
-        ]
+        hooks = tuple(dict.fromkeys((*system.sources, *HOOKS.values())))
+        commands = [("HINCRBY", *counts) for counts in hourly_counts(hooks)]
         run_with_redis(system.env["REDIS_URL"], lambda redis: redis.pipeline(commands))
         browser = stack.enter_context(chromium())
         console = ConsoleBrowser(
