@@ -26,7 +26,7 @@ from app.connections.tool_api import CredentialsMissing
 from app.ledger import keys
 from app.ledger.catch_ups import PLAN, RESULTS, CatchUp, CatchUpResult, CatchUps, CatchUpStatus
 from app.ledger.connection_states import ConnectionStates
-from app.ledger.ids import TaskId, new_listed_id, new_token
+from app.ledger.ids import TaskId, delivery_time_ms, new_listed_id, new_token
 from app.ledger.leases import LockContended, exclusive
 from app.ledger.ledger import take_turn
 from app.ledger.records import DeliveryInfo, NotFound, RecordOutdated, Task
@@ -121,25 +121,30 @@ class Lister:
     async def _upcoming_visits(self, since: datetime, until: datetime) -> list[str]:
         """Return the ids of this hook's visits that start in this period, without those that are cancelled.
 
-        With several hooks of the source, no visit shows whose it is: then it returns none.
+        With several hooks of the source, no visit shows whose it is: then it returns none. Nor does a visit that is older
+        than the connection: its tool's account may have been another one.
         """
         settings, source = self._context.settings, self._hook.source.name
         if sum(settings.hook(name).source.name == source for name in settings.hooks) > 1:
             return []
         ids, ledger, prefix = list[str](), self._context.ledger, f"{source}-"
+        connected_at_ms = (await ConnectionStates(ledger.redis).get(self._hook.name)).connected_at_ms
         first, last = (f"{time:%Y-%m-%dT%H:%M}" for time in (since, until))
         for day in [day for day in await ledger.visit_days() if first[:10] <= day <= last[:10]]:
             for start, task_id in await ledger.visits_of_day(day):
                 is_own = task_id.account == self._hook.account and task_id.external_id.startswith(prefix)
-                if is_own and first <= start <= last and not await self._is_cancelled(task_id):
+                if is_own and first <= start <= last and await self._is_current(task_id, connected_at_ms):
                     ids.append(task_id.external_id.removeprefix(prefix))
         return ids
 
-    async def _is_cancelled(self, task_id: TaskId) -> bool:
+    async def _is_current(self, task_id: TaskId, since_ms: int) -> bool:
+        """Whether the visit is not cancelled, and has a change that arrived since."""
         try:
-            return desired_visit(merge_visit(await self._context.ledger.load_aliases(task_id))).is_cancelled
+            aliases = await self._context.ledger.load_aliases(task_id)
         except NotFound:
-            return True
+            return False
+        arrived = any(delivery_time_ms(origin) >= since_ms for alias in aliases for origin in alias.changes)
+        return arrived and not desired_visit(merge_visit(aliases)).is_cancelled
 
     async def pages(
         self, requests: Sequence[ListRequest]

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from app.connections.catch_up import CatchUpRunner, Lister, new_catch_up, store_of
 from app.connections.connect import Connections, ConnectRequest
 from app.connections.stored_hooks import StoredHooks
 from app.ledger.redis import Redis
@@ -68,3 +69,21 @@ async def test_the_client_secret_of_the_app_verifies_its_webhooks(tool: Connecte
     )
 
     assert (tool.vendor.secret_on_a_page,) == settings.hook("plumbing").settings.secrets
+
+
+async def test_visits_of_an_earlier_connection_are_not_asked_for(tool: ConnectedTool) -> None:
+    """They may belong to another account of Jobber, in which they would be missing."""
+    tool.vendor.calendar.book(NOW + timedelta(days=2))
+    catch_up = new_catch_up("jobber", NOW, "ada", "operator")
+    await store_of(tool.context).save(catch_up)
+    await CatchUpRunner(tool.context, StoredHooks(tool.context.ledger.redis, tool.context.settings)).run_next()
+
+    async def has_request() -> bool:
+        requests = await Lister(tool.context, tool.hook, catch_up).start()
+        return any("ids" in request.context for request in requests)
+
+    before = await has_request()
+    later_ms = int((NOW + timedelta(hours=1)).timestamp() * 1000)
+    await tool.states.save(replace(await tool.states.get("jobber"), connected_at_ms=later_ms))
+
+    assert (True, False) == (before, await has_request())
