@@ -66,7 +66,10 @@ FIELD_NAMES = {
 
 
 def with_field_names(steps: Sequence[SetupStep], source: LoadedSource, hook: str, url: str) -> list[SetupStep]:
-    """Return the steps for a person who fills in a form: with its fields instead of variables, and without restarts."""
+    """Return the steps for a person who fills in a form: with its fields instead of variables.
+
+    What the form does itself is left out: restarts, SECRET_KEY, PUBLIC_URL, and `doorbell connect`.
+    """
     credentials = {name: title for name, (title, _) in source.definition.credential_help.items()}
 
     def field_name(match: re.Match[str]) -> str:
@@ -78,9 +81,12 @@ def with_field_names(steps: Sequence[SetupStep], source: LoadedSource, hook: str
     renamed = []
     for step in steps:
         text = re.sub(r"the URL that `doorbell hook-url [^`]+` prints", url, step.text)
-        text = re.sub(r",? and restart\b|(?<=\. )Restart\.", "", text)
-        text = re.sub(r"(?:,? and|,) SECRET_KEY(?: to 32 random characters or more)?", "", text)
-        renamed.append(SetupStep(step.number, re.sub(variable, field_name, text).strip(), step.commands))
+        text = re.sub(r",? and restart\b|(?<=\. )Restart\.|^Restart\.", "", text)
+        text = text.replace("Set SECRET_KEY to 32 random characters or more, and ", "Set ")
+        text = re.sub(r"(?:,? and|,? with|,) SECRET_KEY(?: to 32 random characters or more)?", "", text)
+        text = re.sub(r"Set PUBLIC_URL,[^.]*\.|[^.]*`doorbell connect[^`]*`[^.]*\.", "", text)
+        if text.strip():
+            renamed.append(SetupStep(step.number, re.sub(variable, field_name, text).strip(), step.commands))
     return renamed
 
 

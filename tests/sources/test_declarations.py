@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from app.operators.setup_steps import setup_steps
+from app.operators.setup_steps import setup_steps, with_field_names
 from app.webhooks.registry import load_specimens
 from tests.support.specimens import BY_TOOL, TOOLS, UNREADABLE, _changes, each_tool
 
@@ -61,6 +61,23 @@ def test_the_help_for_credentials_names_credentials_and_is_made_of_sentences(nam
     for title, place in source.credential_help.values():
         assert title.strip(".") == title != ""
         assert place.endswith((".", ":"))
+
+
+@pytest.mark.parametrize("name", [name for name, source in TOOLS.items() if source.subscription is None])
+def test_the_steps_in_the_console_name_fields_and_no_variables(name: str) -> None:
+    url = "https://doorbell.example.com/hooks/east"
+    steps = with_field_names(setup_steps(TOOLS[name], "east", url), TOOLS[name], "east", url)
+
+    text = " ".join(step.text for step in steps)
+    assert url in text
+    assert not re.search(r"HOOKS__|…__|SECRET_KEY|PUBLIC_URL|doorbell connect|[Rr]estart\b", text)
+
+
+@every_source
+def test_every_credential_that_connects_a_tool_has_help(name: str) -> None:
+    source = TOOLS[name].definition
+
+    assert [] == [each for each in source.missing_credentials({}) if each not in source.credential_help]
 
 
 @every_source
