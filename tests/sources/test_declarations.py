@@ -80,6 +80,17 @@ def test_every_credential_that_connects_a_tool_has_help(name: str) -> None:
     assert [] == [each for each in source.missing_credentials({}) if each not in source.credential_help]
 
 
+@pytest.mark.parametrize("name", [name for name, tool in TOOLS.items() if tool.oauth])
+def test_a_log_in_uses_https_and_the_token_endpoint_of_the_source(name: str) -> None:
+    oauth, definition = TOOLS[name].oauth, TOOLS[name].definition
+
+    assert oauth
+    assert all(url.startswith("https://") for url in (oauth.docs, oauth.authorize_url, oauth.token_url))
+    assert definition.token_exchange is None or oauth.token_url == definition.token_exchange.url
+    assert definition.credentials
+    assert "TOKEN" in definition.credentials.names
+
+
 @every_source
 def test_the_steps_are_numbered_and_their_commands_are_valid(name: str) -> None:
     steps = setup_steps(TOOLS[name], "east", "https://doorbell.example.com/hooks/east")

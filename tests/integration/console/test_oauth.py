@@ -442,12 +442,10 @@ async def test_a_new_secret_of_the_app_keeps_the_tokens(
 async def test_connecting_again_without_credentials_uses_the_stored_tokens(tool: Tool) -> None:
     """As `doorbell connect calendly` does, which cannot log in."""
     await tool.login.connect()
-    console = tool.app.state.console
     actions = Actions(tool.context.ledger, tool.context.settings, Actor("ada", "operator"))
+    connections = Connections(tool.context, tool.app.state.console.stored_hooks, actions)
 
-    connected = await Connections(tool.context, console.stored_hooks, actions).connect(
-        ConnectRequest("calendly", "calendly")
-    )
+    connected = await connections.connect(ConnectRequest("calendly", "calendly"))
 
     assert connected.reconciled
     assert (1, 0) == (len(connected.reconciled.adopted), len(connected.reconciled.created))
