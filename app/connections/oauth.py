@@ -45,11 +45,12 @@ class AuthorizationFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Authorization:
-    """What belongs to a state. session: a digest of the session that began it."""
+    """What belongs to a state. session: a digest of the session that began it. is_new: whether there was no such hook."""
 
     session: str
     source: str
     hook: str
+    is_new: bool
     redirect_uri: str
     verifier: str = field(repr=False)
     secret: str = field(default="", repr=False)
@@ -64,7 +65,7 @@ class Authorizations:
     """Begins and ends authorizations. session: the identity of the user's session."""
 
     def __init__(self, context: CallContext, stored: StoredHooks, actions: Actions) -> None:
-        self._context, self._settings = context, context.settings
+        self._context, self._settings, self._stored = context, context.settings, stored
         self._connections = Connections(context, stored, actions)
         self._signer = signer(context.settings, "doorbell oauth state")
         self._keyring = Keyring(context.settings.secret_key, "doorbell.oauth")
@@ -79,6 +80,7 @@ class Authorizations:
             self._session_digest(session),
             request.source,
             request.hook,
+            request.hook not in self._settings.hooks,
             redirect_uri,
             verifier,
             request.secret,
@@ -108,6 +110,11 @@ class Authorizations:
             raise AuthorizationFailed(_sentence(error, title))
         if not answer.get("code"):
             raise AuthorizationFailed(f"{title} sent no authorization code. Nothing was stored: connect again.")
+        await self._stored.load()
+        if authorization.is_new and request.hook in self._settings.hooks:
+            raise AuthorizationFailed(
+                f"Meanwhile a hook {request.hook} was added. Nothing was stored: use another name."
+            )
         tokens = await self._redeem(request, authorization, answer["code"])
         return await self._connections.connect(_with_tokens(request, tokens))
 

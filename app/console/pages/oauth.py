@@ -14,6 +14,7 @@ from app.connections.oauth import AuthorizationFailed, Authorizations
 from app.console.context import actions, context
 from app.console.pages.connect import connect_request, form_page, is_again, name_is_taken, with_field_name
 from app.console.rendering import redirect, render
+from app.ledger.redis import RedisUnavailable
 from app.settings.environment import SettingsError
 from app.settings.signing import signer
 from app.webhooks.registry import load_sources
@@ -58,7 +59,9 @@ async def callback(request: Request) -> Response:
     except SettingsError as error:
         return _to_problem(request, source, " ".join(map(str, error.problems)))
     except (*REFUSALS, *OUTAGES) as error:
-        return _to_problem(request, source, f"{describe(error, source.definition.title)}.")
+        return _to_problem(request, source, f"{describe(error, source.definition.title).rstrip('.')}.")
+    except RedisUnavailable:
+        return _to_problem(request, source, "Redis does not answer: connect again when it does.")
     except TimeoutError:
         return _to_problem(request, source, f"{source.definition.title} answers too slowly: connect again.")
     query = "?done=connected" if connected.hook.name in existing else f"/first-delivery?since={started_ms}"

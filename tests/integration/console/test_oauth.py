@@ -312,6 +312,17 @@ async def test_a_hook_that_could_not_be_connected_is_refused_before_the_log_in(t
     assert [] == tool.vendor.requests
 
 
+async def test_of_two_log_ins_for_one_new_hook_the_first_one_counts(tool: Tool) -> None:
+    """Two operators connect two accounts, and both leave the name as it is."""
+    first, second = [await tool.login.decide(await tool.login.begin()) for _ in range(2)]
+    assert is_connected(await tool.login.come_back(first))
+
+    text = await problem_of(tool, await tool.login.come_back(second))
+
+    assert "Meanwhile a hook calendly was added" in text
+    assert not tool.oauth.grants[1].access_tokens
+
+
 async def test_a_second_log_in_does_not_replace_a_hook(tool: Tool) -> None:
     await tool.login.connect()
 
