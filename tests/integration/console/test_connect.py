@@ -9,6 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
+from starlette.responses import JSONResponse
 
 from app.connections import connector
 from app.console.pages import connect
@@ -108,6 +109,19 @@ async def test_a_refusal_is_a_sentence_and_nothing_typed_is_repeated(
     assert [] == [value for value in (TOKEN, WRONG_TOKEN) if value in refused.text]
     assert {} == vendor.subscriptions
     assert b"connected tool" not in [action for action, _ in await activities(redis)]
+
+
+async def test_a_token_that_the_tool_repeats_is_hidden(
+    operator: Browser, calendly: tuple[Vendor, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vendor, api_url = calendly
+    repeat = {"message": f"There is no token {WRONG_TOKEN}."}
+    monkeypatch.setattr(vendor, "error", lambda status, text: JSONResponse(repeat, status))
+
+    refused = await post(operator, "calendly", form(api_url, **{"credential-TOKEN": WRONG_TOKEN}))
+
+    assert "There is no token •••" in refused.text
+    assert WRONG_TOKEN not in refused.text
 
 
 async def test_after_an_outage_the_same_form_continues(
