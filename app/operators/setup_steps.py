@@ -85,8 +85,10 @@ def with_field_names(steps: Sequence[SetupStep], source: LoadedSource, hook: str
         text = text.replace("Set SECRET_KEY to 32 random characters or more, and ", "Set ")
         text = re.sub(r"(?:,? and|,? with|,) SECRET_KEY(?: to 32 random characters or more)?", "", text)
         text = re.sub(r"Set PUBLIC_URL,[^.]*\.|[^.]*`doorbell connect[^`]*`[^.]*\.", "", text)
+        text = re.sub(variable, field_name, text)
+        text = re.sub(r"Set “Signing secret” to a word of your own[^.]*\.", "", text)  # it is only in the URL
         if text.strip():
-            renamed.append(SetupStep(step.number, re.sub(variable, field_name, text).strip(), step.commands))
+            renamed.append(SetupStep(step.number, text.strip(), step.commands))
     return renamed
 
 

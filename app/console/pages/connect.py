@@ -245,6 +245,7 @@ async def _waiting_page(request: Request, name: str, since_ms: int, new_secret: 
     subscription = hook.source.subscription
     # Only some accounts may subscribe by the API of such a tool.
     is_by_api = subscription is not None and bool(connection.subscription_ids or not subscription.is_by_hand_if_refused)
+    steps = [] if is_by_api else _steps(request, hook.source, name)
     return await render(
         request,
         "first_delivery.html",
@@ -258,7 +259,8 @@ async def _waiting_page(request: Request, name: str, since_ms: int, new_secret: 
         catch_up=catch_up,
         new_secret=new_secret,
         hook_address=hook_addresses(request)[name],
-        steps=[] if is_by_api else _steps(request, hook.source, name),
+        steps=steps,
+        uses_secret=any("“Signing secret”" in step.text for step in steps),
     )
 
 

@@ -197,6 +197,15 @@ async def test_without_an_api_the_secret_is_shown_once_with_the_steps(app: Any, 
         assert "HOOKS__" not in page
 
 
+async def test_a_secret_that_is_only_in_the_url_is_not_shown(app: Any, operator: Browser) -> None:
+    shown = html.unescape((await post(operator, "appointlet", {"name": "appointlet"})).text)
+
+    [address] = re.findall('The URL of this hook: <code class="copy">([^<]+)</code>', shown)
+    assert re.fullmatch(r"https://doorbell\.example\.com/hooks/appointlet/[\w-]{20,}", address)
+    assert app.state.services.settings.hooks["appointlet"].secrets[0] not in shown
+    assert "signing secret" not in main_text(shown).lower()
+
+
 async def test_a_secret_that_the_tool_shows_is_entered_below_the_steps(app: Any, operator: Browser) -> None:
     page = (await operator.get("/console/connect/zoom")).text
     stored = await post(operator, "zoom", {"name": "zoom", "secret": "canary-token-of-zoom"})
