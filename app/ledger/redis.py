@@ -436,6 +436,11 @@ class Redis:
     async def close(self) -> None:
         if self._watching:
             self._watching.cancel()
+        if self._connecting:
+            self._connecting.cancel()
+            await asyncio.wait(
+                [self._connecting]
+            )  # uvloop waits forever at its end for a connection that nobody closes
         if self._connection:
             self._connection.abort()
             self._connection = None
