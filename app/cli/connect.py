@@ -187,7 +187,8 @@ def _read_values(tool: LoadedSource, settings: Settings, hook: str) -> dict[str,
     if definition.credential_names:
         print_message(f"{definition.title} needs credentials. What you enter is not shown, and is stored encrypted.")
         values = ask_for_credentials(definition, stored.credentials if stored else {})
-    if needs_copied_secret(tool):
+    credential = tool.subscription.secret_credential if tool.subscription else ""
+    if needs_copied_secret(tool) and credential not in {**(stored.credentials if stored else {}), **values}:
         has_secret = bool(stored and stored.secrets)
         print_message(f"Enter the signing secret as soon as {definition.title} shows it: later steps may need it.")
         values[SECRET] = ask_for(SECRET, without="Enter: the stored one stays" if has_secret else "")
