@@ -1,6 +1,6 @@
 # Commands for development, CI and releases. `make` alone lists them.
 .DEFAULT_GOAL := help
-.PHONY: help demo dev test browser picture soak fuzz mutants check format docs bench pin clean
+.PHONY: help demo dev test browser connections picture soak fuzz mutants check format docs bench pin clean
 
 # The search runs in /, because version managers refuse versions other than that of .python-version.
 # It prefers a Python with the security fixes that `doorbell doctor` requires, and accepts any supported one.
@@ -37,6 +37,9 @@ test: .venv/dev    ## Run all tests except those in a browser
 
 browser: .venv/dev ## Test the console in a real browser (Chromium), with a screenshot of every page
 	$(PYTEST) -n 2 tests/browser
+
+connections: .venv/dev ## Connect every tool to its fake, disable it and drop its webhooks (ten minutes)
+	EVERY_TOOL=1 $(PYTEST) -n 0 tests/processes/test_connections.py
 
 picture: .venv/dev ## Take docs/console.png, the picture of the README, from a demo in Chromium
 	$(BIN)/python -m tests.browser.picture

@@ -1,6 +1,7 @@
 """Connections as in production: real processes and fake tools, which lose webhooks and switch subscriptions off."""
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -16,7 +17,10 @@ from app.webhooks.registry import load_sources
 from tests.support.harness import Harness, Server, serving, wait_until
 
 #: Tools with a list of appointments. Where there are no subscriptions, a person sets up the webhooks.
-TOOLS = [name for name in vendor_names() if load_sources()[name].listing and load_vendor(name).has_appointments]
+EVERY_TOOL = [name for name in vendor_names() if load_sources()[name].listing and load_vendor(name).has_appointments]
+#: Of each kind one: records that are fetched, a list each day, whole webhooks, subscriptions that cannot be listed, a secret
+#: that the tool chooses, a signed URL. `make connections` tries every tool.
+TOOLS = EVERY_TOOL if os.environ.get("EVERY_TOOL") else ["acuity", "calcom", "calendly", "jobber", "savvycal", "square"]
 NOW = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
 SECRET_KEY = "a-key-of-32-characters-for-tests-0"
 

