@@ -26,7 +26,7 @@ REQUEUE_EVERY_S = 0.5
 CIRCUITS_EVERY_S = 0.5
 ORPHANS_EVERY_S = 20.0
 OPERATIONS_EVERY_S = 0.5
-CONNECTIONS_EVERY_S, CATCH_UPS_EVERY_S, AT_ONCE = 1.0, 1.0, 4
+CONNECTIONS_EVERY_S, CATCH_UPS_EVERY_S = 1.0, 1.0
 TRIM_EVERY_S = 60.0
 HEARTBEAT_EVERY_S, HEARTBEAT_TTL_MS = 10.0, 30_000
 
@@ -39,10 +39,9 @@ async def run_maintenance(context: Context) -> None:
         group.create_task(_every(ORPHANS_EVERY_S, lambda: _requeue_orphans(context)))
         group.create_task(_every(TRIM_EVERY_S, lambda: _trim(context)))
         group.create_task(context.stored_hooks.follow())
-        guard, catch_ups = Guard(context, context.stored_hooks), CatchUpRunner(context, context.stored_hooks)
-        for _ in range(AT_ONCE):  # a tool that answers slowly must not delay the others
-            group.create_task(_every(CONNECTIONS_EVERY_S, guard.check_due))
-            group.create_task(_every(CATCH_UPS_EVERY_S, catch_ups.run_next))
+        catch_ups = CatchUpRunner(context, context.stored_hooks)
+        group.create_task(_every(CONNECTIONS_EVERY_S, Guard(context, context.stored_hooks).check_due))
+        group.create_task(_every(CATCH_UPS_EVERY_S, catch_ups.run_next))
         group.create_task(_every(TRIM_EVERY_S, catch_ups.start_daily))
         operations = Operations(context.ledger, context.settings)
         group.create_task(_every(OPERATIONS_EVERY_S, operations.run_next))

@@ -19,7 +19,7 @@ from app.ledger.ids import is_listed
 from app.ledger.ledger import Ledger
 from app.ledger.records import NotFound
 from app.operators.actions import Actions
-from app.operators.setup_steps import new_secret
+from app.operators.setup_steps import is_secret_generated, new_secret
 from app.settings.environment import Problem, SettingsError
 from app.settings.model import Hook, HookSettings, Settings
 from app.settings.stored import SECRET_KEY_MISSING, build_hook, change_hook, hook_problems
@@ -235,7 +235,7 @@ def needs_copied_secret(source: LoadedSource) -> bool:
     """Whether a person copies the signing secret from a page of the tool."""
     if source.subscription:
         return source.subscription.secret_from == "person"
-    return new_secret(source.definition) is None
+    return not is_secret_generated(source)
 
 
 def _with_request(before: HookSettings | None, request: ConnectRequest, source: LoadedSource) -> HookSettings:

@@ -182,23 +182,25 @@ class Connector:
 
     def is_secret_accepted(self, state: ConnectionState, *, newest_secret: bool = False) -> bool:
         """Whether the hook accepts the secret with which its subscriptions sign: it may have been rotated."""
-        keys, secrets = self._context.settings.secret_key, self._hook.settings.secrets
+        secrets = self._hook.settings.secrets
         if not state.secret_fingerprint or not self._signs_with_own_secret:
             return True
-        accepted = secrets[:1] if newest_secret else secrets
-        # SECRET_KEY may have been rotated too.
-        return state.secret_fingerprint in {fingerprint(secret, [key]) for secret in accepted for key in keys}
+        return state.secret_fingerprint in self._fingerprints(secrets[:1] if newest_secret else secrets)
 
     def with_secret(self, state: ConnectionState, reconciled: Reconciled) -> ConnectionState:
         """Note with which secret the subscriptions sign."""
-        keys, secrets = self._context.settings.secret_key, self._hook.settings.secrets
-        if not self._signs_with_own_secret or not keys or not secrets:
+        secret_keys, secrets = self._context.settings.secret_key, self._hook.settings.secrets
+        if not self._signs_with_own_secret or not secret_keys or not secrets:
             return state
         signing = secrets[0]
         if not reconciled.created:
-            old = {fingerprint(secret, [key]): secret for secret in secrets for key in keys}
-            signing = old.get(state.secret_fingerprint, signing)
-        return replace(state, secret_fingerprint=fingerprint(signing, keys))
+            signing = self._fingerprints(secrets).get(state.secret_fingerprint, signing)
+        return replace(state, secret_fingerprint=fingerprint(signing, secret_keys))
+
+    def _fingerprints(self, secrets: Sequence[str]) -> dict[str, str]:
+        """Return secrets by fingerprint, with every key of SECRET_KEY: it may have been rotated too."""
+        secret_keys = self._context.settings.secret_key
+        return {fingerprint(secret, [key]): secret for secret in secrets for key in secret_keys}
 
     @property
     def _signs_with_own_secret(self) -> bool:
@@ -238,13 +240,6 @@ class Connector:
             return subscription
         await self.call(self.declaration.renew(subscription.id, await self.account()))
         return replace(subscription, expires_at=None)
-
-    async def send_test(self, id: str) -> bool:
-        """Make the tool send a test event. Return False if it cannot."""
-        if self.declaration.test is None:
-            return False
-        await self.call(self.declaration.test(id, await self.account()))
-        return True
 
     async def delete(self, subscriptions: Iterable[SubscriptionState]) -> None:
         for each in subscriptions:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from app.connections.catch_up import LOOK_BACK
+from app.connections.catch_up_lister import LOOK_BACK
 from app.ledger.connection_states import HEALTH, MEANINGS, PROBLEMS
 from app.ledger.docs import replace_table, table
 from app.webhooks.registry import load_sources

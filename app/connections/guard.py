@@ -1,6 +1,5 @@
 """Checks the connections at the tools, repairs them, and catches up what was missed meanwhile."""
 
-import asyncio
 import logging
 import time
 from collections.abc import Sequence
@@ -22,6 +21,7 @@ from app.connections.connector import (
 from app.connections.context import CallContext
 from app.connections.stored_hooks import StoredHooks
 from app.connections.tool_api import CredentialsMissing
+from app.connections.turns import Turns
 from app.ledger.connection_states import ConnectionState, ConnectionStates, Health
 from app.ledger.leases import LockContended
 from app.ledger.records import NotFound
@@ -49,6 +49,7 @@ class Guard:
         self._context, self._stored = context, stored
         self._states = ConnectionStates(context.ledger.redis)
         self._actions = actions or Actions(context.ledger, context.settings, WORKER)
+        self._turns = Turns()
 
     async def check_due(self) -> None:
         """Check the connections whose time has come. Raises RedisUnavailable."""
@@ -56,20 +57,18 @@ class Guard:
         if not hooks:
             return
         states, now_ms = await self._states.all(), _now_ms()
-        due = [hook for hook in hooks if states.get(hook.name, ConnectionState(hook.name)).next_check_ms <= now_ms]
-        # At once, because a tool may take long to answer.
-        for result in await asyncio.gather(*map(self._check_alone, due), return_exceptions=True):
-            if isinstance(result, BaseException):
-                raise result
+        names = [hook.name for hook in hooks]
+        due = [name for name in names if states.get(name, ConnectionState(name)).next_check_ms <= now_ms]
+        await self._turns.run(due, self._check_alone)
 
-    async def _check_alone(self, hook: Hook) -> None:
+    async def _check_alone(self, name: str) -> None:
         with suppress(LockContended):  # another worker checks it, or a person connects it
-            async with connection_lock(self._context, hook.name, wait_s=0):
+            async with connection_lock(self._context, name, wait_s=0):
                 await self._stored.refresh()  # it may just have been changed, or disconnected
                 settings = self._context.settings
-                if hook.name not in settings.hooks or not can_call(hook := settings.hook(hook.name)):
+                if name not in settings.hooks or not can_call(hook := settings.hook(name)):
                     return
-                if (await self._states.get(hook.name)).next_check_ms <= _now_ms():
+                if (await self._states.get(name)).next_check_ms <= _now_ms():
                     await self.check(hook)
 
     async def check_now(self, name: str) -> ConnectionState:
@@ -163,8 +162,9 @@ class Guard:
             detail = f"{title} has no active subscription with this URL: run `{connect}`"
             return replace(before, state=problem, detail=detail, checked_at_ms=_now_ms())
         if connector.declaration.secret_from == "tool" and not self._context.settings.is_stored(hook.name):
+            variable = f"HOOKS__{hook.name.upper()}__SECRETS"
             detail = (
-                f"{title} has no active subscription with this URL. A new one has a new secret: set HOOKS__…__SECRETS"
+                f"{title} has no active subscription with this URL. Create one there, and set {variable} to its secret"
             )
             return replace(before, state=problem, detail=detail, checked_at_ms=_now_ms())
         log.warning("connection_lost", hook=hook.name, state=problem)

@@ -242,7 +242,7 @@ class _Connection(asyncio.Protocol):
         await self.send(("SUBSCRIBE", channel))
 
     async def send_and_wait(self, command: tuple[Any, ...], replicas: int) -> Any:
-        """Return the reply once the effect is on disk: the server's, and that of so many replicas.
+        """Return the reply once the effect is on the server's disk. replicas: how many of them must have it on disk, too.
 
         One WAITAOF serves all callers of a loop iteration.
         """

@@ -8,13 +8,14 @@ Each tool is served under its name, such as /calendly. These endpoints control i
     GET            /calendly/_vendor/subscriptions, /calendly/_vendor/appointments
     POST           /calendly/_vendor/book       {"starts_at": …, "email": …}; the response has its number
     POST           /calendly/_vendor/move       {"number": …, "starts_at": …}; also cancel, complete, pay (amount), miss
-    POST           /calendly/_vendor/disable    the tool disables every subscription; also delete, expire
+    POST           /calendly/_vendor/disable    the tool disables every subscription; also delete
     POST           /calendly/_vendor/revoke     the owner removes the app: its tokens end
 """
 
 import asyncio
 import json
 import secrets
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import UTC, datetime
@@ -70,7 +71,6 @@ class StoredSubscription:
     created_at: datetime
     is_active: bool = True
     failing_since: datetime | None = None
-    expires_at: datetime | None = None
     attributes: dict[str, Any] = field(default_factory=dict)
 
 
@@ -96,7 +96,7 @@ class LostResponse(Response):
         raise ConnectionError("the response is lost")
 
 
-class Vendor:
+class Vendor(ABC):
     """A fake tool. A subclass implements its API: `endpoints`, `is_authorized`, `error`, `webhooks` and `sign`.
 
     before_response: called when a request was executed, before it is answered.
@@ -132,9 +132,9 @@ class Vendor:
 
     # -- what a tool implements --
 
+    @abstractmethod
     def endpoints(self) -> Mapping[str, Endpoint]:
         """Return the API, by method and path: {"GET /users/me": …}."""
-        raise NotImplementedError
 
     def is_authorized(self, request: Request) -> bool:
         return request.headers.get("authorization") == f"Bearer {self.credentials['TOKEN']}"
@@ -143,13 +143,13 @@ class Vendor:
         """Return an error in the form of this tool."""
         return JSONResponse({"message": text}, status)
 
+    @abstractmethod
     def webhooks(self, appointment: Appointment, step: Step) -> list[Webhook]:
         """Return the webhooks that this tool sends after a change, oldest first."""
-        raise NotImplementedError
 
+    @abstractmethod
     def sign(self, webhook: Webhook, subscription: StoredSubscription) -> Mapping[str, str]:
         """Return the headers of a webhook, with its signature."""
-        raise NotImplementedError
 
     # -- subscriptions --
 
@@ -352,9 +352,6 @@ class Vendor:
             case "revoke":
                 if self.oauth:
                     self.oauth.revoke()
-            case "expire":
-                for stored in self.subscriptions.values():
-                    stored.expires_at = datetime.now(UTC)
             case "book":
                 starts_at = datetime.fromisoformat(arguments["starts_at"])
                 return {"number": calendar.book(starts_at, arguments.get("email", "")).number}

@@ -103,7 +103,6 @@ class Subscription:
     reactivate: (id, account) → the request that activates a disabled subscription, where that is possible: its URL and
         secret stay.
     renew: (id, account) → the request that prolongs a subscription; without it, an expiring one is replaced.
-    test: (id, account) → the request that makes the tool send a test event.
     credentials: those that are enough for these requests, if they are not all of the source.
     secret_from: who chooses the signing secret. secret_credential: the credential that it is, if that is "credential";
         with "person", the credential that it is if the hook has one.
@@ -130,7 +129,6 @@ class Subscription:
     check_account: Callable[[Payload], None] = lambda account: None
     reactivate: Callable[[str, Payload], RecordRequest] | None = None
     renew: Callable[[str, Payload], RecordRequest] | None = None
-    test: Callable[[str, Payload], RecordRequest] | None = None
     credentials: tuple[str, ...] = ()
     secret_from: SecretFrom = "doorbell"
     secret_credential: str = ""

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app.connections.catch_up import store_of
-from app.connections.connect import Connections, ConnectRequest, find_first_delivery
+from app.connections.connect import Connections, ConnectRequest, find_first_delivery, needs_copied_secret
 from app.connections.connector import OUTAGES, REFUSALS, describe
 from app.connections.oauth import can_authorize
 from app.console.context import actions, context
@@ -177,9 +177,7 @@ class FormFields:
 
     @property
     def needs_secret(self) -> bool:
-        """Whether a person copies the signing secret from the tool."""
-        subscription = self.source.subscription
-        return subscription.secret_from == "person" if subscription else not is_secret_generated(self.source)
+        return needs_copied_secret(self.source)
 
     @property
     def has_steps(self) -> bool:

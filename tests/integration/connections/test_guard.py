@@ -20,7 +20,9 @@ from app.operators.activity_log import ActivityLog
 from app.operators.filter import ActivityFilter
 from app.settings.environment import SettingsError, read_environment
 from app.visits.change import external_id
-from app.webhooks.subscription import Refused
+from app.webhooks.fetching import RecordRequest
+from app.webhooks.payload import Payload
+from app.webhooks.subscription import ApiResponse, Refused, SubscriptionPage
 from tests.support.vendors import SECRET_KEY, ConnectedTool, connected_tool
 
 TOMORROW = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) + timedelta(days=1)
@@ -272,7 +274,7 @@ async def test_a_hook_of_the_environment_gets_no_secret_that_it_cannot_keep(redi
         state = await check(tool)
 
         assert ("missing", {}) == (state.state, tool.vendor.subscriptions)
-        assert "A new one has a new secret" in state.detail
+        assert "set HOOKS__STRIPE__SECRETS to its secret" in state.detail
 
 
 async def test_connecting_a_hook_of_the_environment_leaves_no_subscription_with_an_unknown_secret(redis: Redis) -> None:
@@ -289,3 +291,61 @@ async def test_connecting_a_hook_of_the_environment_leaves_no_subscription_with_
                 await connections.connect(ConnectRequest("stripe", "stripe"))
 
         assert {} == tool.vendor.subscriptions
+
+
+def with_expiry(tool: ConnectedTool, expires_at: datetime, *, can_renew: bool) -> list[str]:
+    """Let the tool report when subscriptions expire. Return the ids that are renewed, as they are."""
+    declared, renewed = tool.hook.source.subscription, list[str]()
+    assert declared
+    assert declared.read_list
+    read_list = declared.read_list
+    old = set(tool.vendor.subscriptions)
+
+    def read_with_expiry(request: RecordRequest, response: ApiResponse) -> SubscriptionPage:
+        page = read_list(request, response)
+        expiring = [
+            replace(each, expires_at=expires_at if each.id in old - set(renewed) else None)
+            for each in page.subscriptions
+        ]
+        return SubscriptionPage(expiring, page.next)
+
+    def renew(id: str, account: Payload) -> RecordRequest:
+        renewed.append(id)
+        return RecordRequest("users/me")
+
+    declaration = replace(declared, read_list=read_with_expiry, renew=renew if can_renew else None)
+    tool.hook = replace(tool.hook, source=replace(tool.hook.source, subscription=declaration))
+    return renewed
+
+
+async def test_an_expiring_subscription_is_renewed_in_time(tool: ConnectedTool) -> None:
+    await managed(tool)
+    [id] = tool.vendor.subscriptions
+    renewed = with_expiry(tool, datetime.now(UTC) + timedelta(hours=1), can_renew=True)
+
+    state = await check(tool)
+
+    assert ("healthy", [id], [id]) == (state.state, renewed, list(tool.vendor.subscriptions))
+    assert ["Doorbell renewed connection calendly"] == await activities(tool)
+
+
+async def test_an_expiring_subscription_that_cannot_be_renewed_is_replaced(tool: ConnectedTool) -> None:
+    await managed(tool)
+    [old] = tool.vendor.subscriptions
+    with_expiry(tool, datetime.now(UTC) + timedelta(hours=1), can_renew=False)
+
+    state = await check(tool)
+
+    [new] = tool.vendor.subscriptions
+    assert ("healthy", True) == (state.state, new != old)
+
+
+async def test_a_subscription_that_expires_late_is_left_alone(tool: ConnectedTool) -> None:
+    await managed(tool)
+    before = dict(tool.vendor.subscriptions)
+    renewed = with_expiry(tool, datetime.now(UTC) + timedelta(days=9), can_renew=True)
+
+    state = await check(tool)
+
+    assert ([], before) == (renewed, tool.vendor.subscriptions)
+    assert state.expires_at_ms > _now_ms()

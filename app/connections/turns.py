@@ -1,0 +1,39 @@
+"""Runs a step for several names at once, and for each name once at a time, so that a slow tool delays no other."""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any
+
+#: How long a round waits for its steps. Longer ones continue beside the next rounds.
+ROUND_S = 1.0
+
+
+class Turns:
+    def __init__(self) -> None:
+        self._running: dict[str, asyncio.Task[None]] = {}
+
+    async def run(self, names: Iterable[str], step: Callable[[str], Coroutine[Any, Any, None]]) -> None:
+        """Start the step for each name that has none running, and wait for a while.
+
+        Raises what a step raised that ended since the last round. Cancelling it cancels all steps.
+        """
+        for name in names:
+            if name not in self._running:
+                self._running[name] = asyncio.create_task(step(name))
+        if not self._running:
+            return
+        try:
+            await asyncio.wait(self._running.values(), timeout=ROUND_S)
+        except asyncio.CancelledError:
+            await self._cancel()
+            raise
+        ended = {name: task for name, task in self._running.items() if task.done()}
+        self._running = {name: task for name, task in self._running.items() if name not in ended}
+        errors = [error for task in ended.values() if (error := task.exception())]
+        if errors:
+            raise errors[0]
+
+    async def _cancel(self) -> None:
+        for task in self._running.values():
+            task.cancel()
+        await asyncio.gather(*self._running.values(), return_exceptions=True)
