@@ -20,7 +20,6 @@ from app.ledger import keys
 from app.ledger.leases import LockContended, single_flight
 from app.ledger.redis import RedisUnavailable
 from app.settings.model import Hook
-from app.visits.client import RateLimited
 from app.webhooks.fetching import RecordRequest
 from app.webhooks.payload import Payload
 from jobs.concurrency import FetchSlots
@@ -103,15 +102,11 @@ class Records:
 
     async def _fetch(self, request: RecordRequest, key: str) -> FetchedRecord:
         api = ToolApi(self.context, self.hook, self.calls)
-        await api.check_pause(request.label)
         fetched_at = await self.context.ledger.server_time()
         try:
             record = await api.find(request)
             follow_ups = request.follow_up(Payload(record, "record")) if record is not None else {}
             related = {name: await api.find(follow_up) for name, follow_up in follow_ups.items()}
-        except RateLimited as limited:
-            await api.pause(limited)
-            raise
         except CredentialsMissing as missing:
             raise NeedsOperator(f"credentials_missing: {missing}") from None
         fetched = FetchedRecord(record, related, fetched_at)

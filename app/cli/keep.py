@@ -87,7 +87,6 @@ async def _record(ledger: Ledger, settings: Settings, meta: DeliveryInfo, body: 
         async def find(request: RecordRequest) -> Any:
             api = ToolApi(context, _configured(hook, meta), [])
             try:
-                await api.check_pause(request.label)
                 return await api.find(request)
             except VisitsApiError as error:
                 exit_with(UNREACHABLE, f"the record cannot be fetched: {error}")

@@ -69,6 +69,14 @@ class ToolApi:
 
     async def send(self, request: RecordRequest) -> httpx.Response:
         """Return the response if it is successful, 404 or 410. A token that is rejected with 401 is renewed once."""
+        await self._check_pause(request.label)
+        try:
+            return await self._send_with_token(request)
+        except RateLimited as limited:
+            await self._pause(limited)
+            raise
+
+    async def _send_with_token(self, request: RecordRequest) -> httpx.Response:
         source, credentials = self.hook.source.definition, self.hook.settings.credentials
         if missing := missing_credentials(source, request, credentials):
             raise CredentialsMissing(", ".join(self._variable(name) for name in missing))
@@ -117,14 +125,14 @@ class ToolApi:
 
     # -- pauses --
 
-    async def check_pause(self, label: str) -> None:
+    async def _check_pause(self, label: str) -> None:
         """Raise RateLimited during the pause after a 429."""
         remaining_ms = int(await self.context.ledger.redis.command("PTTL", self._pause_key))
         if remaining_ms > 0:
             wait_s = remaining_ms / 1000 + PAUSE_JITTER_S * random()
             raise RateLimited(label, 429, "not sent: another request of this hook received this response", wait_s)
 
-    async def pause(self, limited: RateLimited) -> None:
+    async def _pause(self, limited: RateLimited) -> None:
         wait_s = DEFAULT_PAUSE_S if limited.wait_s is None else limited.wait_s
         if pause_ms := int(min(wait_s, MAX_PAUSE_S) * 1000):
             with suppress(RedisUnavailable):

@@ -11,7 +11,7 @@ from app.ledger.leases import LockContended
 from app.ledger.redis import Redis
 from app.vendors.api import vendor_names
 from app.vendors.vendor import StoredSubscription
-from app.visits.client import ConnectionFailed, OutcomeUnknown, ServerError, Unauthorized
+from app.visits.client import ConnectionFailed, OutcomeUnknown, RateLimited, ServerError, Unauthorized
 from app.webhooks.registry import load_sources
 from app.webhooks.subscription import Refused
 from tests.support.vendors import ConnectedTool, connected_tool
@@ -234,3 +234,18 @@ async def test_subscriptions_on_a_later_page_are_found(tool: ConnectedTool) -> N
 
     assert again.created == ()
     assert_connected(tool)
+
+
+async def test_a_rate_limit_pauses_all_calls_of_the_hook(redis: Redis) -> None:
+    """The limit of the tool applies to the whole hook: whoever calls next, in any process, waits too."""
+    async with connected_tool("calendly", redis) as tool:
+        tool.vendor.faults = replace(tool.vendor.faults, rate_limited=1, retry_after_s=60)
+        with pytest.raises(RateLimited):
+            await tool.reconcile()
+        requests = len(tool.vendor.requests)
+
+        with pytest.raises(RateLimited) as paused:
+            await tool.reconcile()
+
+    assert requests == len(tool.vendor.requests)
+    assert 50 < (paused.value.wait_s or 0) <= 65
