@@ -144,6 +144,7 @@ async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Any]]:
         services.console.run(),
         services.counters.run(services.ledger.redis),
         services.alerts.run(is_worker=False),
+        return_exceptions=True,  # so that the end of one is not taken for the end of all
     )
     scripts.check_callers()
     _tune_garbage_collector()

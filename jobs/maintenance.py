@@ -4,6 +4,7 @@ import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import aclosing
 
 import orjson
 
@@ -33,14 +34,17 @@ HEARTBEAT_EVERY_S, HEARTBEAT_TTL_MS = 10.0, 30_000
 
 async def run_maintenance(context: Context) -> None:
     """Run until cancelled. Every worker runs all steps; the first one to run a step leaves nothing to do for the others."""
-    async with asyncio.TaskGroup() as group:
+    async with (
+        aclosing(Guard(context, context.stored_hooks)) as guard,
+        aclosing(CatchUpRunner(context, context.stored_hooks)) as catch_ups,
+        asyncio.TaskGroup() as group,
+    ):
         group.create_task(_every(REQUEUE_EVERY_S, lambda: _requeue_due(context)))
         group.create_task(_every(CIRCUITS_EVERY_S, lambda: _release_held_tasks(context)))
         group.create_task(_every(ORPHANS_EVERY_S, lambda: _requeue_orphans(context)))
         group.create_task(_every(TRIM_EVERY_S, lambda: _trim(context)))
         group.create_task(context.stored_hooks.follow())
-        catch_ups = CatchUpRunner(context, context.stored_hooks)
-        group.create_task(_every(CONNECTIONS_EVERY_S, Guard(context, context.stored_hooks).check_due))
+        group.create_task(_every(CONNECTIONS_EVERY_S, guard.check_due))
         group.create_task(_every(CATCH_UPS_EVERY_S, catch_ups.run_next))
         group.create_task(_every(TRIM_EVERY_S, catch_ups.start_daily))
         operations = Operations(context.ledger, context.settings)

@@ -97,6 +97,10 @@ class CatchUpRunner:
             await self._stored.refresh()  # a hook that was just connected may not be loaded yet
         await self._turns.run(slots, self._run_alone)
 
+    async def aclose(self) -> None:
+        """Cancel what still runs."""
+        await self._turns.aclose()
+
     async def _run_alone(self, slot: str) -> None:
         with suppress(LockContended):
             async with exclusive(self._context.ledger, f"{keys.CATCH_UP}{slot.removesuffix(PLAN)}:lock"):

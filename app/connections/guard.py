@@ -61,6 +61,10 @@ class Guard:
         due = [name for name in names if states.get(name, ConnectionState(name)).next_check_ms <= now_ms]
         await self._turns.run(due, self._check_alone)
 
+    async def aclose(self) -> None:
+        """Cancel what still runs."""
+        await self._turns.aclose()
+
     async def _check_alone(self, name: str) -> None:
         with suppress(LockContended):  # another worker checks it, or a person connects it
             async with connection_lock(self._context, name, wait_s=0):

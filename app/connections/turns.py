@@ -15,25 +15,22 @@ class Turns:
     async def run(self, names: Iterable[str], step: Callable[[str], Coroutine[Any, Any, None]]) -> None:
         """Start the step for each name that has none running, and wait for a while.
 
-        Raises what a step raised that ended since the last round. Cancelling it cancels all steps.
+        Raises what a step raised that ended since the last round.
         """
         for name in names:
             if name not in self._running:
                 self._running[name] = asyncio.create_task(step(name))
         if not self._running:
             return
-        try:
-            await asyncio.wait(self._running.values(), timeout=ROUND_S)
-        except asyncio.CancelledError:
-            await self._cancel()
-            raise
+        await asyncio.wait(self._running.values(), timeout=ROUND_S)
         ended = {name: task for name, task in self._running.items() if task.done()}
         self._running = {name: task for name, task in self._running.items() if name not in ended}
         errors = [error for task in ended.values() if (error := task.exception())]
         if errors:
             raise errors[0]
 
-    async def _cancel(self) -> None:
+    async def aclose(self) -> None:
+        """Cancel the steps that still run."""
         for task in self._running.values():
             task.cancel()
         await asyncio.gather(*self._running.values(), return_exceptions=True)

@@ -311,6 +311,7 @@ class Redis:
         self._connection: _Connection | None = None
         self._connecting: asyncio.Task[_Connection] | None = None
         self._failed_at = float("-inf")
+        self._is_closed = False
         self._run_id = ""
         self._clock_offset_s: float | None = None
         self.held_leases: dict[str, HeldLease] = {}
@@ -434,13 +435,13 @@ class Redis:
         raise RedisUnavailable("Redis closed the connection")
 
     async def close(self) -> None:
+        """Close the connection for good: commands raise RedisUnavailable from now on."""
+        self._is_closed = True
         if self._watching:
             self._watching.cancel()
         if self._connecting:
             self._connecting.cancel()
-            await asyncio.wait(
-                [self._connecting]
-            )  # uvloop waits forever at its end for a connection that nobody closes
+            await asyncio.wait([self._connecting])
         if self._connection:
             self._connection.abort()
             self._connection = None
@@ -456,6 +457,8 @@ class Redis:
     async def _connected(self) -> _Connection:
         if self._connection is not None and not self._connection.is_lost:
             return self._connection
+        if self._is_closed:
+            raise RedisUnavailable("the connection to Redis was closed by this process")
         loop = asyncio.get_running_loop()
         if self._connecting is None:
             if loop.time() - self._failed_at < _RECONNECT_INTERVAL_S:

@@ -6,9 +6,11 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from unittest.mock import patch
 
 import uvicorn
 
+from app.connections import turns
 from app.connections.connect import healthy_state
 from app.connections.connector import Connector, Reconciled, connection_lock
 from app.connections.context import ToolContext
@@ -40,7 +42,8 @@ async def serve_vendor(name: str) -> AsyncIterator[tuple[Vendor, str]]:
         await asyncio.sleep(0.005)
     port = server.servers[0].sockets[0].getsockname()[1]
     try:
-        yield vendor, f"http://127.0.0.1:{port}/{name}{vendor.api_path}"
+        with patch.object(turns, "ROUND_S", None):  # a test waits for the end of the steps that it starts
+            yield vendor, f"http://127.0.0.1:{port}/{name}{vendor.api_path}"
     finally:
         server.should_exit = True
         await task

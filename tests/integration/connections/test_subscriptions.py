@@ -237,7 +237,7 @@ async def test_subscriptions_on_a_later_page_are_found(tool: ConnectedTool) -> N
 
 
 async def test_a_rate_limit_pauses_all_calls_of_the_hook(redis: Redis) -> None:
-    """The limit of the tool applies to the whole hook: whoever calls next, in any process, waits too."""
+    """The limit of the tool applies to the whole hook: the next call waits too, in any process."""
     async with connected_tool("calendly", redis) as tool:
         tool.vendor.faults = replace(tool.vendor.faults, rate_limited=1, retry_after_s=60)
         with pytest.raises(RateLimited):

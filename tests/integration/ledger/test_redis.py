@@ -302,6 +302,15 @@ async def test_a_lock_waits_again_for_a_server_that_restarted_during_the_wait(va
         assert loop.time() - restarted_at > 1.5
 
 
+async def test_a_closed_client_opens_no_connection(redis_url: str) -> None:
+    client = Redis(RedisAddress(redis_url))
+    await client.command("PING")
+    await client.close()
+
+    with pytest.raises(RedisUnavailable, match="closed by this process"):
+        await client.command("PING")
+
+
 async def test_pending_commands_fail_when_the_connection_is_closed(valkey_server: OwnServer) -> None:
     async with connected(valkey_server.url) as redis:
         await redis.command("PING")
