@@ -26,21 +26,25 @@ from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 
 from app.visits.change import UNSET, Action, Contact, Unset, VisitChange, unix_microseconds
-from app.webhooks.delivery import Event
-from app.webhooks.fetching import BasicAuth, RecordRequest
-from app.webhooks.payload import Payload, Untranslatable
-from app.webhooks.signatures.hmac import Hmac
-from app.webhooks.source import RECORD_GONE, Ignored, Source
-from app.webhooks.subscription import (
+from app.webhooks import (
+    RECORD_GONE,
     ApiResponse,
+    BasicAuth,
+    Event,
+    Hmac,
+    Ignored,
     ListedPage,
     ListedRecord,
     Listing,
     ListRequest,
+    Payload,
+    RecordRequest,
+    Source,
     Subscription,
     SubscriptionPage,
     SubscriptionState,
     Target,
+    Untranslatable,
     Window,
 )
 

@@ -23,10 +23,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from app.visits.change import UNSET, Contact, VisitChange, attendee_visit_id, unix_microseconds
-from app.webhooks.delivery import Event
-from app.webhooks.payload import Payload, Untranslatable
-from app.webhooks.signatures.token import PathToken
-from app.webhooks.source import Ignored, PartlyTranslatable, Source
+from app.webhooks import Event, Ignored, PartlyTranslatable, PathToken, Payload, Source, Untranslatable
 
 SETUP = """
 1. Set HOOKS__APPOINTLET__SECRETS to a word of your own and SECRET_KEY to 32 random characters or more. Restart.

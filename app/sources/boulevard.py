@@ -38,24 +38,30 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from app.visits.change import UNSET, Action, Contact, VisitChange, unix_microseconds
-from app.webhooks.delivery import Event
-from app.webhooks.fetching import RecordRequest, RequestAuth
-from app.webhooks.payload import Payload, Untranslatable
-from app.webhooks.signatures.hmac import Hmac, base64_key
-from app.webhooks.signatures.scheme import SECONDS_AFTER_LAST_COLON
-from app.webhooks.source import RECORD_GONE, Ignored, Source, graphql_record
-from app.webhooks.subscription import (
+from app.webhooks import (
+    RECORD_GONE,
+    SECONDS_AFTER_LAST_COLON,
     ApiResponse,
+    Event,
+    Hmac,
+    Ignored,
     ListedPage,
     ListedRecord,
     Listing,
     ListRequest,
+    Payload,
+    RecordRequest,
     Refused,
+    RequestAuth,
+    Source,
     Subscription,
     SubscriptionPage,
     SubscriptionState,
     Target,
+    Untranslatable,
     Window,
+    base64_key,
+    graphql_record,
     read_records,
 )
 

@@ -48,24 +48,30 @@ from decimal import Decimal
 from typing import Any
 
 from app.visits.change import UNSET, Contact, Unset, VisitChange, attendee_visit_id, unix_microseconds
-from app.webhooks.delivery import Event
-from app.webhooks.fetching import BearerAuth, RecordRequest
-from app.webhooks.payload import THREE_DECIMAL_CURRENCIES, Payload, Untranslatable, minor_units
-from app.webhooks.signatures.hmac import Hmac
-from app.webhooks.signatures.scheme import MIN_CHOSEN_SECRET_BYTES
-from app.webhooks.source import Ignored, PartlyTranslatable, Source
-from app.webhooks.subscription import (
+from app.webhooks import (
+    MIN_CHOSEN_SECRET_BYTES,
+    THREE_DECIMAL_CURRENCIES,
     ApiResponse,
+    BearerAuth,
+    Event,
+    Hmac,
+    Ignored,
     ListedPage,
     ListedRecord,
     Listing,
     ListRequest,
     OAuth,
+    PartlyTranslatable,
+    Payload,
+    RecordRequest,
+    Source,
     Subscription,
     SubscriptionPage,
     SubscriptionState,
     Target,
+    Untranslatable,
     Window,
+    minor_units,
     read_records,
 )
 

@@ -19,19 +19,21 @@ from decimal import Decimal
 from typing import Any
 
 from app.visits.change import UNSET, Contact, Unset, VisitChange, unix_microseconds
-from app.webhooks.delivery import Event
-from app.webhooks.fetching import BearerAuth, RecordRequest
-from app.webhooks.payload import Payload
-from app.webhooks.signatures.hmac import Hmac
-from app.webhooks.signatures.scheme import MIN_CHOSEN_SECRET_BYTES
-from app.webhooks.source import Ignored, Source
-from app.webhooks.subscription import (
+from app.webhooks import (
+    MIN_CHOSEN_SECRET_BYTES,
     ApiResponse,
+    BearerAuth,
+    Event,
+    Hmac,
+    Ignored,
     ListedPage,
     ListedRecord,
     Listing,
     ListRequest,
     OAuth,
+    Payload,
+    RecordRequest,
+    Source,
     Subscription,
     SubscriptionPage,
     SubscriptionState,

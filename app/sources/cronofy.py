@@ -38,10 +38,7 @@ from dataclasses import replace
 from datetime import datetime
 
 from app.visits.change import UNSET, Contact, Unset, VisitChange, attendee_visit_id, unix_microseconds
-from app.webhooks.delivery import Event
-from app.webhooks.payload import Payload, Untranslatable
-from app.webhooks.signatures.hmac import Hmac
-from app.webhooks.source import Ignored, Source
+from app.webhooks import Event, Hmac, Ignored, Payload, Source, Untranslatable
 
 SETUP = """
 1. Set HOOKS__CRONOFY__SECRETS to your application's client secret (Cronofy's developer dashboard, Credentials). While

@@ -19,12 +19,19 @@ from datetime import datetime, tzinfo
 from functools import partial
 
 from app.visits.change import Contact, VisitChange, unix_microseconds
-from app.webhooks.delivery import Event
-from app.webhooks.fetching import ApiKeyAuth, RecordRequest
-from app.webhooks.payload import Payload, Untranslatable
-from app.webhooks.signatures.combined import AllOf, FieldsHmac
-from app.webhooks.signatures.token import PathToken
-from app.webhooks.source import RECORD_GONE, Ignored, Source
+from app.webhooks import (
+    RECORD_GONE,
+    AllOf,
+    ApiKeyAuth,
+    Event,
+    FieldsHmac,
+    Ignored,
+    PathToken,
+    Payload,
+    RecordRequest,
+    Source,
+    Untranslatable,
+)
 
 SETUP = """
 1. Make up a signature key of 24 characters or more and set it as HOOKS__GINGR__SECRETS. Set SECRET_KEY to 32 random

@@ -20,12 +20,17 @@ renewed.
 """
 
 from app.visits.change import UNSET, Contact, Unset, VisitChange, unix_microseconds
-from app.webhooks.delivery import Event
-from app.webhooks.fetching import BearerAuth, RecordRequest, refresh_token_exchange
-from app.webhooks.payload import Payload
-from app.webhooks.signatures.combined import FirstPresent
+from app.webhooks import (
+    BearerAuth,
+    Event,
+    FirstPresent,
+    Ignored,
+    Payload,
+    RecordRequest,
+    Source,
+    refresh_token_exchange,
+)
 from app.webhooks.signatures.public_key import PublicKey
-from app.webhooks.source import Ignored, Source
 
 ED25519 = "MCowBQYDK2VwAyEAi2HR1srL4o18O8BRa7gVJY7G7bupbN3H9AwJrHCDiOg="
 RSA = (

@@ -36,24 +36,28 @@ from datetime import UTC, datetime
 from decimal import Decimal
 
 from app.visits.change import UNSET, Action, Contact, Unset, VisitChange, unix_microseconds
-from app.webhooks.delivery import Event
-from app.webhooks.fetching import RecordRequest, RequestAuth, refresh_token_exchange
-from app.webhooks.handshakes import FixedBody
-from app.webhooks.payload import Payload, Untranslatable
-from app.webhooks.signatures.hmac import Hmac
-from app.webhooks.source import Ignored, Source
-from app.webhooks.subscription import (
+from app.webhooks import (
     ApiResponse,
+    Event,
+    FixedBody,
+    Hmac,
+    Ignored,
     ListedPage,
     ListedRecord,
     Listing,
     ListRequest,
     OAuth,
+    Payload,
+    RecordRequest,
+    RequestAuth,
+    Source,
     Subscription,
     SubscriptionState,
     Target,
+    Untranslatable,
     Window,
     read_records,
+    refresh_token_exchange,
 )
 
 SETUP = """

@@ -39,21 +39,26 @@ from typing import Any
 import orjson
 
 from app.visits.change import Contact, VisitChange, attendee_visit_id, unix_microseconds
-from app.webhooks.delivery import Event
-from app.webhooks.fetching import BearerAuth, RecordRequest, refresh_token_exchange
-from app.webhooks.payload import Payload, Untranslatable
-from app.webhooks.signatures.hmac import Hmac
-from app.webhooks.signatures.scheme import UNIX_MILLISECONDS
-from app.webhooks.source import RECORD_GONE, Ignored, Source
-from app.webhooks.subscription import (
+from app.webhooks import (
+    RECORD_GONE,
+    UNIX_MILLISECONDS,
     ApiResponse,
+    BearerAuth,
+    Event,
+    Hmac,
+    Ignored,
     ListedPage,
     ListedRecord,
     Listing,
     ListRequest,
     OAuth,
+    Payload,
+    RecordRequest,
+    Source,
+    Untranslatable,
     Window,
     read_records,
+    refresh_token_exchange,
 )
 
 SETUP = """

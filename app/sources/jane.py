@@ -25,25 +25,30 @@ from datetime import UTC, datetime
 from typing import Any
 
 from app.visits.change import UNSET, Action, Contact, Unset, VisitChange, unix_microseconds
-from app.webhooks.delivery import Event
-from app.webhooks.fetching import BearerAuth, RecordRequest, refresh_token_exchange
-from app.webhooks.payload import Payload, Untranslatable
-from app.webhooks.signatures.hmac import Hmac
-from app.webhooks.source import RECORD_GONE, Ignored, Source
-from app.webhooks.subscription import (
+from app.webhooks import (
+    RECORD_GONE,
     ApiResponse,
+    BearerAuth,
+    Event,
+    Hmac,
+    Ignored,
     ListedPage,
     ListedRecord,
     Listing,
     ListRequest,
     OAuth,
+    Payload,
+    RecordRequest,
     Refused,
+    Source,
     Subscription,
     SubscriptionPage,
     SubscriptionState,
     Target,
+    Untranslatable,
     Window,
     read_records,
+    refresh_token_exchange,
 )
 
 SETUP = """

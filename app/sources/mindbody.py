@@ -39,21 +39,27 @@ from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from app.visits.change import UNSET, Contact, VisitChange, attendee_visit_id, unix_microseconds
-from app.webhooks.delivery import Event
-from app.webhooks.fetching import Api, ApiKeyAuth, RecordRequest, RequestAuth, TokenExchange
-from app.webhooks.payload import Payload, Untranslatable
-from app.webhooks.signatures.hmac import Hmac
-from app.webhooks.source import Ignored, Source
-from app.webhooks.subscription import (
+from app.webhooks import (
+    Api,
+    ApiKeyAuth,
     ApiResponse,
+    Event,
+    Hmac,
+    Ignored,
     ListedPage,
     ListedRecord,
     Listing,
     ListRequest,
+    Payload,
+    RecordRequest,
+    RequestAuth,
+    Source,
     Subscription,
     SubscriptionPage,
     SubscriptionState,
     Target,
+    TokenExchange,
+    Untranslatable,
     Window,
     read_records,
 )

@@ -41,23 +41,27 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from app.visits.change import UNSET, Action, Contact, Unset, VisitChange, unix_microseconds
-from app.webhooks.delivery import Event
-from app.webhooks.fetching import RecordRequest, RequestAuth, TokenExchange
-from app.webhooks.payload import Payload, Untranslatable
-from app.webhooks.signatures.hmac import Hmac
-from app.webhooks.signatures.scheme import ISO_8601
-from app.webhooks.source import Ignored, Source
-from app.webhooks.subscription import (
+from app.webhooks import (
+    ISO_8601,
     ApiResponse,
+    Event,
+    Hmac,
+    Ignored,
     ListedPage,
     ListedRecord,
     Listing,
     ListRequest,
+    Payload,
+    RecordRequest,
     Refused,
+    RequestAuth,
+    Source,
     Subscription,
     SubscriptionPage,
     SubscriptionState,
     Target,
+    TokenExchange,
+    Untranslatable,
     Window,
     read_records,
 )

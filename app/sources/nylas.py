@@ -33,22 +33,25 @@ from typing import Any
 from urllib.parse import unquote
 
 from app.visits.change import UNSET, Contact, VisitChange, unix_microseconds
-from app.webhooks.delivery import Event
-from app.webhooks.fetching import BearerAuth, RecordRequest
-from app.webhooks.handshakes import EchoQuery
-from app.webhooks.payload import Payload, Untranslatable
-from app.webhooks.signatures.hmac import Hmac
-from app.webhooks.source import Ignored, Source
-from app.webhooks.subscription import (
+from app.webhooks import (
     ApiResponse,
+    BearerAuth,
+    EchoQuery,
+    Event,
+    Hmac,
+    Ignored,
     ListedPage,
     ListedRecord,
     Listing,
     ListRequest,
+    Payload,
+    RecordRequest,
+    Source,
     Subscription,
     SubscriptionPage,
     SubscriptionState,
     Target,
+    Untranslatable,
     Window,
     read_records,
 )

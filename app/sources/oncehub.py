@@ -27,22 +27,25 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 from app.visits.change import UNSET, Contact, Unset, VisitChange, unix_microseconds
-from app.webhooks.delivery import Event
-from app.webhooks.fetching import ApiKeyAuth, RecordRequest
-from app.webhooks.payload import Payload, minor_units
-from app.webhooks.signatures.hmac import Hmac
-from app.webhooks.source import Ignored, Source
-from app.webhooks.subscription import (
+from app.webhooks import (
+    ApiKeyAuth,
     ApiResponse,
+    Event,
+    Hmac,
+    Ignored,
     ListedPage,
     ListedRecord,
     Listing,
     ListRequest,
+    Payload,
+    RecordRequest,
+    Source,
     Subscription,
     SubscriptionPage,
     SubscriptionState,
     Target,
     Window,
+    minor_units,
 )
 
 SETUP = """

@@ -35,22 +35,27 @@ from datetime import datetime
 from decimal import Decimal
 
 from app.visits.change import UNSET, Action, Contact, Unset, VisitChange, attendee_visit_id, unix_microseconds
-from app.webhooks.delivery import Event
-from app.webhooks.fetching import BearerAuth, RecordRequest, refresh_token_exchange
-from app.webhooks.payload import Payload, Untranslatable
-from app.webhooks.signatures.hmac import Hmac
-from app.webhooks.source import Ignored, PartlyTranslatable, Source
-from app.webhooks.subscription import (
+from app.webhooks import (
     ApiResponse,
+    BearerAuth,
+    Event,
+    Hmac,
+    Ignored,
     ListedPage,
     ListedRecord,
     Listing,
     ListRequest,
     OAuth,
+    PartlyTranslatable,
+    Payload,
+    RecordRequest,
+    Source,
     Subscription,
     SubscriptionPage,
     SubscriptionState,
+    Untranslatable,
     Window,
+    refresh_token_exchange,
 )
 
 SETUP = """

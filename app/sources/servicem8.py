@@ -32,27 +32,32 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from app.visits.change import Contact, VisitChange, unix_microseconds
-from app.webhooks.delivery import Event
-from app.webhooks.fetching import RecordRequest, RequestAuth, refresh_token_exchange
-from app.webhooks.handshakes import EchoField
-from app.webhooks.payload import Payload, Untranslatable
-from app.webhooks.signatures.combined import FirstPresent
-from app.webhooks.signatures.jwt import Jwt
-from app.webhooks.signatures.token import PathToken
-from app.webhooks.source import RECORD_GONE, Ignored, Source
-from app.webhooks.subscription import (
+from app.webhooks import (
+    RECORD_GONE,
     ApiResponse,
+    EchoField,
+    Event,
+    FirstPresent,
+    Ignored,
     ListedPage,
     ListedRecord,
     Listing,
     ListRequest,
     OAuth,
+    PathToken,
+    Payload,
+    RecordRequest,
+    RequestAuth,
+    Source,
     Subscription,
     SubscriptionPage,
     SubscriptionState,
     Target,
+    Untranslatable,
     Window,
+    refresh_token_exchange,
 )
+from app.webhooks.signatures.jwt import Jwt
 
 SETUP = """
 1. Set HOOKS__SERVICEM8__SECRETS to a word of your own (a public add-on: its App Secret), SECRET_KEY to 32 random

@@ -29,22 +29,26 @@ from decimal import Decimal
 from typing import Any
 
 from app.visits.change import UNSET, Contact, Unset, VisitChange, unix_microseconds
-from app.webhooks.delivery import Event
-from app.webhooks.fetching import BearerAuth, RecordRequest
-from app.webhooks.payload import Payload
-from app.webhooks.signatures.hmac import StandardWebhooks, standard_webhooks_key, text_key
-from app.webhooks.source import Ignored, Source
-from app.webhooks.subscription import (
+from app.webhooks import (
     ApiResponse,
+    BearerAuth,
+    Event,
+    Ignored,
     ListedPage,
     ListedRecord,
     Listing,
     ListRequest,
+    Payload,
+    RecordRequest,
+    Source,
+    StandardWebhooks,
     Subscription,
     SubscriptionPage,
     SubscriptionState,
     Target,
     Window,
+    standard_webhooks_key,
+    text_key,
 )
 
 SETUP = """

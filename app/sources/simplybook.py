@@ -18,11 +18,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from app.visits.change import UNSET, Action, Contact, VisitChange, unix_microseconds
-from app.webhooks.delivery import Event
-from app.webhooks.fetching import RecordRequest, RequestAuth, TokenExchange
-from app.webhooks.payload import Payload, Untranslatable
-from app.webhooks.signatures.token import PathToken
-from app.webhooks.source import RECORD_GONE, Ignored, Source
+from app.webhooks import (
+    RECORD_GONE,
+    Event,
+    Ignored,
+    PathToken,
+    Payload,
+    RecordRequest,
+    RequestAuth,
+    Source,
+    TokenExchange,
+    Untranslatable,
+)
 
 SETUP = """
 1. Set HOOKS__SIMPLYBOOK__SECRETS to a word of your own, SECRET_KEY to 32 random characters or more, and

@@ -19,11 +19,7 @@ https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-w
 from datetime import datetime
 
 from app.visits.change import CONTACT_FIELDS, UNSET, Action, Contact, Unset, VisitChange, unix_microseconds
-from app.webhooks.delivery import Event
-from app.webhooks.payload import Payload
-from app.webhooks.signatures.hmac import StandardWebhooks
-from app.webhooks.signatures.token import HeaderToken
-from app.webhooks.source import Ignored, Source
+from app.webhooks import Event, HeaderToken, Ignored, Payload, Source, StandardWebhooks
 
 SETUP = """
 1. Make up a secret: `whsec_` and 24 to 64 random bytes in base64. Set it here as HOOKS__STANDARD__SECRETS and give it to

@@ -36,22 +36,25 @@ from datetime import UTC, datetime
 from decimal import Decimal
 
 from app.visits.change import VisitChange, is_external_id, unix_microseconds
-from app.webhooks.delivery import Event
-from app.webhooks.fetching import BearerAuth, RecordRequest
-from app.webhooks.payload import Payload, minor_units
-from app.webhooks.signatures.hmac import Hmac
-from app.webhooks.source import Ignored, Source
-from app.webhooks.subscription import (
+from app.webhooks import (
     ApiResponse,
+    BearerAuth,
+    Event,
+    Hmac,
+    Ignored,
     ListedPage,
     ListedRecord,
     Listing,
     ListRequest,
+    Payload,
+    RecordRequest,
+    Source,
     Subscription,
     SubscriptionPage,
     SubscriptionState,
     Target,
     Window,
+    minor_units,
     read_records,
 )
 

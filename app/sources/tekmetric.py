@@ -21,11 +21,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 
 from app.visits.change import UNSET, Contact, Unset, VisitChange, unix_microseconds
-from app.webhooks.delivery import Event
-from app.webhooks.fetching import BearerAuth, RecordRequest
-from app.webhooks.payload import Payload
-from app.webhooks.signatures.token import PathToken
-from app.webhooks.source import Ignored, Source
+from app.webhooks import BearerAuth, Event, Ignored, PathToken, Payload, RecordRequest, Source
 
 SETUP = """
 1. Set HOOKS__TEKMETRIC__SECRETS to a word of your own and SECRET_KEY to 32 random characters or more. Restart.

@@ -21,11 +21,7 @@ from datetime import datetime
 from decimal import Decimal
 
 from app.visits.change import UNSET, Contact, VisitChange, unix_microseconds
-from app.webhooks.delivery import Event
-from app.webhooks.fetching import ApiKeyAuth, RecordRequest, TokenExchange
-from app.webhooks.payload import Payload
-from app.webhooks.signatures.token import HeaderToken
-from app.webhooks.source import Ignored, Source
+from app.webhooks import ApiKeyAuth, Event, HeaderToken, Ignored, Payload, RecordRequest, Source, TokenExchange
 
 SETUP = """
 1. In Vagaro open Settings, Developers, APIs & Webhooks (an add-on that Vagaro must approve), Webhooks, Create Webhook.

@@ -16,10 +16,8 @@ Second-hand: RS256, and that the layers are strings (objects are read, too); `en
 import re
 
 from app.visits.change import UNSET, Contact, VisitChange, unix_microseconds
-from app.webhooks.delivery import Event
-from app.webhooks.payload import Payload
+from app.webhooks import Event, Ignored, Payload, Source
 from app.webhooks.signatures.jwt import Jwt
-from app.webhooks.source import Ignored, Source
 
 SETUP = """
 1. In the Wix app dashboard (dev.wix.com) create an app with the permission "Read Bookings - Including Participants", and

@@ -21,11 +21,7 @@ from datetime import datetime
 from decimal import Decimal
 
 from app.visits.change import UNSET, Contact, Unset, VisitChange, unix_microseconds
-from app.webhooks.delivery import Event
-from app.webhooks.payload import Payload
-from app.webhooks.signatures.scheme import MIN_CHOSEN_SECRET_BYTES
-from app.webhooks.signatures.token import HeaderToken
-from app.webhooks.source import Ignored, Source
+from app.webhooks import MIN_CHOSEN_SECRET_BYTES, Event, HeaderToken, Ignored, Payload, Source
 
 SETUP = """
 1. Set HOOKS__WORKIZ__SECRETS to 32 random characters of your own, and HOOKS__WORKIZ__TIMEZONE to the account's time

@@ -23,11 +23,7 @@ import re
 from datetime import datetime
 
 from app.visits.change import UNSET, Action, Contact, VisitChange, unix_microseconds
-from app.webhooks.delivery import Event
-from app.webhooks.payload import Payload
-from app.webhooks.signatures.scheme import MIN_CHOSEN_SECRET_BYTES
-from app.webhooks.signatures.token import HeaderToken
-from app.webhooks.source import Ignored, PartlyTranslatable, Source
+from app.webhooks import MIN_CHOSEN_SECRET_BYTES, Event, HeaderToken, Ignored, PartlyTranslatable, Payload, Source
 
 SETUP = """
 1. Make up a token (32 random characters or more) and set it as HOOKS__YOUCANBOOKME__SECRETS.

@@ -25,11 +25,7 @@ import re
 from dataclasses import replace
 
 from app.visits.change import UNSET, Contact, VisitChange, attendee_visit_id, unix_microseconds
-from app.webhooks.delivery import Event
-from app.webhooks.handshakes import SignField
-from app.webhooks.payload import Payload, Untranslatable
-from app.webhooks.signatures.hmac import Hmac
-from app.webhooks.source import Ignored, PartlyTranslatable, Source
+from app.webhooks import Event, Hmac, Ignored, PartlyTranslatable, Payload, SignField, Source, Untranslatable
 
 SETUP = """
 1. In the Zoom App Marketplace, Develop, build an app for your account (general or server-to-server) with the scopes to

@@ -1,1 +1,96 @@
-"""Webhooks as data: delivery, signature, payload, event, source. Pure, except specimens.py: no clock, no I/O."""
+"""Webhooks as data: delivery, signature, payload, event, source. Pure, except specimens.py: no clock, no I/O.
+
+A source imports from here. The signatures of `signatures/jwt.py` and `signatures/public_key.py` are not here, because their
+libraries take longer to import than all the rest.
+"""
+
+from app.webhooks.delivery import Event
+from app.webhooks.fetching import (
+    Api,
+    ApiKeyAuth,
+    BasicAuth,
+    BearerAuth,
+    RecordRequest,
+    RequestAuth,
+    TokenExchange,
+    refresh_token_exchange,
+)
+from app.webhooks.handshakes import EchoField, EchoQuery, FixedBody, SignField
+from app.webhooks.payload import THREE_DECIMAL_CURRENCIES, Payload, Untranslatable, minor_units
+from app.webhooks.signatures.combined import AllOf, FieldsHmac, FirstPresent
+from app.webhooks.signatures.hmac import Hmac, StandardWebhooks, base64_key, standard_webhooks_key, text_key
+from app.webhooks.signatures.scheme import (
+    ISO_8601,
+    MIN_CHOSEN_SECRET_BYTES,
+    SECONDS_AFTER_LAST_COLON,
+    UNIX_MILLISECONDS,
+)
+from app.webhooks.signatures.token import HeaderToken, PathToken
+from app.webhooks.source import RECORD_GONE, Ignored, PartlyTranslatable, Source, graphql_record
+from app.webhooks.subscription import (
+    ApiResponse,
+    ListedPage,
+    ListedRecord,
+    Listing,
+    ListRequest,
+    OAuth,
+    Refused,
+    Subscription,
+    SubscriptionPage,
+    SubscriptionState,
+    Target,
+    Window,
+    read_records,
+)
+
+__all__ = [
+    "ISO_8601",
+    "MIN_CHOSEN_SECRET_BYTES",
+    "RECORD_GONE",
+    "SECONDS_AFTER_LAST_COLON",
+    "THREE_DECIMAL_CURRENCIES",
+    "UNIX_MILLISECONDS",
+    "AllOf",
+    "Api",
+    "ApiKeyAuth",
+    "ApiResponse",
+    "BasicAuth",
+    "BearerAuth",
+    "EchoField",
+    "EchoQuery",
+    "Event",
+    "FieldsHmac",
+    "FirstPresent",
+    "FixedBody",
+    "HeaderToken",
+    "Hmac",
+    "Ignored",
+    "ListRequest",
+    "ListedPage",
+    "ListedRecord",
+    "Listing",
+    "OAuth",
+    "PartlyTranslatable",
+    "PathToken",
+    "Payload",
+    "RecordRequest",
+    "Refused",
+    "RequestAuth",
+    "SignField",
+    "Source",
+    "StandardWebhooks",
+    "Subscription",
+    "SubscriptionPage",
+    "SubscriptionState",
+    "Target",
+    "TokenExchange",
+    "Untranslatable",
+    "Window",
+    "base64_key",
+    "graphql_record",
+    "minor_units",
+    "read_records",
+    "refresh_token_exchange",
+    "standard_webhooks_key",
+    "text_key",
+]

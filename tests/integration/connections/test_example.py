@@ -19,14 +19,19 @@ from tests.support.harness import ROOT
 from tests.support.vendors import ConnectedTool, connected_tool
 
 EVENT_NAME = '    event_name_path=("event",),\n'
-IMPORTS = """from app.webhooks.fetching import BearerAuth, RecordRequest
-from app.webhooks.payload import Payload
-from app.webhooks.subscription import (
+IMPORTS = """from app.webhooks import (
     ApiResponse,
+    BearerAuth,
+    Event,
+    Hmac,
+    Ignored,
     ListedPage,
     ListedRecord,
     Listing,
     ListRequest,
+    Payload,
+    RecordRequest,
+    Source,
     Subscription,
     SubscriptionPage,
     SubscriptionState,
@@ -40,8 +45,8 @@ def example() -> tuple[str, str]:
     page = (ROOT / "docs" / "adding-a-source.md").read_text()
     source, api, fake = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     fields = page.partition("SOURCE also has\n\n```\n")[2].partition("```")[0]
-    import_of_source = "from app.webhooks.source import Ignored, Source\n"
-    source = source.replace(EVENT_NAME, EVENT_NAME + fields).replace(import_of_source, import_of_source + IMPORTS)
+    source = source.replace(EVENT_NAME, EVENT_NAME + fields)
+    source = source.replace("from app.webhooks import Event, Hmac, Ignored, Source\n", IMPORTS)
     return f"{source}\n\n{api}", fake
 
 
