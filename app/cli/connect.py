@@ -40,9 +40,9 @@ from app.connections.context import ToolContext
 from app.connections.stored_hooks import StoredHooks
 from app.ledger.ledger import Ledger
 from app.ledger.times import iso_timestamp
-from app.operators.connections import load_connections
 from app.operators.setup_steps import setup_steps
 from app.settings.model import Settings, hook_path
+from app.telemetry.connections import load_connections
 from app.visits.client import http_client
 from app.webhooks.registry import load_sources
 from app.webhooks.source import LoadedSource
@@ -115,7 +115,7 @@ def connections(as_json: bool) -> None:
                 "checked_at": iso_timestamp(each.checked_at_ms or None),
                 "detail": each.detail,
             }
-            for each in await load_connections(ledger, settings)
+            for each in await load_connections(ledger.redis, settings)
         ]
 
     print_rows(run_with_ledger(load), as_json)

@@ -97,8 +97,9 @@ class Guard:
             detail = describe(error, hook.source.definition.title)
             # A hook that was set up by hand may work, although Doorbell may not manage its subscriptions.
             is_by_hand = isinstance(error, Refused) and not before.is_managed
-            state = before.state if is_by_hand else "credentials_expired"
-            after = replace(before, state=state, detail=detail, checked_at_ms=_now_ms())
+            after = replace(before, detail=detail)  # its deliveries show whether it works
+            if not is_by_hand:
+                after = replace(after, state="credentials_expired", checked_at_ms=_now_ms())
         except (VisitsApiError, Untranslatable) as error:
             wait_s = error.wait_s if isinstance(error, RateLimited) and error.wait_s else RETRY_S
             detail = describe(error, hook.source.definition.title)

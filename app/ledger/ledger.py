@@ -589,6 +589,16 @@ async def add_counters(redis: Redis, key: str, counts: Mapping[str, int], ttl_s:
     await redis.script(scripts.add_counters(counters=key, ttl_s=ttl_s, counts=counts.items()))
 
 
+async def long_gaps(redis: Redis, hook: str, newest: float, since: float, min_s: float) -> tuple[float, list[float]]:
+    """Return the time of the oldest webhook after `since`, and each gap of at least min_s between there and `newest`.
+
+    Times are in seconds since 1970; newest: of a webhook of the hook. Raises RedisUnavailable.
+    """
+    call = scripts.long_gaps(hook=hook, newest=newest * 1000, since=since * 1000, min_ms=min_s * 1000)
+    oldest, *gaps = [float(ms) / 1000 for ms in await redis.script(call)]
+    return oldest, gaps
+
+
 async def take_turn(redis: Redis, lock: str, ttl_s: float) -> bool:
     """Return True to one process in ttl_s: the lock is never released. Raises RedisUnavailable."""
     call = scripts.acquire_lock(expected_ms="", lock=lock, token=new_delivery_id(), ttl_ms=int(ttl_s * 1000))

@@ -18,10 +18,9 @@ from app.ledger import keys
 from app.ledger.bodies import Bodies
 from app.ledger.connections import TOKEN_PURPOSE, EncryptedHooks
 from app.ledger.encryption import Keyring
-from app.ledger.ledger import Ledger, known_accounts
+from app.ledger.ledger import known_accounts
 from app.ledger.redis import Redis, RedisAddress, RedisUnavailable, ServerUnusable
 from app.ledger.sentinel import find_primary
-from app.operators.connections import load_connections
 from app.operators.hooks import list_hooks, load_stored_hooks
 from app.settings.environment import (
     RANDOM_CHARACTERS,
@@ -32,6 +31,7 @@ from app.settings.environment import (
 )
 from app.settings.model import Settings
 from app.settings.platform import Platform, find_platform
+from app.telemetry.connections import load_connections
 from app.telemetry.health import STALE_AFTER_S, WORKER_ALIVE_S, Backlog, load_backlog
 from app.visits.client import tls_context
 from app.webhooks.evidence import VERIFIED_BY
@@ -398,7 +398,7 @@ async def _tasks(redis: Redis, settings: Settings) -> AsyncIterator[Check]:
 
 async def _connections(redis: Redis, settings: Settings) -> AsyncIterator[Check]:
     """Report what the workers last saw at the tools."""
-    for connection in await load_connections(Ledger(redis, settings.retention_days), settings):
+    for connection in await load_connections(redis, settings):
         if connection.problem:
             meaning, fix = connection.problem
             detail = f"{connection.state}: {connection.detail or meaning}"

@@ -12,12 +12,12 @@ from app.ledger.ledger import Ledger
 from app.ledger.reasons import find_reason
 from app.ledger.redis import Redis
 from app.ledger.times import humanize, iso_timestamp
-from app.operators.connections import HookConnection, load_connections
 from app.operators.explain import Explain, Row
 from app.operators.lists import FailureGroup, Lists
 from app.settings.model import Settings
 from app.telemetry import counters
 from app.telemetry.alert_rules import MIN_BAD_SIGNATURES
+from app.telemetry.connections import HookConnection, load_connections
 from app.telemetry.health import (
     CIRCUIT_REASONS,
     STALE_AFTER_S,
@@ -30,7 +30,7 @@ from app.telemetry.health import (
 )
 from app.telemetry.payload_watch import PayloadChange, payload_changes
 from app.telemetry.rejections import mismatch_times
-from app.telemetry.silence import last_delivery_times, silent_hooks
+from app.telemetry.silence import last_delivery_times
 from app.webhooks.registry import source_title
 
 #: An hour since 1970, and its counts by hook and outcome.
@@ -281,13 +281,13 @@ async def load_overview(ledger: Ledger, settings: Settings) -> Overview:
     states, groups, hours = await asyncio.gather(
         lists.count_by_state(), lists.group_by_reason(), counters.hourly_counts(redis, CHART_HOURS)
     )
-    connections = await load_connections(ledger, settings)
+    connections = await load_connections(redis, settings)
     workers, backlog, memory, circuits, hooks, changes = await asyncio.gather(
         live_workers(redis),
         load_backlog(redis, settings.tokens or {"main": ""}),
         redis.info("memory"),
         open_circuits(redis, settings),
-        _load_hooks(redis, settings, hours),
+        _load_hooks(redis, settings, connections, hours),
         payload_changes(redis, is_open=True),
     )
     return Overview(
@@ -306,15 +306,16 @@ async def load_overview(ledger: Ledger, settings: Settings) -> Overview:
     )
 
 
-async def load_hooks(redis: Redis, settings: Settings) -> list[HookStats]:
-    return await _load_hooks(redis, settings, await counters.hourly_counts(redis, CHART_HOURS))
+async def load_hooks(redis: Redis, settings: Settings, connections: Sequence[HookConnection]) -> list[HookStats]:
+    return await _load_hooks(redis, settings, connections, await counters.hourly_counts(redis, CHART_HOURS))
 
 
-async def _load_hooks(redis: Redis, settings: Settings, hours: Sequence[HourlyCounts]) -> list[HookStats]:
+async def _load_hooks(
+    redis: Redis, settings: Settings, connections: Sequence[HookConnection], hours: Sequence[HourlyCounts]
+) -> list[HookStats]:
     last_deliveries = await last_delivery_times(redis, settings)
-    mismatches, silent = await asyncio.gather(
-        _count_mismatches(redis, last_deliveries), silent_hooks(redis, last_deliveries)
-    )
+    mismatches = await _count_mismatches(redis, last_deliveries)
+    silent = {each.hook for each in connections if each.is_silent}
     return [
         HookStats(
             name,

@@ -19,8 +19,6 @@ from app.telemetry.health import STALE_AFTER_S, STALLED_AFTER_S
 WINDOW_S = 600.0
 #: Wrong signatures in this period. Scanners send no signature, or send wrong ones while genuine deliveries arrive.
 MIN_BAD_SIGNATURES = 3
-#: A hook is silent after this many times the longest gap between its recent deliveries. Shorter gaps count as MIN_GAP_S.
-SILENCE_FACTOR, MIN_GAP_S = 3, 1_200.0
 FULL_FRACTION = 0.8
 #: Short outages and limits of the rate end by themselves.
 STOPPED_AFTER_S = 600.0
@@ -106,14 +104,11 @@ FAILURES = Alert(
     output="the parked tasks with their reasons",
     fix="The message and `doorbell show ID` say what helps.",
 )
-SILENT_SOURCE = Alert(
+SILENT_HOOK = Alert(
     key="silent",
     name="DoorbellSilentSource",
-    message=f"{{source}} has been silent for more than {SILENCE_FACTOR} times its longest recent gap.",
-    expr=f"""
-time() - max by (source) ({metrics.LAST_ACCEPTED})
-> {SILENCE_FACTOR} * max by (source) (max_over_time((time() - {metrics.LAST_ACCEPTED})[7d:10m] offset 1d)) > \
-{SILENCE_FACTOR * MIN_GAP_S:.0f}""",
+    message="{hook} has been silent for longer than usual.",
+    expr=f"max by (hook) ({metrics.HOOK_SILENT}) == 1",
     command="doorbell deliveries --hook HOOK",
     output="its last deliveries and their times",
     fix="Check whether the webhook is still enabled at the tool; `doorbell sources NAME` says where.",
@@ -123,7 +118,9 @@ LOST_CONNECTION = Alert(
     name="DoorbellLostConnection",
     severity="critical",
     message="{hook} is not connected to its tool any more: {state}.",
-    expr=f'max by (hook, state) ({metrics.CONNECTION_STATE}{{state=~"{"|".join(UNHEALTHY)}"}}) == 1',
+    expr=f"""
+max by (hook, state) ({metrics.CONNECTION_STATE}{{state=~"{"|".join(UNHEALTHY)}"}}) == 1
+unless on (hook) max by (hook) ({metrics.HOOK_SILENT}) == 1""",
     command="doorbell connections",
     output="the hook with its state and the tool's answer",
     fix="Doorbell subscribes again by itself. If it cannot, `doorbell doctor` says what helps.",
@@ -175,7 +172,7 @@ ALERTS = (
     NO_PROGRESS,
     STOPPED_CALLS,
     FAILURES,
-    SILENT_SOURCE,
+    SILENT_HOOK,
     LOST_CONNECTION,
     NO_WORKER,
     PAYLOAD_CHANGED,

@@ -18,7 +18,7 @@ import httpx
 import orjson
 
 from app.ledger import keys
-from app.ledger.connection_states import UNHEALTHY, ConnectionStates
+from app.ledger.connection_states import UNHEALTHY
 from app.ledger.ledger import take_turn
 from app.ledger.reasons import find_reason
 from app.ledger.redis import Redis, RedisUnavailable
@@ -34,16 +34,17 @@ from app.telemetry.alert_rules import (
     OLD_TASK,
     PAYLOAD_CHANGED,
     REDIS_FULL,
-    SILENT_SOURCE,
+    SILENT_HOOK,
     STOPPED_AFTER_S,
     STOPPED_CALLS,
     WINDOW_S,
 )
+from app.telemetry.connections import load_connections
 from app.telemetry.health import STALE_AFTER_S, WORKER_ALIVE_S, load_backlog, open_circuits
 from app.telemetry.logs import log
 from app.telemetry.payload_watch import PayloadChange, payload_changes
 from app.telemetry.rejections import mismatch_times
-from app.telemetry.silence import delivery_times, is_silent
+from app.telemetry.silence import delivery_times
 from app.visits.client import tls_context
 
 CHECK_EVERY_S = 10.0
@@ -149,15 +150,13 @@ class AlertMonitor:
         used, limit = int(memory["used_memory"]), int(memory.get("maxmemory", 0))
         if limit and used > FULL_FRACTION * limit:
             alerts.append((REDIS_FULL.key, REDIS_FULL.text()))
-        for hook, connection in (await ConnectionStates(redis).all()).items():
-            if connection.state in UNHEALTHY and hook in self._settings.hooks:
-                message = LOST_CONNECTION.text(hook=hook, state=connection.state)
-                alerts.append((f"{LOST_CONNECTION.key} {hook}", f"{message} {connection.detail}".strip()))
+        for connection in await load_connections(redis, self._settings):
+            if connection.state in UNHEALTHY:
+                kind = SILENT_HOOK if connection.is_silent else LOST_CONNECTION
+                message = kind.text(hook=connection.hook, state=connection.state)
+                alerts.append((f"{kind.key} {connection.hook}", f"{message} {connection.detail}".strip()))
         for hook in self._settings.active_hooks:
-            times = await delivery_times(redis, hook)
-            if is_silent(times):
-                alerts.append((f"{SILENT_SOURCE.key} {hook}", SILENT_SOURCE.text(source=hook)))
-            if alert := await self._signature_alert(hook, times):
+            if alert := await self._signature_alert(hook, await delivery_times(redis, hook)):
                 alerts.append(alert)
         return [*alerts, *await self._payload_alerts()]
 

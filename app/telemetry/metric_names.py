@@ -48,6 +48,7 @@ API_REQUESTS = "doorbell_visits_api_requests_total"
 API_REQUEST_DURATION_S = "doorbell_visits_api_request_duration_seconds"
 CIRCUIT_OPEN = "doorbell_visits_api_circuit_open"
 CONNECTION_STATE = "doorbell_connection_state"
+HOOK_SILENT = "doorbell_hook_silent"
 PAYLOAD_CHANGES = "doorbell_payload_changes"
 REDIS_UP = "doorbell_redis_up"
 REDIS_MEMORY_USED = "doorbell_redis_memory_used_bytes"
@@ -88,6 +89,7 @@ METRICS: Mapping[str, MetricSpec] = {
     ),
     CIRCUIT_OPEN: _gauge("1 while the circuit of the account is open, or an operator paused it.", "account"),
     CONNECTION_STATE: _gauge("1 for the present state of a hook's connection at its tool, else 0.", "hook", "state"),
+    HOOK_SILENT: _gauge("1 while no webhook has arrived for longer than usual, and the tool cannot be asked.", "hook"),
     PAYLOAD_CHANGES: _gauge("Changes of a source's payloads that nobody has acknowledged.", "source"),
     REDIS_UP: _gauge("1 if Redis answers; otherwise most other metrics are missing."),
     REDIS_MEMORY_USED: _gauge("Memory that Redis uses."),

@@ -20,11 +20,12 @@ from prometheus_client.utils import floatToGoString
 
 from app import __version__
 from app.ledger import keys
-from app.ledger.connection_states import HEALTH, ConnectionStates
+from app.ledger.connection_states import HEALTH
 from app.ledger.ledger import Ledger, known_accounts
 from app.ledger.redis import Redis, RedisUnavailable
 from app.settings.model import Settings
 from app.telemetry import counters, metric_names
+from app.telemetry.connections import load_connections
 from app.telemetry.health import WORKER_ALIVE_S, Backlog, load_backlog
 from app.telemetry.metric_names import METRICS, MetricSpec
 from app.telemetry.payload_watch import payload_changes
@@ -118,7 +119,7 @@ async def _live_gauges(redis: Redis, settings: Settings) -> dict[str, Values]:
         load_backlog(redis, accounts),
         redis.command("ZREVRANGE", keys.WORKERS, 0, -1, "WITHSCORES"),
         payload_changes(redis, is_open=True),
-        ConnectionStates(redis).all(),
+        load_connections(redis, settings),
         redis.info(),
         redis.command("TIME"),
     )
@@ -135,11 +136,9 @@ async def _live_gauges(redis: Redis, settings: Settings) -> dict[str, Values]:
         metric_names.CIRCUIT_OPEN: {(account,): is_open for account, is_open in zip(accounts, circuits, strict=True)},
         metric_names.LAST_ACCEPTED: last_accepted,
         metric_names.CONNECTION_STATE: {
-            (hook, health): connection.state == health
-            for hook, connection in connections.items()
-            if hook in settings.hooks
-            for health in HEALTH
+            (each.hook, health): each.state == health for each in connections for health in HEALTH
         },
+        metric_names.HOOK_SILENT: {(each.hook,): each.is_silent for each in connections},
         metric_names.REJECTIONS: {(hook.name, "signature_mismatch"): 0 for hook in active_hooks}
         | dict(_rejection_counts(rejections)),
         metric_names.WORKERS: {(): sum(age_s <= WORKER_ALIVE_S for age_s in heartbeat_ages_s)},

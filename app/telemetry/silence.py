@@ -1,18 +1,83 @@
-"""Whether a hook is silent: for much longer than between its recent deliveries."""
+"""When a hook is silent: no webhook has arrived for longer than is usual for it. `silence_limit_s` is the rule."""
 
 import asyncio
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 from app.ledger import keys
 from app.ledger.ids import is_listed
+from app.ledger.ledger import long_gaps
 from app.ledger.redis import Redis
+from app.ledger.times import humanize
 from app.settings.model import Settings
-from app.telemetry.alert_rules import MIN_GAP_S, SILENCE_FACTOR
 
-#: The number of gaps between recent deliveries to read, and the number that a hook needs before it can be silent.
+HOUR_S, DAY_S = 3_600.0, 86_400.0
+#: The number of gaps between recent deliveries to read, and the number without which nothing is usual.
 MAX_GAPS, MIN_GAPS = 200, 10
+#: The history of a hook with more deliveries than that. It has several weekends.
+HISTORY_S = 28 * DAY_S
+#: After this history, a gap is usual only if there was a second one of this length.
+RECURRING_AFTER_S = 14 * DAY_S
+#: How much longer than its longest usual gap a silence is, if that gap is shorter than a day, and if it is not.
+FACTOR, LONG_FACTOR = 3.0, 1.5
+#: The most deliveries to read at once and in total, in search of webhooks: an import may have stored many.
+PAGE, MAX_READ = MAX_GAPS + 1, 50 * (MAX_GAPS + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """silent_s: the time since the last webhook. usual_s: the longest usual gap; None if there were too few to know."""
+
+    silent_s: float
+    usual_s: float | None
+
+    def __str__(self) -> str:
+        usual = (
+            f"its longest usual gap is {humanize(self.usual_s)}"
+            if self.usual_s is not None
+            else "too few arrived before to know what is usual"
+        )
+        return f"nothing has arrived for {humanize(self.silent_s)}; {usual}"
+
+
+def usual_gap_s(gaps: Sequence[float], history_s: float) -> float | None:
+    """Return the longest usual gap between the deliveries of a hook; None if there are too few to know.
+
+    gaps: all of them, or at least the long ones. history_s: the time from the first delivery to the last. An outage, or a
+    holiday, is not usual. A weekend is: in two weeks there are two.
+    """
+    if len(gaps) < MIN_GAPS:
+        return max(gaps) if gaps and max(gaps) >= DAY_S else None
+    return sorted(gaps)[-2 if history_s >= RECURRING_AFTER_S else -1]
+
+
+def silence_limit_s(usual_s: float | None) -> float:
+    """Return after how long without a delivery a hook is silent. usual_s: its longest usual gap.
+
+    Gaps of one length vary much, so that three times the longest one is waited for, and an hour at the least; but no longer
+    than a day: where no day without a delivery is usual, such a day is a reason to look. Where it is usual, because a
+    business is closed on Sundays or has few appointments, no Monday may cause an alarm, and three times would be too late.
+    """
+    if usual_s is None:
+        return DAY_S
+    if usual_s >= DAY_S:
+        return LONG_FACTOR * usual_s
+    return min(DAY_S, max(HOUR_S, FACTOR * usual_s))
+
+
+async def find_silence(redis: Redis, hook: str, times: Sequence[float]) -> Silence | None:
+    """Return the silence of a hook; None if it is not silent. times: as `delivery_times` returns them."""
+    if not times or (silent_s := time.time() - times[0]) < HOUR_S:
+        return None
+    gaps, oldest = [later - earlier for later, earlier in pairwise(times)], times[-1]
+    if len(times) > MAX_GAPS and times[0] - oldest < HISTORY_S:
+        shortest = max(HOUR_S, silent_s) / FACTOR  # a shorter one does not matter
+        oldest, older = await long_gaps(redis, hook, oldest, times[0] - HISTORY_S, shortest)
+        gaps += older
+    usual_s = usual_gap_s(gaps, times[0] - oldest)
+    return Silence(silent_s, usual_s) if silent_s >= silence_limit_s(usual_s) else None
 
 
 async def delivery_times(redis: Redis, hook: str) -> list[float]:
@@ -20,21 +85,14 @@ async def delivery_times(redis: Redis, hook: str) -> list[float]:
 
     Doorbell's own deliveries, from a tool's list, say nothing about its webhooks.
     """
-    flat = await redis.command("ZREVRANGE", f"{keys.DELIVERIES}{hook}", 0, MAX_GAPS, "WITHSCORES")
-    pairs = zip(flat[::2], flat[1::2], strict=True)
-    return [float(score) / 1000 for id, score in pairs if not is_listed(id.decode())]
-
-
-def is_silent(times: Sequence[float]) -> bool:
-    """Return whether a hook with these deliveries is silent. times: as `delivery_times` returns them."""
-    gaps = [later - earlier for later, earlier in pairwise(times)]
-    return len(gaps) >= MIN_GAPS and time.time() - times[0] >= SILENCE_FACTOR * max(MIN_GAP_S, *gaps)
-
-
-async def silent_hooks(redis: Redis, hooks: Iterable[str]) -> set[str]:
-    names = list(hooks)
-    times = await asyncio.gather(*(delivery_times(redis, name) for name in names))
-    return {name for name, own_times in zip(names, times, strict=True) if is_silent(own_times)}
+    times = list[float]()
+    for start in range(0, MAX_READ, PAGE):
+        flat = await redis.command("ZREVRANGE", f"{keys.DELIVERIES}{hook}", start, start + PAGE - 1, "WITHSCORES")
+        pairs = zip(flat[::2], flat[1::2], strict=True)
+        times += [float(score) / 1000 for id, score in pairs if not is_listed(id.decode())]
+        if len(times) > MAX_GAPS or len(flat) < 2 * PAGE:
+            break
+    return times[: MAX_GAPS + 1]
 
 
 async def last_delivery_times(redis: Redis, settings: Settings) -> dict[str, float | None]:

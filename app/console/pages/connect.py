@@ -20,11 +20,11 @@ from app.console.rendering import redirect, render
 from app.console.timezone import browser_zone
 from app.ledger.records import NotFound
 from app.operators.arrivals import Arrivals
-from app.operators.connections import load_connection
 from app.operators.setup_steps import FIELD_NAMES, SetupStep, is_secret_generated, setup_steps, with_field_names
 from app.settings.environment import Problem, SettingsError
 from app.settings.model import HookSettings
 from app.telemetry.arrivals import listen_to
+from app.telemetry.connections import load_connection
 from app.visits.client import Unauthorized
 from app.webhooks.registry import load_sources
 from app.webhooks.source import LoadedSource
@@ -237,7 +237,7 @@ async def _waiting_page(request: Request, name: str, since_ms: int, new_secret: 
     delivery, notes, connection, catch_up = await asyncio.gather(
         find_first_delivery(console.ledger, name, since_ms),
         arrivals.notes(),
-        load_connection(console.ledger, console.settings, name),
+        load_connection(console.redis, console.settings, name),
         store_of(console.tools).get(name),
     )
     subscription = hook.source.subscription

@@ -10,12 +10,12 @@ from app.connections.catch_up import can_list
 from app.connections.connect import can_call
 from app.console.context import actions, context
 from app.console.rendering import redirect, render
-from app.operators.connections import load_connection, load_connections
 from app.operators.hooks import HookSummary, list_hooks
 from app.operators.setup_steps import new_secret
 from app.settings.environment import SettingsError
 from app.settings.model import HookSettings
 from app.settings.stored import build_hook
+from app.telemetry.connections import load_connection, load_connections
 from app.webhooks.registry import load_sources
 from app.webhooks.source import LoadedSource
 
@@ -30,7 +30,7 @@ async def hooks(request: Request) -> Response:
         request,
         "hooks.html",
         hooks=list_hooks(console.settings),
-        connections={each.hook: each for each in await load_connections(console.ledger, console.settings)},
+        connections={each.hook: each for each in await load_connections(console.redis, console.settings)},
         disconnected=request.query_params.get("disconnected", ""),
     )
 
@@ -143,7 +143,7 @@ async def page(request: Request, error: SettingsError | None = None, message: st
     hook = settings.hook(name) if name in settings.hooks else None
     stored = settings.stored_hooks.get(name)
     tool = load_sources().get(summary.source)
-    connection = await load_connection(console.ledger, settings, name) if hook else None
+    connection = await load_connection(console.redis, settings, name) if hook else None
     return await render(
         request,
         "hook.html",

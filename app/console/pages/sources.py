@@ -13,10 +13,10 @@ from starlette.responses import Response
 from app.console.context import ConsoleContext, actions, context
 from app.console.rendering import redirect, render
 from app.ledger.records import NotFound
-from app.operators.connections import load_connections
 from app.operators.overview import HookStats, load_hooks
 from app.operators.setup_steps import new_secret, setup_steps, terms_of
 from app.telemetry import counters
+from app.telemetry.connections import load_connections
 from app.telemetry.health import CIRCUIT_REASONS, open_circuits
 from app.telemetry.payload_watch import payload_changes, undocumented_fields
 from app.webhooks.evidence import VERIFIED_BY
@@ -30,11 +30,8 @@ HIDDEN_TOKEN = "•••"
 
 async def sources(request: Request) -> Response:
     settings, redis = context(request).settings, context(request).redis
-    hooks, circuits, connections = await asyncio.gather(
-        load_hooks(redis, settings),
-        open_circuits(redis, settings),
-        load_connections(context(request).ledger, settings),
-    )
+    connections = await load_connections(redis, settings)
+    hooks, circuits = await asyncio.gather(load_hooks(redis, settings, connections), open_circuits(redis, settings))
     cards = [_card(name, source, hooks) for name, source in load_sources().items()]
     return await render(
         request,
@@ -75,7 +72,9 @@ async def _page(request: Request, name: str, response: dict[str, Any] | None = N
     console, source = context(request), load_sources().get(name)
     if source is None:
         raise HTTPException(404, "There is no source and no hook with this name.")
-    hooks = [hook for hook in await load_hooks(console.redis, console.settings) if hook.source == name]
+    connections = await load_connections(console.redis, console.settings)
+    all_hooks = await load_hooks(console.redis, console.settings, connections)
+    hooks = [hook for hook in all_hooks if hook.source == name]
     names, addresses = [hook.name for hook in hooks], hook_addresses(request)
     new_hook = _new_hook(request, name, names)
     setup = {

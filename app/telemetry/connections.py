@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from app.ledger.connection_states import UNHEALTHY, ConnectionState, ConnectionStates, describe_problem
-from app.ledger.ledger import Ledger
+from app.ledger.redis import Redis
 from app.settings.model import Settings
-from app.telemetry.silence import delivery_times, is_silent
+from app.telemetry.silence import Silence, delivery_times, find_silence
 from app.webhooks.registry import source_title
 
 #: What a tool answered counts for this long, or for four checks.
@@ -19,13 +19,14 @@ ANSWER_VALID_S = 86_400
 class HookConnection(ConnectionState):
     """The connection of a configured hook. can_ask: whether the tool was asked lately.
 
-    uses_oauth: whether it was connected with a log-in.
+    uses_oauth: whether it was connected with a log-in. is_silent: whether its deliveries show that it is degraded.
     """
 
     source: str = ""
     can_ask: bool = False
     is_stored: bool = False
     uses_oauth: bool = False
+    is_silent: bool = False
 
     @property
     def is_broken(self) -> bool:
@@ -44,18 +45,19 @@ class HookConnection(ConnectionState):
 
 
 async def load_connections(
-    ledger: Ledger, settings: Settings, names: Iterable[str] | None = None
+    redis: Redis, settings: Settings, names: Iterable[str] | None = None
 ) -> list[HookConnection]:
     """Return the connection of each hook, or of these. If the tool was not asked lately, the hook's deliveries decide."""
-    names, states = sorted(settings.hooks if names is None else names), await ConnectionStates(ledger.redis).all()
-    times = await asyncio.gather(*(delivery_times(ledger.redis, name) for name in names))
+    names, states = sorted(settings.hooks if names is None else names), await ConnectionStates(redis).all()
+    times = await asyncio.gather(*(delivery_times(redis, name) for name in names))
     oldest_ms = time.time() * 1000 - max(ANSWER_VALID_S, 4 * settings.connection_check_s) * 1000
     connections = []
     for name, own_times in zip(names, times, strict=True):
         state, source = states.get(name, ConnectionState(name)), settings.source_for(name)
         can_ask = bool(source.subscription and source.subscription.can_ask and state.checked_at_ms > oldest_ms)
+        silence = None if can_ask else await find_silence(redis, name, own_times)
         if not can_ask:
-            state = _by_deliveries(state, own_times)
+            state = _by_deliveries(state, own_times, silence)
         fields = {each: getattr(state, each) for each in ConnectionState.__slots__}
         connections.append(
             HookConnection(
@@ -64,17 +66,18 @@ async def load_connections(
                 can_ask=can_ask,
                 is_stored=settings.is_stored(name),
                 uses_oauth=settings.hooks[name].uses_oauth,
+                is_silent=bool(silence) and state.state == "degraded",
             )
         )
     return connections
 
 
-async def load_connection(ledger: Ledger, settings: Settings, name: str) -> HookConnection:
+async def load_connection(redis: Redis, settings: Settings, name: str) -> HookConnection:
     """Return the connection of a configured hook."""
-    return next(each for each in await load_connections(ledger, settings, [name]))
+    return next(each for each in await load_connections(redis, settings, [name]))
 
 
-def _by_deliveries(state: ConnectionState, times: Sequence[float]) -> ConnectionState:
+def _by_deliveries(state: ConnectionState, times: Sequence[float], silence: Silence | None) -> ConnectionState:
     """Return the state that the deliveries of the hook show. times: as `delivery_times` returns them."""
     if state.state == "credentials_expired":
         return state
@@ -82,7 +85,6 @@ def _by_deliveries(state: ConnectionState, times: Sequence[float]) -> Connection
         return state
     if not times:
         return replace(state, state="unverified", detail=state.detail or "no delivery has arrived yet")
-    if is_silent(times):
-        detail = "no delivery has arrived for much longer than usual"
-        return replace(state, state="degraded", detail=detail, healthy_at_ms=int(times[0] * 1000))
+    if silence:
+        return replace(state, state="degraded", detail=str(silence), healthy_at_ms=int(times[0] * 1000))
     return replace(state, state="healthy", healthy_at_ms=int(times[0] * 1000))
