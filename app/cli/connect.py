@@ -50,7 +50,7 @@ from app.webhooks.source import LoadedSource
 T = TypeVar("T")
 #: How long `connect` waits for the first delivery.
 FIRST_DELIVERY_S = 600
-SECRET = "SECRET"
+SECRET, TENANTS = "SECRET", "TENANTS"
 
 
 @click.command(
@@ -68,8 +68,8 @@ def connect(
     """Connect a tool: store its hook, and subscribe to its webhooks.
 
     Credentials are asked for on a terminal, with the place where the tool shows them, or are read as lines NAME=value from
-    standard input. SECRET is the signing secret, if a person copies it from the tool. Without an API for webhooks, the steps
-    at the tool are printed.
+    standard input. SECRET is the signing secret, if a person copies it from the tool, and TENANTS the account at the tool,
+    if all accounts sign alike. Without an API for webhooks, the steps at the tool are printed.
 
     Running it again changes nothing that works, and repairs what does not. Other settings of the hook:
     `doorbell hooks change`. Exit status: 3 the tool refuses, 4 it cannot be reached.
@@ -86,9 +86,9 @@ def connect(
         if is_recipe_first:
             _print_recipe(tool, name, f"{settings.public_url}{hook_path(name)}")
         values = _read_values(tool, settings, name)
-        request = ConnectRequest(
-            source, name, values, values.pop(SECRET, ""), {key: value for key, value in options.items() if value}
-        )
+        secret, chosen = values.pop(SECRET, ""), {**options, "tenants": values.pop(TENANTS, None)}
+        settings_of_hook = {key: value for key, value in chosen.items() if value}
+        request = ConnectRequest(source, name, values, secret, settings_of_hook)
         connected = await _connections(ledger, settings, tool, lambda connections: connections.connect(request))
         _report(connected)
         if connected.reconciled is None and not is_recipe_first:
@@ -181,12 +181,17 @@ def _read_values(tool: LoadedSource, settings: Settings, hook: str) -> dict[str,
     definition, stored = tool.definition, settings.hooks.get(hook)
     if hook in settings.environment_hooks or (stored and stored.uses_oauth and sys.stdin.isatty()):
         return {}
+    asks_for_tenants = TENANTS in definition.required_settings
     if not sys.stdin.isatty():
-        return parse_lines(sys.stdin.read(), {*definition.credential_names, SECRET})
+        names = {*definition.credential_names, SECRET, *([TENANTS] if asks_for_tenants else [])}
+        return parse_lines(sys.stdin.read(), names)
     values = dict[str, str]()
     if definition.credential_names:
         print_message(f"{definition.title} needs credentials. What you enter is not shown, and is stored encrypted.")
         values = ask_for_credentials(definition, stored.credentials if stored else {})
+    if asks_for_tenants and not (stored and stored.tenants):
+        print_message(f"{TENANTS}: the ids of your accounts at {definition.title}, whose events are accepted.")
+        values[TENANTS] = ask_for(TENANTS)
     credential = tool.subscription.secret_credential if tool.subscription else ""
     if needs_copied_secret(tool) and credential not in {**(stored.credentials if stored else {}), **values}:
         has_secret = bool(stored and stored.secrets)

@@ -116,9 +116,9 @@ def vendors(names: Sequence[str], port: int, host: str) -> None:
         exit_with(USAGE, f"there is no fake of {', '.join(unknown)}; there are {', '.join(vendor_names())}")
     tools = [load_vendor(name) for name in names or vendor_names()]
     for tool in tools:
-        credentials = " ".join(f"{name}={value}" for name, value in tool.credentials.items())
+        values = " ".join(f"{name}={value}" for name, value in tool.values_to_enter.items())
         api_url = f"http://{host}:{port}/{tool.name}{tool.api_path}"
-        click.echo(f"{tool.name}: --api-url {api_url}   {credentials}", err=True)
+        click.echo(f"{tool.name}: --api-url {api_url}   {values}", err=True)
         for name, value in tool.oauth_variables(api_url).items():
             click.echo(f"  {name}={value}", err=True)
     uvicorn.run(create_vendors(tools), host=host, port=port, access_log=False, log_level="warning")

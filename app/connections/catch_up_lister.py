@@ -52,7 +52,7 @@ class Lister:
         if not self.listing.lists_changed:
             since -= LOOK_BACK
         account = await self._connector.account() if self._hook.source.subscription else ApiResponse(None)
-        requests = list(self.listing.start(Window(since, until, changed_since), account))
+        requests = list(self.listing.start(Window(since, until, changed_since, self._hook.settings.tenants), account))
         if self.listing.check and (ids := await self._upcoming_visits(since, until)):
             requests += self.listing.check(ids, account)
         return requests

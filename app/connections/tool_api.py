@@ -154,7 +154,7 @@ def http_request(request: RecordRequest, base: str) -> tuple[str, str, dict[str,
     if request.query:
         return "POST", base, {"json": {"query": request.query, "variables": dict(request.variables)}}
     path = request.path if request.endpoint is None else request.endpoint
-    url = (urljoin(f"{base}/", path) if path.startswith(("/", "../")) else f"{base}/{path}").rstrip("/")
+    url = urljoin(f"{base}/", path) if path.startswith(("/", "../")) else f"{base}/{path}" if path else base
     if request.json is not None:
         return request.method or "POST", url, {"json": dict(request.json)}
     if request.form is not None:

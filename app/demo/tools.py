@@ -60,14 +60,13 @@ class Tools:
             return "".join(executor.map(lambda source: self._connect(source, env), HOOKS))
 
     def _connect(self, source: str, env: Mapping[str, str]) -> str:
-        vendor, arguments = load_vendor(source), ["connect", source, "--hook", HOOKS[source], "--no-wait"]
-        values = {**vendor.credentials, **({"SECRET": vendor.secret_on_a_page} if vendor.secret_on_a_page else {})}
+        arguments = ["connect", source, "--hook", HOOKS[source], "--no-wait"]
         if source not in IN_ENVIRONMENT:
             arguments += ["--api-url", self._api_url(source), "--timezone", "America/New_York"]
         ran = subprocess.run(
             [sys.executable, "-m", "app", *arguments],
             env={**os.environ, **env},
-            input="".join(f"{name}={value}\n" for name, value in values.items()),
+            input="".join(f"{name}={value}\n" for name, value in load_vendor(source).values_to_enter.items()),
             capture_output=True,
             text=True,
         )

@@ -15,19 +15,39 @@ An opt-out is the contact's `dnd` (all channels) or `dndSettings.Email.status` (
 e-mail status that the vendor does not document is parked: it may be an opt-out. ContactDndUpdate names no appointment, so
 an opt-out is only read with the appointment's next event.
 
+There is no SUBSCRIPTION: webhooks belong to an app, and are set up on its page. The list, from apps/calendars.json of the
+documents: the calendars of a location, and the events of each calendar in a period, without pages; there is none by the time
+of the last change. Each contact is fetched. An instance of a recurring appointment is not listed: the documents do not say
+whether its webhooks have its id or that of the series, and the customer would be asked twice. Deleted appointments are in
+no list: upcoming ones that Doorbell has are read by their ids.
+
 Second-hand: the Ed25519 key itself, and `N/A` in a header without a signature. Recalled: the address at which tokens are
-renewed.
+renewed; that cancelled appointments are listed; that a deleted appointment is answered 404, or is `deleted`.
 """
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from typing import Any
 
 from app.visits.change import UNSET, Contact, Unset, VisitChange, unix_microseconds
 from app.webhooks import (
+    ApiResponse,
     BearerAuth,
     Event,
     FirstPresent,
     Ignored,
+    ListedPage,
+    ListedRecord,
+    Listing,
+    ListRequest,
     Payload,
     RecordRequest,
+    Refused,
     Source,
+    Window,
+    read_records,
     refresh_token_exchange,
 )
 from app.webhooks.signatures.public_key import PublicKey
@@ -44,8 +64,8 @@ RSA = (
 )
 
 SETUP = f"""
-1. In the GoHighLevel Marketplace create an app with the scopes contacts.readonly and calendars/events.readonly, and
-   install it in your location.
+1. In the GoHighLevel Marketplace create an app with the scopes contacts.readonly, calendars.readonly and
+   calendars/events.readonly, and install it in your location.
 2. Under Webhooks paste {{url}} and select AppointmentCreate, AppointmentUpdate and AppointmentDelete.
 3. Set HOOKS__GOHIGHLEVEL__TENANTS to your location's id: every app's deliveries are signed with the same keys.
 4. Set HOOKS__GOHIGHLEVEL__SECRETS to the vendor's public keys, separated by a space, without the lines BEGIN and END.
@@ -174,3 +194,103 @@ def _no_email(status: Payload) -> bool | None:
     if value not in ("", "inactive", *NO_EMAIL):
         raise status.unexpected("a status of do not disturb")
     return value in NO_EMAIL if value else None
+
+
+# -- the list --
+
+CALENDARS, APPOINTMENTS = "calendars/", "calendars/events/appointments/"
+#: The documents of the calendars are of another version than those of the contacts.
+VERSION = {"Version": "2021-04-15"}
+
+
+def _list_calendars(window: Window, _: Payload) -> Iterator[ListRequest]:
+    if not window.tenants:
+        raise Refused("GoHighLevel lists the appointments of a location: set TENANTS to its id.")
+    period = {"startTime": _ms(window.since), "endTime": _ms(window.until)}
+    for location in window.tenants:
+        request = RecordRequest(CALENDARS, params={"locationId": location}, headers=VERSION)
+        yield ListRequest(request, {"location": location, "period": period})
+
+
+def _check_appointments(visit_ids: Sequence[str], _: Payload) -> Iterator[ListRequest]:
+    for id in visit_ids:
+        if re.fullmatch("[A-Za-z0-9_-]+", id):
+            request = RecordRequest(f"{APPOINTMENTS}{id}", headers=VERSION)
+            yield ListRequest(request, {"id": id}, can_be_missing=True)
+
+
+def _read_listed(request: ListRequest, response: ApiResponse) -> ListedPage:
+    """Read the calendars of a location, the appointments of a calendar, a contact, or an appointment that may be deleted."""
+    context = request.context
+    if "id" in context:
+        event = response.at("event")
+        is_deleted = response.value is None or event.at("deleted").boolean()
+        return ListedPage([_deleted(context["id"], response.requested_at)] if is_deleted else [])
+    if "period" in context:
+        ids = [calendar.at("id").required_id() for calendar in response.at("calendars")]
+        return ListedPage([], [_events_request(id, context["location"], context["period"]) for id in ids])
+    if "appointment" in context:
+        requested_at = datetime.fromisoformat(context["requested_at"])
+        return ListedPage([_listed(context["appointment"], context["location"], response, requested_at)])
+    return _read_appointments(context["location"], response)
+
+
+def _events_request(calendar: str, location: str, period: Mapping[str, str]) -> ListRequest:
+    params = {"locationId": location, "calendarId": calendar, **period}
+    return ListRequest(RecordRequest("calendars/events", params=params, headers=VERSION), {"location": location})
+
+
+def _read_appointments(location: str, response: ApiResponse) -> ListedPage:
+    """Return the appointments whose contact is not needed, and requests for the contacts of the others."""
+    requests: list[ListRequest] = []
+
+    def read(appointment: Payload) -> list[ListedRecord]:
+        id, contact = appointment.at("id").required_text(), appointment.at("contactId")
+        if appointment.at("masterEventId").text() or not contact.text():
+            return []  # an instance of a series, or a slot that is blocked
+        if appointment.at("deleted").boolean():
+            return [_deleted(id, response.requested_at)]
+        listed = _listed(appointment.value, location, None, response.requested_at)
+        contacts = fetch(Event("gohighlevel", Payload(listed.body), response.requested_at))
+        following = {"location": location, "appointment": appointment.value}
+        following["requested_at"] = response.requested_at.isoformat()
+        requests.extend(ListRequest(each, following, can_be_missing=True) for each in contacts)
+        return [] if contacts else [listed]
+
+    return ListedPage(read_records(response.at("events"), read), requests)
+
+
+def _listed(
+    appointment: Mapping[str, Any], location: str, contact: Payload | None, requested_at: datetime
+) -> ListedRecord:
+    changed_at = Payload(appointment).at("dateUpdated").time() or requested_at
+    body = {
+        "type": "AppointmentUpdate",
+        "locationId": location,
+        "appointment": appointment,
+        "timestamp": changed_at.isoformat(),
+    }
+    record = ListedRecord(appointment["id"], body, requested_at=requested_at)
+    if contact is None or contact.value is None:
+        return record
+    return replace(record, record=contact.value, path=f"contacts/{appointment['contactId']}")
+
+
+def _deleted(id: str, requested_at: datetime) -> ListedRecord:
+    body = {"type": "AppointmentDelete", "appointment": {"id": id}, "timestamp": requested_at.isoformat()}
+    return ListedRecord(id, body, requested_at=requested_at)
+
+
+def _ms(time: datetime) -> str:
+    return str(int(time.timestamp() * 1000))
+
+
+LISTING = Listing(
+    docs="https://marketplace.gohighlevel.com/docs/ghl/calendars/get-calendar-events",
+    evidence="recalled",
+    start=_list_calendars,
+    check=_check_appointments,
+    read_page=_read_listed,
+    is_daily=True,
+    calls_per_s=4.0,
+)

@@ -101,7 +101,8 @@ class Vendor(ABC):
 
     before_response: called when a request was executed, before it is answered.
     name: the source. has_appointments: False for a tool that only has payments for the appointments of others.
-    credentials: what a caller must present. token_path: where they are exchanged for a token.
+    credentials: what a caller must present. tenant: the id of the account, if a person enters it. token_path: where
+    credentials are exchanged for a token.
     secret_on_a_page, registered_url: what a person copies from the tool's pages, and to them.
     oauth_settings: how its OAuth server works; None for a tool without one.
     disables_after: failed deliveries in a row after which the tool disables a subscription; 0 for never.
@@ -111,6 +112,7 @@ class Vendor(ABC):
     has_appointments = True
     api_path = ""
     credentials: Mapping[str, str] = {"TOKEN": "token-of-the-account"}
+    tenant = ""
     token_path = "/oauth/token"
     secret_on_a_page = ""
     registered_url = ""
@@ -129,6 +131,12 @@ class Vendor(ABC):
         self._sent = 0
         self._failed_in_a_row: dict[str, int] = {}
         self._http: httpx.AsyncClient | None = None
+
+    @property
+    def values_to_enter(self) -> dict[str, str]:
+        """What a person enters to connect it."""
+        values = {**self.credentials, "SECRET": self.secret_on_a_page, "TENANTS": self.tenant}
+        return {name: value for name, value in values.items() if value}
 
     # -- what a tool implements --
 

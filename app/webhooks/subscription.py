@@ -150,12 +150,14 @@ class Subscription:
 class Window:
     """The appointments to list: those that start between `since` and `until`.
 
-    changed_since: also those that changed since, if the tool can list them.
+    changed_since: also those that changed since, if the tool can list them. tenants: the accounts of the tool that the hook
+    accepts, for tools whose credentials do not show the account.
     """
 
     since: datetime
     until: datetime
     changed_since: datetime | None = None
+    tenants: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,7 +231,7 @@ class Listing:
 
     docs: str
     evidence: Evidence
-    start: Callable[[Window, Payload], Sequence[ListRequest]]
+    start: Callable[[Window, Payload], Iterable[ListRequest]]
     read_page: Callable[[ListRequest, ApiResponse], ListedPage]
     check: Callable[[Sequence[str], Payload], Iterable[ListRequest]] | None = None
     lists_changed: bool = False

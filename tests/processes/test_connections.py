@@ -57,8 +57,7 @@ class Tool:
     def connect(self, *options: str) -> Any:
         vendor = load_vendor(self.name)
         self.control("register", url=f"{self.harness.env['PUBLIC_URL']}/hooks/{self.name}")
-        values = {**vendor.credentials, **({"SECRET": vendor.secret_on_a_page} if vendor.secret_on_a_page else {})}
-        stdin = "".join(f"{name}={value}\n" for name, value in values.items()).encode()
+        stdin = "".join(f"{name}={value}\n" for name, value in vendor.values_to_enter.items()).encode()
         api_url = f"{self.url}/{self.name}{vendor.api_path}"
         options = ("--api-url", api_url, "--timezone", "America/New_York", "--no-wait", *options)
         return self.harness.doorbell("connect", self.name, *options, stdin=stdin)

@@ -95,6 +95,7 @@ async def connected_tool(name: str, redis: Redis) -> AsyncIterator[ConnectedTool
             f"{prefix}__TOKEN_URL": f"{api_url}{vendor.token_path}",
             f"{prefix}__TIMEZONE": "America/New_York",
             f"{prefix}__SECRETS": secret,
+            f"{prefix}__TENANTS": vendor.tenant,
             **{f"{prefix}__CREDENTIALS__{credential}": value for credential, value in vendor.credentials.items()},
         }
         settings = read_environment({variable: value for variable, value in environment.items() if value})
@@ -118,7 +119,7 @@ async def listed_changes(
     source, connector = tool.hook.source, tool.connector()
     assert source.listing
     account = await connector.account() if source.subscription else ApiResponse(None)
-    start = list(source.listing.start(window, account))
+    start = list(source.listing.start(replace(window, tenants=tool.hook.settings.tenants), account))
     if source.listing.check:
         visit_ids = {change.visit_id for each in earlier for change in each.changes if change.action != "cancel"}
         start += source.listing.check(sorted(visit_ids), account)

@@ -26,7 +26,7 @@ KEY, ZOOM_SECRET = "secret-key-of-the-tests-0123456789", "secret-token-of-zoom"
 
 @pytest.fixture(scope="module")
 def vendors() -> Iterator[str]:
-    tools = [load_vendor("calendly"), load_vendor("savvycal"), load_vendor("jobber")]
+    tools = [load_vendor("calendly"), load_vendor("savvycal"), load_vendor("jobber"), load_vendor("gohighlevel")]
     with serving(create_vendors(tools), lifespan="on") as url:
         yield url
 
@@ -224,3 +224,19 @@ def test_of_many_subscriptions_a_person_sees_the_first_and_a_program_all(harness
     shown = harness.doorbell("connections").stdout
     assert f"{ids[0]}, 7 more" in shown
     assert ids[1] not in shown
+
+
+def test_a_tool_whose_accounts_sign_alike_is_connected_with_the_id_of_the_account(
+    harness: Harness, vendors: str
+) -> None:
+    gohighlevel = load_vendor("gohighlevel")
+    lines = {name: f"{name}={value}\n" for name, value in gohighlevel.values_to_enter.items()}
+    options = ("connect", "gohighlevel", "--api-url", f"{vendors}/gohighlevel", "--no-wait")
+
+    without = harness.doorbell(*options, stdin=(lines["TOKEN"] + lines["SECRET"]).encode())
+    connected = harness.doorbell(*options, stdin="".join(lines.values()).encode())
+
+    assert without.returncode
+    assert "TENANTS" in without.stderr
+    assert 0 == connected.returncode, connected.stderr
+    assert "a worker stores the coming appointments" in connected.stderr
