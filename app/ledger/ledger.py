@@ -51,6 +51,8 @@ LEASE_S = 35.0
 LEASE_MS = int(LEASE_S * 1000)
 #: A queued task without a job gets another job after this time.
 ORPHAN_AFTER_S = 60.0
+#: A process lists a hook again with a delivery after this time, in case Redis was emptied.
+HOOK_LISTED_FOR_S = 10.0
 #: Held tasks are released while the next slot of VISITS_API_RATE is at most this far away.
 MAX_RATE_BACKLOG_MS = 1_000
 
@@ -60,6 +62,7 @@ class Ledger:
 
     def __init__(self, redis: Redis, retention_days: int, body_keys: Sequence[str] = ()) -> None:
         self.redis, self._retention_ms, self._bodies = redis, retention_days * 86_400_000, Bodies(body_keys)
+        self._listed_until: dict[str, float] = {}
 
     @property
     def retention(self) -> timedelta:
@@ -94,9 +97,11 @@ class Ledger:
         packed = _pack_changes(info.source, account, changes)
         info.task_ids.extend([TaskId.event(id)] if event_state else [task_id for task_id, *_ in packed])
         record = info.encode() + b"\n" + self._bodies.encode(delivery.body, id)
+        lists_hook = time.monotonic() >= self._listed_until.get(info.hook, 0)
         call = scripts.accept(
             delivery=id,
             hook=info.hook,
+            list_hook=int(lists_hook),
             dedup_key=_dedup_key(delivery, dedup_id),
             dedup_ttl_s=dedup_ttl_s,
             keep_ms=self._retention_ms,
@@ -122,7 +127,11 @@ class Ledger:
                 delivery_id=id,
             )
             return result._replace(limit_reached=limit)
-        return AcceptResult(id, False) if reply == 1 else AcceptResult(reply.decode(), True)
+        if reply != 1:
+            return AcceptResult(reply.decode(), True)
+        if lists_hook:
+            self._listed_until[info.hook] = time.monotonic() + HOOK_LISTED_FOR_S
+        return AcceptResult(id, False)
 
     # -- for the worker --
 
@@ -454,9 +463,9 @@ class Ledger:
         call = scripts.pause_circuit(account=account, is_paused=int(is_paused))
         return bool(await self.redis.script(call))
 
-    async def hook_names(self) -> list[str]:
-        """Return the hooks that ever received a delivery, configured or not."""
-        return sorted(hook.decode() for hook in await self.redis.command("SMEMBERS", keys.HOOKS))
+    async def hook_names(self, configured: Iterable[str] = ()) -> list[str]:
+        """Return the configured hooks, and those that ever received a delivery."""
+        return sorted({hook.decode() for hook in await self.redis.command("SMEMBERS", keys.HOOKS)}.union(configured))
 
     async def delete_circuit(self, account: str) -> None:
         """Remove the circuit of an account without a token. Its held tasks are then parked as `token_missing`."""

@@ -89,7 +89,7 @@ class Search:
             return []
         first, last = (int(text[1:12].ljust(11, digit), 16) for digit in "0f")
         period = last + MAX_CLOCK_SKEW_MS, first - MAX_CLOCK_SKEW_MS
-        hooks = await self._ledger.hook_names()
+        hooks = await self._ledger.hook_names(self._settings.hooks)
         pages = await asyncio.gather(
             *(
                 self._redis.command("ZREVRANGEBYSCORE", f"{keys.DELIVERIES}{hook}", *period, "LIMIT", 0, 10 * MAX_HITS)

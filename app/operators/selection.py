@@ -147,7 +147,7 @@ class TaskSelector:
 
     async def _select_deliveries(self, filter: Filter) -> AsyncIterator[SelectedTask]:
         since, until = filter.since_ms, filter.until_ms
-        for hook in [filter.hook] if filter.hook else await self._ledger.hook_names():
+        for hook in [filter.hook] if filter.hook else await self._ledger.hook_names(self._settings.hooks):
             async for id in self._ledger.scan_by_time(f"deliveries:{hook}", since, until):
                 try:
                     meta = await self._ledger.load_delivery_info(id)

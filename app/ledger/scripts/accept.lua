@@ -2,8 +2,8 @@
 --- accept: Store a delivery with its changes and jobs, unless it is a repeat.
 --- The only script without allow-oom: a full server accepts no deliveries, and tasks continue.
 --- event: the state of the event's task: queued, parked (with reason), or '' for an event that needs none. refetch: 1 if a
---- repeat fetches the record again.
---- @args delivery hook dedup_key dedup_ttl_s keep_ms record event reason refetch
+--- repeat fetches the record again. list_hook: 1 if this process has not listed the hook recently.
+--- @args delivery hook list_hook dedup_key dedup_ttl_s keep_ms record event reason refetch
 --- @varargs changes: task change previous start
 --- @returns 1; the id of the first delivery for a repeat; {limit} if a visit accepts no more changes: then nothing was written
 --- @include lib/limits
@@ -12,7 +12,7 @@
 local function store_delivery()
   call('SET', key.delivery .. delivery, record, 'PX', keep_ms)
   call('ZADD', key.deliveries .. hook, now, delivery)
-  call('SADD', key.hooks, hook)
+  if list_hook == '1' then call('SADD', key.hooks, hook) end
 end
 
 -- The fast path: most deliveries are one new change of a visit with one id. The script returns before it creates the functions

@@ -61,7 +61,7 @@ local function store_unfinished()
   else
     set_state(primary, outcome, outcome == 'parked' and now or retry_at)
   end
-  call('HDEL', hash, 'lease', 'job', 'retry_at', 'expired_leases')
+  call('HDEL', hash, 'lease', 'retry_at', 'expired_leases')
   call('HSET', hash, 'reason', reason)
   if outcome == 'parked' then
     note_progress()
@@ -102,7 +102,7 @@ for i, member in ipairs(members) do
     finish(member.task, keep_ms)
   elseif i > 1 then
     remove_from_state(member.task, get_fields(member.task, 'state'))
-    call('HDEL', key.task .. member.task, 'state', 'lease', 'job', 'expired_leases')
+    call('HDEL', key.task .. member.task, 'state', 'lease', 'expired_leases')
   end
 end
 if outcome ~= 'done' then store_unfinished() end

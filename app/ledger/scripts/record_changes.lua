@@ -51,7 +51,7 @@ if reason == '' then
 else
   note_progress()
   set_state(task, 'parked', now)
-  call('HDEL', hash, 'lease', 'job', 'retry_at', 'queue', 'failed_attempts', 'failed_since', 'expired_leases')
+  call('HDEL', hash, 'lease', 'retry_at', 'queue', 'failed_attempts', 'failed_since', 'expired_leases')
   call('HSET', hash, 'reason', reason)
 end
 if get_fields(task, 'changes') ~= changes_seen then

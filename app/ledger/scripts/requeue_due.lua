@@ -24,7 +24,7 @@ local function park_crashing(task, expired_leases)
     if alias.state == 'running' then
       parked[alias.task] = true
       remove_from_state(alias.task, 'running')
-      call('HDEL', key.task .. alias.task, 'state', 'lease', 'job', 'expired_leases')
+      call('HDEL', key.task .. alias.task, 'state', 'lease', 'expired_leases')
     end
   end
   park(aliases[1].task, 'crashed_repeatedly',
@@ -74,9 +74,9 @@ local function follow_clock()
   local setback_ms = clock_setback_ms()
   if setback_ms > 0 then move_back(setback_ms) end
   for _, task in ipairs(call('ZRANGEBYSCORE', key.queued, now + MAX_CLOCK_STEP_MS, '+inf', 'LIMIT', 0, limit)) do
-    local job, queue = get_fields(task, 'job', 'queue')
+    local jobs, queue = get_fields(task, 'jobs', 'queue')
     call('ZADD', key.queued, now, task)
-    if job then call('ZADD', queue_key(task, queue), 'XX', now, job) end
+    if jobs then call('ZADD', queue_key(task, queue), 'XX', now, job_of(task, jobs)) end
   end
   local latest = now + lease_ms + MAX_CLOCK_STEP_MS
   for _, task in ipairs(call('ZRANGEBYSCORE', key.running, latest, '+inf', 'LIMIT', 0, limit)) do

@@ -305,3 +305,18 @@ async def test_a_full_redis_accepts_nothing_new_and_completes_accepted_tasks() -
         assert b"cont_1" == await redis.command("GET", "bell:contact")
         assert [visit_task("1"), visit_task("2")] == sorted(await ledger.task_ids("queued"))
         await redis.close()
+
+
+async def test_a_hook_is_listed_again_after_redis_was_emptied(
+    ledger: Ledger, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await accept(ledger, change("A"))
+    await redis.command("FLUSHDB")
+    monkeypatch.setattr("app.ledger.ledger.HOOK_LISTED_FOR_S", 0)
+    ledger._listed_until.clear()
+
+    await accept(ledger, change("B"))
+    await redis.command("FLUSHDB")
+    await accept(ledger, change("C"))
+
+    assert ["standard"] == await ledger.hook_names()

@@ -18,7 +18,7 @@ local function park(task, reason, details)
   local hash = key.task .. task
   note_progress()
   set_state(task, 'parked', now)
-  call('HDEL', hash, 'lease', 'job', 'retry_at', 'queue', 'probes', 'token_rejections', 'expired_leases')
+  call('HDEL', hash, 'lease', 'retry_at', 'queue', 'probes', 'token_rejections', 'expired_leases')
   call('HSET', hash, 'reason', reason)
   call('HSETNX', hash, 'pending_since', now)
   record_attempt(task, string.format('{"started_at_ms":%.0f,"took_ms":0,"outcome":"parked","calls":[],"response_text":"%s"}', now, details))

@@ -5,9 +5,9 @@
 
 -- Read the fields that add_change needs.
 local function read_visit(task)
-  local changes, jobs, job, queue, state, pending_since, failed_since, linked =
-    get_fields(task, 'changes', 'jobs', 'job', 'queue', 'state', 'pending_since', 'failed_since', 'linked')
-  return {task = task, changes = tonumber(changes or 0), jobs = tonumber(jobs or 0), job = job, queue = queue, state = state,
+  local changes, jobs, queue, state, pending_since, failed_since, linked =
+    get_fields(task, 'changes', 'jobs', 'queue', 'state', 'pending_since', 'failed_since', 'linked')
+  return {task = task, changes = tonumber(changes or 0), jobs = tonumber(jobs or 0), queue = queue, state = state,
     pending_since = pending_since, failed_since = failed_since, linked = linked}
 end
 

@@ -23,16 +23,17 @@ local function first_exceeded_limit(changes)
 end
 
 -- Move a task that a replay queued to the queue of live changes, since a new change arrived.
-local function promote_to_live(task, job)
+local function promote_to_live(task, jobs)
+  local job = job_of(task, jobs)
   call('HDEL', key.task .. task, 'queue')
-  if job and call('ZREM', key.queue .. 'replays', job) == 1 then call('ZADD', queue_key(task), now, job) end
+  if call('ZREM', key.queue .. 'replays', job) == 1 then call('ZADD', queue_key(task), now, job) end
 end
 
 -- keep_discarded: changes that an operator discarded stay discarded, for a delivery that is translated again.
 local function add_changes(delivery, changes, keep_discarded)
   for i, change in ipairs(changes) do
     local task, origin, visit = change.task, delivery .. '.' .. i - 1, read_visit(change.task)
-    if visit.queue then promote_to_live(task, visit.job) end
+    if visit.queue then promote_to_live(task, visit.jobs) end
     local is_discarded = keep_discarded and call('HEXISTS', key.task .. task, 'discarded:' .. origin) == 1
     local was_idle = add_change(visit, (is_discarded and 'discarded:' or 'change:') .. origin, change.change, change.start)
     if change.previous ~= '' then link_ids(task, change.previous) end

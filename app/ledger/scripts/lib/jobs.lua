@@ -3,6 +3,9 @@
 
 local function queue_key(task, queue) return key.queue .. (queue or kind_of(task) .. 's') end
 
+-- The newest job of a task, of which the hash has the number in `jobs`.
+local function job_of(task, number) return task .. '#' .. number end
+
 -- Write a job. Returns the fields that the caller writes to the hash of the task.
 -- number: counts the jobs of the task, so that ids are unique: a worker deletes a finished job by its id, possibly after the next
 -- job of the same task was written. queue: visits | events | replays, by default the queue of the kind; each has its own slots
@@ -10,9 +13,8 @@ local function queue_key(task, queue) return key.queue .. (queue or kind_of(task
 local function write_job(task, state, number, queue, delay_ms)
   -- A parked task starts with a new retry period.
   if state == 'parked' then call('HDEL', key.task .. task, 'failed_attempts', 'failed_since') end
-  local job = task .. '#' .. number
-  call('ZADD', queue_key(task, queue), now + (delay_ms or 0), job)
+  call('ZADD', queue_key(task, queue), now + (delay_ms or 0), job_of(task, number))
   remove_from_state(task, state)
   call('ZADD', key.queued, now, task)
-  return 'state', 'queued', 'job', job, 'jobs', number
+  return 'state', 'queued', 'jobs', number
 end

@@ -18,7 +18,7 @@ local function finish(task, keep_ms)
   local hash, delivery = key.task .. task, delivery_of(task)
   note_progress()
   remove_from_state(task, get_fields(task, 'state'))
-  call('HDEL', hash, 'state', 'lease', 'job', 'queue', 'pending_since', 'retry_at', 'failed_attempts', 'failed_since', 'reason',
+  call('HDEL', hash, 'state', 'lease', 'queue', 'pending_since', 'retry_at', 'failed_attempts', 'failed_since', 'reason',
     'probes', 'token_rejections', 'expired_leases')
   call('PEXPIRE', hash, keep_ms)
   if delivery then call('PEXPIRE', key.delivery .. delivery, keep_ms) end
