@@ -33,7 +33,7 @@ dev: .venv/dev .dev/env    ## Run web with reload, worker, sandbox and an embedd
 PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q --dist loadfile --no-loadscope-reorder
 
 test: .venv/dev    ## Run all tests except those in a browser
-	$(PYTEST) -n 3 tests/processes tests/integration tests/sources tests/fuzz tests/unit tests/architecture
+	$(PYTEST) -n 3 tests/processes tests/integration tests/sources tests/fuzz tests/bench tests/unit tests/architecture
 
 browser: .venv/dev ## Test the console in a real browser (Chromium), with a screenshot of every page
 	$(PYTEST) -n 2 tests/browser
@@ -73,14 +73,16 @@ docs: .venv/dev    ## Write the generated files: docs/redis.md, docs/cli.md, dep
 	$(BIN)/python -m app.telemetry.alert_rules
 	$(BIN)/python -c 'from app.settings.environment import env_example; print(env_example(), end="")' > .env.example
 
-bench: .venv/dev   ## Benchmarks of web, worker and memory, side by side with other implementations
-	$(BIN)/python -m tests.bench
+bench: .venv/dev .venv/peers ## Benchmarks, side by side with other implementations; PARTS="intake start" runs some of them
+	$(BIN)/python -m tests.bench $(PARTS)
+PARTS := all
 
 pin: .venv/dev     ## Pin the requirements again, with hashes
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile $(PIN) pyproject.toml -o requirements.txt
 	$(BIN)/uv pip compile $(PIN) --group dev pyproject.toml -c requirements.txt -o tests/requirements.txt
 	$(BIN)/uv pip compile $(PIN) --group deep -c tests/requirements.txt -o tests/fuzz/requirements.txt
+	$(BIN)/uv pip compile $(PIN) --group bench -o tests/bench/requirements.txt
 PIN := --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header
 
 clean:          ## Remove everything that make created
@@ -106,4 +108,10 @@ clean:          ## Remove everything that make created
 
 .venv/deep: .venv/dev tests/fuzz/requirements.txt
 	@$(INSTALL) -r tests/fuzz/requirements.txt
+	@touch $@
+
+# An environment of its own: none of these may come with Doorbell's requirements.
+.venv/peers: .venv/made tests/bench/requirements.txt
+	@$(BIN)/python -m venv $@
+	@$@/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r tests/bench/requirements.txt
 	@touch $@

@@ -1,4 +1,4 @@
-"""`python -m tests.bench.choices`: compares parts of Doorbell with the libraries that could replace them.
+"""Parts of Doorbell beside the libraries that could replace them.
 
 Each line has the CPU time of this process per call, and its ratio to Doorbell's ("ours"); docs/adr quotes the ratios.
 Redis is the embedded Valkey. `standardwebhooks` is included if it is installed.
@@ -25,7 +25,7 @@ from app.webhooks.delivery import Delivery
 from app.webhooks.payload import Payload
 from app.webhooks.registry import load_sources
 from app.webhooks.signatures.scheme import VerificationContext
-from tests.bench.load import SECRET, request
+from tests.bench.deliveries import SECRET, standard
 
 ROUNDS, CALLS, IN_FLIGHT = 5, 4_000, 32
 STEP = (
@@ -110,7 +110,7 @@ def counters() -> dict[str, Callable[[], Any]]:
 
 
 def _delivery() -> tuple[Delivery, bytes]:
-    head, _, raw = request("/hooks/standard", 1, 1).partition(b"\r\n\r\n")
+    head, _, raw = standard("/hooks/standard", 1, 1).partition(b"\r\n\r\n")
     lines = [line.partition(b": ") for line in head.split(b"\r\n")[1:]]
     headers = tuple((name, value) for name, _, value in lines)
     return Delivery("standard", "standard", headers, raw, datetime.now(UTC)), raw
@@ -136,7 +136,7 @@ def _show(title: str, rounds: dict[str, list[float]]) -> None:
         print(f"{title:<12} {name:<24} {us:8.2f} us  {us / medians['ours']:5.2f} x ours", flush=True)
 
 
-async def main() -> None:
+async def compare() -> None:
     with valkey() as url:
         clients = await redis_clients(url)
         rounds: dict[str, list[float]] = {name: [] for name in clients}
@@ -154,5 +154,9 @@ async def main() -> None:
         _show(title, rounds)
 
 
+def main() -> None:
+    asyncio.run(compare())
+
+
 if __name__ == "__main__":
-    asyncio.run(main())
+    main()

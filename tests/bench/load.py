@@ -1,107 +1,134 @@
-"""Sends signed deliveries over keep-alive connections on 127.0.0.1, each request after the response to the last one.
+"""Sends signed deliveries over keep-alive connections on 127.0.0.1. `Servers.load` runs it and reads its result.
 
-`python -m tests.bench.load PORT PATH CONNECTIONS REQUESTS [SEED]` prints one JSON object: seconds, statuses, latencies (ms).
+Closed: each connection sends its next request after the response to the last one. Open, with a rate: requests are due at
+fixed times, and a latency is counted from the time at which the request was due, also if no connection was free then. So
+it contains the time that a sender would have waited, which a closed load hides.
+
 It uses plain sockets, because its CPU time is not available to the servers on the same machine.
 """
 
-import base64
-import hashlib
-import hmac
 import json
-import random
 import re
 import select
 import socket
 import sys
 import time
-from collections import Counter
+from collections import Counter, deque
+from dataclasses import dataclass
 
-SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
-KEY = base64.b64decode(SECRET.removeprefix("whsec_"))
-SIZE = 2048
+from tests.bench.deliveries import KINDS
+
 TIMEOUT_S = 60.0
-
-
-def request(path: str, number: int, seed: int) -> bytes:
-    """Return a request with a body of 2 KB for a new visit."""
-    rng = random.Random(seed * 1_000_003 + number)
-    visit = f"B-{seed}-{number}"
-    data = {
-        "visit_id": visit,
-        "contact": {"email": f"person{number}@example.com", "first_name": "Ada", "last_name": "Lovelace"},
-        "time_scheduled": f"2026-03-{1 + number % 28:02}T{number % 24:02}:00:00Z",
-        "amount_collected": "245.00",
-        "date_cancelled": None,
-        "notes": "",
-    }
-    body = {"type": "visit.created", "timestamp": "2026-03-01T09:00:00Z", "data": data}
-    words = ["water", "heater", "kitchen", "sink", "annual", "check", "boiler", "garden", "call before", "ring twice"]
-    length = SIZE - len(json.dumps(body))
-    data["notes"] = " ".join(f"{rng.choice(words)} {rng.getrandbits(32):x}" for _ in range(length // 12))[:length]
-    raw = json.dumps(body).encode()
-    id, stamp = f"msg_{seed}_{number}", str(int(time.time()))
-    signature = base64.b64encode(hmac.digest(KEY, f"{id}.{stamp}.".encode() + raw, hashlib.sha256)).decode()
-    head = (
-        f"POST {path} HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\ncontent-length: {len(raw)}\r\n"
-        f"webhook-id: {id}\r\nwebhook-timestamp: {stamp}\r\nwebhook-signature: v1,{signature}\r\n\r\n"
-    )
-    return head.encode() + raw
-
-
-class Connection:
-    """A connection that sends requests one after another."""
-
-    def __init__(self, port: int, requests: list[bytes]) -> None:
-        self.requests = requests
-        self.latencies: list[float] = []
-        self.statuses: Counter[int] = Counter()
-        self.socket = socket.create_connection(("127.0.0.1", port))
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-    def send(self) -> bool:
-        """Send the next request. Return False if there is none."""
-        if not self.requests:
-            return False
-        self.buffer, self.sent_at = b"", time.perf_counter()
-        self.socket.sendall(self.requests.pop())
-        return True
-
-    def receive(self) -> bool:
-        """Read the available bytes. Return whether the response is complete."""
-        self.buffer += self.socket.recv(65_536)
-        head, separator, body = self.buffer.partition(b"\r\n\r\n")
-        length = _LENGTH.search(head)
-        if not separator or length is None or len(body) < int(length[1]):
-            return False
-        self.latencies.append((time.perf_counter() - self.sent_at) * 1000)
-        self.statuses[int(head[9:12])] += 1
-        return True
-
-
+MAX_BYTES = 128 * 2**20
 _LENGTH = re.compile(rb"content-length: *([0-9]+)", re.IGNORECASE)
 
 
-def main(port: int, path: str, connections: int, requests: int, seed: int) -> None:
-    prepared = [request(path, number, seed) for number in range(requests)]
-    open_connections = [Connection(port, prepared[number::connections]) for number in range(connections)]
-    by_file, epoll = {connection.socket.fileno(): connection for connection in open_connections}, select.epoll()
+@dataclass(frozen=True)
+class Load:
+    """What to send. rate: requests per second of an open load; 0 for a closed one. size: of a body, in bytes."""
+
+    port: int
+    path: str
+    seed: int
+    kind: str = "standard"
+    size: int = 2048
+    connections: int = 32
+    requests: int = 8_000
+    rate: float = 0
+
+    def prepared(self) -> deque[bytes]:
+        count = min(self.requests, MAX_BYTES // max(self.size, 1))
+        return deque(KINDS[self.kind](self.path, number, self.seed, self.size) for number in range(count))
+
+
+class Connection:
+    """A connection that sends one request at a time. due_at: the time from which its latency counts."""
+
+    def __init__(self, port: int) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port))
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def send(self, request: bytes, due_at: float) -> None:
+        self.buffer, self.due_at = b"", due_at
+        self.socket.sendall(request)
+
+    def receive(self) -> int:
+        """Read the available bytes. Return the status if the response is complete, else 0."""
+        part = self.socket.recv(65_536)
+        if not part:
+            raise ConnectionError("the server closed a connection")
+        self.buffer += part
+        head, separator, body = self.buffer.partition(b"\r\n\r\n")
+        length = _LENGTH.search(head)
+        complete = separator and length is not None and len(body) >= int(length[1])
+        return int(head[9:12]) if complete else 0
+
+
+class Run:
+    def __init__(self, load: Load) -> None:
+        self.requests = load.prepared()
+        self.total = len(self.requests)
+        self.connections = [Connection(load.port) for _ in range(min(load.connections, self.total))]
+        self.by_file = {connection.socket.fileno(): connection for connection in self.connections}
+        self.epoll = select.epoll()
+        for file in self.by_file:
+            self.epoll.register(file, select.EPOLLIN)
+        self.latencies_ms: list[float] = []
+        self.statuses: Counter[int] = Counter()
+
+    def close(self) -> None:
+        self.epoll.close()
+        for connection in self.connections:
+            connection.socket.close()
+
+    def receive(self) -> list[Connection]:
+        """Read what has arrived. Return the connections that became free."""
+        free = []
+        for file, _ in self.epoll.poll(0):
+            connection = self.by_file[file]
+            if status := connection.receive():
+                self.latencies_ms.append((time.perf_counter() - connection.due_at) * 1000)
+                self.statuses[status] += 1
+                free.append(connection)
+        return free
+
+    def wait(self, seconds: float) -> None:
+        """Wait for a response. `epoll.poll` waits whole milliseconds, `select` shorter times."""
+        select.select([self.epoll], [], [], max(0.0, seconds))
+
+    def closed(self) -> None:
+        for connection in self.connections:
+            connection.send(self.requests.popleft(), time.perf_counter())
+        stop_at = time.perf_counter() + TIMEOUT_S
+        while len(self.latencies_ms) < self.total and time.perf_counter() < stop_at:
+            self.wait(1)
+            for connection in self.receive():
+                if self.requests:
+                    connection.send(self.requests.popleft(), time.perf_counter())
+
+    def open(self, rate: float) -> None:
+        free, started, sent = deque(self.connections), time.perf_counter(), 0
+        stop_at = started + self.total / rate + TIMEOUT_S
+        while len(self.latencies_ms) < self.total and (now := time.perf_counter()) < stop_at:
+            while free and self.requests and (due_at := started + sent / rate) <= now:
+                free.popleft().send(self.requests.popleft(), due_at)
+                sent += 1
+            next_at = started + sent / rate if free and self.requests else now + 1
+            self.wait(next_at - time.perf_counter())
+            free.extend(self.receive())
+
+
+def main(load: Load) -> None:
+    run = Run(load)
     started = time.perf_counter()
-    for file, connection in by_file.items():
-        connection.send()
-        epoll.register(file, select.EPOLLIN)
-    active = len(open_connections)
-    while active and time.perf_counter() - started < TIMEOUT_S:
-        for file, _ in epoll.poll(1):
-            if by_file[file].receive() and not by_file[file].send():
-                epoll.unregister(file)
-                active -= 1
+    run.open(load.rate) if load.rate else run.closed()
     seconds = time.perf_counter() - started
-    latencies = sorted(latency for connection in open_connections for latency in connection.latencies)
-    statuses = sum((connection.statuses for connection in open_connections), Counter())
-    percentiles = {f"p{share}": round(latencies[int(len(latencies) * share / 100)], 3) for share in (50, 99)}
-    print(json.dumps({"seconds": seconds, "statuses": statuses, "rate": requests / seconds, **percentiles}))
+    latencies = sorted(run.latencies_ms)
+    assert latencies, f"no response within {TIMEOUT_S} s"
+    percentiles = {f"p{share}": latencies[int(len(latencies) * share / 100)] for share in (50, 99, 99.9)}
+    result = {"seconds": seconds, "requests": run.total, "statuses": run.statuses, "rate": len(latencies) / seconds}
+    print(json.dumps(result | percentiles))
 
 
 if __name__ == "__main__":
-    port, path, connections, requests = int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-    main(port, path, connections, requests, int(sys.argv[5]) if len(sys.argv) > 5 else time.time_ns() % 10**9)
+    main(Load(**json.loads(sys.argv[1])))

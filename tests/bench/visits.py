@@ -1,4 +1,4 @@
-"""Parts of the worker benchmark: queue visits, or make only the HTTP calls of a worker with the same client."""
+"""Queues visits without HTTP, or makes only the HTTP calls of a worker with the same client. Other parts run it."""
 
 import asyncio
 import json

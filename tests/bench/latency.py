@@ -1,0 +1,61 @@
+"""Latency at fixed arrival rates, of 25, 50 and 80 % of the capacity, and with 100,000 changes waiting.
+
+The load is open: requests are due at fixed times, and each latency counts from the time at which its request was due.
+"""
+
+import os
+from statistics import median
+from typing import Any
+
+from tests.bench.intake import REQUESTS
+from tests.bench.servers import ROUNDS, Endpoint, Servers, run, servers
+
+SECONDS = float(os.environ.get("SECONDS", "10"))
+WAITING = int(os.environ.get("WAITING", "100000"))
+CONNECTIONS = 256
+PERCENTILES = ("p50", "p99", "p99.9")
+
+
+def main() -> None:
+    with servers() as stack:
+        endpoints = {"bare route": stack.asgi("tests.bench.endpoints.bare:app", "/standard"), "doorbell": stack.web()}
+        print(f"\nLatency at fixed rates: bodies of 2 KB, {SECONDS:.0f} s each; medians of {ROUNDS} rounds, in ms")
+        print(f"  {'':32}{'due/s':>8}" + "".join(f"{name:>9}" for name in PERCENTILES))
+        for name, endpoint in endpoints.items():
+            capacity = median(stack.load(endpoint, requests=REQUESTS)["rate"] for _ in range(ROUNDS))
+            for share in (25, 50, 80):
+                results = [open_load(stack, endpoint, capacity * share / 100) for _ in range(ROUNDS)]
+                show(f"{name}, {share} % of {capacity:.0f}/s", capacity * share / 100, results)
+                stack.redis.flushdb()
+        backlog(stack, endpoints["doorbell"], capacity / 2)
+
+
+def open_load(stack: Servers, endpoint: Endpoint, rate: float) -> dict[str, Any]:
+    result = stack.load(endpoint, rate=rate, requests=int(rate * SECONDS), connections=CONNECTIONS)
+    assert result["statuses"] == {"202": result["requests"]}, result
+    return result
+
+
+def show(title: str, rate: float, results: list[dict[str, Any]]) -> None:
+    values = "".join(f"{median(result[name] for result in results):9.2f}" for name in PERCENTILES)
+    print(f"  {title:32}{rate:8.0f}{values}", flush=True)
+
+
+def backlog(stack: Servers, endpoint: Endpoint, rate: float) -> None:
+    """Compare an empty ledger with one in which 100,000 changes wait. A worker runs, but the Visits API is down."""
+    with stack.worker(stack.env):
+        idle = []
+        for _ in range(ROUNDS):
+            stack.redis.flushdb()
+            idle.append(open_load(stack, endpoint, rate))
+        stack.redis.flushdb()
+        run("tests.bench.visits", "queue", stack.url, str(WAITING), "waiting", env=stack.env)
+        waiting = [open_load(stack, endpoint, rate) for _ in range(ROUNDS)]
+    show("API down, no changes waiting", rate, idle)
+    show(f"API down, {WAITING:,} waiting", rate, waiting)
+    p99_idle, p99_waiting = (median(result["p99"] for result in results) for results in (idle, waiting))
+    print(f"  p99 with {WAITING:,} waiting: {p99_waiting / p99_idle:.2f} x idle")
+
+
+if __name__ == "__main__":
+    main()
