@@ -318,7 +318,10 @@ def _summary(reconciled: Reconciled) -> str:
 
 
 def healthy_state(before: ConnectionState, reconciled: Reconciled, url: str, account_name: str = "") -> ConnectionState:
-    """Return the state of a connection whose subscriptions have just been seen to be active."""
+    """Return the state of a connection whose subscriptions have just been seen to be active.
+
+    Those with an earlier URL are deleted.
+    """
     now_ms, expires_at = int(time.time() * 1000), reconciled.expires_at
     return replace(
         before,
@@ -330,6 +333,7 @@ def healthy_state(before: ConnectionState, reconciled: Reconciled, url: str, acc
         connected_at_ms=before.connected_at_ms or now_ms,
         checked_at_ms=now_ms,
         healthy_at_ms=now_ms,
+        outdated=(),
         expires_at_ms=int(expires_at.timestamp() * 1000) if expires_at else 0,
     )
 

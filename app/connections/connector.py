@@ -1,11 +1,12 @@
 """Creates, adopts, replaces and deletes the subscriptions of a hook at its tool.
 
 The same steps run after any interruption, and by any process: what exists at the tool with our URL is adopted, what is
-missing is created, and what is left over is deleted last. Subscriptions with another URL are never touched.
+missing is created, and what is left over is deleted last. Subscriptions with another URL are never touched, except those
+that Doorbell had with an earlier URL of its own.
 """
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -101,13 +102,19 @@ class Connector:
 
     async def own_subscriptions(self) -> list[SubscriptionState]:
         """Return the subscriptions with our URL; without a list at the tool, those that are stored."""
-        if not self.declaration.list or not self.declaration.read_list:
+        if not self.declaration.can_ask:
             state = await self._states.get(self._hook.name)
             return [SubscriptionState(id, state.url) for id in state.subscription_ids if state.url == self._url]
+        return await self._listed(lambda each: same_url(each.url, self._url))
+
+    async def _listed(self, is_own: Callable[[SubscriptionState], bool]) -> list[SubscriptionState]:
+        """Return those of the tool's subscriptions that are ours."""
+        assert self.declaration.list
+        assert self.declaration.read_list
         own, request = list[SubscriptionState](), self.declaration.list(await self.account())
         for _ in range(MAX_PAGES):
             page = self.declaration.read_list(request, await self.call(request))
-            own += [each for each in page.subscriptions if same_url(each.url, self._url)]
+            own += filter(is_own, page.subscriptions)
             if page.next is None:
                 break
             request = page.next
@@ -131,10 +138,11 @@ class Connector:
         newest_secret: replace those that sign with an older secret, though it is still accepted.
         lasts_until: subscriptions that expire before this time are renewed, or replaced.
         """
+        await self.note_new_url()
         existing = await self.own_subscriptions()
         state = await self._states.get(self._hook.name)
         own_ids = state.subscription_ids
-        if not self.is_secret_accepted(state, newest_secret=newest_secret):
+        if state.has_new_url or not self.is_secret_accepted(state, newest_secret=newest_secret):
             own_ids, is_secret_new = (), True
         existing = [await self._renew(each, lasts_until) for each in existing]
         usable = [
@@ -148,6 +156,8 @@ class Connector:
         leftover = [each for each in existing if each not in matching]
         if missing and self.declaration.is_url_unique:
             await self.delete(leftover)
+        if missing and self.declaration.is_event_unique:
+            leftover += await self.delete_outdated()
         created = list[SubscriptionState]()
         for group in missing:
             created.append(await self._create(group))
@@ -155,13 +165,41 @@ class Connector:
         leftover = [each for each in leftover if each.id not in {new.id for new in created}]
         if not (missing and self.declaration.is_url_unique):
             await self.delete(leftover)
+        leftover += await self.delete_outdated()
         return Reconciled(tuple(adopted), tuple(created), tuple(leftover))
 
     async def remove(self) -> list[str]:
         """Delete our subscriptions, and return their ids."""
+        await self.note_new_url()
         own = await self.own_subscriptions()
         await self.delete(own)
-        return [each.id for each in own]
+        return [each.id for each in [*own, *await self.delete_outdated()]]
+
+    # -- after a change of the URL --
+
+    async def note_new_url(self) -> None:
+        """If the URL of the hook has changed, note which of our subscriptions have the earlier one."""
+        state = await self._states.get(self._hook.name)
+        if not state.is_managed or not state.url or same_url(state.url, self._url):
+            return
+        outdated = {**dict(state.outdated), **dict.fromkeys(state.subscription_ids, state.url)}
+        current = tuple(id for id, url in outdated.items() if same_url(url, self._url))  # it has changed back
+        others = tuple((id, url) for id, url in outdated.items() if id not in current)
+        await self._states.save(replace(state, url=self._url, subscription_ids=current, outdated=others))
+
+    async def delete_outdated(self) -> list[SubscriptionState]:
+        """Delete our subscriptions with an earlier URL, now that others work. Return those that the tool still had."""
+        state = await self._states.get(self._hook.name)
+        outdated = {
+            id: url for id, url in state.outdated if id not in state.subscription_ids
+        }  # an id may have a new URL
+        own = [SubscriptionState(id, url) for id, url in outdated.items()]
+        if own and self.declaration.can_ask:
+            own = await self._listed(lambda each: each.id in outdated and same_url(each.url, outdated[each.id]))
+        await self.delete(own)
+        if state.outdated:
+            await self._states.save(replace(state, outdated=()))
+        return own
 
     def _is_usable(self, subscription: SubscriptionState, own_ids: Sequence[str], is_secret_new: bool) -> bool:
         """Whether it can be active, and the hook can verify what it sends."""

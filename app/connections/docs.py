@@ -93,6 +93,8 @@ def _limits(source: LoadedSource) -> Iterator[str]:
         if subscription.is_url_unique:
             replaced = "one with another secret" if subscription.reactivate else "a disabled one"
             yield f"one subscription on a URL: {replaced} is deleted before its replacement is created"
+        if subscription.is_event_unique:
+            yield "one subscription to an event: one with an earlier PUBLIC_URL is deleted first"
         if secret := _SECRETS[subscription.secret_from].format(credential=subscription.secret_credential):
             yield secret
         if subscription.is_by_hand_if_refused:

@@ -94,6 +94,7 @@ class Guard:
         try:
             after = await self._examine(hook, before)
         except (Unauthorized, Refused, CredentialsMissing) as error:
+            before = await self._states.get(hook.name)  # a repair may have begun
             detail = describe(error, hook.source.definition.title)
             # A hook that was set up by hand may work, although Doorbell may not manage its subscriptions.
             is_by_hand = isinstance(error, Refused) and not before.is_managed
@@ -101,6 +102,7 @@ class Guard:
             if not is_by_hand:
                 after = replace(after, state="credentials_expired", checked_at_ms=_now_ms())
         except (VisitsApiError, Untranslatable) as error:
+            before = await self._states.get(hook.name)
             wait_s = error.wait_s if isinstance(error, RateLimited) and error.wait_s else RETRY_S
             detail = describe(error, hook.source.definition.title)
             next_check_ms = min(next_check_ms, int((time.time() + wait_s) * 1000))
@@ -126,14 +128,18 @@ class Guard:
 
     async def _examine(self, hook: Hook, before: ConnectionState) -> ConnectionState:
         connector = Connector(self._context, hook)
+        await connector.note_new_url()
+        before = await self._states.get(hook.name)
         if not connector.declaration.can_ask:
             await connector.account()  # the credentials, at least
+            if before.outdated:
+                return await self._repair(hook, connector, before, "missing")
             state: Health = "unverified" if before.state == "credentials_expired" else before.state
             return replace(before, state=state, detail="", checked_at_ms=_now_ms())
         existing = await connector.own_subscriptions()
         if before.is_managed:
             existing = [each for each in existing if connector.has_known_secret(each, before.subscription_ids)]
-            if not connector.is_secret_accepted(before):
+            if before.has_new_url or not connector.is_secret_accepted(before):
                 existing = []  # what they send is rejected
         active = [each for each in existing if each.is_active]
         working, missing = match_groups(connector.declaration.groups, active)
@@ -142,6 +148,7 @@ class Guard:
         expires_at = min((each.expires_at for each in working if each.expires_at), default=None)
         if expires_at and expires_at < self._renew_before():
             return await self._renew(hook, connector, before)
+        await connector.delete_outdated()
         after = self._healthy(hook, connector, before, Reconciled(tuple(working), (), ()))
         failing_since = await self._failing_since(hook, working)
         if failing_since is None:
@@ -174,8 +181,10 @@ class Guard:
             return replace(before, state=problem, detail=detail, checked_at_ms=_now_ms())
         log.warning("connection_lost", hook=hook.name, state=problem)
         since = await default_since(self._context, hook.name)
-        await self._actions.record("noticed connection", f"{hook.name}: {problem}")
-        await self._states.save(replace(before, state=problem, detail=f"{title} no longer sends webhooks"))
+        if before.state != problem:
+            await self._actions.record("noticed connection", f"{hook.name}: {problem}")
+        current = await self._states.get(hook.name)
+        await self._states.save(replace(current, state=problem, detail=f"{title} no longer sends webhooks"))
         reconciled = await connector.reconcile(lasts_until=self._renew_before())
         await self._keep_secrets(hook, reconciled)
         await self._actions.record("repaired connection", f"{hook.name}: it was {problem}")

@@ -25,7 +25,8 @@ class ConnectionState:
         answered.
     healthy_at_ms: when it was last healthy. next_check_ms: when a worker checks it next. expires_at_ms: when a
     subscription ends unless it is renewed. secret_fingerprint: of the secret with which subscriptions sign that Doorbell
-    created with one of its own; empty if that is unknown.
+    created with one of its own; empty if that is unknown. outdated: ids and URLs of our subscriptions with an earlier URL,
+    which are deleted when those with the present one work.
     """
 
     hook: str
@@ -41,11 +42,17 @@ class ConnectionState:
     next_check_ms: int = 0
     expires_at_ms: int = 0
     secret_fingerprint: str = ""
+    outdated: tuple[tuple[str, str], ...] = ()
 
     @property
     def is_managed(self) -> bool:
         """Whether Doorbell created or adopted its subscriptions, so that it may create them again."""
         return bool(self.connected_by)
+
+    @property
+    def has_new_url(self) -> bool:
+        """Whether all subscriptions of Doorbell have an earlier URL: one with the present URL is a stranger's."""
+        return bool(self.outdated) and not self.subscription_ids
 
 
 class ConnectionStates:
@@ -74,9 +81,8 @@ def _decode(hook: bytes, value: bytes) -> ConnectionState:
     """Fields that a newer version has added are ignored."""
     stored: Mapping[str, Any] = orjson.loads(value)
     known = {field.name: stored[field.name] for field in fields(ConnectionState) if field.name in stored}
-    return ConnectionState(
-        **{**known, "hook": hook.decode(), "subscription_ids": tuple(known.get("subscription_ids", ()))}
-    )
+    ids, outdated = tuple(known.get("subscription_ids", ())), tuple(map(tuple, known.get("outdated", ())))
+    return ConnectionState(**{**known, "hook": hook.decode(), "subscription_ids": ids, "outdated": outdated})
 
 
 #: What each state means, for the pages: `make docs`.

@@ -238,6 +238,7 @@ SUBSCRIPTION = Subscription(
     delete=lambda id, _: RecordRequest(f"webhooks/{id}", method="DELETE"),
     secret_from="tool",
     is_url_unique=True,
+    is_event_unique=True,
     refusal=_refusal,
 )
 

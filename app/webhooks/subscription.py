@@ -109,6 +109,7 @@ class Subscription:
     is_by_hand_if_refused: a person does the steps of `setup` if the tool refuses to create a subscription, because only
         some accounts may use the API.
     is_url_unique: the tool refuses two subscriptions with one URL: an old one is deleted before its replacement is created.
+    is_event_unique: it refuses two subscriptions to one event, with any URLs: one with an earlier URL is deleted first.
     refusal: (status, response) → a sentence for a refused request, such as "Webhooks need a paid plan"; None if there is no
         better one than the tool's own.
     """
@@ -133,6 +134,7 @@ class Subscription:
     secret_from: SecretFrom = "doorbell"
     secret_credential: str = ""
     is_url_unique: bool = False
+    is_event_unique: bool = False
     is_by_hand_if_refused: bool = False
     refusal: Callable[[int, Payload], str | None] = lambda status, response: None
 
