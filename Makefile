@@ -66,8 +66,9 @@ format: .venv/dev  ## Format the code, and fix what ruff can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: .venv/dev    ## Write the generated files: docs/redis.md, docs/cli.md, deploy/alerts.yaml, .env.example, and tables in docs/connections.md, docs/glossary.md, docs/runbook.md and README.md
+docs: .venv/dev    ## Write the generated files: docs/redis.md, docs/cli.md, the dictionaries of new sources, deploy/alerts.yaml, .env.example, and tables in docs/connections.md, docs/glossary.md, docs/runbook.md and README.md
 	$(BIN)/python -m app.ledger.docs
+	$(BIN)/python -m app.ledger.train_dictionaries
 	$(BIN)/python -m app.connections.docs
 	$(BIN)/python -m app.cli.docs
 	$(BIN)/python -m app.telemetry.alert_rules

@@ -1,23 +1,16 @@
 """The stored form of a delivery's body: compressed, and encrypted if BODY_KEYS is set.
 
-Both forms can be read at any time, so keys can be added, changed and removed.
+All forms can be read at any time, so keys can be added, changed and removed.
 
     28 b5 2f fd …   zstd
-    01 …            the above, encrypted (encryption.py)
+    02 …            zstd with the dictionary of the source (compression.py)
+    01 …            one of the above, encrypted (encryption.py)
 """
 
 from collections.abc import Sequence
 
-import zstandard
-
+from app.ledger.compression import UnknownDictionary, compress, decompress
 from app.ledger.encryption import FORMAT, Keyring, TamperedValue, UnknownKey
-
-_compress = zstandard.ZstdCompressor(level=1).compress
-
-
-def _decompress(compressed: bytes) -> bytes:
-    """Threads share this module, so each call has a decompressor of its own."""
-    return zstandard.ZstdDecompressor().decompress(compressed)
 
 
 class BodyUndecryptable(Exception):
@@ -35,17 +28,17 @@ class Bodies:
     def key_ids(self) -> list[str]:
         return self._keyring.key_ids
 
-    def encode(self, body: bytes, delivery_id: str) -> bytes:
-        compressed = _compress(body)
+    def encode(self, body: bytes, delivery_id: str, source: str) -> bytes:
+        compressed = compress(body, source)
         return self._keyring.encrypt(compressed, delivery_id) if self._is_encrypting else compressed
 
     def decode(self, stored: bytes, delivery_id: str) -> bytes:
         """Raise BodyUndecryptable."""
-        if not stored.startswith(FORMAT):
-            return _decompress(stored)
         try:
-            return _decompress(self._keyring.decrypt(stored, delivery_id))
+            return decompress(self._keyring.decrypt(stored, delivery_id) if stored.startswith(FORMAT) else stored)
         except UnknownKey as error:
             raise BodyUndecryptable(f"its body is encrypted with a key that BODY_KEYS lacks ({error})") from None
+        except UnknownDictionary as error:
+            raise BodyUndecryptable(f"a newer version of Doorbell compressed its body (dictionary {error})") from None
         except TamperedValue as error:
             raise BodyUndecryptable(f"its body was changed after it was encrypted with key {error}") from None

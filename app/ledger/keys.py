@@ -61,7 +61,7 @@ AUDIT = "bell:audit:"
 OPEN_OPERATIONS = "bell:operations:open"
 CLEANUP = "bell:cleanup"
 #: The version of the keys and their contents. A process that knows only an older one does not start.
-SCHEMA, SCHEMA_VERSION = "bell:schema", 1
+SCHEMA, SCHEMA_VERSION = "bell:schema", 2
 SESSION, SESSIONS = "bell:session:", "bell:sessions"
 #: + digest of a user whom a proxy names: that the log-in is recorded.
 PROXY_LOGIN = "bell:proxy-login:"

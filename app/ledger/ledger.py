@@ -96,7 +96,7 @@ class Ledger:
         id = delivery_id or new_delivery_id()
         packed = _pack_changes(info.source, account, changes)
         info.task_ids.extend([TaskId.event(id)] if event_state else [task_id for task_id, *_ in packed])
-        record = info.encode() + b"\n" + self._bodies.encode(delivery.body, id)
+        record = info.encode() + b"\n" + self._bodies.encode(delivery.body, id, info.source)
         lists_hook = time.monotonic() >= self._listed_until.get(info.hook, 0)
         call = scripts.accept(
             delivery=id,

@@ -41,7 +41,7 @@ async def test_an_encrypted_body_is_unreadable_without_its_key_and_33_bytes_long
     plain, encrypted = await accept_body(redis), await accept_body(redis, NEW)
     records = [await redis.command("GET", f"bell:delivery:{id}") for id in (plain, encrypted)]
 
-    assert b"canary@example.com" in records[0]  # zstd stores incompressible text as it is
+    assert b"canary" in records[0]  # zstd stores incompressible text as it is
     assert b"canary" not in records[1]
     assert len(records[1]) == len(records[0]) + 1 + 4 + 12 + 16
 

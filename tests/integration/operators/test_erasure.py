@@ -9,8 +9,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-import zstandard
 
+from app.ledger.compression import decompress
 from app.ledger.ledger import LEASE_S, Ledger
 from app.ledger.records import DeliveryInfo, NotFound
 from app.ledger.redis import Redis
@@ -64,7 +64,11 @@ def flat(value: Any) -> bytes:
     if isinstance(value, list):
         return b" ".join(map(flat, value))
     start = value.find(b"\x28\xb5\x2f\xfd")
-    return value if start < 0 else value[:start] + zstandard.decompress(value[start:])
+    if start < 0:
+        return bytes(value)
+    if value[start - 5 : start - 4] == b"\x02":  # the name of its dictionary is before it
+        start -= 5
+    return bytes(value[:start]) + decompress(value[start:])
 
 
 async def find_traces(redis: Redis) -> dict[str, list[bytes]]:
