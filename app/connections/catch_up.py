@@ -29,6 +29,7 @@ from app.ledger.connection_states import ConnectionStates
 from app.ledger.ids import new_listed_id, new_token
 from app.ledger.leases import LockContended, exclusive
 from app.ledger.ledger import take_turn
+from app.ledger.moves import moving_hooks
 from app.ledger.records import DeliveryInfo, RecordOutdated
 from app.settings.model import Hook
 from app.telemetry.logs import log
@@ -95,7 +96,8 @@ class CatchUpRunner:
         slots = await store_of(self._context).open_slots()
         if slots:
             await self._stored.refresh()  # a hook that was just connected may not be loaded yet
-        await self._turns.run(slots, self._run_alone)
+        moving = await moving_hooks(self._context.ledger.redis, [slot.removesuffix(PLAN) for slot in slots])
+        await self._turns.run([slot for slot in slots if slot.removesuffix(PLAN) not in moving], self._run_alone)
 
     async def aclose(self) -> None:
         """Cancel what still runs."""
@@ -109,9 +111,10 @@ class CatchUpRunner:
     async def start_daily(self) -> None:
         """Start the daily reconciliations that are due. Raises RedisUnavailable."""
         settings, store = self._context.settings, store_of(self._context)
-        for name in list(settings.active_hooks):
-            hook = settings.hook(name)
-            if not is_daily(hook):
+        names = [name for name in settings.active_hooks if is_daily(settings.hook(name))]
+        moving = await moving_hooks(self._context.ledger.redis, names)
+        for name in names:
+            if name in moving:
                 continue
             newest, now_ms = await store.get(name), time.time() * 1000
             is_due = newest is None or (not newest.is_open and newest.requested_at_ms < now_ms - DAY_MS)

@@ -24,6 +24,7 @@ from app.connections.tool_api import CredentialsMissing
 from app.connections.turns import Turns
 from app.ledger.connection_states import ConnectionState, ConnectionStates, Health
 from app.ledger.leases import LockContended
+from app.ledger.moves import moving_hooks
 from app.ledger.records import NotFound
 from app.operators.actions import Actions, Actor
 from app.settings.model import Hook
@@ -58,8 +59,9 @@ class Guard:
             return
         states, now_ms = await self._states.all(), _now_ms()
         names = [hook.name for hook in hooks]
+        moving = await moving_hooks(self._context.ledger.redis, names)
         due = [name for name in names if states.get(name, ConnectionState(name)).next_check_ms <= now_ms]
-        await self._turns.run(due, self._check_alone)
+        await self._turns.run([name for name in due if name not in moving], self._check_alone)
 
     async def aclose(self) -> None:
         """Cancel what still runs."""

@@ -170,9 +170,12 @@ class StoredHooks:
 
     async def remove(self, name: str, actions: "Actions") -> None:
         """Remove a stored hook, also one that cannot be used. Raises SettingsError if there is none."""
+        account = self._settings.accounts.get(name)
         await self._write(name, None, actions, "removed hook", name)
         if name not in self._settings.environment_hooks:
-            await self._redis.commands(("DEL", f"{keys.TOKEN}{name}"))
+            # A hook of this name may be added again, and is not the one that moved to another cell.
+            moved = [f"{keys.MOVE_HOOK}{name}", *([f"{keys.MOVE}{account}"] if account else [])]
+            await self._redis.commands(("DEL", f"{keys.TOKEN}{name}", *moved))
 
     async def _write(
         self,

@@ -19,7 +19,7 @@ from app.intake.request_body import BodyDeadlines, HttpRejection
 from app.intake.request_log import RequestLog
 from app.ledger.ids import new_delivery_id
 from app.ledger.ledger import DEDUP_TTL_S, LONG_DEDUP_TTL_S, Ledger
-from app.ledger.records import DeliveryInfo
+from app.ledger.records import DeliveryInfo, HookMoved
 from app.ledger.redis import RedisFull, RedisReadOnly, RedisUnavailable
 from app.settings.model import Hook, Settings
 from app.telemetry.arrivals import Arrivals
@@ -53,6 +53,7 @@ JSON = "application/json"
 UNAVAILABLE_ANSWERS: dict[type[RedisUnavailable], tuple[str, str]] = {
     RedisFull: ("redis_full", "the delivery cannot be stored: Redis is full"),
     RedisReadOnly: ("redis_read_only", "the delivery cannot be stored: Redis accepts no writes"),
+    HookMoved: ("hook_moved", "the delivery cannot be stored here: the hook moves to another server, or has moved"),
     RedisUnavailable: ("redis_down", "the delivery cannot be stored: Redis does not answer"),
 }
 

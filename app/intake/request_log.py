@@ -22,6 +22,7 @@ METRIC_OUTCOMES = {
     "redis_full": "unavailable",
     "redis_read_only": "unavailable",
     "hook_unavailable": "unavailable",
+    "hook_moved": "unavailable",
     "too_many_in_flight": "unavailable",
     "internal_error": "unavailable",
 }

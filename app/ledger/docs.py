@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from app.ledger.keys import KEY_KINDS
+from app.ledger.moves import MOVE_RULES
 from app.ledger.reasons import FAILED_CALLS, REASONS, Reason
 from app.ledger.scripts import SOURCES, Script, load
 
@@ -31,6 +32,12 @@ The hash `bell:circuit:<account>` exists while the circuit of the account is ope
 
 {circuit}
 
+## A move
+
+The hash `bell:move:<account>` exists while an account moves to another cell ([cells.md](cells.md#moving-an-account)).
+
+{move}
+
 ## Scripts
 
 Scripts are called by the digest of their text. The first argument is the name, for MONITOR and SLOWLOG:
@@ -49,11 +56,15 @@ The line numbers in error messages are those of the text with all includes:
 
 
 def page() -> str:
-    keys = ((f"`{kind.pattern}`", kind.contents, kind.retention, kind.personal_data) for kind in KEY_KINDS)
+    keys = (
+        (f"`{kind.pattern}`", kind.contents, kind.retention, kind.personal_data, str(MOVE_RULES[kind.pattern]))
+        for kind in KEY_KINDS
+    )
     return _PAGE.format(
-        keys=table(("key", "contains", "kept", "personal data that an erasure removes"), keys),
+        keys=table(("key", "contains", "kept", "personal data that an erasure removes", "when an account moves"), keys),
         task=table(("field", "meaning"), _fields("lib/tasks")),
         circuit=table(("field", "meaning"), _fields("lib/circuit")),
+        move=table(("field", "meaning"), _fields("lib/moves")),
         scripts="\n\n".join(_script(script) for _, script in sorted(load(SOURCES).items())),
     )
 

@@ -24,6 +24,8 @@ ACTIVITY, ACTIVITIES = "bell:activity", "bell:activity:"
 #: + id: a replay or discard; + id, `:tasks:` and outcome: its tasks.
 OPERATION = "bell:operation:"
 ALONE, LAST_DONE, METRICS = "bell:alone", "bell:last-done", "bell:metrics"
+#: + account: its move to another cell. + hook: the phase of the move, and what arrived while the account was copied.
+MOVE, MOVE_HOOK, MOVE_ARRIVALS = "bell:move:", "bell:move-hook:", "bell:move-arrivals:"
 WORKERS, PEOPLE, ATTEMPTS_CHANNEL = "bell:workers", "bell:people:", "bell:attempts"
 
 # Only Python uses these.
@@ -241,6 +243,20 @@ KEY_KINDS = (
         "permanent",
         "the accounts that ever had held or parked tasks, or that a stored hook had",
         _ALWAYS,
+    ),
+    KeyKind("bell:move:*:lock", "expires", "which process moves an account", _SHORT),
+    KeyKind(
+        "bell:move:*",
+        "permanent",
+        "the move of an account to another cell, or from one: the other cell, and how far the move is",
+        "until the account has arrived; in the cell that it left, until its hook is removed or it moves back",
+    ),
+    KeyKind("bell:move-hook:*", "permanent", "how far the move of the hook's account is", "as long as that move"),
+    KeyKind(
+        "bell:move-arrivals:*",
+        "members",
+        "the deliveries that arrived at a hook while its account was copied",
+        "until the account has moved",
     ),
     KeyKind("bell:circuits", "permanent", "the accounts whose circuit was ever open", _ALWAYS),
     KeyKind("bell:rate:*", "expires", "the next free slot for a call of an account", _SHORT),

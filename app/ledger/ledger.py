@@ -22,6 +22,7 @@ from app.ledger.records import (
     BodyUnavailable,
     Cause,
     DeliveryInfo,
+    HookMoved,
     Lease,
     LeaseLost,
     NotFound,
@@ -92,6 +93,7 @@ class Ledger:
         a repeat is recognized. delivery_id: a new id; by default that of a webhook.
 
         If a visit accepts no more changes, the delivery is parked without its changes; an operator can retranslate it.
+        Raises HookMoved.
         """
         id = delivery_id or new_delivery_id()
         packed = _pack_changes(info.source, account, changes)
@@ -112,6 +114,8 @@ class Ledger:
             changes=packed,
         )
         reply = await self.redis.script(call, durable=True)
+        if reply == 0:
+            raise HookMoved(f"the account of the hook {info.hook} moves to another cell, or has moved")
         if isinstance(reply, list):
             limit, info.task_ids = reply[0].decode(), []
             result = await self.accept(

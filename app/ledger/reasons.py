@@ -30,6 +30,11 @@ class Reason:
 _REPLAY, _DISCARD = "doorbell replay ID --yes", "doorbell discard ID --yes"
 #: The console, the command line, docs/glossary.md and docs/runbook.md show them.
 REASONS = {
+    "account_moves": Reason(
+        "the account moves to another cell",
+        "The account moves to another cell",
+        "`doorbell move` copies its data to another Redis. Its tasks continue there.",
+    ),
     "body_erased": Reason(
         "the body was erased, with the personal data in it",
         "The delivery was erased",

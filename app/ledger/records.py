@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 import orjson
 
 from app.ledger.ids import TaskId
+from app.ledger.redis import RedisUnavailable
 from app.visits.merge import RecordedChange
 from app.webhooks.delivery import Delivery, header_lines
 
@@ -28,6 +29,10 @@ class BodyUnavailable(Exception):
     def __init__(self, info: "DeliveryInfo", reason: str, message: str) -> None:
         super().__init__(message)
         self.info, self.reason = info, reason
+
+
+class HookMoved(RedisUnavailable):
+    """The account of the hook moves between cells, or has left this one. The sender must retry."""
 
 
 class LeaseLost(Exception):

@@ -15,7 +15,7 @@ nothing matches: a worker may have written personal data during a scan.
 import asyncio
 import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
@@ -25,6 +25,7 @@ from urllib.parse import unquote
 import orjson
 
 from app.ledger import keys
+from app.ledger.batches import batched
 from app.ledger.ids import TaskId, delivery_of
 from app.ledger.ledger import Ledger, known_accounts
 from app.ledger.records import BodyUnavailable, DeliveryInfo, NotFound, Task
@@ -430,10 +431,6 @@ class Erasure:
             *contacts,
             *(search_index.index_key(self._email, key) for key in self._settings.secret_key),
         ]
-
-
-def batched(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    return (items[at : at + size] for at in range(0, len(items), size))
 
 
 def _attempts_without_responses(task: Task) -> dict[str, bytes]:

@@ -70,6 +70,10 @@ CAUSES = {
         "The hook could not be loaded",
         "The stored hooks could not be loaded, or this one cannot be used: `doorbell doctor` says why. The tool retries.",
     ),
+    "hook_moved": Cause(
+        "The hook has moved to another cell",
+        "Send its requests to the other cell: `doorbell move` names it. The tool retries.",
+    ),
     "too_many_in_flight": Cause(
         "Too many at once", "More deliveries arrive at once than Redis can store. The tool retries."
     ),

@@ -5,7 +5,7 @@
 --- repeat fetches the record again. list_hook: 1 if this process has not listed the hook recently.
 --- @args delivery hook list_hook dedup_key dedup_ttl_s keep_ms record event reason refetch
 --- @varargs changes: task change previous start
---- @returns 1; the id of the first delivery for a repeat; {limit} if a visit accepts no more changes: then nothing was written
+--- @returns 1; the id of the first delivery for a repeat; {limit} if a visit accepts no more changes, or 0 if the account of the hook moves: then nothing was written
 --- @include lib/limits
 --- @include lib/change
 
@@ -18,8 +18,9 @@ end
 -- The fast path: most deliveries are one new change of a visit with one id. The script returns before it creates the functions
 -- below, which takes as long as several commands. The dedup key is the last write: if the script fails before it, the sender's
 -- retry is not a repeat.
-local first = call('GET', dedup_key)
-if not first and event == '' and #changes == 1 and changes[1].previous == '' then
+local first, phase = unpack(call('MGET', dedup_key, key.move_hook .. hook))
+if phase and phase ~= 'copying' then return 0 end
+if not first and not phase and event == '' and #changes == 1 and changes[1].previous == '' then
   local visit = read_visit(changes[1].task)
   if visit.changes < MAX_FIELDS and not visit.linked and not visit.queue then
     store_delivery()
@@ -30,6 +31,12 @@ if not first and event == '' and #changes == 1 and changes[1].previous == '' the
 end
 
 --- @include lib/changes
+
+-- While an account is copied to another cell, its hooks list what must be copied again.
+local function note_for_move(id)
+  if phase then call('RPUSH', key.move_arrivals .. hook, id .. ' ' .. dedup_key) end
+  return id
+end
 
 -- A repeat requeues parked tasks: the event, the visits that it changed, and their aliases.
 local function requeue_failed(task)
@@ -54,7 +61,7 @@ local function accept_repeat(first)
     requeue_failed(task)
     if refetch == '1' then fetch_again(task) end
   end
-  return first
+  return note_for_move(first)
 end
 
 local function add_event()
@@ -74,5 +81,6 @@ if limit then return {limit} end
 store_delivery()
 if event ~= '' then add_event() end
 add_changes(delivery, changes)
+note_for_move(delivery)
 call('SET', dedup_key, delivery, 'EX', dedup_ttl_s)
 return 1

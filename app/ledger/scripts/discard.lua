@@ -4,11 +4,12 @@
 --- '' to skip the comparison. activity, operation: of the operator, or ''. affected: visits and deliveries
 --- @args task keep_ms delivery change_count activity operation
 --- @varargs affected
---- @returns how many changes; at least 1 if this ended the task; -1 while it is running, -2 if change_count differs
+--- @returns how many changes; at least 1 if this ended the task; -1 while it is running or its account moves, -2 if change_count differs
 --- @include lib/state
 --- @include lib/aliases
 --- @include lib/activities
 --- @include lib/operations
+--- @include lib/moves
 
 -- -> how many changes were discarded, how many remain
 local function discard_changes(task)
@@ -29,6 +30,7 @@ local function discard_changes(task)
   return discarded, remaining
 end
 
+if is_moving(task) then return -1 end
 local aliases, is_unfinished, changes = load_aliases(task), false, 0
 for _, alias in ipairs(aliases) do
   if alias.state == 'running' then return -1 end

@@ -9,6 +9,7 @@
 --- @include lib/aliases
 --- @include lib/attempts
 --- @include lib/circuit
+--- @include lib/moves
 
 -- -> the newest delivery of the visit, and the X-Request-ID and traceparent of its sender
 local function request_context(aliases)
@@ -32,6 +33,15 @@ local function is_held_back()
   return paced == '1' and not was_released and call('EXISTS', state_key(task, 'held')) == 1
 end
 
+-- A task of a moving account does not run here. A visit is held; an event, which belongs to no account, waits.
+local MOVE_WAIT_MS = 5000
+local function hold_for_move()
+  if kind_of(task) == 'visit' then return hold(task) end
+  set_state(task, 'waiting', now + MOVE_WAIT_MS)
+  call('HDEL', key.task .. task, 'job')
+  call('HSET', key.task .. task, 'retry_at', now + MOVE_WAIT_MS, 'reason', 'account_moves')
+end
+
 local jumped = clock_error(expected_ms)
 if jumped then return jumped end
 local aliases, limit = load_aliases(task)
@@ -47,6 +57,10 @@ if limit then
   return {'parked'}
 end
 if not is_due then return {'nothing'} end
+if is_moving(task) then
+  hold_for_move()
+  return {'held'}
+end
 if is_held_back() then
   hold(task)
   return {'held'}

@@ -56,6 +56,7 @@ local function free_slots()
   return math.ceil((max_queue_ms - queue_ms) * calls_per_s / 1000 / 2)
 end
 
+if call('EXISTS', key.move .. account) == 1 then return 0 end
 local is_open, open_until = call('EXISTS', circuit) == 1, call('HGET', circuit, 'until')
 if is_open and tonumber(open_until) > now then return 0 end
 if is_open and call('HGET', circuit, 'kind') == 'rate_limited' then
