@@ -15,6 +15,7 @@ from app.ledger.cleanup import trim_deliveries
 from app.ledger.ids import new_token
 from app.ledger.ledger import known_accounts
 from app.ledger.redis import RedisUnavailable
+from app.operators.account_moves import configuration_of
 from app.operators.operations import Operations
 from app.telemetry.alerts import AlertMonitor
 from app.telemetry.counters import FLUSH_EVERY_S
@@ -94,12 +95,13 @@ async def _trim(context: Context) -> None:
 
 
 class Heartbeat:
-    """Writes `bell:worker:<id>` with host, process id and start time, and adds the key to the sorted set `bell:workers`."""
+    """Writes `bell:worker:<id>` with host, process id, start time and configuration, and adds the key to `bell:workers`."""
 
     def __init__(self, context: Context) -> None:
-        self._ledger = context.ledger
+        self._ledger, self._settings = context.ledger, context.settings
         self._key = f"{keys.WORKER}{new_token()}"
-        self._value = orjson.dumps({"host": host_name(), "pid": os.getpid(), "since": int(time.time() * 1000)})
+        self._process = {"host": host_name(), "pid": os.getpid(), "since": int(time.time() * 1000)}
 
     async def beat(self) -> None:
-        await self._ledger.heartbeat(self._key, self._value, HEARTBEAT_TTL_MS)
+        report = orjson.dumps(self._process | {"configuration": configuration_of(self._settings)})
+        await self._ledger.heartbeat(self._key, report, HEARTBEAT_TTL_MS)

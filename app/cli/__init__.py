@@ -65,6 +65,7 @@ COMMANDS: dict[str, dict[str, str]] = {
         "cancel": "replay",
         "pause": "pause",
         "resume": "pause",
+        "move": "move",
         "audit": "audit",
         "erase": "erase",
     },

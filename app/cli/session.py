@@ -82,6 +82,16 @@ async def open_ledger(settings: Settings) -> AsyncIterator[Ledger]:
         await redis.close()
 
 
+@asynccontextmanager
+async def open_other_ledger(settings: Settings, url: str) -> AsyncIterator[Ledger]:
+    """Open the ledger of another cell, with the keys of this one."""
+    redis = Redis(RedisAddress.from_url(url, settings.redis_tls_verify))
+    try:
+        yield Ledger(redis, settings.retention_days, settings.body_keys)
+    finally:
+        await redis.close()
+
+
 async def follow_stored_hooks(ledger: Ledger, settings: Settings) -> None:
     """Load changes of the stored hooks, forever: for commands that watch. Raises RedisUnavailable."""
     from app.connections.stored_hooks import FOLLOW_EVERY_S, StoredHooks

@@ -37,6 +37,7 @@ Action = Literal[
     "erased person",
     "paused",
     "resumed",
+    "moved account",
     "sent a test delivery",
     "kept a specimen",
     "acknowledged payload changes",

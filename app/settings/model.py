@@ -95,7 +95,7 @@ def _argon2(value: str) -> str:
     return argon2_hash
 
 
-def _account_name(value: str) -> str:
+def _plain_name(value: str) -> str:
     if not re.fullmatch("[a-z0-9][a-z0-9_-]{0,39}", value):
         raise _rule("must be a name of lowercase letters, digits, _ and -, like east")
     return value
@@ -130,6 +130,17 @@ def _split_secrets(value: Any) -> Any:
 
 _PEM = re.compile("-----BEGIN [A-Z ]+-----([A-Za-z0-9+/=\\s]+)-----END [A-Z ]+-----")
 
+
+def _split_cells(value: Any) -> Any:
+    """Read `east=redis://…,west=redis://…`, separated by commas or spaces. Sentinels have commas between them too."""
+    if not isinstance(value, str):
+        return value
+    pairs = [pair.partition("=") for pair in re.split(r"[,\s]+(?=[^=,/\s]+=)", value.strip())]
+    if not all(equals and url for _, equals, url in pairs) or len({name for name, _, _ in pairs}) < len(pairs):
+        raise _rule("must be names with URLs, like east=redis://host1:6379/0,west=redis://host2:6379/0")
+    return {_plain_name(name): _redis_address(url) for name, _, url in pairs}
+
+
 Secret = Annotated[str, AfterValidator(_not_an_example)]
 Words = Annotated[tuple[str, ...], BeforeValidator(_split_words)]
 Keys = Annotated[tuple[Secret, ...], BeforeValidator(_split_words)]
@@ -141,7 +152,9 @@ Zone = Annotated[str, AfterValidator(_zone)]
 #: The hash of a random password that nobody knows.
 _EXAMPLE_HASH = "argon2id.v=19.m=65536,t=3,p=4.+wCWcNZPvnKLxrHdWsPvjA.TsYYKC/fTSxQmZYdMDyaMz6rp3bMjn5qq+7nKYOvXPk"
 #: The name of an account is part of the ids of its tasks: `visit:<account>/<external_id>`.
-AccountName = Annotated[str, AfterValidator(_account_name)]
+AccountName = Annotated[str, AfterValidator(_plain_name)]
+CellName = Annotated[str, AfterValidator(_plain_name)]
+Cells = Annotated[dict[str, str], BeforeValidator(_split_cells)]
 PasswordHashes = Annotated[str, AfterValidator(_password_hashes)]
 HeaderName = Annotated[str, AfterValidator(_header_name)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -353,6 +366,18 @@ class Settings(BaseModel):
         description="the number of proxies in front of Doorbell that add to X-Forwarded-For (Heroku: 1; with a CDN: 2; "
         "none: 0); unset: 1 for requests from a private address, else 0",
         examples=["1"],
+    )
+
+    cell: CellName | None = Field(
+        None,
+        description="the name of this cell, if there are several: a label of all metrics",
+        examples=["east"],
+    )
+    cells: Cells = Field(
+        {},
+        repr=False,
+        description="all cells with the URLs of their Redis, for `doorbell overview --cells` and `doorbell move`",
+        examples=["east=redis://127.0.0.1:6379/0,west=redis://127.0.0.1:6380/0"],
     )
 
     _stored_hooks: Mapping[str, HookSettings] = PrivateAttr(default_factory=dict)

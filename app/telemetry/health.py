@@ -4,7 +4,7 @@ import asyncio
 import os
 import socket
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -88,10 +88,13 @@ class Circuit:
 
 @dataclass(frozen=True, slots=True)
 class Worker:
+    """configuration: what its settings can do, for a move to its cell (app/operators/account_moves.py)."""
+
     host: str
     pid: int
     heartbeat_at_ms: float
     started_at_ms: float | None
+    configuration: Mapping[str, Any] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -124,7 +127,13 @@ async def live_workers(redis: Redis) -> list[Worker]:
 
 
 def _worker(value: Mapping[str, Any], heartbeat_at_ms: float) -> Worker:
-    return Worker(str(value.get("host", "")), int(value.get("pid", 0)), heartbeat_at_ms, value.get("since"))
+    return Worker(
+        str(value.get("host", "")),
+        int(value.get("pid", 0)),
+        heartbeat_at_ms,
+        value.get("since"),
+        value.get("configuration", {}),
+    )
 
 
 async def open_circuits(redis: Redis, settings: Settings) -> list[Circuit]:

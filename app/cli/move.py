@@ -1,0 +1,145 @@
+"""`doorbell move`."""
+
+import sys
+from dataclasses import fields
+from typing import Any
+
+import click
+from pydantic import TypeAdapter, ValidationError
+
+from app.cli.completion import complete_hooks
+from app.cli.output import (
+    CHECK_FAILED,
+    NOTHING_MATCHED,
+    USAGE,
+    confirm,
+    did_you_mean,
+    examples,
+    exit_with,
+    json_option,
+    print_json,
+    print_message,
+)
+from app.cli.session import actions, open_other_ledger, run_with_ledger
+from app.ledger.leases import LockContended
+from app.ledger.ledger import Ledger
+from app.ledger.moves import MoveRefused
+from app.operators.account_moves import Move, MovePlan
+from app.settings.model import RedisAddress, Settings
+
+
+@click.command(epilog=examples("move east --to west --dry-run", "move east --to redis://west.internal:6379/0 --yes"))
+@click.argument("hook", shell_complete=complete_hooks)
+@click.option(
+    "--to", "target", required=True, metavar="CELL", help="The other cell: a name in CELLS, or its REDIS_URL."
+)
+@click.option("--dry-run", "dry_run", is_flag=True, help="Only show what would move.")
+@click.option("--cancel", "is_cancelled", is_flag=True, help="End a move that has not switched yet: the account stays.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+@json_option
+def move(hook: str, target: str, dry_run: bool, is_cancelled: bool, yes: bool, as_json: bool) -> None:
+    """Move a hook's account from this cell to another.
+
+    All hooks of the account move together. Deliveries are accepted while the data is copied. Then, for some seconds, their
+    senders are told to retry, and from the switch on they must reach the other cell. A killed move continues when the
+    command runs again.
+    """
+    if is_cancelled:
+        account = _run(hook, target, _cancel)
+        return print_message(f"the account {account} stays in this cell")
+    planned = _run(hook, target, lambda move: _plan(move, hidden=as_json or not sys.stderr.isatty()))
+    if dry_run or not as_json:
+        _print_plan(planned, as_json)
+    if planned.problems:
+        exit_with(CHECK_FAILED, "\n".join(("the account cannot move yet:", *planned.problems)))
+    if planned.phase == "moved" and not (planned.size.visits or planned.size.deliveries):
+        exit_with(NOTHING_MATCHED, f"the account {planned.account} has moved already")
+    if dry_run:
+        return print_message("nothing was moved")
+    confirm(f"Move the account {planned.account} to {planned.target}?", yes)
+    _run(hook, target, lambda move: _execute(move, hidden=as_json or not sys.stderr.isatty()))
+    if as_json:
+        print_json(_to_json(planned), as_json)
+    hooks = " and ".join(f"/hooks/{name}" for name in planned.hooks)
+    print_message(
+        f"the account {planned.account} has moved: send the requests to {hooks} to the other cell now; this cell tells "
+        "their senders to retry"
+    )
+    return None
+
+
+def _run(hook: str, target: str, step: Any) -> Any:
+    """Run a step with the move of the hook's account. A refused move ends the command."""
+
+    async def run(ledger: Ledger, settings: Settings) -> Any:
+        if hook not in settings.accounts:
+            exit_with(NOTHING_MATCHED, f"there is no hook {hook}{did_you_mean(hook, settings.accounts)}")
+        async with open_other_ledger(settings, _url(settings, target)) as other:
+            return await step(Move(ledger, other, settings, settings.accounts[hook]))
+
+    try:
+        return run_with_ledger(run)
+    except MoveRefused as error:
+        exit_with(CHECK_FAILED, str(error))
+    except LockContended:
+        exit_with(CHECK_FAILED, "another process moves the account")
+
+
+def _url(settings: Settings, target: str) -> str:
+    if target in settings.cells:
+        return settings.cells[target]
+    if ":" not in target:
+        exit_with(USAGE, f"CELLS has no cell {target}{did_you_mean(target, settings.cells)}")
+    try:
+        return str(TypeAdapter(RedisAddress).validate_python(target))
+    except ValidationError as error:
+        exit_with(USAGE, f"--to {error.errors()[0]['msg']}")
+
+
+async def _plan(move: Move, hidden: bool) -> MovePlan:
+    length = int(await move.source.redis.command("DBSIZE"))
+    with click.progressbar(length=length, label="counting", file=sys.stderr, hidden=hidden) as bar:
+        return await move.plan(bar.update)
+
+
+async def _execute(move: Move, hidden: bool) -> None:
+    await actions(move.source, move.settings).record("moved account", f"{move.account} to {move.target.redis.address}")
+    length = int(await move.source.redis.command("DBSIZE"))
+    with click.progressbar(length=2 * length, label="moving", file=sys.stderr, hidden=hidden) as bar:
+        await move.execute(print_message, bar.update)
+
+
+async def _cancel(move: Move) -> str:
+    await actions(move.source, move.settings).record("moved account", f"{move.account}: cancelled")
+    await move.cancel()
+    return move.account
+
+
+def _to_json(planned: MovePlan) -> dict[str, Any]:
+    size = planned.size
+    return {
+        **{each.name: getattr(planned, each.name) for each in fields(planned) if each.name != "size"},
+        **{each.name: getattr(size, each.name) for each in fields(size)},
+    }
+
+
+def _print_plan(planned: MovePlan, as_json: bool) -> None:
+    size = planned.size
+    if as_json:
+        return print_json(_to_json(planned), as_json)
+    unfinished = ", ".join(f"{count:,} {state}" for state, count in sorted(size.tasks.items())) or "none"
+    stored = f", of them stored: {', '.join(planned.stored_hooks)}" if planned.stored_hooks else ""
+    lines = {
+        "account": planned.account,
+        "hooks": ", ".join(planned.hooks) + stored,
+        "from, to": f"{planned.source}, {planned.target}",
+        "deliveries": f"{size.deliveries:,}",
+        "visits": f"{size.visits:,}",
+        "other keys": f"{size.other_keys:,}",
+        "unfinished tasks": unfinished,
+        "size": f"{size.bytes / 1e6:,.1f} MB",
+        **({"continues": f"a move that is {planned.phase}"} if planned.phase else {}),
+    }
+    for title, text in lines.items():
+        click.echo(f"{title:18}{text}")
+    return None

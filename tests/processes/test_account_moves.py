@@ -1,0 +1,224 @@
+"""An account moves between two cells while its deliveries arrive: nothing is lost, doubled or wrong, whenever it is killed.
+
+Senders behave as tools behind a router: they send a delivery to the first cell, and after a 503 to either of them.
+"""
+
+import asyncio
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+
+from app.demo.valkey import valkey
+from app.ledger.redis import Redis, RedisAddress
+from tests.crash import scenarios
+from tests.crash.checker import compare, contacts_of, duplicated_visits, open_tasks, unfinished_tasks, visits_of
+from tests.crash.scenarios import ACUITY_KEY, Scenario, Webhook
+from tests.crash.supervisor import tool_api
+from tests.support.harness import Harness, Server, memory_folder, wait_until
+from tests.support.processes import ROOT
+
+#: The steps of a move, by a word of the line that announces each.
+STEPS = ("running tasks", "copy;", "changed meanwhile", "start in", "remove")
+VISITS_PER_SECOND, SETTLE_S = 8.0, 60.0
+
+
+@dataclass
+class Cells:
+    """Two cells with web and worker, one Visits API, and one tool that is asked for records."""
+
+    east: Harness
+    west: Harness
+    records: dict[str, dict[str, Any]]
+    visits_file: Path
+
+    @property
+    def move(self) -> list[str]:
+        return [sys.executable, "-m", "app", "move", "standard", "--to", self.west.redis_url]
+
+    def start_move(self) -> "subprocess.Popen[str]":
+        options: dict[str, Any] = {"cwd": ROOT, "env": self.east.env, "text": True}
+        return subprocess.Popen([*self.move, "--yes"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)
+
+    def kill_move_at(self, step: str) -> bool:
+        """Start or continue the move, and kill it when it announces the step. Return whether it did."""
+        move = self.start_move()
+        assert move.stdout
+        is_announced = any(step in line for line in iter(move.stdout.readline, ""))
+        move.kill()
+        move.communicate()
+        self.end_locks()
+        time.sleep(0.5)
+        return is_announced
+
+    def end_waits(self) -> None:
+        """Let waiting tasks run now: the event of a repeat would wait for a minute."""
+        for task in self.west.redis_command("ZRANGE", "bell:waiting", 0, -1):
+            self.west.redis_command("ZADD", "bell:waiting", "XX", 1, task)
+
+    def end_locks(self) -> None:
+        """Remove the locks of a killed move, which would expire after half a minute."""
+        for lock in self.east.redis_command("KEYS", "bell:*:lock"):
+            self.east.redis_command("DEL", lock)
+
+
+@pytest.fixture
+def cells() -> Iterator[Cells]:
+    records: dict[str, dict[str, Any]] = {}
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=memory_folder())))
+        sandbox = stack.enter_context(Server.sandbox("--file", str(folder / "visits.db")))
+        tool = stack.enter_context(tool_api(records))
+        harnesses = []
+        for _ in range(2):
+            harness = stack.enter_context(Harness(stack.enter_context(valkey(parent=memory_folder())), sandbox))
+            harness.env |= {
+                "LOG_LEVEL": "WARNING",
+                "RETRY_FIRST_S": "0.5",
+                "RETRY_CAP_S": "2",
+                "HOOKS__ACUITY__SECRETS": ACUITY_KEY,
+                "HOOKS__ACUITY__API_URL": tool,
+                "HOOKS__ACUITY__CREDENTIALS__USER_ID": "1",
+                "HOOKS__ACUITY__CREDENTIALS__API_KEY": ACUITY_KEY,
+            }
+            harness.start_web()
+            harness.start_worker()
+            harnesses.append(harness)
+        wait_until(lambda: harnesses[1].doorbell("workers").returncode == 0)
+        yield Cells(*harnesses, records, folder / "visits.db")
+
+
+@dataclass
+class Load:
+    """Sends the webhooks of ever new scenarios until it is stopped."""
+
+    cells: Cells
+    seed: int
+    scenarios: list[Scenario] = field(default_factory=list)
+    statuses: set[int] = field(default_factory=set)
+    stopped: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def run(self) -> None:
+        rng = random.Random(self.seed)
+        async with (
+            aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as self.http,
+            asyncio.TaskGroup() as group,
+        ):
+            for number, scenario in enumerate(self._new_scenarios(rng), 1):
+                if self.stopped.is_set():
+                    return
+                self.scenarios.append(scenario)
+                for webhook in scenario.webhooks:
+                    group.create_task(self._send(webhook, repeats=rng.random() < 0.3))
+                await asyncio.sleep(rng.expovariate(VISITS_PER_SECOND))
+                assert number < 10_000
+
+    def _new_scenarios(self, rng: random.Random) -> Iterator[Scenario]:
+        for number in range(1, 10_000):
+            match rng.choices(["standard", "calendly", "acuity"], [4, 3, 3])[0]:
+                case "standard":
+                    yield scenarios.standard(rng, number)
+                case "calendly":
+                    yield scenarios.calendly(rng, number)
+                case _:
+                    yield scenarios.acuity(rng, number, self.cells.records)
+
+    async def _send(self, webhook: Webhook, repeats: bool) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self.stopped.wait(), webhook.after_s)
+        webhook.before()
+        for _ in range(2 if repeats else 1):
+            cell = self.cells.east
+            while not await self._is_accepted(cell, webhook):
+                await asyncio.sleep(random.uniform(0.1, 0.5))
+                cell = random.choice([self.cells.east, self.cells.west])
+
+    async def _is_accepted(self, cell: Harness, webhook: Webhook) -> bool:
+        url = f"{cell.web_server.url}/hooks/{webhook.hook}"
+        async with self.http.post(url, data=webhook.raw, headers=webhook.sign(webhook.raw)) as response:
+            body = await response.json()
+        self.statuses.add(response.status)
+        if response.ok:
+            webhook.delivery = body["delivery"]
+        return response.ok
+
+
+@pytest.fixture
+async def load(cells: Cells) -> AsyncIterator[Load]:
+    load = Load(cells, seed=7)
+    running = asyncio.create_task(load.run())
+    await asyncio.sleep(3)
+    yield load
+    load.stopped.set()
+    running.cancel()
+
+
+async def finish(load: Load) -> None:
+    """Stop the load, and wait until no task of either cell is unfinished."""
+    load.stopped.set()
+    calm = 0
+    for _ in range(int(SETTLE_S / 0.3)):
+        await asyncio.sleep(0.3)
+        is_sent = all(webhook.delivery for scenario in load.scenarios for webhook in scenario.webhooks)
+        await asyncio.to_thread(load.cells.end_waits)
+        tasks = {url: await open_tasks(url) for url in (load.cells.east.redis_url, load.cells.west.redis_url)}
+        calm = calm + 1 if is_sent and not any(tasks.values()) else 0
+        if calm == 3:
+            return
+    raise AssertionError(f"not done: {tasks}")
+
+
+async def keys_of_visits(url: str) -> list[str]:
+    redis = Redis(RedisAddress(url))
+    try:
+        patterns = ("bell:visit:main/*", "bell:delivery:*", "bell:dedup:*", "bell:event:*", "bell:visit-day:*")
+        return [key.decode() for pattern in patterns for key in await redis.command("KEYS", pattern)]
+    finally:
+        await redis.close()
+
+
+async def check(load: Load) -> None:
+    cells = load.cells
+    deliveries = sorted({webhook.delivery for scenario in load.scenarios for webhook in scenario.webhooks})
+    duplicates, wrong = compare(load.scenarios, visits_of(cells.visits_file), frozenset())
+
+    assert [] == duplicates + duplicated_visits(cells.east.journal())
+    assert [] == wrong
+    assert [] == await unfinished_tasks(cells.west.redis_url, deliveries)
+    assert {} == {email: count for email, count in contacts_of(cells.visits_file).items() if count > 1}
+    assert [] == await keys_of_visits(cells.east.redis_url)
+    assert len(deliveries) > 30
+
+
+async def test_an_account_moves_while_deliveries_arrive(cells: Cells, load: Load) -> None:
+    cells.east.inject_faults(slow_share=0.3, slow_s=0.3)
+
+    moved = await asyncio.to_thread(cells.start_move().communicate, timeout=60)
+    await asyncio.sleep(2)
+    await finish(load)
+
+    assert "has moved" in moved[0], moved[0]
+    assert {202, 503} <= load.statuses <= {200, 202, 503}
+    await check(load)
+
+
+async def test_a_killed_move_continues_at_every_step(cells: Cells, load: Load) -> None:
+    cells.east.inject_faults(slow_share=0.3, slow_s=0.3)
+
+    killed = [await asyncio.to_thread(cells.kill_move_at, step) for step in STEPS]
+    last = await asyncio.to_thread(cells.start_move().communicate, timeout=60)
+    await asyncio.sleep(2)
+    await finish(load)
+
+    assert [True] * len(STEPS) == killed
+    assert "has moved" in last[0], last[0]
+    await check(load)
