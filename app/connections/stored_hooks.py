@@ -175,7 +175,7 @@ class StoredHooks:
         if name not in self._settings.environment_hooks:
             # A hook of this name may be added again, and is not the one that moved to another cell.
             moved = [f"{keys.MOVE_HOOK}{name}", *([f"{keys.MOVE}{account}"] if account else [])]
-            await self._redis.commands(("DEL", f"{keys.TOKEN}{name}", *moved))
+            await self._redis.commands(*(("DEL", key) for key in (f"{keys.TOKEN}{name}", *moved)))
 
     async def _write(
         self,

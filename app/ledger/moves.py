@@ -170,7 +170,7 @@ async def save_mark(redis: Redis, account: str, hooks: Iterable[str], expected: 
 
 async def moving_hooks(redis: Redis, hooks: Sequence[str]) -> set[str]:
     """Return those whose account moves, or has moved to another cell."""
-    phases = await redis.command("MGET", *(f"{keys.MOVE_HOOK}{hook}" for hook in hooks)) if hooks else []
+    phases = await redis.pipeline([("GET", f"{keys.MOVE_HOOK}{hook}") for hook in hooks])
     return {hook for hook, phase in zip(hooks, phases, strict=True) if phase}
 
 
@@ -460,7 +460,7 @@ class AccountCopy:
             types = [kind.decode() for kind in heads[::2]]
             stored = [(name, kind) for name, kind in zip(some, types, strict=True) if kind != "none"]
             values = await self._source.pipeline([(*READ[kind][0](name),) for name, kind in stored])
-            commands: list[tuple[Any, ...]] = [("DEL", *some)]
+            commands: list[tuple[Any, ...]] = [("DEL", name) for name in some]
             expiries = dict(zip(some, heads[1::2], strict=True))
             for (name, kind), value in zip(stored, values, strict=True):
                 if value:

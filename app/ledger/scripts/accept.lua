@@ -18,7 +18,7 @@ end
 -- The fast path: most deliveries are one new change of a visit with one id. The script returns before it creates the functions
 -- below, which takes as long as several commands. The dedup key is the last write: if the script fails before it, the sender's
 -- retry is not a repeat.
-local first, phase = unpack(call('MGET', dedup_key, key.move_hook .. hook))
+local first, phase = call('GET', dedup_key), call('GET', key.move_hook .. hook)
 if phase and phase ~= 'copying' then return 0 end
 if not first and not phase and event == '' and #changes == 1 and changes[1].previous == '' then
   local visit = read_visit(changes[1].task)

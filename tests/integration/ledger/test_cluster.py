@@ -10,6 +10,7 @@ import redis as redis_py
 
 from app.demo.valkey import binary, free_port
 from app.ledger.ledger import Ledger
+from app.ledger.moves import AccountCopy, AccountData, Mark, Scope, moving_hooks, save_mark
 from app.ledger.records import CircuitSignal, Outcome
 from app.ledger.redis import Redis, RedisAddress
 from tests.support.harness import wait_until
@@ -67,4 +68,27 @@ async def test_the_scripts_run_in_cluster_mode(cluster_url: str) -> None:
     assert (3, 1) == (len(claimed), released)
     assert [visit_task("C")] == await ledger.task_ids("discarded")
     assert {visit_task("D"), f"event:{event.delivery_id}"} == set(await ledger.task_ids("queued"))
+    await redis.close()
+
+
+async def test_an_account_moves_to_and_from_a_server_in_cluster_mode(ledger: Ledger, cluster_url: str) -> None:
+    redis = Redis(RedisAddress(cluster_url))
+    other, scope = Ledger(redis, 30), Scope("main", ("standard",))
+    await accept(ledger, change("B", previous_visit_id="A"))
+    await accept(ledger, event_state="queued")
+
+    for source, target in ((ledger, other), (other, ledger)):
+        data = AccountData(source, scope)
+        await save_mark(source.redis, "main", scope.hooks, Mark(), Mark("copying", "move-1"))
+        copy = AccountCopy(data, target)
+        await copy.copy_all(lambda _: None)
+        await copy.copy_changes()
+        await copy.list_tasks()
+        await data.remove(lambda _: None)
+        await save_mark(source.redis, "main", scope.hooks, Mark("copying"), Mark())
+
+        assert set() == await moving_hooks(source.redis, ["standard", "other"])
+        assert 2 == await target.redis.command("ZCARD", "bell:deliveries:standard")
+        assert [] == await source.redis.command("KEYS", "bell:visit:*")
+    assert 2 == len(await ledger.task_ids("queued"))
     await redis.close()
