@@ -38,7 +38,6 @@ local MOVE_WAIT_MS = 5000
 local function hold_for_move()
   if kind_of(task) == 'visit' then return hold(task) end
   set_state(task, 'waiting', now + MOVE_WAIT_MS)
-  call('HDEL', key.task .. task, 'job')
   call('HSET', key.task .. task, 'retry_at', now + MOVE_WAIT_MS, 'reason', 'account_moves')
 end
 

@@ -5,9 +5,9 @@
 --- @include lib/operations
 
 for _, task in ipairs(tasks) do
-  local state, job, queue, operation = get_fields(task, 'state', 'job', 'queue', 'operation')
+  local state, jobs, queue, operation = get_fields(task, 'state', 'jobs', 'queue', 'operation')
   remove_from_state(task, state)
-  if job then call('ZREM', queue_key(task, queue), job) end
+  if jobs then call('ZREM', queue_key(task, queue), job_of(task, jobs)) end
   if operation then
     stop_tracking(operation, task)
     add_to_operation(operation, 'failed:account_moves', task)
