@@ -24,6 +24,7 @@ from app.settings.environment import Problem, SettingsError
 from app.settings.model import Hook, HookSettings, Settings
 from app.settings.stored import SECRET_KEY_MISSING, build_hook, change_hook, hook_problems
 from app.visits.client import ClientError, Unauthorized
+from app.webhooks.payload import Payload
 from app.webhooks.registry import load_sources
 from app.webhooks.source import LoadedSource
 from app.webhooks.subscription import Refused
@@ -35,6 +36,10 @@ MAX_SECRETS = 6
 MAX_DELIVERIES, DELIVERIES_PER_CALL = 20_000, 1_000
 #: The credentials of a hook that an authorization with OAuth replaces.
 OAUTH_CREDENTIALS = ("TOKEN", "CLIENT_ID", "CLIENT_SECRET", "REFRESH_TOKEN")
+
+
+class OtherAccount(Refused):
+    """The credentials are those of another account of the tool than that of the hook. Nothing was stored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +70,7 @@ class Connected:
     hook: Hook
     url: str
     account_name: str = ""
+    account_id: str = ""
     reconciled: Reconciled | None = None
     new_secret: str = field(default="", repr=False)
     is_importing: bool = False
@@ -119,12 +125,12 @@ class Connections:
         wanted = self._wanted(request)
         hook = _as_hook(settings, name, wanted)
         url = settings.hook_url(hook)
-        if not source.subscription:
-            await self._store(request, before, wanted, is_environment)
-            return await self._by_hand(Connected(hook, url, new_secret=_secret_to_enter(before, request, hook)))
         connector = Connector(_with_hook(self._context, name, wanted), _with_access_token(hook, request.tokens))
-        account_name = source.subscription.account_name(await connector.account())
+        account_name, account_id = await self._check_account(connector, request, source)
         await self._store(request, before, wanted, is_environment)
+        if not source.subscription:
+            connected = Connected(hook, url, account_id=account_id, new_secret=_secret_to_enter(before, request, hook))
+            return await self._by_hand(connected)
         is_secret_new = before is None or not before.secrets
         try:
             reconciled = await connector.reconcile(is_secret_new=is_secret_new, newest_secret=True)
@@ -132,7 +138,8 @@ class Connections:
             if source.subscription.is_by_hand_if_refused:
                 refusal = describe(error, source.definition.title)
                 secret = _secret_to_enter(before, request, hook)
-                return await self._by_hand(Connected(hook, url, account_name, refusal=refusal, new_secret=secret))
+                connected = Connected(hook, url, account_name, account_id, refusal=refusal, new_secret=secret)
+                return await self._by_hand(connected)
             if before is None and not (await self._states.get(name)).subscription_ids:
                 await self._stored.remove(name, self._actions)
             raise
@@ -143,14 +150,15 @@ class Connections:
         last_state = await self._states.get(name)
         since = await default_since(self._context, name)
         state = connector.with_secret(healthy_state(last_state, reconciled, url, account_name), reconciled)
-        await self._states.save(replace(state, connected_by=self._actions.actor_name))
+        account_id = account_id or last_state.account_id
+        await self._states.save(replace(state, connected_by=self._actions.actor_name, account_id=account_id))
         await self._actions.record("connected tool", f"{name}: {_summary(reconciled)}")
         was_unseen = not last_state.connected_at_ms or last_state.state == "credentials_expired"
         is_importing = can_list(hook) and bool(reconciled.created or was_unseen)
         if is_importing:
             catch_up = new_catch_up(name, since, self._actions.actor_name, "connected")
             await store_of(self._context).save(catch_up)
-        return Connected(hook, url, account_name, reconciled, is_importing=is_importing)
+        return Connected(hook, url, account_name, account_id, reconciled, is_importing=is_importing)
 
     async def _by_hand(self, connected: Connected) -> Connected:
         """Note the connection of a hook whose webhooks a person sets up, and import the coming appointments once.
@@ -160,7 +168,8 @@ class Connections:
         hook, now_ms = connected.hook, int(time.time() * 1000)
         state = await self._states.get(hook.name)
         await self._actions.record("connected tool", f"{hook.name}: by hand")
-        was_connected, state = bool(state.connected_at_ms), replace(state, detail=connected.refusal)
+        was_connected, account_id = bool(state.connected_at_ms), connected.account_id or state.account_id
+        state = replace(state, detail=connected.refusal, account_id=account_id)
         if not can_list(hook) or was_connected:
             await self._states.save(state)
             return connected
@@ -168,6 +177,24 @@ class Connections:
         since = await default_since(self._context, hook.name)
         await store_of(self._context).save(new_catch_up(hook.name, since, self._actions.actor_name, "connected"))
         return replace(connected, is_importing=True)
+
+    async def _check_account(
+        self, connector: Connector, request: ConnectRequest, source: LoadedSource
+    ) -> tuple[str, str]:
+        """Return name and id of the account of the credentials. Raises OtherAccount if the hook has another one."""
+        account_name, account = "", Payload(None, "account")
+        if source.subscription:
+            account = await connector.account()
+            account_name = source.subscription.account_name(account)
+        elif request.tokens and source.oauth and source.oauth.account:
+            account = await connector.call(source.oauth.account)
+        account_id, before = (
+            source.oauth.account_id(account) if source.oauth else "",
+            await self._states.get(request.hook),
+        )
+        if before.account_id and account_id and account_id != before.account_id:
+            raise OtherAccount(_other_account(before, account_name, account_id, source.definition.title))
+        return account_name, account_id
 
     async def _store(
         self, request: ConnectRequest, before: HookSettings | None, wanted: HookSettings, is_environment: bool
@@ -261,6 +288,18 @@ def _with_request(before: HookSettings | None, request: ConnectRequest, source: 
         return change_hook(hook, {"secrets": [generated]})
     rule = f"is required: {source.definition.title} shows it where its webhooks are set up"
     raise SettingsError([Problem("SECRET", rule, fix=f"See `doorbell sources {source.name}`.")])
+
+
+def _other_account(state: ConnectionState, name: str, id: str, title: str) -> str:
+    """Return the sentences about an account that is not that of the hook. Its id tells accounts of one name apart."""
+    other, own = name or id, state.account_name or state.account_id
+    if other == own:
+        other, own = f"{other} ({id})", f"{own} ({state.account_id})"
+    return (
+        f"The account {other} of {title} is not that of the hook {state.hook}, which is {own}. Nothing was changed. Connect "
+        f"with {own}; or connect the other account as a hook with another name; or, if it replaces the first one, "
+        "disconnect this hook before."
+    )
 
 
 def _secret_in_environment(hook: Hook) -> Problem:

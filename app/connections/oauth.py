@@ -18,7 +18,7 @@ from urllib.parse import quote, urlencode
 import orjson
 from itsdangerous import BadSignature
 
-from app.connections.connect import Connected, Connections, ConnectRequest
+from app.connections.connect import Connected, Connections, ConnectRequest, OtherAccount
 from app.connections.connector import OUTAGES, REFUSALS, describe
 from app.connections.context import CallContext
 from app.connections.stored_hooks import StoredHooks
@@ -116,7 +116,10 @@ class Authorizations:
                 f"Meanwhile a hook {request.hook} was added. Nothing was stored: use another name."
             )
         tokens = await self._redeem(request, authorization, answer["code"])
-        return await self._connections.connect(_with_tokens(request, tokens))
+        try:
+            return await self._connections.connect(_with_tokens(request, tokens))
+        except OtherAccount as refused:
+            raise AuthorizationFailed(str(refused)) from refused
 
     # -- the app --
 

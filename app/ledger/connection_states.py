@@ -21,8 +21,8 @@ class ConnectionState:
     """A connection. Times are in ms since 1970; 0 for never.
 
     subscription_ids: the tool's ids of our subscriptions. url: the URL that they call. account_name: the tool's account.
-    detail: a sentence. connected_by: who connected it; empty if it was only checked. checked_at_ms: when the tool last
-        answered.
+    account_id: its id, if an account may log in. detail: a sentence. connected_by: who connected it; empty if it was only
+    checked. checked_at_ms: when the tool last answered.
     healthy_at_ms: when it was last healthy. next_check_ms: when a worker checks it next. expires_at_ms: when a
     subscription ends unless it is renewed. secret_fingerprint: of the secret with which subscriptions sign that Doorbell
     created with one of its own; empty if that is unknown. outdated: ids and URLs of our subscriptions with an earlier URL,
@@ -34,6 +34,7 @@ class ConnectionState:
     subscription_ids: tuple[str, ...] = ()
     url: str = ""
     account_name: str = ""
+    account_id: str = ""
     detail: str = ""
     connected_by: str = ""
     connected_at_ms: int = 0

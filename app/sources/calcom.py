@@ -644,6 +644,7 @@ OAUTH = OAuth(
     token_url="https://api.cal.com/v2/auth/oauth2/token",
     scopes=SCOPES,
     uses_pkce=False,  # Cal.com has it for apps without a secret
+    account_id=lambda account: account.at("data", "id").text() or "",
 )
 
 

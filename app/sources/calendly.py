@@ -275,6 +275,7 @@ OAUTH = OAuth(
     scopes=("users:read", "organizations:read", "scheduled_events:read", "webhooks:write"),
     is_basic_auth=True,
     signs_with="app",
+    account_id=lambda account: account.at("resource", "current_organization").text() or "",
 )
 
 

@@ -295,6 +295,7 @@ OAUTH = OAuth(
     token_url="https://api.housecallpro.com/oauth/token",
     uses_pkce=False,
     signs_with="app",
+    account_id=lambda account: account.at("id").text() or "",
 )
 
 PAGE_SIZE = "100"

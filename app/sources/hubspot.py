@@ -471,4 +471,6 @@ OAUTH = OAuth(
     token_url="https://api.hubapi.com/oauth/v1/token",
     scopes=("oauth", "crm.objects.contacts.read"),
     signs_with="client_secret",
+    account=RecordRequest("account-info/v3/details"),
+    account_id=lambda account: account.at("portalId").text() or "",
 )

@@ -256,6 +256,7 @@ OAUTH = OAuth(
         "offline_access",
     ),
     extra={"resource": "{API_ORIGIN}", "prompt": "consent"},
+    account_id=lambda account: next((webhook.at("clinic_guid").text() for webhook in account), None) or "",
 )
 
 PAGE_SIZE = "50"

@@ -398,6 +398,7 @@ OAUTH = OAuth(
     token_url="https://api.getjobber.com/api/oauth/token",
     uses_pkce=False,
     signs_with="client_secret",
+    account_id=lambda account: account.at("data", "account", "id").text() or "",
 )
 
 #: A page of visits costs about 800 of the 500 points per second that an account gets back, of 10,000 in all.

@@ -332,6 +332,7 @@ OAUTH = OAuth(
     authorize_url="https://savvycal.com/oauth/authorize",
     token_url="https://savvycal.com/oauth/token",
     uses_pkce=False,
+    account_id=lambda account: account.at("id").text() or "",
 )
 
 #: The length of a page by default. The order of a shorter one may be accidental.

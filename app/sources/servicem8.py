@@ -305,6 +305,7 @@ OAUTH = OAuth(
     token_url="https://go.servicem8.com/oauth/access_token",
     scopes=("vendor", "read_jobs", "read_schedule", "read_job_contacts", "read_customers", "read_customer_contacts"),
     uses_pkce=False,
+    account_id=lambda account: next((vendor.at("uuid").text() for vendor in account), None) or "",
 )
 
 

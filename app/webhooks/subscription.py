@@ -251,6 +251,8 @@ class OAuth:
     with HTTP Basic; otherwise in the form. signs_with: the secret of the webhooks that the app subscribes to: that of the
     hook, one of the app, or the app's client secret. extra: further parameters of the authorization request;
     `{API_ORIGIN}` is replaced by scheme and host of the hook's API_URL.
+    account_id: the id of the account that logged in, from the response to the request `account` of the Subscription, or of
+    this declaration without one; empty if it is unknown.
     """
 
     docs: str
@@ -262,6 +264,8 @@ class OAuth:
     is_basic_auth: bool = False
     signs_with: Literal["hook", "app", "client_secret"] = "hook"
     extra: Mapping[str, str] = field(default_factory=dict)
+    account: RecordRequest | None = None
+    account_id: Callable[[Payload], str] = lambda account: ""
 
     def refresh_exchange(self, token_url: str = "") -> TokenExchange:
         """Return the exchange of a stored refresh token. token_url: instead of the declared one."""

@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app.connections.catch_up import can_list
-from app.connections.connect import can_call
+from app.connections.connect import OAUTH_CREDENTIALS, can_call
 from app.console.context import actions, context
 from app.console.rendering import redirect, render
 from app.operators.hooks import HookSummary, list_hooks
@@ -93,12 +93,14 @@ async def hook(request: Request) -> Response:
 
 async def change(request: Request) -> Response:
     form, name = request.state.form, request.path_params["hook"]
-    hook = _stored_hook(request, name)
+    hook, credentials = _stored_hook(request, name), _credentials(form)
+    if hook.uses_oauth and not credentials.keys().isdisjoint(OAUTH_CREDENTIALS):
+        return await page(request, message="This hook was connected with a log-in: reconnect it instead.")
     current = hook_values(hook)
     fields = {field: value or None for field, value in _plain_settings(form).items() if value != current[field]}
     fields |= {field: value for field, value in _secret_settings(form).items() if field != "secrets"}
     try:
-        await context(request).stored_hooks.change(name, fields, actions(request), credentials=_credentials(form))
+        await context(request).stored_hooks.change(name, fields, actions(request), credentials=credentials)
     except SettingsError as error:
         return await page(request, error)
     return redirect(f"/console/hooks/{name}?done=changed")
@@ -106,7 +108,8 @@ async def change(request: Request) -> Response:
 
 async def rotate(request: Request) -> Response:
     form, name = request.state.form, request.path_params["hook"]
-    _stored_hook(request, name)
+    if _stored_hook(request, name).uses_oauth:
+        return await page(request, message="The secret of a hook that was connected with a log-in is not set by hand.")
     keep_old = not form.get("only_new")
     try:
         await context(request).stored_hooks.rotate_secret(
@@ -144,6 +147,7 @@ async def page(request: Request, error: SettingsError | None = None, message: st
     stored = settings.stored_hooks.get(name)
     tool = load_sources().get(summary.source)
     connection = await load_connection(console.redis, settings, name) if hook else None
+    uses_oauth, credential_names = bool(stored and stored.uses_oauth), tool.definition.credential_names if tool else ()
     return await render(
         request,
         "hook.html",
@@ -155,7 +159,8 @@ async def page(request: Request, error: SettingsError | None = None, message: st
         can_list=hook and can_list(hook),
         values=hook_values(stored) if stored else {},
         has_token=bool(stored and stored.visits_api_token),
-        login=connection if stored and stored.uses_oauth else None,
+        login=connection if uses_oauth else None,
+        credential_names=[name for name in credential_names if not (uses_oauth and name in OAUTH_CREDENTIALS)],
         new_secret=new_secret(tool.definition) if tool else None,
         problems=error.problems if error else [],
         message=message,

@@ -1,6 +1,7 @@
 """Connecting a tool with a log-in there: OAuth, against a server of our own over HTTP."""
 
 import asyncio
+import html
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,7 +15,7 @@ from app.connections.context import ToolContext
 from app.connections.guard import Guard
 from app.connections.tokens import tokens_of
 from app.ledger import keys
-from app.ledger.connection_states import ConnectionState
+from app.ledger.connection_states import ConnectionState, ConnectionStates
 from app.ledger.redis import Redis
 from app.operators.actions import Actions, Actor
 from app.vendors.oauth import OAuthServer
@@ -536,3 +537,51 @@ async def assert_nothing_stored(tool: Tool, redis: Redis) -> None:
     assert [] == [key async for key in redis_keys(redis, keys.TOKEN)]
     assert 0 == await redis.command("HLEN", keys.STORED_HOOKS)
     assert {} == tool.vendor.subscriptions
+
+
+# -- the account --
+
+
+async def test_another_account_does_not_replace_that_of_the_hook(
+    tool: Tool, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await tool.login.connect()
+    before, subscriptions = await stored_tokens(redis), dict(tool.vendor.subscriptions)
+    monkeypatch.setattr("app.vendors.calendly.ORGANIZATION", "https://api.calendly.com/organizations/OTHER")
+
+    problem = html.unescape(await problem_of(tool, await tool.login.reconnect()))
+
+    own = "Ada's Salon (https://api.calendly.com/organizations/ORG1)"
+    assert f"is not that of the hook calendly, which is {own}. Nothing was changed." in problem
+    assert before == await stored_tokens(redis)
+    assert subscriptions == tool.vendor.subscriptions
+
+
+async def stored_tokens(redis: Redis) -> Any:
+    return await redis.command("GET", f"{keys.TOKEN}calendly")
+
+
+async def test_the_account_of_a_log_in_is_known_and_may_log_in_again(any_tool: Tool) -> None:
+    tool = any_tool
+    await tool.login.connect()
+
+    again = await tool.login.reconnect()
+
+    assert f"/console/hooks/{tool.name}?done=connected" == again.headers["location"]
+    assert (await ConnectionStates(tool.context.ledger.redis).get(tool.name)).account_id
+
+
+async def test_the_page_of_a_log_in_asks_for_no_secret_and_no_token(tool: Tool) -> None:
+    await tool.login.connect()
+    browser, settings = tool.login.browser, tool.context.settings
+    secrets = settings.hook("calendly").settings.secrets
+
+    page = (await browser.get("/console/hooks/calendly")).text
+    rotated = await browser.post("/console/hooks/calendly/rotate", {"secret": "another-secret-of-32-characters-000"})
+    changed = await browser.post("/console/hooks/calendly", {"credential-TOKEN": "another token"})
+
+    assert "New secret" not in page
+    assert "credential-TOKEN" not in page
+    assert [409, 409] == [rotated.status_code, changed.status_code]
+    assert secrets == settings.hook("calendly").settings.secrets
+    assert "TOKEN" not in settings.stored_hooks["calendly"].credentials
