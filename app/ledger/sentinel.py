@@ -87,6 +87,8 @@ async def _query(address: SentinelAddress, sentinel: Endpoint, tls: SSLContext |
                     credentials = filter(None, (address.username, address.password))
                     await _call(reader, writer, "AUTH", *credentials)
                 flat = await _call(reader, writer, "SENTINEL", "MASTER", address.primary)
+                # `MASTER` names the old primary until all replicas have changed to the new one.
+                named = await _call(reader, writer, "SENTINEL", "GET-MASTER-ADDR-BY-NAME", address.primary)
             finally:
                 writer.close()
     except (OSError, TimeoutError) as error:
@@ -94,8 +96,8 @@ async def _query(address: SentinelAddress, sentinel: Endpoint, tls: SSLContext |
     except hiredis.HiredisError as error:
         raise NoPrimary(f"{where} answers: {str(error)[:100]}") from None
     state = dict(zip(flat[::2], flat[1::2], strict=False))
-    with suppress(KeyError, ValueError):
-        return int(state[b"config-epoch"]), (state[b"ip"].decode(), int(state[b"port"]))
+    with suppress(KeyError, ValueError, TypeError):
+        return int(state[b"config-epoch"]), (named[0].decode(), int(named[1]))
     raise NoPrimary(f"{where} answers in an unknown form")
 
 

@@ -75,6 +75,7 @@ async def set_when_possible(redis: Redis) -> None:
 async def test_writes_continue_on_the_new_primary(servers: Replicated) -> None:
     redis = Redis(RedisAddress(servers.url), timeout_s=2)
     await redis.command("SET", "before", "1")
+    assert 0 < await redis.command("WAIT", 1, 1_000)
     old = await asyncio.to_thread(servers.kill_primary)
 
     async with asyncio.timeout(20):
@@ -84,6 +85,28 @@ async def test_writes_continue_on_the_new_primary(servers: Replicated) -> None:
     assert servers.primary != old
     await redis.close()
     servers.start_server(old)
+
+
+async def test_the_new_primary_is_found_before_the_failover_has_ended() -> None:
+    """It ends when every replica follows the new primary, which may take minutes."""
+    with replicated() as servers:
+        redis = Redis(RedisAddress(servers.url), timeout_s=2)
+        await redis.command("SET", "before", "1")
+        promoted, stubborn = servers.servers[1:]
+        servers.client(stubborn).config_set("replica-priority", 200)
+        servers.client(stubborn).execute_command("ACL", "SETUSER", "default", "-replicaof", "-slaveof")
+        wait_until(lambda: all(servers.priority(port, stubborn) == 200 for port in servers.sentinels))
+        for port in servers.sentinels:
+            servers.client(port).sentinel_set(PRIMARY, "failover-timeout", 60_000)
+
+        await asyncio.to_thread(servers.kill_primary)
+        async with asyncio.timeout(5):
+            await set_when_possible(redis)
+            for port in servers.sentinels:
+                alone = SentinelAddress((("127.0.0.1", port),), PRIMARY)
+                while await find_primary(alone) != ("127.0.0.1", promoted):
+                    await asyncio.sleep(0.1)
+        await redis.close()
 
 
 async def test_a_server_that_cannot_wait_for_replicas_accepts_nothing() -> None:
