@@ -60,6 +60,8 @@ PAYLOAD_LOCK = "bell:payload:lock"
 #: The hooks that somebody listens to; + hook: notes about its requests.
 LISTENING, ARRIVALS = "bell:listening", "bell:arrivals:"
 AUDIT = "bell:audit:"
+#: A channel without subscribers: a message to it is a write that changes nothing.
+CHECK_CHANNEL = "bell:check"
 OPEN_OPERATIONS = "bell:operations:open"
 CLEANUP = "bell:cleanup"
 #: The version of the keys and their contents. A process that knows only an older one does not start.

@@ -308,6 +308,7 @@ async def _replica(redis: Redis, info: Mapping[str, str]) -> Check:
     """Report whether ACK=replica can be kept."""
     fix = "Use Redis 7.2 or Valkey with an append-only file and a replica that has one too, or ACK=fsync."
     try:
+        await redis.command("PUBLISH", keys.CHECK_CHANNEL, "")  # WAITAOF waits for the last write of this connection
         _, on_replicas = await redis.command("WAITAOF", 1, 1, 1_000)
     except hiredis.ReplyError as error:
         return Check("redis.ack", "fail", f"ACK=replica: deliveries get 503: {str(error)[:120]}", fix)

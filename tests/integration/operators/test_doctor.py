@@ -117,10 +117,13 @@ async def test_sentinels_and_a_replica_that_writes_to_its_disk_are_reported() ->
     with replicated(replicas=1) as servers:
         redis = Redis(RedisAddress(servers.url))
         reported = await checks(redis, ACK="replica")
+        servers.client(servers.servers[1]).config_set("appendonly", "no")
+        without_file = await checks(redis, ACK="replica")
         await redis.close()
 
     assert ("ok", "3 of 3 Sentinels answer") == (reported["redis.sentinel"].result, reported["redis.sentinel"].detail)
     assert "ok" == reported["redis.ack"].result
+    assert "fail" == without_file["redis.ack"].result
 
 
 async def test_ack_replica_without_a_replica_fails(redis: Redis) -> None:
