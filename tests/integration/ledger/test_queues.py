@@ -151,6 +151,19 @@ async def test_a_claimed_job_has_the_time_at_which_it_was_due(ledger: Ledger, re
     assert before <= due_ms < int((await ledger.server_time()).timestamp() * 1000) - 40
 
 
+async def test_the_job_of_a_run_that_a_failover_lost_is_due_again(ledger: Ledger, redis: Redis) -> None:
+    await accept(ledger, change("A"))
+    [(_, job, _)] = await ledger.claim({"visits": 5}, lease_s=30)
+
+    await ledger.ack(job)  # the worker has completed its run on a server that is gone
+    await redis.command("ZINCRBY", "bell:queue:visits", -2_000, job)
+
+    assert [visit_task("A")] == task_ids_of(await ledger.claim({"visits": 5}, lease_s=30))
+    await complete_run(ledger, "A")
+    await ledger.ack(job)
+    assert [] == await jobs(redis)
+
+
 async def test_ack_deletes_the_finished_job_and_not_the_next_job(ledger: Ledger, redis: Redis) -> None:
     await accept(ledger, change("A"))
     [(_, job, _)] = await ledger.claim({"visits": 5}, lease_s=0)

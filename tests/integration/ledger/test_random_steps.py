@@ -155,7 +155,7 @@ class LedgerMachine(RuleBasedStateMachine):
         queue_name = data.draw(st.sampled_from(sorted(QUEUE_KEYS)))
         queue = self.run(self.redis.command("ZRANGE", QUEUE_KEYS[queue_name], 0, -1))
         if queue:
-            self.run(self.ledger.ack(data.draw(st.sampled_from(queue)).decode(), queue_name))
+            self.run(self.redis.command("ZREM", QUEUE_KEYS[queue_name], data.draw(st.sampled_from(queue))))
             self.run(self.requeue_orphans())
 
     async def requeue_orphans(self) -> None:
