@@ -11,7 +11,7 @@ from typing import Any
 
 import aiohttp
 
-from app.ledger.keys import VISITS_QUEUE
+from app.ledger.keys import QUEUE
 from app.ledger.redis import Redis, RedisAddress, RedisUnavailable
 from tests.crash import scenarios
 from tests.crash.checker import (
@@ -29,6 +29,8 @@ from tests.crash.supervisor import Supervisor
 
 #: How many of a hundred kills hit each process.
 SHARES = {"redis": 35, "worker": 40, "web": 25}
+#: Before a failover that loses writes, the replica gets none for at most this time.
+LOST_S = 1.0
 #: After the last kill: a dead worker's leases last 35 s, then its tasks run again.
 SETTLE_TIMEOUT_S = 180.0
 #: The age up to which a write can be lost by a kill of Redis: with `everysec`, and with a truncated file. With little load
@@ -43,6 +45,8 @@ class Plan:
 
     kill_interval_s: the mean time between two kills. visits_per_second: how many scenarios start. truncate: whether Redis'
     file loses its end at each kill. fast: end the leases of dead workers at once instead of waiting for them.
+    failovers: how many kills hit a primary whose replica is promoted; then no other kill hits Redis. ack: the setting ACK.
+    lose_writes: the share of the failovers before which the replicas get no more writes.
     """
 
     kills: int
@@ -52,14 +56,35 @@ class Plan:
     visits_per_second: float = 4.0
     truncate: bool = False
     fast: bool = False
+    failovers: int = 0
+    ack: str = "write"
+    lose_writes: float = 0.0
+    replicas: int = 1
+
+    @property
+    def may_lose(self) -> bool:
+        """Whether Redis may lose a delivery that was accepted."""
+        if self.failovers:
+            return self.ack != "replica"
+        return self.truncate or self.fsync != "always"
+
+    def victims(self, rng: random.Random) -> Iterator[str]:
+        """Yield what each kill hits."""
+        processes = {kind: share for kind, share in SHARES.items() if not self.failovers or kind != "redis"}
+        remaining = {"failover": self.failovers, "kill": self.kills}
+        while any(remaining.values()):
+            [event] = rng.choices([*remaining], [*remaining.values()])
+            remaining[event] -= 1
+            yield event if event == "failover" else rng.choices([*processes], [*processes.values()])[0]
 
 
 @dataclass
 class Report:
     """The result of a run.
 
-    excused: deliveries that Redis may lose. longest_gap_s: the longest time without an accepted webhook. redis_restart_s:
-    the longest restart of Redis.
+    excused: deliveries that Redis may lose, and lost; after failovers they were sent again. losing_failovers: how many lost
+    one. longest_gap_s: the longest time without an accepted webhook. redis_restart_s: the longest restart of Redis, or
+    failover.
     """
 
     plan: Plan
@@ -71,6 +96,7 @@ class Report:
     contacts: int = 0
     calls: int = 0
     excused: int = 0
+    losing_failovers: int = 0
     unexpected_exits: int = 0
     longest_gap_s: float = 0
     redis_restart_s: float = 0
@@ -78,20 +104,30 @@ class Report:
     took_s: float = 0
     breaches: Breaches = field(default_factory=Breaches)
 
+    @property
+    def _losses(self) -> str:
+        if self.plan.failovers:
+            return f"failovers lost, in {self.losing_failovers} of them; they were sent again"
+        return "Redis had accepted but not yet written"
+
     def __str__(self) -> str:
         kills = ", ".join(f"{count} {kind}" for kind, count in sorted(self.kills.items()))
         responses = ", ".join(f"{count} × {response}" for response, count in sorted(self.responses.items()))
         breaches = self.breaches
         lines = [
             f"seed          {self.plan.seed}, appendfsync {self.plan.fsync}"
-            + (", truncated files" if self.plan.truncate else ""),
+            + (", truncated files" if self.plan.truncate else "")
+            + (
+                f", ACK={self.plan.ack}, {self.plan.lose_writes:.0%} without the last writes"
+                * bool(self.plan.failovers)
+            ),
             f"kills         {self.kills.total()}: {kills}; unexpected exits: {self.unexpected_exits}",
             f"deliveries    {self.deliveries}, {self.retried} of them sent again; responses: {responses}",
             f"in the API    {self.visits} visits, {self.contacts} contacts, after {self.calls} calls",
-            f"lost          {len(breaches.lost)}, and {self.excused} that Redis had accepted but not yet written",
+            f"lost          {len(breaches.lost)}, and {self.excused} that {self._losses}",
             f"duplicated    {len(breaches.duplicated)}",
             f"wrong         {len(breaches.wrong)}",
-            f"slowest       restart of Redis {self.redis_restart_s:.2f} s,",
+            f"slowest       {'failover' if self.plan.failovers else 'restart of Redis'} {self.redis_restart_s:.2f} s,",
             f"              no webhook accepted for {self.longest_gap_s:.2f} s,",
             f"              done {self.settle_s:.1f} s after the last kill; {self.took_s:.0f} s in total",
         ]
@@ -100,7 +136,8 @@ class Report:
 
 async def run(plan: Plan) -> Report:
     with ExitStack() as stack:
-        return await Run(plan, Supervisor(stack, plan.fsync)).report()
+        supervisor = Supervisor(stack, plan.fsync, plan.ack, plan.replicas if plan.failovers else 0)
+        return await Run(plan, supervisor).report()
 
 
 class Run:
@@ -109,8 +146,8 @@ class Run:
         self.rng = random.Random(plan.seed)
         self.scenarios: list[Scenario] = []
         self.journal: list[dict[str, Any]] = []
+        #: When Redis was killed, and may have lost writes.
         self.redis_kill_times: list[float] = []
-        self.may_lose = plan.truncate or plan.fsync != "always"
         self.lost: set[str] = set()
         self.uncertain: list[Scenario] = []
         self.kills_done, self.workers_stopped = asyncio.Event(), False
@@ -130,6 +167,8 @@ class Run:
                 self.kills_done.set()
                 await asyncio.wait_for(sending, 60)
                 self.uncertain = await self._find_uncertain()
+                if self.plan.failovers:
+                    await self._send_lost_again()
                 if self.plan.fast:
                     await self._end_leases()
                 await self._wait_until_done()
@@ -185,6 +224,9 @@ class Run:
         with suppress(TimeoutError):
             await asyncio.wait_for(self.kills_done.wait(), webhook.after_s)
         webhook.before()
+        await self._send_until_accepted(webhook)
+
+    async def _send_until_accepted(self, webhook: Webhook) -> None:
         while not webhook.delivery:
             webhook.send_count += 1
             self.report_.retried += webhook.send_count == 2
@@ -208,17 +250,41 @@ class Run:
             return f"{response.status} {'repeat' if body.get('repeat') else 'accepted'}"
         return str(response.status)
 
+    async def _send_lost_again(self) -> None:
+        """Send again what failovers lost, as an operator lets a tool do. Nothing is uncertain after that."""
+        may_be_lost = {webhook.delivery for scenario in self.uncertain for webhook in scenario.webhooks}
+        lost = [
+            webhook for scenario in self.scenarios for webhook in scenario.webhooks if webhook.delivery in self.lost
+        ]
+        report = self.report_
+        report.excused = sum(webhook.delivery in may_be_lost for webhook in lost)
+        report.breaches.lost += [
+            f"{webhook.delivery} was lost, accepted {self._next_kill(webhook) - webhook.stored_at():.1f} s before a failover"
+            for webhook in lost
+            if webhook.delivery not in may_be_lost
+        ]
+        report.losing_failovers = len({self._next_kill(webhook) for webhook in lost})
+        for webhook in lost:
+            webhook.delivery = ""
+        await asyncio.gather(*map(self._send_until_accepted, lost))
+        self.lost, self.uncertain = set(), []
+
+    def _next_kill(self, webhook: Webhook) -> float:
+        """Return the time of the first kill of Redis after it was stored."""
+        return min((kill for kill in self.redis_kill_times if kill > webhook.stored_at()), default=0.0)
+
     # Kills
 
     async def _kill_all(self) -> None:
         # A separate generator, so that the kills depend only on the seed and not on the webhooks.
         rng = random.Random(f"kills {self.plan.seed}")
-        for _ in range(self.plan.kills):
+        for kind in self.plan.victims(rng):
             await asyncio.sleep(min(5 * self.plan.kill_interval_s, rng.expovariate(1 / self.plan.kill_interval_s)))
-            kind = rng.choices([*SHARES], [*SHARES.values()])[0]
             self.report_.kills[kind] += 1
             if kind == "redis":
                 await self._kill_redis()
+            elif kind == "failover":
+                await self._fail_over()
             else:
                 self.supervisor.restart(
                     self.rng.choice(self.supervisor.webs if kind == "web" else self.supervisor.workers)
@@ -227,10 +293,19 @@ class Run:
     async def _kill_redis(self) -> None:
         lost_bytes = self.rng.randint(1, 4_000) if self.plan.truncate else 0
         started = time.monotonic()
-        if self.may_lose:
+        if self.plan.may_lose:
             self.redis_kill_times.append(time.time())
         await self.supervisor.kill_redis(lost_bytes)
         self.report_.redis_restart_s = max(self.report_.redis_restart_s, time.monotonic() - started)
+
+    async def _fail_over(self) -> None:
+        await self.supervisor.wait_until_in_sync()
+        lost_s = self.rng.uniform(0.2, LOST_S) if self.rng.random() < self.plan.lose_writes else 0.0
+        started = time.monotonic()
+        killed_at = await self.supervisor.fail_over(lost_s)
+        if self.plan.may_lose:
+            self.redis_kill_times.append(killed_at)
+        self.report_.redis_restart_s = max(self.report_.redis_restart_s, time.monotonic() - started - lost_s)
 
     async def _restart_ended(self) -> None:
         while True:
@@ -247,7 +322,7 @@ class Run:
             worker.kill()
         await asyncio.sleep(2 * SLOW_S)
         redis = Redis(RedisAddress(self.supervisor.redis_url))
-        for key in ("bell:running", "bell:waiting", VISITS_QUEUE):
+        for key in ("bell:running", "bell:waiting", f"{QUEUE}visits", f"{QUEUE}events"):
             for name in await redis.command("ZRANGE", key, 0, -1):
                 await redis.command("ZINCRBY", key, -60_000, name)
         for lock in await redis.command("KEYS", "bell:contact:*:lock"):
@@ -284,7 +359,7 @@ class Run:
             is_excused = unfinished.task in self._excused_tasks() and unfinished.task not in pending
             if unfinished.delivery not in excused and not is_excused:
                 breaches.lost.append(str(unfinished))
-        report.excused = len(excused)
+        report.excused += len(excused)
         breaches.lost += [f"{task} is not done: it is in {key}" for task, key in pending.items()]
         visits, contacts = visits_of(file), contacts_of(file)
         uncertain = frozenset(scenario.external_id for scenario in self.uncertain)

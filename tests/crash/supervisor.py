@@ -15,8 +15,9 @@ from typing import Any
 from app.cli.run import WEB_OPTIONS
 from app.demo import valkey
 from tests.crash.scenarios import ACUITY_KEY
-from tests.support.harness import CALENDLY_SECRET, SECRET, TOKEN, Server
+from tests.support.harness import CALENDLY_SECRET, SECRET, TOKEN, Server, wait_until
 from tests.support.processes import start_process
+from tests.support.sentinels import Replicated, replicated
 
 Records = dict[str, dict[str, Any]]
 
@@ -43,16 +44,23 @@ class RestartingProcess:
 
 
 class Supervisor:
-    """Two web processes, two workers, Valkey with its append-only file, the sandbox with its file, a tool's API."""
+    """Two web processes, two workers, Valkey with its append-only file, the sandbox with its file, a tool's API.
 
-    def __init__(self, stack: ExitStack, fsync: str) -> None:
+    With replicas there are a primary and Sentinels instead of one server.
+    """
+
+    def __init__(self, stack: ExitStack, fsync: str, ack: str = "write", replicas: int = 0) -> None:
         self.folder = Path(stack.enter_context(TemporaryDirectory(prefix="doorbell-crash-")))
-        self.fsync, self.redis_port = fsync, valkey.free_port()
+        self.fsync, self.ack, self.redis_port = fsync, ack, valkey.free_port()
         self.records: Records = {}
-        self._data = self.folder / "valkey"
-        self._data.mkdir()
-        self._start_redis()
-        stack.callback(lambda: valkey.stop(self._redis))
+        self.servers: Replicated | None = None
+        if replicas:
+            self.servers = stack.enter_context(replicated(replicas, fsync))
+        else:
+            self._data = self.folder / "valkey"
+            self._data.mkdir()
+            self._start_redis()
+            stack.callback(lambda: valkey.stop(self._redis))
         self.visits_file = self.folder / "visits.db"
         self.sandbox = stack.enter_context(Server.sandbox("--file", str(self.visits_file)))
         env = self._env(stack.enter_context(tool_api(self.records)))
@@ -70,13 +78,14 @@ class Supervisor:
 
     @property
     def redis_url(self) -> str:
-        return f"redis://127.0.0.1:{self.redis_port}/0"
+        return self.servers.url if self.servers else f"redis://127.0.0.1:{self.redis_port}/0"
 
     def _env(self, tool: str) -> dict[str, str]:
         prefixes = ("HOOKS__", "RETRY_", "VISITS_", "REDIS_")
         return {
             **{name: value for name, value in os.environ.items() if not name.startswith(prefixes)},
             "REDIS_URL": self.redis_url,
+            "ACK": self.ack,
             "VISITS_API_URL": f"{self.sandbox.url}/api/v1",
             "VISITS_API_TOKEN": TOKEN,
             "HOOKS__STANDARD__SECRETS": SECRET,
@@ -103,6 +112,24 @@ class Supervisor:
             file = max((self._data / "appendonlydir").glob("*.incr.aof"), key=lambda file: file.stat().st_mtime)
             os.truncate(file, max(0, file.stat().st_size - lost_bytes))
         await asyncio.to_thread(self._start_redis)
+
+    async def fail_over(self, lost_s: float = 0) -> float:
+        """Kill the primary, wait for the promotion of a replica, and restart the old primary, which becomes a replica.
+
+        Return when it was killed. lost_s: how long before the kill the replicas get no more writes.
+        """
+        assert self.servers
+        if lost_s:
+            await asyncio.to_thread(self.servers.cut_replicas)
+            await asyncio.sleep(lost_s)
+        old = await asyncio.to_thread(self.servers.kill_primary)
+        await asyncio.to_thread(self.servers.start_server, old)
+        return self.servers.killed_at
+
+    async def wait_until_in_sync(self) -> None:
+        """A failover before the replica has all data would be a second failure, which no setting survives."""
+        assert self.servers
+        await asyncio.to_thread(wait_until, self.servers.is_in_sync, 60)
 
     def restart(self, process: RestartingProcess) -> None:
         process.kill()
