@@ -127,7 +127,7 @@ class Supervisor:
         return self.servers.killed_at
 
     async def wait_until_in_sync(self) -> None:
-        """A failover before the replica has all data would be a second failure, which no setting survives."""
+        """Wait until the replica has all data: a failover before that is a second failure, which no setting survives."""
         assert self.servers
         await asyncio.to_thread(wait_until, self.servers.is_in_sync, 60)
 

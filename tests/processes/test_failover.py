@@ -1,4 +1,4 @@
-"""Failovers: the primary is killed and Sentinels promote a replica, under load. `python -m tests.crash --failovers N` has more."""
+"""The primary is killed, and Sentinels promote a replica, under load: `python -m tests.crash --failovers N`."""
 
 import pytest
 

@@ -36,8 +36,8 @@ class Replicated:
     def start_server(self, port: int) -> None:
         data = self._folder / str(port)
         data.mkdir(exist_ok=True)
-        options = f"--port {port} --bind 127.0.0.1 --dir {data} --appendonly yes --appendfsync {self._fsync} --loglevel warning"
-        more = "--repl-diskless-sync-delay 0 --repl-timeout 5 --maxmemory-policy noeviction"
+        options = f"--port {port} --bind 127.0.0.1 --dir {data} --appendonly yes --appendfsync {self._fsync}"
+        more = "--repl-diskless-sync-delay 0 --repl-timeout 5 --maxmemory-policy noeviction --loglevel warning"
         command = [binary(), *options.split(), *more.split(), "--save", ""]
         self.processes[port] = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         wait_until(lambda: self._is_up(port))
@@ -77,7 +77,7 @@ class Replicated:
         return (state["num-slaves"], state["num-other-sentinels"]) == (len(self.servers) - 1, len(self.sentinels) - 1)
 
     def priority(self, sentinel: int, replica: int) -> int:
-        """The priority of a replica in a failover, as a Sentinel knows it. The lowest is promoted."""
+        """Return the priority of a replica in a failover, as a Sentinel knows it. The lowest is promoted."""
         replicas = self.client(sentinel).sentinel_slaves(PRIMARY)
         return next(each["slave-priority"] for each in replicas if each["port"] == replica)
 

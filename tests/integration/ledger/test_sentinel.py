@@ -104,7 +104,7 @@ async def test_the_new_primary_is_found_before_the_failover_has_ended() -> None:
             await set_when_possible(redis)
             for port in servers.sentinels:
                 alone = SentinelAddress((("127.0.0.1", port),), PRIMARY)
-                while await find_primary(alone) != ("127.0.0.1", promoted):
+                while await find_primary(alone) != ("127.0.0.1", promoted):  # noqa: ASYNC110
                     await asyncio.sleep(0.1)
         await redis.close()
 
