@@ -1,4 +1,4 @@
-"""Fixtures of all tests: one embedded Valkey (or REDIS_URL) per run, emptied for each test, and Doorbell's processes."""
+"""Fixtures of all tests: one embedded Valkey in cluster mode (or REDIS_URL) per run, and Doorbell's processes."""
 
 import asyncio
 import gc
@@ -13,7 +13,8 @@ import uvloop
 from app.ledger.ledger import Ledger
 from app.ledger.redis import Redis, RedisAddress
 from app.telemetry.logs import format_event
-from tests.support.harness import Harness, Server, redis_for_tests
+from tests.support.clusters import redis_for_tests
+from tests.support.harness import Harness, Server
 
 # A process that a shell starts in the background ignores SIGINT, and would pass that on to Doorbell's processes.
 signal.signal(signal.SIGINT, signal.default_int_handler)

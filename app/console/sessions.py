@@ -131,7 +131,7 @@ class Sessions(AuthenticationBackend):
 
     async def end(self, *session_ids: str) -> None:
         if session_ids:
-            await self._redis.command("DEL", *(f"{SESSION}{session_id}" for session_id in session_ids))
+            await self._redis.pipeline([("DEL", f"{SESSION}{session_id}") for session_id in session_ids])
             await self._redis.command("ZREM", SESSIONS, *session_ids)
 
     async def end_all(self) -> None:

@@ -229,7 +229,7 @@ async def _stored_hooks(redis: Redis, settings: Settings) -> AsyncIterator[Check
         detail = f"stored hooks need an older key of SECRET_KEY: {', '.join(older)}"
         yield Check("stored hooks", "warn", detail, ENCRYPT)
     keyring, names = Keyring(settings.secret_key, TOKEN_PURPOSE), sorted(settings.hooks)
-    tokens = await redis.command("MGET", *(f"{keys.TOKEN}{name}" for name in names)) if names else []
+    tokens = await redis.pipeline([("GET", f"{keys.TOKEN}{name}") for name in names])
     if older := [name for name, token in zip(names, tokens, strict=True) if token and not keyring.is_newest(token)]:
         detail = f"tokens of hooks need an older key of SECRET_KEY: {', '.join(older)}"
         yield Check("tokens", "warn", detail, ENCRYPT)

@@ -255,7 +255,7 @@ class Erasure:
     async def _inspect_deliveries(
         self, batch: Sequence[str], own_task_ids: set[str], own_deliveries: set[str], report: ErasureReport
     ) -> None:
-        records = await self._redis.command("MGET", *batch)
+        records = await self._redis.pipeline([("GET", key) for key in batch])
         for id, meta, is_match in await asyncio.to_thread(self._decode, batch, records):
             if is_match or id in own_deliveries or not own_task_ids.isdisjoint(meta.task_ids):
                 report.deliveries.add(id)
@@ -317,8 +317,7 @@ class Erasure:
         async for page in self._scan(f"{keys.RECORD}*"):  # of all people: they expire within seconds
             for key in page:
                 await self._redis.command("DEL", key)
-        if digests := await self._digest_keys():
-            await self._redis.command("DEL", *digests)
+        await self._redis.pipeline([("DEL", key) for key in await self._digest_keys()])
 
     async def _retry_while_busy(
         self, task_id: TaskId, step: Callable[[], Awaitable[str]], erased: ErasureReport

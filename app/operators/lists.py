@@ -33,7 +33,7 @@ MAX_SCANNED = 10_000
 #: The number of tasks whose reasons are read at once.
 REASON_BATCH = 1_000
 #: More failures than this are counted, but not sorted by their reasons.
-MAX_GROUPED = 20_000
+MAX_GROUPED = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,13 +271,10 @@ class Lists:
         return ids
 
     async def _existing_visits(self, names: Sequence[str]) -> list[str]:
-        """Return the names that are visits. One command per account excludes the accounts that have none of them."""
-        all_accounts = await known_accounts(self._redis, self._settings.all_accounts)
-        keys_by_account = [[f"{keys.TASK}visit:{account}/{name}" for name in names] for account in all_accounts]
-        sizes = await asyncio.gather(*(self._redis.command("EXISTS", *task_keys) for task_keys in keys_by_account))
-        accounts = [account for account, size in zip(all_accounts, sizes, strict=True) if size]
+        """Return the names that are visits, once for each account that has them."""
+        accounts = await known_accounts(self._redis, self._settings.all_accounts)
         candidates = [(name, f"{keys.TASK}visit:{account}/{name}") for name in names for account in accounts]
-        existing = await asyncio.gather(*(self._redis.command("EXISTS", key) for _, key in candidates))
+        existing = await self._redis.pipeline([("EXISTS", key) for _, key in candidates])
         return [name for (name, _), exists in zip(candidates, existing, strict=True) if exists]
 
     # -- parts --
@@ -351,9 +348,7 @@ class Lists:
     async def _filter_tasks(self, task_ids: Sequence[TaskId], filter: Filter) -> set[str]:
         if not (filter.reason or filter.source or filter.since or filter.until):
             return set(task_ids)
-        fields = await self._redis.pipeline(
-            [("HMGET", f"{keys.TASK}{task_id}", "reason", "pending_since") for task_id in task_ids]
-        )
+        fields = await self._reasons(task_ids)
         sources = await self._sources_of_tasks(task_ids)
         return {
             task_id
@@ -363,19 +358,23 @@ class Lists:
             and filter.since_ms <= float(since or 0) <= filter.until_ms
         }
 
+    async def _reasons(self, task_ids: Sequence[TaskId]) -> list[tuple[bytes | None, bytes | None]]:
+        """Return the reason of each task, and when it became pending."""
+        return await self._redis.pipeline(
+            [("HMGET", f"{keys.TASK}{task_id}", "reason", "pending_since") for task_id in task_ids]
+        )
+
     async def _iter_reasons(self, state: str) -> AsyncIterator[list[tuple[TaskId, str, str, float]]]:
         """Yield pages of (task, source, reason, time in ms when it became pending) of a state, newest first."""
         for key in await self._held_keys() if state == "held" else [f"{keys.STATE}{state}"]:
             for start in itertools.count(0, REASON_BATCH):
-                command = ("SORT", key, "BY", "nosort", "DESC", "LIMIT", start, REASON_BATCH)
-                reply = await self._redis.command(
-                    *command, "GET", "#", "GET", f"{keys.TASK}*->reason", "GET", f"{keys.TASK}*->pending_since"
-                )
-                task_ids = [TaskId(task_id.decode()) for task_id in reply[::3]]
+                reply = await self._redis.command("ZREVRANGE", key, start, start + REASON_BATCH - 1)
+                task_ids = [TaskId(task_id.decode()) for task_id in reply]
+                fields = await self._reasons(task_ids)
                 sources = await self._sources_of_tasks(task_ids)
                 yield [
                     (task_id, sources[task_id], (reason or b"").decode(), float(since or 0))
-                    for task_id, reason, since in zip(task_ids, reply[1::3], reply[2::3], strict=True)
+                    for task_id, (reason, since) in zip(task_ids, fields, strict=True)
                 ]
                 if len(task_ids) < REASON_BATCH:
                     break

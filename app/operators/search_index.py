@@ -80,11 +80,12 @@ async def lookup_name(redis: Redis, text: str, secret_keys: Sequence[str], limit
     words = name_words(text)
     if not words:
         return []
-    places = [[index_key(f"{NAME_PREFIX}{word}", key) for word in words] for key in secret_keys]
-    pages = await asyncio.gather(
-        *(redis.command("ZINTER", len(of_key), *of_key, "AGGREGATE", "MAX") for of_key in places)
-    )
-    return list(dict.fromkeys(TaskId(task_id.decode()) for page in pages for task_id in reversed(page)))[:limit]
+    visits = list[bytes]()
+    for key in secret_keys:
+        places = [index_key(f"{NAME_PREFIX}{word}", key) for word in words]
+        newest, *others = await redis.pipeline([("ZREVRANGE", place, 0, -1) for place in places])
+        visits += [task_id for task_id in newest if all(task_id in other for other in others)]
+    return [TaskId(task_id.decode()) for task_id in dict.fromkeys(visits)][:limit]
 
 
 def name_keys(name: str, secret_keys: Sequence[str]) -> list[str]:

@@ -121,7 +121,7 @@ async def live_workers(redis: Redis) -> list[Worker]:
     """Return the workers with a heartbeat within WORKER_ALIVE_S."""
     earliest_ms = (int((await redis.command("TIME"))[0]) - WORKER_ALIVE_S) * 1000  # heartbeats have the server's time
     flat = await redis.command("ZRANGEBYSCORE", keys.WORKERS, earliest_ms, "+inf", "WITHSCORES")
-    values = await redis.command("MGET", *flat[::2]) if flat else []
+    values = await redis.pipeline([("GET", key) for key in flat[::2]])
     beats = zip(values, flat[1::2], strict=True)
     return [_worker(orjson.loads(value), float(at_ms)) for value, at_ms in beats if value]
 

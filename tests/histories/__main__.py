@@ -12,7 +12,8 @@ import uvloop
 
 from tests.histories import tools
 from tests.histories.run import BATCH, World
-from tests.support.harness import Server, redis_for_tests
+from tests.support.clusters import redis_for_tests
+from tests.support.harness import Server
 
 
 def main() -> int:

@@ -36,7 +36,7 @@ from click.testing import CliRunner
 
 from app.cli import main
 from app.cli.run import WEB_OPTIONS
-from app.demo.valkey import free_port, valkey
+from app.demo.valkey import free_port
 from app.ledger.redis import Redis, RedisAddress
 from tests.support.processes import ROOT, start_process
 
@@ -44,18 +44,6 @@ SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # the specification's own exa
 CALENDLY_SECRET = "calendly-signing-key-for-tests"
 TOKEN = "visits-token-for-tests"
 T = TypeVar("T")
-
-
-@contextmanager
-def redis_for_tests() -> Iterator[str]:
-    """Yield REDIS_URL with a separate database for each pytest worker, or the URL of an embedded Valkey if it is not set."""
-    if url := os.environ.get("REDIS_URL"):
-        # The tests empty their database, and several pytest workers may run at once.
-        worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-        yield f"{url.rpartition('/')[0] if url.count('/') > 2 else url}/{worker + 1}"
-    else:
-        with valkey(appendfsync="always", parent=memory_folder()) as url:
-            yield url
 
 
 def memory_folder() -> str | None:

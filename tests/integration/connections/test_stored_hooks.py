@@ -163,7 +163,8 @@ async def test_an_invalid_hook_is_not_stored(
 ) -> None:
     assert invalid == await problems(process.stored.save(name, build_hook(fields), process.actions))
 
-    assert not await redis.command("EXISTS", "bell:stored-hooks", "bell:activity")
+    for key in ("bell:stored-hooks", "bell:activity"):
+        assert not await redis.command("EXISTS", key)
 
 
 async def test_two_hooks_with_one_token_need_one_account(redis: Redis, process: Process) -> None:

@@ -25,7 +25,8 @@ DAY_MS = 86_400_000
 async def test_a_done_visit_expires_completely_after_the_retention(redis: Redis) -> None:
     ledger = short_retention_ledger(redis)
     await accept(ledger, change("A"))
-    await redis.command("DEL", "bell:queue:visits", *(await redis.command("KEYS", "arq:*")))
+    for key in ("bell:queue:visits", *(await redis.command("KEYS", "arq:*"))):
+        await redis.command("DEL", key)
     await complete_run(ledger, "A")
 
     await asyncio.sleep(0.1)

@@ -101,7 +101,8 @@ async def test_contacts_of_a_deleted_meeting_are_known_from_its_earlier_records(
     await source_world.receive(booked)
     await source_world.run()
     source_world.api.records.clear()
-    await source_world.redis.command("DEL", *await source_world.redis.command("KEYS", "bell:record:*"))
+    for key in await source_world.redis.command("KEYS", "bell:record:*"):
+        await source_world.redis.command("DEL", key)
 
     await source_world.receive(deleted)
     await source_world.run()

@@ -150,7 +150,7 @@ async def test_replies_of_every_type_reach_their_own_command(redis: Redis) -> No
         (("GET", "text"), b"a text"),
         (("GET", "nothing"), None),
         (("STRLEN", "text"), 6),
-        (("MGET", "text", "nothing"), [b"a text", None]),
+        (("MGET", "text", "{text}nothing"), [b"a text", None]),
         (("LPUSH", "text", "x"), "WRONGTYPE"),
         (("PING",), b"PONG"),
         (("NO-SUCH-COMMAND",), "ERR"),
