@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 #: `make bench` runs these. The others take long, or compare what few people need.
-STANDARD = ("intake", "latency", "peers", "apply", "workers", "smallest")
-SPECIAL = ("desk", "choices")
+STANDARD = ("intake", "latency", "peers", "apply", "workers", "smallest", "start")
+SPECIAL = ("growth", "soak", "profile", "desk", "choices")
 
 
 def summary(part: str) -> str:

@@ -39,7 +39,7 @@ def apply_rate(stack: Servers, workers: int, seed: str, response_time_s: float =
     """Return the visits per second that this number of workers applies."""
     stack.redis.flushdb()
     with stack.sandbox(response_time_s) as env:
-        run("tests.bench.visits", "queue", stack.url, str(VISITS), seed, env=env)
+        stack.queue_visits(VISITS, seed)
         return VISITS / stack.apply_queued(env, workers)
 
 

@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any
 
 from tests.bench.intake import REQUESTS
-from tests.bench.servers import ROUNDS, Endpoint, Servers, run, servers
+from tests.bench.servers import ROUNDS, Endpoint, Servers, servers
 
 SECONDS = float(os.environ.get("SECONDS", "10"))
 WAITING = int(os.environ.get("WAITING", "100000"))
@@ -49,7 +49,7 @@ def backlog(stack: Servers, endpoint: Endpoint, rate: float) -> None:
             stack.redis.flushdb()
             idle.append(open_load(stack, endpoint, rate))
         stack.redis.flushdb()
-        run("tests.bench.visits", "queue", stack.url, str(WAITING), "waiting", env=stack.env)
+        stack.queue_visits(WAITING, "waiting")
         waiting = [open_load(stack, endpoint, rate) for _ in range(ROUNDS)]
     show("API down, no changes waiting", rate, idle)
     show(f"API down, {WAITING:,} waiting", rate, waiting)

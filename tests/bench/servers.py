@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -78,7 +78,7 @@ def resident_mb(pid: int) -> float:
     return int(line.split()[1]) / 1024
 
 
-def paired_ratio(values: list[float], baseline: list[float]) -> float:
+def paired_ratio(values: Sequence[float], baseline: Sequence[float]) -> float:
     """Return the median of the ratios of each round, in which other load on the machine affects both values."""
     return median(value / base for value, base in zip(values, baseline, strict=True))
 
@@ -186,18 +186,36 @@ class Servers:
         """Return the number of tasks that are queued or running."""
         return self.queued() + int(self.redis.zcard("bell:running"))
 
+    def queue_visits(self, count: int, seed: str) -> None:
+        run("tests.bench.visits", "queue", self.url, str(count), seed, env=self.env)
+
+    def hold_visits(self, count: int, total: int) -> None:
+        """Write applied visits until there are `total`. count: those that there are."""
+        run(
+            "tests.bench.visits",
+            "hold",
+            self.url,
+            str(total - count),
+            f"held-{count}" if count else "held",
+            env=self.env,
+        )
+
     def apply_queued(self, env: Mapping[str, str], workers: int = 1) -> float:
         """Have workers apply everything that is queued. Return the seconds since the first visit was applied."""
-        queued = self.queued()
         with ExitStack() as started:
             for _ in range(workers):
                 started.enter_context(self.worker(env))
-            while self.queued() == queued:
-                time.sleep(0.005)
-            began = time.perf_counter()
-            while self.unfinished():
-                time.sleep(0.01)
-            return time.perf_counter() - began
+            return self.wait_applied()
+
+    def wait_applied(self) -> float:
+        """Wait until workers, which are just starting, have applied everything. Return the seconds since the first visit."""
+        queued = self.queued()
+        while self.queued() == queued:
+            time.sleep(0.005)
+        began = time.perf_counter()
+        while self.unfinished():
+            time.sleep(0.01)
+        return time.perf_counter() - began
 
     def used_memory(self) -> int:
         return int(self.redis.info("memory")["used_memory"])

@@ -1,20 +1,24 @@
-"""Queues visits without HTTP, or makes only the HTTP calls of a worker with the same client. Other parts run it."""
+"""Queues visits without HTTP, writes applied ones, or makes only the calls of a worker. Other parts run it."""
 
 import asyncio
 import json
 import sys
 import time
+from datetime import date, timedelta
 from itertools import count
 
 import uvloop
 
+from app.ledger.ids import TaskId
+from app.ledger.keys import VISITS_QUEUE
 from app.ledger.ledger import Ledger
-from app.ledger.records import DeliveryInfo
+from app.ledger.records import Attempt, DeliveryInfo, Lease, Outcome
 from app.ledger.redis import Redis, RedisAddress
 from app.settings.environment import read_environment
 from app.visits.client import VisitsClient, http_client
 from app.webhooks.delivery import Delivery
 from app.webhooks.translation import parse_event, translate_event
+from tests.bench.deliveries import SECRET
 
 CONCURRENCY = 50
 TOKEN = "bench"
@@ -25,7 +29,8 @@ def contact(number: int) -> dict[str, str]:
 
 
 def fields(number: int) -> dict[str, str]:
-    at = f"2026-04-{1 + number % 28:02}T10:00:00Z"
+    """Return the fields of a visit on one of the next 28 days."""
+    at = f"{date.today() + timedelta(days=1 + number % 28)}T10:00:00Z"
     return {"time_scheduled": at, "event_date": at}
 
 
@@ -52,11 +57,9 @@ async def make_calls(api_url: str, visits: int, seed: str) -> float:
     return seconds
 
 
-async def queue(redis_url: str, visits: int, seed: str) -> None:
-    """Write deliveries directly to the ledger, as the webhook endpoint does."""
-    settings = read_environment(
-        {"REDIS_URL": redis_url, "HOOKS__STANDARD__SECRETS": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"}
-    )
+async def queue(redis_url: str, visits: int, seed: str, apply: bool = False) -> None:
+    """Write deliveries directly to the ledger, as the webhook endpoint does. apply: also complete their tasks."""
+    settings = read_environment({"REDIS_URL": redis_url, "HOOKS__STANDARD__SECRETS": SECRET})
     redis, hook = Redis(RedisAddress(redis_url)), settings.active_hooks["standard"]
     ledger = Ledger(redis, 30)
 
@@ -68,10 +71,25 @@ async def queue(redis_url: str, visits: int, seed: str) -> None:
         meaning = translate_event(hook.source, parse_event(hook.source, delivery))
         meta = DeliveryInfo("standard", "standard", int(delivery.received_at.timestamp() * 1000))
         await ledger.accept(delivery, meta, meaning.changes, "main", dedup_id=None)
+        if apply:
+            await complete(ledger, TaskId.visit("main", f"standard-{seed}-{number}"), number)
 
     for start in range(0, visits, 500):
         await asyncio.gather(*(accept(number) for number in range(start, min(visits, start + 500))))
+    if apply:
+        await redis.command("DEL", VISITS_QUEUE)
     await redis.close()
+
+
+async def complete(ledger: Ledger, task_id: TaskId, number: int) -> None:
+    """Complete a task as after a first create."""
+    lease = await ledger.lease(task_id)
+    assert isinstance(lease, Lease)
+    calls = [["GET /contacts", 200], ["POST /contacts", 201], ["GET /visits/{external_id}", 404], ["POST /visits", 201]]
+    attempt = Attempt(int(time.time() * 1000), 31, "created", calls)
+    remote = {task_id: {"contact_id": f"c{number}", **fields(number)}}
+    start = fields(number)["time_scheduled"][:16]
+    await ledger.complete(lease, Outcome(state="done", attempt=attempt, remote=remote, start=start))
 
 
 if __name__ == "__main__":
@@ -79,4 +97,4 @@ if __name__ == "__main__":
     if command == "calls":
         print(json.dumps({"seconds": uvloop.run(make_calls(url, int(visits), seed))}))
     else:
-        uvloop.run(queue(url, int(visits), seed))
+        uvloop.run(queue(url, int(visits), seed, apply=command == "hold"))
