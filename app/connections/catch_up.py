@@ -47,6 +47,7 @@ OVERLAP = timedelta(hours=1)
 #: How long a worker works on a catch-up before others get a turn, and how many queued visits make it wait.
 TURN_S, MAX_QUEUED = 20.0, 200
 DAY_MS = 86_400_000
+NOT_CONFIGURED = "the hook, its list or its credentials are no longer configured"
 FIRST_RETRY_S, MAX_RETRY_S, MAX_FAILED_ATTEMPTS = 10, 3_600, 30
 
 
@@ -132,10 +133,8 @@ class CatchUpRunner:
         if catch_up is None or not catch_up.is_open:
             await (store.save(catch_up) if catch_up else store.remove(slot))  # cancelled, or unreadable
             return
-        if name not in settings.hooks or not can_list(settings.hook(name)):
-            await store.save(
-                ended(catch_up, "failed", "the hook, its list or its credentials are no longer configured")
-            )
+        if not self._is_configured(name):
+            await store.save(ended(catch_up, "failed", NOT_CONFIGURED))
             return
         if catch_up.next_attempt_ms > time.time() * 1000:
             return
@@ -145,6 +144,10 @@ class CatchUpRunner:
         except (ClientError, Unauthorized, Refused, Untranslatable, CredentialsMissing, VisitsApiError) as error:
             current = await store.get(slot) or catch_up
             await store.save(after_error(current, error, hook.source.definition.title))
+
+    def _is_configured(self, name: str) -> bool:
+        settings = self._context.settings
+        return name in settings.hooks and can_list(settings.hook(name))
 
     async def _continue(self, hook: Hook, catch_up: CatchUp) -> None:
         """Store the changes page by page. After each page the progress is stored, so that another worker can continue."""
@@ -164,6 +167,9 @@ class CatchUpRunner:
                 return  # a newer one replaces it
             if not current.is_open:
                 await store.save(ended(catch_up, "cancelled"))
+                return
+            if not self._is_configured(hook.name):
+                await store.save(ended(catch_up, "failed", NOT_CONFIGURED))
                 return
             if not remaining:
                 catch_up = ended(catch_up, "done")

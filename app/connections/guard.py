@@ -139,14 +139,13 @@ class Guard:
             state: Health = "unverified" if before.state == "credentials_expired" else before.state
             return replace(before, state=state, detail="", checked_at_ms=_now_ms())
         existing = await connector.own_subscriptions()
-        if before.is_managed:
-            existing = [each for each in existing if connector.has_known_secret(each, before.subscription_ids)]
-            if before.has_new_url or not connector.is_secret_accepted(before):
-                existing = []  # what they send is rejected
         active = [each for each in existing if each.is_active]
-        working, missing = match_groups(connector.declaration.groups, active)
+        accepted = [each for each in active if self._accepts(hook, connector, before, each)]
+        working, missing = match_groups(connector.declaration.groups, accepted)
         if missing:
-            return await self._repair(hook, connector, before, "disabled" if len(active) < len(existing) else "missing")
+            sending, _ = match_groups(connector.declaration.groups, active)
+            problem: Health = "disabled" if len(active) < len(existing) else "missing"
+            return await self._repair(hook, connector, before, "degraded" if len(sending) > len(working) else problem)
         expires_at = min((each.expires_at for each in working if each.expires_at), default=None)
         if expires_at and expires_at < self._renew_before():
             return await self._renew(hook, connector, before)
@@ -157,6 +156,15 @@ class Guard:
             return after
         detail = f"{hook.source.definition.title} reports failing deliveries since {failing_since:%Y-%m-%dT%H:%M:%SZ}"
         return replace(after, state="degraded", detail=detail, healthy_at_ms=before.healthy_at_ms)
+
+    def _accepts(
+        self, hook: Hook, connector: Connector, before: ConnectionState, subscription: SubscriptionState
+    ) -> bool:
+        """Whether the hook has the secret of a subscription. Of one that Doorbell did not make, it is often unknown."""
+        if subscription.secret:
+            return subscription.secret in hook.settings.secrets
+        is_ours = not before.has_new_url and connector.is_secret_accepted(before)
+        return not before.is_managed or (is_ours and connector.has_known_secret(subscription, before.subscription_ids))
 
     async def _failing_since(self, hook: Hook, working: Sequence[SubscriptionState]) -> datetime | None:
         """Return since when deliveries fail; None if one has arrived since."""
@@ -169,32 +177,37 @@ class Guard:
     async def _repair(
         self, hook: Hook, connector: Connector, before: ConnectionState, problem: Health
     ) -> ConnectionState:
-        """Subscribe again, if Doorbell had subscribed before, and catch up from the last healthy moment."""
-        title = hook.source.definition.title
-        if not before.is_managed:
-            connect = f"doorbell connect {hook.source.name} --hook {hook.name}"
-            detail = f"{title} has no active subscription with this URL: run `{connect}`"
-            return replace(before, state=problem, detail=detail, checked_at_ms=_now_ms())
-        if connector.declaration.secret_from == "tool" and not self._context.settings.is_stored(hook.name):
-            variable = f"HOOKS__{hook.name.upper()}__SECRETS"
-            detail = (
-                f"{title} has no active subscription with this URL. Create one there, and set {variable} to its secret"
-            )
-            return replace(before, state=problem, detail=detail, checked_at_ms=_now_ms())
+        """Subscribe again, if Doorbell had subscribed before, and catch up from the last healthy moment.
+
+        problem: "degraded" if the tool sends what the hook rejects, because it signs with another secret.
+        """
+        title, is_stored = hook.source.definition.title, self._context.settings.is_stored(hook.name)
+        loss = f"{title} signs with a secret that this hook does not accept"
+        if problem != "degraded":
+            loss = f"{title} has no active subscription with this URL"
+        cannot_keep = connector.declaration.secret_from == "tool" and not is_stored
+        if not before.is_managed or cannot_keep:
+            advice = f"run `doorbell connect {hook.source.name} --hook {hook.name}`"
+            if cannot_keep:
+                create = "" if problem == "degraded" else "create one there, and "
+                advice = f"{create}set HOOKS__{hook.name.upper()}__SECRETS to its secret"
+            return replace(before, state=problem, detail=f"{loss}: {advice}", checked_at_ms=_now_ms())
         log.warning("connection_lost", hook=hook.name, state=problem)
         since = await default_since(self._context, hook.name)
         if before.state != problem:
             await self._actions.record("noticed connection", f"{hook.name}: {problem}")
         current = await self._states.get(hook.name)
-        await self._states.save(replace(current, state=problem, detail=f"{title} no longer sends webhooks"))
+        await self._states.save(replace(current, state=problem, detail=loss))
         reconciled = await connector.reconcile(lasts_until=self._renew_before())
         await self._keep_secrets(hook, reconciled)
-        await self._actions.record("repaired connection", f"{hook.name}: it was {problem}")
+        was = "it signed with another secret" if problem == "degraded" else f"it was {problem}"
+        await self._actions.record("repaired connection", f"{hook.name}: {was}")
         if can_list(hook):
             await store_of(self._context).save(new_catch_up(hook.name, since, self._actions.actor_name, "repaired"))
         at = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
         after = self._healthy(hook, connector, before, reconciled)
-        return replace(after, detail=f"it was {problem}, and was subscribed again at {at}")
+        action = "was subscribed again" if reconciled.created else "its secret was stored"
+        return replace(after, detail=f"{was}, and {action} at {at}")
 
     async def _renew(self, hook: Hook, connector: Connector, before: ConnectionState) -> ConnectionState:
         reconciled = await connector.reconcile(lasts_until=self._renew_before())

@@ -90,7 +90,7 @@ def _decode(hook: bytes, value: bytes) -> ConnectionState:
 MEANINGS: Mapping[Health, str] = {
     "healthy": "the tool says that the subscription is active; or deliveries arrive within their usual gap",
     "unverified": "no delivery has arrived yet, and the tool was not asked",
-    "degraded": "the tool reports failing deliveries; or none has arrived for much longer than usual",
+    "degraded": "the tool reports failing deliveries, or signs with another secret; or none arrives for longer than usual",
     "disabled": "the tool disabled the subscription, and sends nothing",
     "missing": "the tool has no subscription with our URL",
     "credentials_expired": "the tool rejects the credentials",
@@ -98,7 +98,7 @@ MEANINGS: Mapping[Health, str] = {
 #: What an unhealthy state means at a tool, and what helps. {title}: the tool. {hook}: the hook.
 PROBLEMS: Mapping[Health, tuple[str, str]] = {
     "degraded": (
-        "{title} reports failing deliveries, or has sent none for much longer than usual",
+        "{title} reports failing deliveries, signs with another secret, or has sent nothing for longer than usual",
         "Check that PUBLIC_URL reaches this Doorbell, and see `doorbell rejections --hook {hook}`.",
     ),
     "disabled": (

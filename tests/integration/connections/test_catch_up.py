@@ -2,14 +2,16 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
 from app.connections.catch_up import CatchUpRunner, new_catch_up, plan, store_of
 from app.connections.catch_up_requests import CatchUpRequests
+from app.connections.connect import Connections
 from app.connections.stored_hooks import StoredHooks
 from app.ledger.catch_ups import CatchUp
 from app.ledger.ids import is_listed
@@ -239,3 +241,70 @@ async def test_a_tool_that_retries_is_not_listed_daily(calendly: ConnectedTool) 
     await runner.start_daily()
 
     assert await store_of(calendly.context).get("calendly") is None
+
+
+# -- a hook that is removed meanwhile --
+
+
+@pytest.fixture
+async def interrupted(calendly: ConnectedTool, monkeypatch: pytest.MonkeyPatch) -> ConnectedTool:
+    """Return a tool with three appointments on pages of their own, whose hook `east` is stored."""
+    for number in range(3):
+        calendly.vendor.calendar.book(TOMORROW + timedelta(hours=number), f"{number}@example.com")
+    calendly.vendor.faults = replace(calendly.vendor.faults, page_size=1)
+    settings = calendly.hook.settings.model_copy(update={"source": "calendly"})
+    stored, actions = stored_hooks(calendly)
+    await stored.save("east", settings, actions)
+    calendly.hook = calendly.context.settings.hook("east")
+    return calendly
+
+
+def stored_hooks(tool: ConnectedTool) -> tuple[StoredHooks, Actions]:
+    settings, ledger = tool.context.settings, tool.context.ledger
+    return StoredHooks(ledger.redis, settings), Actions(ledger, settings, Actor("ada", "operator"))
+
+
+def after_the_first_visit(
+    monkeypatch: pytest.MonkeyPatch, step: Callable[[StoredHooks, Actions], Awaitable[object]], tool: ConnectedTool
+) -> None:
+    """Do something as soon as the catch-up has stored an appointment."""
+    store = CatchUpRunner._store
+    is_done = False
+
+    async def store_and_interrupt(runner: CatchUpRunner, *arguments: Any) -> None:
+        nonlocal is_done
+        await store(runner, *arguments)
+        if not is_done:
+            is_done = True
+            stored, actions = stored_hooks(tool)
+            await stored.load()
+            await step(stored, actions)
+
+    monkeypatch.setattr(CatchUpRunner, "_store", store_and_interrupt)
+
+
+async def test_a_catch_up_of_a_hook_that_is_removed_ends(
+    interrupted: ConnectedTool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    after_the_first_visit(monkeypatch, lambda stored, actions: stored.remove("east", actions), interrupted)
+
+    ended = await run(interrupted, datetime.now(UTC))
+
+    problem = "the hook, its list or its credentials are no longer configured"
+    assert ("failed", problem, 1) == (ended.status, ended.problem, await visit_count(interrupted))
+
+
+async def test_a_catch_up_of_a_hook_that_is_disconnected_leaves_nothing(
+    interrupted: ConnectedTool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def disconnect(stored: StoredHooks, actions: Actions) -> Awaitable[object]:
+        return Connections(interrupted.context, stored, actions).disconnect("east")
+
+    after_the_first_visit(monkeypatch, disconnect, interrupted)
+    store = store_of(interrupted.context)
+    await store.save(new_catch_up("east", datetime.now(UTC), "ada", "operator"))
+
+    await CatchUpRunner(interrupted.context, stored_hooks(interrupted)[0]).run_next()
+
+    assert (None, 1) == (await store.get("east"), await visit_count(interrupted))
+    assert [] == await store.open_slots()

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -124,6 +125,8 @@ async def test_a_subscription_whose_secret_is_no_longer_accepted_is_replaced(too
 
     assert ("", [OLD_SECRET]) == (rotating.detail, while_rotating)
     assert ("healthy", [NEW_SECRET]) == (rotated.state, secrets_at_the_tool(tool))
+    assert rotated.detail.startswith("it signed with another secret, and was subscribed again at")
+    assert "Doorbell noticed connection calendly: degraded" in await activities(tool)
     assert rotated.secret_fingerprint != rotating.secret_fingerprint
     assert "" == (await check(tool)).detail
 
@@ -350,3 +353,75 @@ async def test_a_subscription_that_expires_late_is_left_alone(tool: ConnectedToo
 
     assert ([], before) == (renewed, tool.vendor.subscriptions)
     assert state.expires_at_ms > _now_ms()
+
+
+# -- secrets that the tool chooses --
+
+
+@asynccontextmanager
+async def stored_tool(name: str, redis: Redis) -> AsyncIterator[ConnectedTool]:
+    """Yield a tool that a person connected as a stored hook."""
+    async with connected_tool(name, redis) as tool:
+        stored = StoredHooks(redis, tool.context.settings)
+        actions = Actions(tool.context.ledger, tool.context.settings, Actor("ada", "operator"))
+        settings = {"api_url": str(tool.hook.settings.api_url)}
+        request = ConnectRequest(name, "east", tool.vendor.credentials, settings=settings)
+        await Connections(tool.context, stored, actions).connect(request)
+        tool.hook = tool.context.settings.hook("east")
+        yield tool
+
+
+async def check_stored(tool: ConnectedTool) -> ConnectionState:
+    stored = StoredHooks(tool.context.ledger.redis, tool.context.settings)
+    await stored.load()
+    async with connection_lock(tool.context, tool.hook.name):
+        state = await Guard(tool.context, stored).check(tool.hook)
+    tool.hook = tool.context.settings.hook(tool.hook.name)
+    return state
+
+
+async def test_a_secret_that_was_rotated_at_the_tool_is_stored_if_the_tool_shows_it(redis: Redis) -> None:
+    async with stored_tool("savvycal", redis) as tool:
+        [subscription] = tool.vendor.subscriptions.values()
+        before = tool.hook.settings.secrets
+        subscription.secret = "the-next-secret-of-savvycal"
+
+        state = await check_stored(tool)
+
+        assert ("healthy", (subscription.secret, *before)) == (state.state, tool.hook.settings.secrets)
+        assert state.detail.startswith("it signed with another secret, and its secret was stored at")
+        assert [subscription.id] == list(tool.vendor.subscriptions)
+        caught_up = await store_of(tool.context).get("east")
+        assert caught_up
+        assert "repaired" == caught_up.cause
+
+
+async def test_a_hook_of_the_environment_is_told_which_variable_lacks_the_secret(redis: Redis) -> None:
+    async with connected_tool("savvycal", redis) as tool:
+        await tool.reconcile(is_secret_new=True)
+        await managed(tool)
+        set_secrets(tool, "the secret before its rotation")
+
+        state = await check(tool)
+
+        expected = (
+            "SavvyCal signs with a secret that this hook does not accept: set HOOKS__SAVVYCAL__SECRETS to its secret"
+        )
+        assert ("degraded", expected) == (state.state, state.detail)
+
+
+async def test_a_subscription_that_somebody_created_again_has_a_lost_secret_and_is_replaced(redis: Redis) -> None:
+    """The tool shows the secret only once, to the one who creates the subscription."""
+    async with stored_tool("stripe", redis) as tool:
+        [(id, lost)] = tool.vendor.subscriptions.items()
+        before = tool.hook.settings.secrets
+        del tool.vendor.subscriptions[id]
+        again = tool.vendor.subscribe(lost.url, lost.events, "whsec_that_nobody_knows", **lost.attributes)
+
+        state = await check_stored(tool)
+
+        [new] = tool.vendor.subscriptions.values()
+        assert ("healthy", True) == (state.state, new.id not in (id, again.id))
+        assert (new.secret, *before) == tool.hook.settings.secrets
+        assert state.detail.startswith("it signed with another secret, and was subscribed again at")
+        assert "Doorbell repaired connection east: it signed with another secret" in await activities(tool)
