@@ -5,13 +5,11 @@ from dataclasses import fields
 from typing import Any
 
 import click
-from pydantic import TypeAdapter, ValidationError
 
 from app.cli.completion import complete_hooks
 from app.cli.output import (
     CHECK_FAILED,
     NOTHING_MATCHED,
-    USAGE,
     confirm,
     did_you_mean,
     examples,
@@ -20,12 +18,12 @@ from app.cli.output import (
     print_json,
     print_message,
 )
-from app.cli.session import actions, open_other_ledger, run_with_ledger
+from app.cli.session import actions, cell_url, open_other_ledger, run_with_ledger
 from app.ledger.leases import LockContended
 from app.ledger.ledger import Ledger
 from app.ledger.moves import MoveRefused
 from app.operators.account_moves import Move, MovePlan
-from app.settings.model import RedisAddress, Settings
+from app.settings.model import Settings
 
 
 @click.command(epilog=examples("move east --to west --dry-run", "move east --to redis://west.internal:6379/0 --yes"))
@@ -74,7 +72,7 @@ def _run(hook: str, target: str, step: Any) -> Any:
     async def run(ledger: Ledger, settings: Settings) -> Any:
         if hook not in settings.accounts:
             exit_with(NOTHING_MATCHED, f"there is no hook {hook}{did_you_mean(hook, settings.accounts)}")
-        async with open_other_ledger(settings, _url(settings, target)) as other:
+        async with open_other_ledger(settings, cell_url(settings, target)) as other:
             return await step(Move(ledger, other, settings, settings.accounts[hook]))
 
     try:
@@ -83,17 +81,6 @@ def _run(hook: str, target: str, step: Any) -> Any:
         exit_with(CHECK_FAILED, str(error))
     except LockContended:
         exit_with(CHECK_FAILED, "another process moves the account")
-
-
-def _url(settings: Settings, target: str) -> str:
-    if target in settings.cells:
-        return settings.cells[target]
-    if ":" not in target:
-        exit_with(USAGE, f"CELLS has no cell {target}{did_you_mean(target, settings.cells)}")
-    try:
-        return str(TypeAdapter(RedisAddress).validate_python(target))
-    except ValidationError as error:
-        exit_with(USAGE, f"--to {error.errors()[0]['msg']}")
 
 
 async def _plan(move: Move, hidden: bool) -> MovePlan:

@@ -7,13 +7,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, TypeVar
 
-from app.cli.output import CHECK_FAILED, NOTHING_MATCHED, UNREACHABLE, exit_with
+from app.cli.output import CHECK_FAILED, NOTHING_MATCHED, UNREACHABLE, USAGE, did_you_mean, exit_with
 from app.ledger.ledger import Ledger
 from app.ledger.records import NotFound
 from app.ledger.redis import Redis, RedisAddress, RedisUnavailable
 from app.settings import environment as configuration
 from app.settings.environment import SettingsError
-from app.settings.model import Settings
+from app.settings.model import Settings, redis_url
 
 if TYPE_CHECKING:
     from app.operators.actions import Actions, Actor
@@ -80,6 +80,18 @@ async def open_ledger(settings: Settings) -> AsyncIterator[Ledger]:
         yield Ledger(redis, settings.retention_days, settings.body_keys)
     finally:
         await redis.close()
+
+
+def cell_url(settings: Settings, cell: str) -> str:
+    """Return the URL of a cell's Redis. cell: a name in CELLS, or the URL itself. Exit if it is neither."""
+    if cell in settings.cells:
+        return settings.cells[cell]
+    if ":" not in cell:
+        exit_with(USAGE, f"CELLS has no cell {cell}{did_you_mean(cell, settings.cells)}")
+    try:
+        return redis_url(cell)
+    except ValueError as error:
+        exit_with(USAGE, f"the URL of a cell {error}")
 
 
 @asynccontextmanager

@@ -1,5 +1,7 @@
 """`doorbell overview`, `workers`, `operations`, `activity` and `settings`."""
 
+import asyncio
+from contextlib import AsyncExitStack
 from dataclasses import asdict
 from datetime import datetime
 
@@ -9,6 +11,9 @@ from app.cli.completion import complete_actions, complete_deliveries, complete_o
 from app.cli.options import cursor_option, since_option, until_option, utc_text
 from app.cli.output import (
     NOTHING_MATCHED,
+    PARTLY_FAILED,
+    UNREACHABLE,
+    USAGE,
     examples,
     exit_with,
     json_option,
@@ -21,13 +26,15 @@ from app.cli.output import (
     sentence_for_people,
     utc_option,
 )
-from app.cli.session import load_settings, run_with_ledger
+from app.cli.session import cell_url, load_settings, open_other_ledger, run_with_ledger
 from app.cli.tables import State, style, wrap
 from app.ledger.ledger import Ledger
 from app.ledger.reasons import find_reason
 from app.ledger.records import NotFound
-from app.ledger.times import iso_timestamp
+from app.ledger.redis import RedisAddress
+from app.ledger.times import humanize, iso_timestamp
 from app.operators.activity_log import Activity, ActivityPage
+from app.operators.cells import CellStatus, load_cells
 from app.operators.explain import Explain, Row
 from app.operators.filter import ActivityFilter, state_title
 from app.operators.operations import Operation, Operations
@@ -36,14 +43,23 @@ from app.settings.model import Settings
 from app.telemetry.health import CIRCUIT_REASONS, Worker, live_workers
 
 
-@click.command(epilog=examples("overview", "overview --json | jq .states"))
+@click.command(
+    epilog=examples("overview", "overview --json | jq .states", "overview --cells", "overview --cells east west")
+)
+@click.argument("cell", nargs=-1)
+@click.option("--cells", "is_cells", is_flag=True, help="Show one line for each cell: all in CELLS, or those given.")
 @utc_option
 @json_option
-def overview(as_json: bool) -> None:
+def overview(cell: tuple[str, ...], is_cells: bool, as_json: bool) -> None:
     """Show the problems and what to do first, then the numbers.
 
     The numbers are tasks by state, failures by reason, circuits, hooks and workers; with --json also the last 24 hours.
+    CELL is a name in CELLS or the REDIS_URL of a cell.
     """
+    if is_cells:
+        return _print_cells(cell, as_json)
+    if cell:
+        raise click.UsageError("give --cells to show other cells")
     report = run_with_ledger(load_overview).to_dict()
     if as_json:
         return print_json(report, as_json)
@@ -56,6 +72,46 @@ def overview(as_json: bool) -> None:
             click.echo(f"\n{style(title, bold=True)}")
             print_table(rows)
     return None
+
+
+def _print_cells(names: tuple[str, ...], as_json: bool) -> None:
+    settings = load_settings()
+    urls = {name: cell_url(settings, name) for name in names} or settings.cells
+    if not urls:
+        exit_with(USAGE, "CELLS is not set: give the REDIS_URLs of the cells")
+
+    async def load() -> list[CellStatus]:
+        async with AsyncExitStack() as stack:
+            ledgers = {
+                name if name in settings.cells else str(RedisAddress(url)): await stack.enter_async_context(
+                    open_other_ledger(settings, url)
+                )
+                for name, url in urls.items()
+            }
+            return await load_cells(ledgers, settings)
+
+    cells = asyncio.run(load())
+    print_rows([asdict(cell) if as_json else _cell_row(cell) for cell in cells], as_json)
+    if unreachable := [cell.cell for cell in cells if not cell.is_reachable]:
+        status = UNREACHABLE if len(unreachable) == len(cells) else PARTLY_FAILED
+        exit_with(status, f"not reached: {', '.join(unreachable)}")
+
+
+def _cell_row(cell: CellStatus) -> Row:
+    state = {"good": State("Works", "ok"), "bad": State("Fails", "fail")}.get(
+        cell.level, State("Needs attention", "warn")
+    )
+    row: Row = {"cell": cell.cell, "state": state}
+    if cell.is_reachable:
+        limit = f" of {cell.memory_limit_bytes / 1e6:,.0f}" if cell.memory_limit_bytes else ""
+        row |= {
+            "workers": cell.workers,
+            "pending": cell.pending,
+            "failures": cell.failures,
+            "oldest due": humanize(cell.oldest_s) if cell.oldest_s else "",
+            "memory": f"{cell.memory_bytes / 1e6:,.0f}{limit} MB",
+        }
+    return row | {"problem": cell.problem}
 
 
 #: What to do first about each kind of problem of the overview.

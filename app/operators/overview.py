@@ -142,7 +142,7 @@ class Overview:
         if self.last_delivery_ms is None:
             return "new", "Everything is ready. Waiting for the first delivery."
         ago = humanize(time.time() - self.last_delivery_ms / 1000)
-        pending = f"{self._pending:,} tasks are pending" if self._pending else "no task is pending"
+        pending = f"{self.pending:,} tasks are pending" if self.pending else "no task is pending"
         return "good", f"Everything works. The last delivery arrived {ago} ago, {pending}."
 
     def problems(self) -> list[Problem]:
@@ -150,12 +150,12 @@ class Overview:
         return [*self._outages(), *self._hook_problems(), *self._delays(), *self._payload_notes()]
 
     @property
-    def _pending(self) -> int:
+    def pending(self) -> int:
         return sum(self.states[state] for state in ("queued", "waiting", "held"))
 
     def _outages(self) -> Iterator[Problem]:
-        if not self.workers and (self._pending or self.last_delivery_ms):
-            waiting = _changes_wait(self._pending).capitalize()
+        if not self.workers and (self.pending or self.last_delivery_ms):
+            waiting = _changes_wait(self.pending).capitalize()
             yield Problem("workers", "bad", f"No worker is running: deliveries are stored, but not applied. {waiting}.")
         for circuit in self.circuits:
             if not circuit.is_paused:

@@ -43,7 +43,8 @@ def _web_address(value: str) -> str:
 _SENTINEL_URL = re.compile(r"rediss?\+sentinel://(?:[^@/]*@)?[^@/,]+(?:,[^@/,]+)*/[^/?]+(?:/[0-9]*)?(?:\?.*)?")
 
 
-def _redis_address(value: str) -> str:
+def redis_url(value: str) -> str:
+    """Return the URL. Raises ValueError with a rule if it is not one of Redis."""
     if value.startswith(("redis+sentinel://", "rediss+sentinel://")):
         if not _SENTINEL_URL.fullmatch(value):
             raise _rule("must name the Sentinels and the primary, like redis+sentinel://host1,host2,host3/mymaster/0")
@@ -138,7 +139,7 @@ def _split_cells(value: Any) -> Any:
     pairs = [pair.partition("=") for pair in re.split(r"[,\s]+(?=[^=,/\s]+=)", value.strip())]
     if not all(equals and url for _, equals, url in pairs) or len({name for name, _, _ in pairs}) < len(pairs):
         raise _rule("must be names with URLs, like east=redis://host1:6379/0,west=redis://host2:6379/0")
-    return {_plain_name(name): _redis_address(url) for name, _, url in pairs}
+    return {_plain_name(name): redis_url(url) for name, _, url in pairs}
 
 
 Secret = Annotated[str, AfterValidator(_not_an_example)]
@@ -147,7 +148,7 @@ Keys = Annotated[tuple[Secret, ...], BeforeValidator(_split_words)]
 Secrets = Annotated[tuple[Secret, ...], BeforeValidator(_split_secrets)]
 AuthForms = Annotated[tuple[Auth, ...], BeforeValidator(_split_words), Field(min_length=1)]
 WebAddress = Annotated[str, AfterValidator(_web_address)]
-RedisAddress = Annotated[str, AfterValidator(_redis_address)]
+RedisAddress = Annotated[str, AfterValidator(redis_url)]
 Zone = Annotated[str, AfterValidator(_zone)]
 #: The hash of a random password that nobody knows.
 _EXAMPLE_HASH = "argon2id.v=19.m=65536,t=3,p=4.+wCWcNZPvnKLxrHdWsPvjA.TsYYKC/fTSxQmZYdMDyaMz6rp3bMjn5qq+7nKYOvXPk"

@@ -56,9 +56,9 @@ BAD_SIGNATURES = Alert(
     message="{hook}: {count} requests had a wrong signature, and no genuine delivery arrived in that time. "
     "Did its secret change?",
     expr=f"""
-max by (hook) (increase({_BAD_SIGNATURES})) >= {MIN_BAD_SIGNATURES}
-unless on (hook) label_replace(
-max by (source) (increase({_GENUINE})) > 0,
+max by (cell, hook) (increase({_BAD_SIGNATURES})) >= {MIN_BAD_SIGNATURES}
+unless on (cell, hook) label_replace(
+max by (cell, source) (increase({_GENUINE})) > 0,
 "hook", "$1", "source", "(.*)")""",
     command="doorbell rejections --hook HOOK",
     output="`signature_mismatch` and its likely cause",
@@ -68,7 +68,7 @@ OLD_TASK = Alert(
     key="oldest",
     name="DoorbellWorkWaits",
     message=f"The oldest task that is due has waited for more than {STALE_AFTER_S:.0f} seconds.",
-    expr=f'max by (state) ({metrics.OLDEST_AGE_S}{{state!="held"}}) > {STALE_AFTER_S:.0f}',
+    expr=f'max by (cell, state) ({metrics.OLDEST_AGE_S}{{state!="held"}}) > {STALE_AFTER_S:.0f}',
     for_min=1,
     command="doorbell overview",
     output="the number of tasks in each state, and every live worker",
@@ -79,7 +79,7 @@ NO_PROGRESS = Alert(
     name="DoorbellNoProgress",
     severity="critical",
     message=f"Tasks are due, and no task has finished for {STALLED_AFTER_S:.0f} seconds.",
-    expr=f"max({metrics.NO_PROGRESS_S}) > {STALLED_AFTER_S:.0f}",
+    expr=f"max by (cell) ({metrics.NO_PROGRESS_S}) > {STALLED_AFTER_S:.0f}",
     command="doorbell doctor",
     output="`progress  fail`, and every other check that fails, with its fix",
     fix="Fix the failing checks. If only `progress` and `queue` fail, restart the workers.",
@@ -89,7 +89,7 @@ STOPPED_CALLS = Alert(
     name="DoorbellCallsStopped",
     message=f"Calls for the account {{account}} have been stopped for more than {STOPPED_AFTER_S / 60:.0f} minutes: the API "
     "is down or rejects the token, or an operator paused the account.",
-    expr=f"max by (account) ({metrics.CIRCUIT_OPEN}) == 1",
+    expr=f"max by (cell, account) ({metrics.CIRCUIT_OPEN}) == 1",
     for_min=round(STOPPED_AFTER_S / 60),
     command="doorbell overview",
     output="which of these it is, and how many changes wait",
@@ -99,7 +99,7 @@ FAILURES = Alert(
     key="parked",
     name="DoorbellFailures",
     message="New failures in the last ten minutes: {count}.",
-    expr=f'max(delta({metrics.TASKS}{{state="parked"}}[{_WINDOW}])) > 0',
+    expr=f'max by (cell) (delta({metrics.TASKS}{{state="parked"}}[{_WINDOW}])) > 0',
     command="doorbell failures",
     output="the parked tasks with their reasons",
     fix="The message and `doorbell show ID` say what helps.",
@@ -108,7 +108,7 @@ SILENT_HOOK = Alert(
     key="silent",
     name="DoorbellSilentSource",
     message="{hook} has been silent for longer than usual.",
-    expr=f"max by (hook) ({metrics.HOOK_SILENT}) == 1",
+    expr=f"max by (cell, hook) ({metrics.HOOK_SILENT}) == 1",
     command="doorbell deliveries --hook HOOK",
     output="its last deliveries and their times",
     fix="Check whether the webhook is still enabled at the tool; `doorbell sources NAME` says where.",
@@ -119,8 +119,8 @@ LOST_CONNECTION = Alert(
     severity="critical",
     message="{hook} is not connected to its tool any more: {state}.",
     expr=f"""
-max by (hook, state) ({metrics.CONNECTION_STATE}{{state=~"{"|".join(UNHEALTHY)}"}}) == 1
-unless on (hook) max by (hook) ({metrics.HOOK_SILENT}) == 1""",
+max by (cell, hook, state) ({metrics.CONNECTION_STATE}{{state=~"{"|".join(UNHEALTHY)}"}}) == 1
+unless on (cell, hook) max by (cell, hook) ({metrics.HOOK_SILENT}) == 1""",
     command="doorbell connections",
     output="the hook with its state and the tool's answer",
     fix="Doorbell subscribes again by itself. If it cannot, `doorbell doctor` says what helps.",
@@ -130,7 +130,7 @@ NO_WORKER = Alert(
     name="DoorbellNoWorker",
     severity="critical",
     message="No worker is running. Deliveries are accepted and wait.",
-    expr=f"max({metrics.WORKERS}) == 0",
+    expr=f"max by (cell) ({metrics.WORKERS}) == 0",
     for_min=1,
     command="doorbell doctor",
     output="`worker  fail`",
@@ -140,7 +140,7 @@ PAYLOAD_CHANGED = Alert(
     key="payload",
     name="DoorbellPayloadChanged",
     message="{source} sends something else than before. Changes that nobody has acknowledged: {count}.",
-    expr=f"max by (source) ({metrics.PAYLOAD_CHANGES}) > 0",
+    expr=f"max by (cell, source) ({metrics.PAYLOAD_CHANGES}) > 0",
     command="doorbell drift",
     output="the new fields and words, and the fields that stopped, each with a delivery",
     fix="Look at the delivery. If the module must know the change, `doorbell keep` makes a specimen of it. Then "
@@ -150,7 +150,7 @@ REDIS_FULL = Alert(
     key="memory",
     name="DoorbellRedisFull",
     message=f"Redis is more than {FULL_FRACTION:.0%} full. When it is full, tools get 503.",
-    expr=f"max({metrics.REDIS_MEMORY_USED}) / (max({metrics.REDIS_MEMORY_MAX}) > 0) > {FULL_FRACTION}",
+    expr=f"max by (cell) ({metrics.REDIS_MEMORY_USED}) / (max by (cell) ({metrics.REDIS_MEMORY_MAX}) > 0) > {FULL_FRACTION}",
     command="doorbell doctor",
     output="`redis.memory  warn`, or `fail` above 90%, with the used and the available memory",
     fix="Use a larger plan, or a lower RETENTION_DAYS.",
@@ -159,7 +159,7 @@ REDIS_DOWN = Alert(
     name="DoorbellRedisDown",
     severity="critical",
     message="Redis does not answer. Tools get 503 and retry.",
-    expr=f"min({metrics.REDIS_UP}) == 0",
+    expr=f"min by (cell) ({metrics.REDIS_UP}) == 0",
     for_min=1,
     command="doorbell doctor",
     output="`redis  down`, with the error; exit status 4",

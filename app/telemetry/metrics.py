@@ -78,7 +78,7 @@ async def snapshot(ledger: Ledger, settings: Settings) -> Exposition:
     for field, count in totals.items():
         name, *labels = field.split("|")
         counts[name][tuple(labels)] = count
-    return Exposition(list(_metrics(gauges, counts)))
+    return Exposition(list(_metrics(gauges, counts, {"cell": settings.cell} if settings.cell else {})))
 
 
 def _zero_counts(settings: Settings) -> dict[str, int]:
@@ -166,27 +166,32 @@ def _rejection_counts(flat: Sequence[bytes]) -> Iterator[tuple[tuple[str, ...], 
         yield (hook, reason), int(count)
 
 
-def _metrics(gauges: Mapping[str, Values], counts: Mapping[str, Mapping[tuple[str, ...], int]]) -> Iterator[Metric]:
+def _metrics(
+    gauges: Mapping[str, Values], counts: Mapping[str, Mapping[tuple[str, ...], int]], common: Mapping[str, str]
+) -> Iterator[Metric]:
+    """Yield all metrics. common: the labels that all of them have."""
     for name, spec in METRICS.items():
         if spec.kind == "histogram":
-            yield _histogram(name, spec, counts.get(name, {}))
+            yield _histogram(name, spec, counts.get(name, {}), common)
         else:
-            yield _counter_or_gauge(name, spec, gauges.get(name) or counts.get(name, {}))
+            yield _counter_or_gauge(name, spec, gauges.get(name) or counts.get(name, {}), common)
 
 
-def _counter_or_gauge(name: str, spec: MetricSpec, values: Mapping[tuple[str, ...], float]) -> Metric:
+def _counter_or_gauge(
+    name: str, spec: MetricSpec, values: Mapping[tuple[str, ...], float], common: Mapping[str, str]
+) -> Metric:
     kind = CounterMetricFamily if spec.kind == "counter" else GaugeMetricFamily
-    metric = kind(name, spec.help, labels=spec.labels)
+    metric = kind(name, spec.help, labels=(*spec.labels, *common))
     for labels, value in sorted(values.items()):
-        metric.add_metric(labels, value)
+        metric.add_metric((*labels, *common.values()), value)
     return metric
 
 
-def _histogram(name: str, spec: MetricSpec, counts: Mapping[tuple[str, ...], int]) -> Metric:
-    metric = HistogramMetricFamily(name, spec.help, labels=spec.labels)
+def _histogram(name: str, spec: MetricSpec, counts: Mapping[tuple[str, ...], int], common: Mapping[str, str]) -> Metric:
+    metric = HistogramMetricFamily(name, spec.help, labels=(*spec.labels, *common))
     bounds = [floatToGoString(bound) for bound in (*spec.buckets, math.inf)]
     for labels in sorted({labels[:-1] for labels in counts}):
         by_bucket = [counts.get((*labels, str(bucket)), 0) for bucket in range(len(bounds))]
         cumulative = list(zip(bounds, accumulate(by_bucket), strict=True))
-        metric.add_metric(labels, cumulative, counts.get((*labels, "us"), 0) / 1e6)
+        metric.add_metric((*labels, *common.values()), cumulative, counts.get((*labels, "us"), 0) / 1e6)
     return metric

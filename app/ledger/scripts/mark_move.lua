@@ -12,7 +12,10 @@ for _, hook in ipairs(hooks) do
   if phase ~= '' then call('SET', key.move_hook .. hook, phase) else call('DEL', key.move_hook .. hook) end
   if phase ~= 'closed' then call('DEL', key.move_arrivals .. hook) end
 end
-if phase == '' then return call('DEL', hash) end
+if phase == '' then
+  call('DEL', hash)
+  return 1
+end
 if call('HGET', hash, 'id') ~= id then call('HSET', hash, 'begun_at', now) end
 call('HSET', hash, 'phase', phase, 'id', id, 'cell', cell, 'hooks', table.concat(hooks, ' '))
 return 1

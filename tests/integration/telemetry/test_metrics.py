@@ -207,6 +207,15 @@ def series_name(sample: Sample) -> str:
     return f"{sample.name}{{{labels}}}" if labels else sample.name
 
 
+def test_a_cell_is_a_label_of_all_metrics(harness: Harness) -> None:
+    web = harness.start_web(METRICS_TOKEN="t", CELL="east")
+    send(harness, "A")
+    wait_until(lambda: "doorbell_webhook_request_duration_seconds_count" in metrics(web).text)
+
+    families = text_string_to_metric_families(metrics(web).text)
+    assert {"east"} == {sample.labels.get("cell") for metric in families for sample in metric.samples}
+
+
 def test_every_process_reports_the_counts_of_all(harness: Harness) -> None:
     first_web = harness.start_web(
         METRICS_TOKEN="t",
@@ -421,4 +430,5 @@ def test_dashboard_and_alert_rules_use_existing_labels() -> None:
     for file in ("grafana.json", "alerts.yaml"):
         text = (ROOT / "deploy" / file).read_text().replace('\\"', '"')
         for name, label in re.findall(r"(doorbell_\w+)\{(\w+)", text):
-            assert label in METRICS[name].labels, (file, name, label)
+            labels = METRICS[re.sub("_bucket$", "", name)].labels
+            assert label in (*labels, "cell"), (file, name, label)

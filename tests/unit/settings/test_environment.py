@@ -280,6 +280,17 @@ def test_a_hook_of_any_name_uses_its_own_token(name: str) -> None:
     )
 
 
+def test_cells_are_names_with_urls() -> None:
+    sentinels = "redis+sentinel://:pa=ss@a,b:26379,c/mymaster/0?sentinel_username=u"
+    value = f"east=redis://10.0.0.1:6379/0, west={sentinels},north=unix:///run/redis.sock"
+
+    assert {
+        "east": "redis://10.0.0.1:6379/0",
+        "west": sentinels,
+        "north": "unix:///run/redis.sock",
+    } == read_environment(REDIS | {"CELLS": value}).cells
+
+
 # Problems
 
 INVALID: list[tuple[dict[str, str], list[str]]] = [
@@ -288,6 +299,10 @@ INVALID: list[tuple[dict[str, str], list[str]]] = [
     ({"REDIS_URL": "redis://:pa/canary@127.0.0.1:6379"}, ["REDIS_URL"]),  # a `/` that was not written as %2F
     ({"REDIS_URL": "redis://127.0.0.1:canary"}, ["REDIS_URL"]),
     ({"REDIS_TLS_VERIFY": "canary"}, ["REDIS_TLS_VERIFY"]),
+    ({"CELL": "East canary"}, ["CELL"]),
+    ({"CELLS": "redis://canary:6379/0"}, ["CELLS"]),
+    ({"CELLS": "east=https://canary"}, ["CELLS"]),
+    ({"CELLS": "east=redis://canary:1/0,east=redis://canary:2/0"}, ["CELLS"]),
     ({"VISITS_API_URL": "ftp://canary"}, ["VISITS_API_URL"]),
     ({"VISITS_API_URL": "https:///canary"}, ["VISITS_API_URL"]),
     ({"VISITS_API_URL": "https://api.example.com:canary"}, ["VISITS_API_URL"]),
