@@ -1,6 +1,6 @@
 """Benchmarks: `python -m tests.bench PART …`. Without a part, it lists them; `all` runs the first group.
 
-Each part is a module with a docstring, prints medians over ROUNDS (5) and their ratios in one run, and has no limits,
+A part is a module with a docstring and `main`. It prints medians over ROUNDS (5) and their ratios, and has no limits,
 since machines are shared. docs/performance.md has figures, and how to read them.
 """
 
@@ -9,6 +9,8 @@ import importlib
 import signal
 import sys
 from pathlib import Path
+
+from tests.bench.servers import machine
 
 #: `make bench` runs these. The others take long, or compare what few people need.
 STANDARD = ("intake", "latency", "peers", "apply", "workers", "smallest", "start")
@@ -26,6 +28,7 @@ def main(arguments: list[str]) -> None:
     if unknown := sorted(set(parts) - {*STANDARD, *SPECIAL}):
         sys.exit(f"unknown: {', '.join(unknown)}; `python -m tests.bench` lists the parts")
     for part in parts:
+        print(f"\n== {part}: {machine()}", flush=True)
         importlib.import_module(f"tests.bench.{part}").main()
     if not parts:
         print("python -m tests.bench PART …\n")

@@ -6,6 +6,7 @@ listens on 127.0.0.1 and ends with the part.
 
 import json
 import os
+import platform
 import socket
 import subprocess
 import sys
@@ -76,6 +77,18 @@ def cpu_s(pid: int) -> float:
 def resident_mb(pid: int) -> float:
     line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS"))
     return int(line.split()[1]) / 1024
+
+
+def machine() -> str:
+    """Return what figures depend on: processor, versions, and how busy the machine is."""
+    models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    cpu = models[0].partition(": ")[2] if models else platform.machine()
+    server = subprocess.run([valkey.binary(), "--version"], capture_output=True, text=True, check=True).stdout
+    version = server.partition(" v=")[2].partition(" ")[0] or server.strip()
+    return (
+        f"{cpu}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; "
+        f"Python {platform.python_version()}, Valkey {version}; {ROUNDS} rounds"
+    )
 
 
 def paired_ratio(values: Sequence[float], baseline: Sequence[float]) -> float:

@@ -4,6 +4,7 @@ import os
 
 import dramatiq
 from dramatiq.brokers.redis import RedisBroker
+from fastapi.concurrency import run_in_threadpool
 
 from tests.bench.endpoints.fastapi_app import create_app
 
@@ -16,7 +17,7 @@ def apply_visit(id: str, body: str) -> None:
 
 
 async def enqueue(id: str, body: str) -> None:
-    apply_visit.send(id, body)
+    await run_in_threadpool(apply_visit.send, id, body)
 
 
 app = create_app(enqueue)
