@@ -1,50 +1,69 @@
-"""arq's own connections to Redis."""
+"""arq's own connections to Redis: to the server that Doorbell's client has found."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from arq.connections import ArqRedis, RedisSettings
-from redis.asyncio.connection import ConnectionPool
+from redis.asyncio.connection import Connection, ConnectionPool, SSLConnection
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import ReadOnlyError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from app.ledger import keys
-from app.ledger.redis import RedisAddress
+from app.ledger.cluster import is_moved
+from app.ledger.redis import Redis, RedisAddress, RedisUnavailable
 from app.settings.model import Settings
 
 
-def redis_pool(settings: Settings) -> ArqRedis:
+def redis_pool(redis: Redis) -> ArqRedis:
     """Return a pool with timeouts, and with retries that outlast a restart of Redis; arq's settings have neither."""
-    address = RedisAddress.from_url(settings.redis_url, settings.redis_tls_verify)
-    tls: Mapping[str, Any] = {"ssl_cert_reqs": "required" if address.verify else "none"} if address.is_tls else {}
+    address, parts = redis.address, redis.address.parts
     options: dict[str, Any] = {
         "socket_timeout": 5,
         "socket_connect_timeout": 5,
-        "socket_keepalive": True,
         "health_check_interval": 30,
         "retry": Retry(ExponentialBackoff(cap=1.0, base=0.05), 30),
         "retry_on_error": [RedisConnectionError, RedisTimeoutError, OSError],
         "max_connections": 4,
-        **tls,
     }
-    pool = _sentinel_pool(address, options) if address.sentinel else ConnectionPool.from_url(address.url, **options)
+    if "path" in parts:
+        pool = ConnectionPool.from_url(address.url, **options)
+    else:
+        login = {name: parts.get(name) for name in ("username", "password")} | {"db": parts.get("db", 0)}
+        options |= login | {"redis": redis, "socket_keepalive": True}
+        if address.is_tls:
+            options["ssl_cert_reqs"] = "required" if address.verify else "none"
+        pool = ConnectionPool(_PrimarySSLConnection if address.is_tls else _PrimaryConnection, **options)
     return ArqRedis(pool, default_queue_name=keys.VISITS_QUEUE)
 
 
-def _sentinel_pool(address: RedisAddress, options: Mapping[str, Any]) -> ConnectionPool:
-    """Return a pool that asks the Sentinels for the primary at each connect."""
-    assert address.sentinel
-    login = {"username": address.sentinel.username or None, "password": address.sentinel.password or None}
-    tls = {name: value for name, value in options.items() if name.startswith("ssl")} | {"ssl": address.is_tls}
-    sentinel = Sentinel(  # type: ignore[no-untyped-call]
-        list(address.sentinel.sentinels), sentinel_kwargs={**login, **tls, "socket_timeout": 2}
-    )
-    return SentinelConnectionPool(  # type: ignore[no-untyped-call]
-        address.sentinel.primary, sentinel, ssl=address.is_tls, **{**address.parts, **options}, check_connection=True
-    )
+class _PrimaryConnection(Connection):
+    """Asks Doorbell's client for the primary at each connect, and connects again when the server is no longer it."""
+
+    def __init__(self, *, redis: Redis, **options: Any) -> None:
+        super().__init__(**options)
+        self._redis = redis
+
+    async def _connect(self) -> None:
+        try:
+            self.host, self.port = await self._redis.endpoint()
+        except RedisUnavailable as error:
+            raise RedisConnectionError(str(error)) from None
+        await super()._connect()  # type: ignore[no-untyped-call]
+
+    async def read_response(self, *arguments: Any, **options: Any) -> Any:
+        try:
+            return await super().read_response(*arguments, **options)
+        except ResponseError as error:
+            if not (isinstance(error, ReadOnlyError) or is_moved(str(error))):
+                raise
+            await self.disconnect()
+            raise RedisConnectionError("the server is no longer the primary") from None
+
+
+class _PrimarySSLConnection(_PrimaryConnection, SSLConnection):
+    pass
 
 
 def redis_settings(settings: Settings) -> RedisSettings:

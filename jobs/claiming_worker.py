@@ -23,7 +23,7 @@ from app.visits.client import RESPONSE_TIMEOUT_S
 from jobs.arq_redis import redis_pool
 from jobs.concurrency import Job
 from jobs.context import RUN_TIMEOUT_S, Context, seconds_since
-from jobs.startup import wait_for_redis
+from jobs.startup import connect_to_redis
 
 #: arq's own limit, which no run reaches (RUN_TIMEOUT_S). Ten seconds after it, another worker may claim the job.
 JOB_TIMEOUT_S = RUN_TIMEOUT_S + RESPONSE_TIMEOUT_S + 2
@@ -54,9 +54,8 @@ class ClaimingWorker(arq.worker.Worker):
     async def main(self) -> None:
         """Raise NoRedis if Redis does not answer. The pool is created afterward; `close` also works without a pool."""
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
-        settings = self.ctx["settings"]
-        await wait_for_redis(settings)
-        self._pool = redis_pool(settings)
+        self.ctx["client"] = await connect_to_redis(self.ctx["settings"])
+        self._pool = redis_pool(self.ctx["client"])
         await super().main()
 
     async def _poll_iteration(self) -> None:

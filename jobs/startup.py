@@ -57,7 +57,7 @@ def read_settings() -> Settings:
         raise WrongSettings(error) from error
 
 
-async def wait_for_redis(settings: Settings) -> None:
+async def connect_to_redis(settings: Settings) -> Redis:
     """Raise NoRedis when Redis has not answered within REDIS_WAIT_S."""
     redis = Redis(RedisAddress.from_url(settings.redis_url, settings.redis_tls_verify))
     until = time.monotonic() + REDIS_WAIT_S
@@ -65,10 +65,11 @@ async def wait_for_redis(settings: Settings) -> None:
         while True:
             try:
                 await redis.command("PING")
-                return
+                return redis
             except RedisUnavailable as error:
                 if isinstance(error, (CertificateError, ServerUnusable)) or time.monotonic() > until:
                     raise NoRedis(error) from error
             await asyncio.sleep(0.5)
-    finally:
+    except BaseException:
         await redis.close()
+        raise

@@ -14,7 +14,7 @@ from app.connections.tokens import EXCHANGE_TIMEOUT_S
 from app.ledger import keys, scripts
 from app.ledger.ids import EVENT, VISIT
 from app.ledger.ledger import Ledger
-from app.ledger.redis import Redis, RedisAddress, RedisUnavailable
+from app.ledger.redis import RedisUnavailable
 from app.settings.model import Settings
 from app.telemetry import logs, tracing
 from app.telemetry.logs import log
@@ -54,8 +54,7 @@ async def on_startup(ctx: dict[Any, Any]) -> None:
     logs.warn_of_unknown_variables()
     tracing.configure("worker")
     scripts.check_callers()
-    redis = Redis(RedisAddress.from_url(settings.redis_url, settings.redis_tls_verify))
-    ledger = Ledger(redis, settings.retention_days, settings.body_keys)
+    ledger = Ledger(ctx["client"], settings.retention_days, settings.body_keys)
     await ledger.record_schema()
     ctx["context"] = Context(settings, ledger, http_client(MAX_IN_FLIGHT))
     await ctx["context"].stored_hooks.discover()

@@ -5,6 +5,7 @@ queue of pending replies, the timeouts, and reconnecting.
 """
 
 import asyncio
+import ipaddress
 import re
 import ssl
 import time
@@ -19,6 +20,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import hiredis
 
 from app.ledger import keys, scripts
+from app.ledger.cluster import is_moved, moved_to, shards_of
 from app.ledger.scripts import Call
 from app.ledger.sentinel import SCHEMES, Endpoint, NoPrimary, SentinelAddress, find_primary
 
@@ -33,13 +35,18 @@ _RETRYABLE_ERRORS = (
     "NOREPLICAS",
     "CLUSTERDOWN",
     "TRYAGAIN",
+    "MOVED",
 )
+#: After these, the address may lead to another server, or another node may be the primary.
+_RECONNECT_ERRORS = ("READONLY", "LOADING", "CLUSTERDOWN", "MOVED")
 #: `#!lua flags=…` in scripts, and multi-part AOF. Every Valkey reports a redis_version of 7.2 or newer.
 MIN_SERVER_VERSION = (7, 0)
 _MAX_PENDING = 10_000
 #: The number of commands that a pipeline sends at once, so that several fit into _MAX_PENDING.
 _PIPELINE_SIZE = 1_000
 _RECONNECT_INTERVAL_S = 0.1
+#: How often one attempt to connect follows MOVED: once in a stable cluster, more often during a failover.
+_MAX_REDIRECTS = 3
 #: How often the Sentinels are asked while a connection lives.
 WATCH_EVERY_S = 1.0
 #: What a durable script waits for: nothing more, the disk, or the disk and that of a replica.
@@ -69,7 +76,10 @@ class CertificateError(RedisUnavailable):
 
 
 class ServerUnusable(RedisUnavailable):
-    """The server is too old, or a newer Doorbell has written to this database. Retrying does not help."""
+    """The server is too old, has several shards or no such database, or a newer Doorbell has written to it.
+
+    Retrying does not help.
+    """
 
 
 #: By the first word of an error reply. Other retryable errors are RedisUnavailable.
@@ -118,6 +128,13 @@ class RedisAddress:
     def sentinel(self) -> SentinelAddress | None:
         """The Sentinels that know the primary; None if the URL names the server itself."""
         return SentinelAddress.parse(self.url) if urlsplit(self.url).scheme in SCHEMES else None
+
+    @cached_property
+    def endpoint(self) -> Endpoint | None:
+        """Host and port of the server; None for a Unix socket, and if the Sentinels know it."""
+        if "path" in self.parts or self.sentinel:
+            return None
+        return self.parts.get("host", "localhost"), self.parts.get("port", 6379)
 
     @property
     def is_tls(self) -> bool:
@@ -313,6 +330,8 @@ class Redis:
         self._failed_at = float("-inf")
         self._is_closed = False
         self._run_id = ""
+        self._endpoint: Endpoint | None = None
+        self._nodes: list[Endpoint] = []  # of the shard, if the server is in cluster mode
         self._clock_offset_s: float | None = None
         self.held_leases: dict[str, HeldLease] = {}
 
@@ -322,6 +341,12 @@ class Redis:
         Raises RedisUnavailable; hiredis.ReplyError for a wrong command.
         """
         return await self._send(await self._connected(), *command)
+
+    async def endpoint(self) -> Endpoint:
+        """Return host and port of the server that is in use, which is the primary. Raises RedisUnavailable."""
+        await self._connected()
+        assert self._endpoint, "a Unix socket has no endpoint"
+        return self._endpoint
 
     async def info(self, section: str = "default") -> dict[str, str]:
         return _parse_info(await self.command("INFO", section))
@@ -447,11 +472,11 @@ class Redis:
             self._connection = None
 
     def _classify(self, connection: _Connection, error: hiredis.ReplyError) -> Exception:
-        word = str(error).partition(" ")[0]
+        word = "MOVED" if is_moved(str(error)) else str(error).partition(" ")[0]
         if word not in _RETRYABLE_ERRORS:
             return error
-        if word in ("READONLY", "LOADING"):
-            connection.abort()  # after a failover the address may already lead to another server
+        if word in _RECONNECT_ERRORS:
+            connection.abort()
         return _ERROR_CLASSES.get(word, RedisUnavailable)(f"Redis answers {word}")
 
     async def _connected(self) -> _Connection:
@@ -473,29 +498,76 @@ class Redis:
             self._failed_at = task.get_loop().time()
 
     async def _connect(self, loop: asyncio.AbstractEventLoop) -> _Connection:
-        connection: _Connection | None = None
         try:
             async with asyncio.timeout(self._timeout_s):
-                primary = await self._find_primary()
-                connection = await self._open_connection(loop, primary)
-                for command in self.address.handshake_commands():
-                    await connection.send(command)
-                if primary:
-                    await self._check_role(connection, primary)
-                info, schema = await asyncio.gather(
-                    connection.send(("INFO", "server")), connection.send(("GET", keys.SCHEMA))
-                )
-                server = _parse_info(info)
-                self._check_server(server, int(schema or 0))
-                await self._restore_leases(connection, server)
+                connection = await self._connect_to_primary(loop)
         except BaseException as error:
-            if connection:
-                connection.abort()
             raise self._as_redis_error(error) from None
         self._connection = connection
-        if primary:
-            self._watch(connection, primary)
+        if self.address.sentinel and self._endpoint:
+            self._watch(connection, self._endpoint)
         return connection
+
+    async def _connect_to_primary(self, loop: asyncio.AbstractEventLoop) -> _Connection:
+        """Connect to the primary that the Sentinels name; else to the address, or to another node that the cluster had."""
+        primary = await self._find_primary()
+        places = [primary] if primary else list(dict.fromkeys([self.address.endpoint, *self._nodes]))
+        while True:
+            place = places.pop(0)
+            try:
+                async with asyncio.timeout(self._timeout_s / (1 + len(places))):
+                    return await self._open_usable(loop, place)
+            except (OSError, TimeoutError, RedisUnavailable, hiredis.ReplyError) as error:
+                if not places or isinstance(error, (ServerUnusable, ssl.SSLError)):
+                    raise
+
+    async def _open_usable(
+        self, loop: asyncio.AbstractEventLoop, place: Endpoint | None, redirects: int = _MAX_REDIRECTS
+    ) -> _Connection:
+        """Return a connection to this server, or to the node that it names. Raises ServerUnusable."""
+        connection = await self._open_connection(loop, place)
+        try:
+            await self._log_in(connection)
+            if self.address.sentinel and place:
+                await self._check_role(connection, place)
+            replies: Any = await asyncio.gather(
+                connection.send(("INFO", "server")), connection.send(("GET", keys.SCHEMA)), return_exceptions=True
+            )
+            info, schema = replies
+            server = _parse_info(_value_of(info))
+            if place and "cluster" in (server.get("server_mode"), server.get("redis_mode")):
+                self._check_shards(shards_of(await connection.send(("CLUSTER", "SLOTS")), place))
+                if redirects and (target := moved_to(str(schema), place)):
+                    connection.abort()
+                    return await self._open_usable(loop, target, redirects - 1)
+            self._check_server(server, int(_value_of(schema) or 0))
+            await self._restore_leases(connection, server)
+        except BaseException:
+            connection.abort()
+            raise
+        self._endpoint = place
+        return connection
+
+    async def _log_in(self, connection: _Connection) -> None:
+        for command in self.address.handshake_commands():
+            try:
+                await connection.send(command)
+            except hiredis.ReplyError as error:
+                if command[0] != "SELECT" or not str(error).startswith("ERR"):
+                    raise
+                raise ServerUnusable(
+                    f"Redis at {self.address} has no database {command[1]} ({str(error)[:100]}): in cluster mode "
+                    "there is usually only 0, so end REDIS_URL with /0"
+                ) from None
+
+    def _check_shards(self, shards: Sequence[list[Endpoint]]) -> None:
+        """Raise ServerUnusable for several shards. Remember the nodes: one of them is the primary after a failover."""
+        if len(shards) > 1:
+            raise ServerUnusable(
+                f"Redis at {self.address} is a cluster of {len(shards)} shards; Doorbell needs one shard with all "
+                "slots, because its scripts use keys of several slots"
+            )
+        self._nodes = shards[0] if shards else []
 
     async def _find_primary(self) -> Endpoint | None:
         """Ask the Sentinels; return None if the address names the server itself."""
@@ -567,13 +639,31 @@ class Redis:
             return RedisUnavailable(f"Redis at {self.address} cannot be reached ({type(error).__name__})")
         return error
 
-    async def _open_connection(self, loop: asyncio.AbstractEventLoop, primary: Endpoint | None) -> _Connection:
-        parts = self.address.parts
+    async def _open_connection(self, loop: asyncio.AbstractEventLoop, place: Endpoint | None) -> _Connection:
+        """place: None for the Unix socket of the address."""
 
         def protocol() -> _Connection:
             return _Connection(loop, self._timeout_s)
 
-        if path := parts.get("path"):
-            return (await loop.create_unix_connection(protocol, path))[1]
-        host, port = primary or (parts.get("host", "localhost"), parts.get("port", 6379))
-        return (await loop.create_connection(protocol, host, port, ssl=self.address.tls))[1]
+        if place is None:
+            return (await loop.create_unix_connection(protocol, self.address.parts["path"]))[1]
+        tls = self.address.tls
+        name = self._certificate_name(place[0]) if tls else None
+        return (await loop.create_connection(protocol, *place, ssl=tls, server_hostname=name))[1]
+
+    def _certificate_name(self, host: str) -> str:
+        """Return the name in the certificate: a cluster may name its nodes by IP addresses, which are rarely in it."""
+        configured = self.address.endpoint
+        return configured[0] if configured and _is_ip_address(host) else host
+
+
+def _value_of(reply: Any) -> Any:
+    if isinstance(reply, BaseException):
+        raise reply
+    return reply
+
+
+def _is_ip_address(host: str) -> bool:
+    with suppress(ValueError):
+        return bool(ipaddress.ip_address(host))
+    return False

@@ -273,7 +273,8 @@ async def _redis(redis: Redis, settings: Settings) -> AsyncIterator[Check]:
     took_ms = (time.monotonic() - started) * 1000
     server = f"{'Valkey ' + info['valkey_version'] if 'valkey_version' in info else 'Redis ' + info['redis_version']}"
     tls = ("verified" if redis.address.verify else "certificate not verified") if redis.address.is_tls else "no TLS"
-    yield Check("redis", "ok", f"{server} at {redis.address}, {tls}, {took_ms:.0f} ms")
+    mode = ", cluster mode with one shard" if info.get("cluster_enabled") == "1" else ""
+    yield Check("redis", "ok", f"{server} at {redis.address}{mode}, {tls}, {took_ms:.0f} ms")
     if info.get("role") != "master":
         yield Check("redis.role", "fail", "read-only: this is a replica", "Point REDIS_URL at the primary.")
     yield _persistence(info, await _config(redis, "appendfsync"))

@@ -11,9 +11,11 @@ import redis
 
 from app.demo.valkey import free_port
 from tests.processes.test_worker_start import python
+from tests.support.clusters import cluster
 from tests.support.harness import SECRET, Harness, wait_until
 
 TOO_OLD = "is version 6.2.4; Doorbell needs Redis 7.0 or newer, or any Valkey"
+TOO_MANY_SHARDS = "is a cluster of 2 shards; Doorbell needs one shard with all slots"
 TOO_NEW = "contains data of a newer Doorbell (schema 99, this version reads 1)"
 PROCESSES = {
     "web": ("-m", "app", "web", "--port", str(free_port())),
@@ -63,6 +65,12 @@ def newer_schema(harness: Harness) -> Iterator[str]:
         client.delete("bell:schema")
 
 
+@pytest.fixture(scope="module")
+def two_shards() -> Iterator[str]:
+    with cluster(shards=2) as servers:
+        yield servers.url
+
+
 def environment(harness: Harness, url: str) -> dict[str, str]:
     return {**harness.env, "REDIS_URL": url, "HOOKS__STANDARD__SECRETS": SECRET}
 
@@ -84,6 +92,23 @@ def test_a_newer_schema_ends_each_process_with_a_sentence(harness: Harness, newe
     assert ended.returncode in (3, 4)
     assert TOO_NEW in ended.stderr + ended.stdout
     assert "Traceback" not in ended.stderr + ended.stdout
+
+
+@pytest.mark.parametrize("process", ["web", "worker"])
+def test_several_shards_end_each_process_with_a_sentence(harness: Harness, two_shards: str, process: str) -> None:
+    ended = python(*PROCESSES[process], **environment(harness, two_shards))
+
+    assert ended.returncode in (3, 4)
+    assert TOO_MANY_SHARDS in ended.stderr + ended.stdout
+    assert "Traceback" not in ended.stderr + ended.stdout
+
+
+@pytest.mark.parametrize("phase", [(), ("--phase", "release")])
+def test_doctor_fails_for_several_shards(harness: Harness, two_shards: str, phase: tuple[str, ...]) -> None:
+    ended = harness.doorbell("doctor", *phase, **environment(harness, two_shards))
+
+    assert 3 == ended.returncode
+    assert TOO_MANY_SHARDS in ended.stdout
 
 
 @pytest.mark.parametrize("phase", [(), ("--phase", "release")])

@@ -85,10 +85,28 @@ class Cluster:
     def url(self) -> str:
         return f"redis://127.0.0.1:{self.primaries[0]}/0"
 
+    @property
+    def primary(self) -> int:
+        """The port of the primary of the first shard, after changes too."""
+        return next(port for port in self._shard if self._role(port) == b"master")
+
+    @property
+    def replica(self) -> int:
+        return next(port for port in self._shard if self._role(port) == b"slave")
+
+    @property
+    def _shard(self) -> list[int]:
+        return [self.primaries[0], *self.replicas]
+
+    def _role(self, port: int) -> bytes:
+        with suppress(redis.RedisError):
+            return bytes(self.query(port, "ROLE")[0])
+        return b""
+
     def promote(self, port: int, how: str = "") -> None:
         """Make a replica the primary. how: TAKEOVER if the primary is dead: one shard has no majority that could decide."""
         self.query(port, *filter(None, ("CLUSTER", "FAILOVER", how)))
-        wait_until(lambda: self.query(port, "ROLE")[0] == b"master")
+        wait_until(lambda: self._role(port) == b"master")
 
     def kill(self, port: int) -> None:
         self.processes[port].kill()

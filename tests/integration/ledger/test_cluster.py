@@ -1,94 +1,88 @@
-"""A server in cluster mode with all slots, which some hosts sell as a plain Redis."""
+"""One shard in cluster mode, which hosts sell as a plain Redis: its primary changes, and the client follows.
 
-import subprocess
+The Redis of all other tests is in cluster mode too, with one node.
+"""
+
+import asyncio
+import threading
 from collections.abc import Iterator
-from contextlib import suppress
-from pathlib import Path
 
 import pytest
-import redis as redis_py
 
-from app.demo.valkey import binary, free_port
 from app.ledger.ledger import Ledger
-from app.ledger.moves import AccountCopy, AccountData, Mark, Scope, moving_hooks, save_mark
-from app.ledger.records import CircuitSignal, Outcome
-from app.ledger.redis import Redis, RedisAddress
-from tests.support.harness import wait_until
-from tests.support.ledger import accept, attempt, change, complete_run, done, parked, start_run, visit_task
+from app.ledger.redis import Redis, RedisAddress, ServerUnusable
+from jobs.arq_redis import redis_pool
+from tests.integration.ledger.test_sentinel import set_when_possible
+from tests.support.clusters import Cluster, cluster
+from tests.support.ledger import accept, change
 
 
-@pytest.fixture
-def cluster_url(tmp_path: Path) -> Iterator[str]:
-    port, bus_port = free_port(), free_port()
-    options = {"port": port, "cluster-port": bus_port, "dir": tmp_path, "save": "", "cluster-enabled": "yes"}
-    server = subprocess.Popen(
-        [binary(), *(part for name, value in options.items() for part in (f"--{name}", str(value)))]
-    )
-    client = redis_py.Redis(port=port)
-
-    def has_all_slots() -> bool:
-        with suppress(redis_py.ConnectionError):
-            return bool(client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16_383))
-        return False
-
-    try:
-        wait_until(has_all_slots)
-        wait_until(lambda: "ok" in str(client.execute_command("CLUSTER", "INFO")).partition("cluster_slots")[0])
-        yield f"redis://127.0.0.1:{port}"
-    finally:
-        client.close()
-        server.kill()
-        server.wait()
+@pytest.fixture(scope="module")
+def servers() -> Iterator[Cluster]:
+    with cluster(replicas=1) as servers:
+        yield servers
 
 
-async def test_the_scripts_run_in_cluster_mode(cluster_url: str) -> None:
-    redis = Redis(RedisAddress(cluster_url))
-    ledger = Ledger(redis, 30)
-    down = Outcome(state="held", attempt=attempt(), circuit_signal=CircuitSignal(kind="unauthorized", pause_s=0))
-    event = await accept(ledger, event_state="queued")
-    await accept(ledger, change("B", previous_visit_id="A"))
-    await accept(ledger, change("C"), key="evt")
-    await accept(ledger, change("C"), key="evt")
+async def promote(servers: Cluster) -> None:
+    await asyncio.to_thread(servers.promote, servers.replica)
 
-    claimed = await ledger.claim({"visits": 5, "events": 5, "replays": 5}, 35)
-    await ledger.complete(await start_run(ledger, "A", "main"), done(), "main")
-    await ledger.complete(await start_run(ledger, "C", "main"), down, "main")
-    released = await ledger.release_held("main")
-    await ledger.complete(await start_run(ledger, "C", "main"), parked())
-    await ledger.discard(visit_task("C"))
-    lease = await ledger.lease(f"event:{event.delivery_id}")
-    assert not isinstance(lease, str)
-    await ledger.record_changes(lease, "standard", "main", [change("D")], attempt())
-    await ledger.retranslate(event.delivery_id, queue="replays")
-    await ledger.replay(visit_task("A"), recheck=True)
-    await complete_run(ledger, "A")
-    await ledger.pause("main")
-    await ledger.requeue_due()
 
-    assert (3, 1) == (len(claimed), released)
-    assert [visit_task("C")] == await ledger.task_ids("discarded")
-    assert {visit_task("D"), f"event:{event.delivery_id}"} == set(await ledger.task_ids("queued"))
+async def test_the_address_of_a_replica_leads_to_the_primary(servers: Cluster) -> None:
+    redis = Redis(RedisAddress(f"redis://127.0.0.1:{servers.replica}"))
+
+    assert b"OK" == await redis.command("SET", "key", "1")
+    assert ("127.0.0.1", servers.primary) == await redis.endpoint()
     await redis.close()
 
 
-async def test_an_account_moves_to_and_from_a_server_in_cluster_mode(ledger: Ledger, cluster_url: str) -> None:
-    redis = Redis(RedisAddress(cluster_url))
-    other, scope = Ledger(redis, 30), Scope("main", ("standard",))
-    await accept(ledger, change("B", previous_visit_id="A"))
-    await accept(ledger, event_state="queued")
+async def test_commands_and_scripts_follow_a_promoted_replica(servers: Cluster) -> None:
+    redis = Redis(RedisAddress(servers.url))
+    ledger = Ledger(redis, 30)
+    await accept(ledger, change("A"))
+    for _ in range(2):  # there and back
+        await promote(servers)
+        await set_when_possible(redis)
+        assert ("127.0.0.1", servers.primary) == await redis.endpoint()
+    await accept(ledger, change("B"))
 
-    for source, target in ((ledger, other), (other, ledger)):
-        data = AccountData(source, scope)
-        await save_mark(source.redis, "main", scope.hooks, Mark(), Mark("copying", "move-1"))
-        copy = AccountCopy(data, target)
-        await copy.copy_all(lambda _: None)
-        await copy.copy_changes()
-        await copy.list_tasks()
-        await data.remove(lambda _: None)
-        await save_mark(source.redis, "main", scope.hooks, Mark("copying"), Mark())
-
-        assert set() == await moving_hooks(source.redis, ["standard", "other"])
-        assert 2 == await target.redis.command("ZCARD", "bell:deliveries:standard")
-        assert [] == await source.redis.command("KEYS", "bell:visit:*")
     assert 2 == len(await ledger.task_ids("queued"))
+    await redis.close()
+
+
+async def test_arq_follows_a_promoted_replica(servers: Cluster) -> None:
+    redis = Redis(RedisAddress(servers.url))
+    pool = redis_pool(redis)
+    await pool.psetex("health", 30_000, "1")
+    await promote(servers)
+    await set_when_possible(redis)
+
+    await pool.psetex("health", 30_000, "2")
+
+    assert b"2" == await redis.command("GET", "health")
+    await pool.aclose(close_connection_pool=True)  # type: ignore[attr-defined]
+    await redis.close()
+
+
+async def test_the_primary_is_found_although_the_node_of_the_address_is_dead(servers: Cluster) -> None:
+    dead = servers.primary
+    redis = Redis(RedisAddress(servers.url))
+    await redis.command("SET", "before", "1")
+    servers.kill(dead)
+    waiting = threading.Timer(0.5, servers.promote, (servers.replica, "TAKEOVER"))
+    waiting.start()
+
+    async with asyncio.timeout(10):
+        await set_when_possible(redis)
+
+    assert b"1" == await redis.command("GET", "before")
+    waiting.join()
+    servers.start(dead)
+    await redis.close()
+
+
+async def test_another_database_than_0_is_refused_with_a_sentence(servers: Cluster) -> None:
+    redis = Redis(RedisAddress(f"redis://127.0.0.1:{servers.primary}/3"))
+
+    with pytest.raises(ServerUnusable, match=r"has no database 3 .* so end REDIS_URL with /0"):
+        await redis.command("PING")
     await redis.close()

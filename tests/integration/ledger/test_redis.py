@@ -22,6 +22,7 @@ from app.ledger.ledger import Ledger
 from app.ledger.records import AcceptResult, DeliveryInfo
 from app.ledger.redis import Acknowledge, Redis, RedisAddress, RedisUnavailable
 from app.webhooks.delivery import Delivery
+from jobs.arq_redis import redis_pool
 from tests.support.harness import ROOT, Harness, wait_until
 from tests.support.tcp_server import Handler, listening
 
@@ -309,6 +310,14 @@ async def test_a_closed_client_opens_no_connection(redis_url: str) -> None:
 
     with pytest.raises(RedisUnavailable, match="closed by this process"):
         await client.command("PING")
+
+
+async def test_arq_uses_a_unix_socket_too(valkey_server: OwnServer) -> None:
+    async with connected(f"unix://{valkey_server.socket}") as redis:
+        pool = redis_pool(redis)
+
+        assert await pool.ping()
+        await pool.aclose(close_connection_pool=True)  # type: ignore[attr-defined]
 
 
 async def test_pending_commands_fail_when_the_connection_is_closed(valkey_server: OwnServer) -> None:
