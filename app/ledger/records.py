@@ -55,6 +55,21 @@ class AcceptResult(NamedTuple):
     limit_reached: str = ""
 
 
+#: The names of the fields in a stored delivery.
+_FULL_NAMES = {
+    "h": "hook",
+    "a": "received_at_ms",
+    "s": "source",
+    "e": "event_name",
+    "r": "request_id",
+    "k": "secret_index",
+    "i": "ignored",
+    "t": "task_ids",
+    "x": "erased_at_ms",
+    "H": "headers",
+}
+
+
 @dataclass(slots=True)
 class DeliveryInfo:
     """A delivery without its body.
@@ -75,28 +90,33 @@ class DeliveryInfo:
     erased_at_ms: int = 0
 
     def encode(self) -> bytes:
-        """Return JSON without empty fields, which would take 3 % of the memory."""
-        stored: dict[str, Any] = {"hook": self.hook, "source": self.source, "received_at_ms": self.received_at_ms}
+        """Return JSON with short names and without empty fields, nor a source that is named like the hook."""
+        stored: dict[str, Any] = {"h": self.hook, "a": self.received_at_ms}
+        if self.source != self.hook:
+            stored["s"] = self.source
         if self.event_name:
-            stored["event_name"] = self.event_name
+            stored["e"] = self.event_name
         if self.request_id:
-            stored["request_id"] = self.request_id
+            stored["r"] = self.request_id
         if self.secret_index:
-            stored["secret_index"] = self.secret_index
+            stored["k"] = self.secret_index
         if self.ignored:
-            stored["ignored"] = self.ignored
-        if self.headers:
-            stored["headers"] = self.headers
+            stored["i"] = self.ignored
         if self.task_ids:
-            stored["task_ids"] = self.task_ids
+            stored["t"] = self.task_ids
         if self.erased_at_ms:
-            stored["erased_at_ms"] = self.erased_at_ms
+            stored["x"] = self.erased_at_ms
+        if self.headers:
+            stored["H"] = self.headers  # last: lease.lua reads "r" as the first text of this name
         return orjson.dumps(stored)
 
     @classmethod
     def decode(cls, head: bytes) -> "DeliveryInfo":
-        """head: the first line of a stored delivery."""
-        info = cls(**orjson.loads(head))
+        """head: the first line of a stored delivery. Before schema 2 it had the full names."""
+        info = cls(
+            **{"source": "", **{_FULL_NAMES.get(name, name): value for name, value in orjson.loads(head).items()}}
+        )
+        info.source = info.source or info.hook
         info.task_ids = [TaskId(task_id) for task_id in info.task_ids]
         return info
 
@@ -125,6 +145,19 @@ class Attempt:
     outcome: str
     calls: list[list[Any]] = field(default_factory=list)
     response_text: str = ""
+
+    def encode(self) -> bytes:
+        """Return a JSON list of the fields in order, without the last ones if they are empty."""
+        values = [self.started_at_ms, self.took_ms, self.outcome, self.calls, self.response_text]
+        while not values[-1]:
+            values.pop()
+        return orjson.dumps(values)
+
+    @classmethod
+    def decode(cls, stored: bytes) -> "Attempt":
+        """Before schema 2 an attempt was an object with the names of the fields."""
+        values = orjson.loads(stored)
+        return cls(**values) if isinstance(values, dict) else cls(*values)
 
 
 class Cause(NamedTuple):

@@ -435,9 +435,7 @@ class Erasure:
 def _attempts_without_responses(task: Task) -> dict[str, bytes]:
     """Return the attempts that quote a response, without the response."""
     quoting = {number: attempt for number, attempt in task.attempts_by_number.items() if attempt.response_text}
-    return {
-        f"attempt:{number}": orjson.dumps(replace(attempt, response_text="")) for number, attempt in quoting.items()
-    }
+    return {f"attempt:{number}": replace(attempt, response_text="").encode() for number, attempt in quoting.items()}
 
 
 #: Possessive: long runs of backslashes match in linear time.

@@ -4,8 +4,6 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
 
-import orjson
-
 from app.ledger import keys
 from app.ledger.ids import TaskId
 from app.ledger.ledger import Ledger
@@ -55,8 +53,8 @@ async def _page(redis: Redis, hook: str, since: float, last_ids: set[bytes]) -> 
 async def finished_attempts(subscriber: Redis) -> AsyncIterator[tuple[TaskId, Attempt]]:
     """Yield each finished attempt with its task. subscriber: its own connection. Raises RedisUnavailable."""
     async for message in subscriber.subscribe(keys.ATTEMPTS_CHANNEL):
-        task_id, _, attempt = message.partition(b" {")
-        yield TaskId(task_id.decode()), Attempt(**orjson.loads(b"{" + attempt))
+        task_id, _, attempt = message.partition(b" ")
+        yield TaskId(task_id.decode()), Attempt.decode(attempt)
 
 
 async def new_rejections(ledger: Ledger, hooks: Callable[[], Iterable[str]]) -> AsyncIterator[dict[str, Any]]:

@@ -1,5 +1,6 @@
 #!lua flags=allow-oom,allow-cross-slot-keys
 --- complete: End a lease and store the outcome of the run.
+--- attempt: a JSON list that begins with when it started and how many ms it took, or ''.
 --- outcome: done | waiting | held | parked. circuit: the account, or ''. signal: what the run reports about the API: ok | down |
 --- unauthorized | rate_limited | ''; wait_ms and threshold belong to it. failed_attempts: '' resets the count.
 --- members: all ids of the visit, the primary first. remote: '' leaves it unchanged, '-' if the API has no visit. start: the same for
@@ -26,7 +27,7 @@ end
 
 local function apply_signal()
   if signal ~= '' then
-    local took_ms = tonumber(string.match(attempt, '"took_ms":(%d+)')) or 0
+    local took_ms = tonumber(string.match(attempt, '^%[%d+,(%d+)')) or 0
     update_circuit(circuit, signal, tonumber(wait_ms), tonumber(threshold), primary, took_ms)
   elseif circuit ~= '' and call('HGET', key.circuit .. circuit, 'probe') == primary then
     -- The probe made no call. Another task becomes the probe.
@@ -40,6 +41,7 @@ local function store_remote(member)
     call('HDEL', key.task .. member.task, 'remote', 'attempted')
   elseif member.remote ~= '' then
     call('HSET', key.task .. member.task, 'remote', member.remote)
+    call('HDEL', key.task .. member.task, 'attempted')
   end
 end
 

@@ -21,8 +21,7 @@ local function request_context(aliases)
     end
   end
   local info = string.match(call('GETRANGE', key.delivery .. newest, 0, 2047), '^[^\n]*')
-  local function field(name) return string.match(info, '"' .. name .. '":"([^"]*)"') or '' end
-  return {newest, field('request_id'), field('traceparent')}
+  return {newest, head_field(info, 'r', 'request_id') or '', string.match(info, '"traceparent":"([^"]*)"') or ''}
 end
 
 -- A released task runs although other tasks of its account are held, and the probe although the circuit is open.
@@ -70,5 +69,5 @@ for _, alias in ipairs(aliases) do
   call('HSET', key.task .. alias.task, 'lease', token)
   call('PERSIST', key.task .. alias.task)
 end
-call('HSET', key.task .. aliases[1].task, 'attempted', 1)
+note_attempt(aliases[1].task)
 return reply

@@ -13,7 +13,7 @@ for i, task in ipairs(tasks) do
   elseif lease ~= token and not is_leased(task, state) then
     set_state(task, 'running', now + lease_ms)
     call('HSET', hash, 'lease', token)
-    if i == 1 then call('HSET', hash, 'attempted', 1) end
+    if i == 1 then note_attempt(task) end
     call('PERSIST', hash)
   end
 end

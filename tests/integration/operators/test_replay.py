@@ -1,7 +1,6 @@
 """Replays: plans, calls, and the order of changes."""
 
 import asyncio
-import json
 import time
 import uuid
 from collections.abc import Mapping
@@ -717,9 +716,9 @@ async def test_a_delivery_older_than_the_retention_is_not_retranslated(retransla
     retranslator.set_translation([booked(hour=20)])
     record = await retranslator.world.redis.command("GET", f"bell:delivery:{first}")
     head, _, body = record.partition(b"\n")
-    meta = json.loads(head)
-    meta["received_at_ms"] -= 31 * 86_400_000
-    await retranslator.world.redis.command("SET", f"bell:delivery:{first}", json.dumps(meta).encode() + b"\n" + body)
+    info = DeliveryInfo.decode(head)
+    info.received_at_ms -= 31 * 86_400_000
+    await retranslator.world.redis.command("SET", f"bell:delivery:{first}", info.encode() + b"\n" + body)
 
     [step] = await plan(retranslator.world, "retranslate", ids=(first,))
 

@@ -5,9 +5,11 @@
 local MAX_ATTEMPTS = 100
 
 local function record_attempt(task, attempt)
-  local hash = key.task .. task
-  local number = call('HINCRBY', hash, 'attempts', 1)
-  call('HSET', hash, 'attempt:' .. number, attempt)
+  local hash, number = key.task .. task, 1
+  if get_fields(task, 'attempts') or call('HSETNX', hash, 'attempt:1', attempt) == 0 then
+    number = 1 + call('HINCRBY', hash, 'attempts', 1)
+    call('HSET', hash, 'attempt:' .. number, attempt)
+  end
   if number > MAX_ATTEMPTS then call('HDEL', hash, 'attempt:' .. number - MAX_ATTEMPTS) end
   -- For `doorbell tail` and the live pages. pcall: an ACL may forbid PUBLISH.
   redis.pcall('PUBLISH', key.attempts_channel, task .. ' ' .. attempt)
@@ -21,7 +23,7 @@ local function park(task, reason, details)
   call('HDEL', hash, 'lease', 'retry_at', 'queue', 'probes', 'token_rejections', 'expired_leases')
   call('HSET', hash, 'reason', reason)
   call('HSETNX', hash, 'pending_since', now)
-  record_attempt(task, string.format('{"started_at_ms":%.0f,"took_ms":0,"outcome":"parked","calls":[],"response_text":"%s"}', now, details))
+  record_attempt(task, string.format('[%.0f,0,"parked",[],"%s"]', now, details))
   count_finished(task, 'parked')
   local operation = get_fields(task, 'operation')
   if operation then settle(operation, task, task) end

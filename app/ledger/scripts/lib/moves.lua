@@ -6,8 +6,9 @@
 --- @field hooks the hooks of the account
 --- @field begun_at when the move began
 --- @include lib/tasks
+--- @include lib/deliveries
 
-local function hook_of(delivery) return string.match(call('GETRANGE', key.delivery .. delivery, 0, 255), '^{"hook":"([^"]*)"') end
+local function hook_of(delivery) return head_field(call('GETRANGE', key.delivery .. delivery, 0, 255), 'h', 'hook') end
 
 local function is_moving(task)
   local delivery = string.match(task, '^event:(.*)$')

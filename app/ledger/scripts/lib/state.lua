@@ -24,6 +24,11 @@ local function finish(task, keep_ms)
   if delivery then call('PEXPIRE', key.delivery .. delivery, keep_ms) end
 end
 
+-- The API may have a visit after its first lease, although it has no answer in `remote`.
+local function note_attempt(task)
+  if kind_of(task) == 'visit' and not get_fields(task, 'remote') then call('HSET', key.task .. task, 'attempted', 1) end
+end
+
 local function is_leased(task, state)
   return state == 'running' and tonumber(call('ZSCORE', key.running, task) or 0) > now
 end

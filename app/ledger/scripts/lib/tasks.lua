@@ -22,9 +22,9 @@
 --- @field reason why the task is waiting, held or parked
 --- @field failed_attempts how many attempts failed in a row
 --- @field failed_since when the first of them failed
---- @field attempts how many attempts were made
---- @field attempt:<number> one of the newest 100 attempts, as JSON
---- @field attempted 1 after the first lease
+--- @field attempts how many attempts followed the first; absent if none did
+--- @field attempt:<number> one of the newest 100 attempts, as a JSON list
+--- @field attempted 1 if a run of a visit without `remote` has begun
 --- @field remote the API's last answer for the visit, as JSON
 --- @field start when the visit starts, unless `remote` has that time, to the minute
 --- @field recheck present if the next run reads the visit from the API first; contains the API's ids of duplicate visits

@@ -21,6 +21,7 @@ from starlette.routing import Route
 import app.connections.tokens
 import jobs.translate_event
 from app.demo import valkey
+from app.ledger.records import Attempt
 from app.visits.client import MAX_RESPONSE_BYTES
 from tests.support.harness import Harness, Server, hmac_sha256, serving, wait_until
 from tests.support.jobber import BOOKED, FIRST_TOKEN, SECOND_TOKEN, connect, send_event, set_token_responses
@@ -261,15 +262,15 @@ def test_a_lost_token_response_is_repaired_if_the_tool_has_a_grace_period(
 def test_a_lost_token_response_is_reported_if_the_tool_has_no_grace_period(service: Service) -> None:
     delivery = kill_before_response(service)
 
-    def attempts() -> list[dict[str, Any]]:
+    def attempts() -> list[Attempt]:
         flat = service.harness.redis_command("HGETALL", f"bell:event:{delivery}")
         fields = dict(zip(flat[::2], flat[1::2], strict=True))
-        return [json.loads(value) for name, value in fields.items() if name.startswith(b"attempt:")]
+        return [Attempt.decode(value) for name, value in fields.items() if name.startswith(b"attempt:")]
 
     [attempt] = wait_until(attempts)
     assert b"credentials_rejected" == service.harness.redis_command("HGET", f"bell:event:{delivery}", "reason")
-    assert "was lost" in attempt["response_text"]
-    assert "connect the account again" in attempt["response_text"]
+    assert "was lost" in attempt.response_text
+    assert "connect the account again" in attempt.response_text
     assert {"refresh-1"} == set(service.tool.exchanged)  # the check of the connection may try it once more
 
 
