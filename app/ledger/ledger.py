@@ -10,8 +10,6 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, Literal
 
-import orjson
-
 from app.ledger import keys, scripts
 from app.ledger.bodies import Bodies, BodyUndecryptable
 from app.ledger.ids import TaskId, new_delivery_id, new_token
@@ -37,6 +35,7 @@ from app.ledger.records import (
     VisitLimitReached,
 )
 from app.ledger.redis import HeldLease, Redis
+from app.ledger.remote import decode_remote, encode_remote
 from app.ledger.scripts import Call
 from app.visits.change import VisitChange, encode_change, external_id, unix_microseconds, visit_start
 from app.webhooks.delivery import Delivery
@@ -666,7 +665,7 @@ def _encode_remote(task_id: TaskId, remote: dict[str, dict[str, Any] | None]) ->
     if task_id not in remote:
         return b""
     visit = remote[task_id]
-    return b"-" if visit is None else orjson.dumps(visit)
+    return b"-" if visit is None else encode_remote(visit)
 
 
 def _decode_task(task_id: bytes, alias_depth: int, flat: list[bytes]) -> Task:
@@ -679,7 +678,7 @@ def _decode_task(task_id: bytes, alias_depth: int, flat: list[bytes]) -> Task:
     def number(name: bytes) -> int | None:
         return int(float(stored[name])) if name in stored else None
 
-    remote = orjson.loads(stored[b"remote"]) if b"remote" in stored else None
+    remote = decode_remote(stored[b"remote"]) if b"remote" in stored else None
     attempts = sorted(with_prefix(b"attempt:").items(), key=lambda item: int(item[0]))
     return Task(
         task_id=TaskId(task_id.decode()),

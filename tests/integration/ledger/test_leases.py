@@ -1,6 +1,7 @@
 """Leases: one worker per task."""
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
@@ -28,6 +29,8 @@ from tests.support.ledger import (
     visit_task,
     waiting,
 )
+
+SOON, LATER = "2026-03-14T16:00:00Z", "2026-03-14T17:00:00Z"
 
 
 async def test_a_task_is_leased_to_one_worker_and_again_after_a_new_change(ledger: Ledger) -> None:
@@ -218,3 +221,23 @@ async def test_the_remote_visit_is_stored_for_every_outcome(ledger: Ledger, stat
 
     task = await ledger.load_task(visit_task("A"))
     assert ({"id": 7}, None, False) == (stored, task.remote, task.was_attempted)
+
+
+@pytest.mark.parametrize(
+    "remote",
+    [
+        {"id": 7, "time_scheduled": SOON, "event_date": SOON, "contact": "a digest"},
+        {"id": 7, "time_scheduled": SOON, "time_completed": LATER, "event_date": LATER},
+        {"id": 7, "time_scheduled": SOON, "event_date": LATER, "date_cancelled": SOON},
+        {"id": 7, "time_scheduled": SOON},  # the API returned no event_date
+        {"id": 7, "amount_collected": "12.00", "contact_id": "cont_1"},
+        {"contact": None},
+    ],
+)
+async def test_the_remote_visit_is_read_as_it_was_stored(ledger: Ledger, redis: Redis, remote: dict[str, Any]) -> None:
+    await accept(ledger, change("A"))
+    await ledger.complete(await start_run(ledger, "A"), done(remote={visit_task("A"): remote}))
+    await accept(ledger, change("B"))
+    await redis.command("HSET", f"bell:{visit_task('B')}", "remote", json.dumps(remote))  # before schema 2
+
+    assert [remote, remote] == [(await ledger.load_task(visit_task(name))).remote for name in "AB"]
