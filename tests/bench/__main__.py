@@ -13,8 +13,8 @@ from pathlib import Path
 from tests.bench.servers import machine
 
 #: `make bench` runs these. The others take long, or compare what few people need.
-STANDARD = ("intake", "latency", "peers", "apply", "workers", "smallest", "start")
-SPECIAL = ("growth", "soak", "profile", "desk", "choices")
+STANDARD = ("intake", "latency", "peers", "apply", "workers", "smallest", "memory", "start")
+SPECIAL = ("growth", "idle", "soak", "profile", "desk", "choices")
 
 
 def summary(part: str) -> str:
