@@ -62,7 +62,7 @@ def catch_up(hook: str, since: datetime | None, dry_run: bool, cancel: bool, yes
     if plan.new_past:
         _confirm_past(plan.new_past, yes)
     else:
-        confirm(f"Store the changes? Appointments with changes: {plan.counts['changed']:,}.", yes)
+        confirm(f"Store the changes? {plan.records.capitalize()} with changes: {plan.counts['changed']:,}.", yes)
     try:
         _print_result(_run(hook, lambda requests: _start_and_wait(requests, hook, plan)))
     except KeyboardInterrupt:
@@ -89,7 +89,7 @@ def _run(hook: str, step: Callable[[CatchUpRequests], Awaitable[T]]) -> T:
 
 def _print_plan(plan: CatchUpPlan) -> None:
     since = with_age(iso_timestamp(plan.since.timestamp() * 1000) or "")
-    click.echo(f"appointments since {since}: {sum(plan.counts.values()):,}")
+    click.echo(f"{plan.records} since {since}: {sum(plan.counts.values()):,}")
     for result in RESULTS:
         if count := plan.counts[result]:
             click.echo(f"  {count:,} {RESULT_TEXTS[result]}")

@@ -40,7 +40,7 @@ from app.connections.context import ToolContext
 from app.connections.stored_hooks import StoredHooks
 from app.ledger.ledger import Ledger
 from app.ledger.times import iso_timestamp
-from app.operators.setup_steps import setup_steps
+from app.operators.setup_steps import setup_steps, with_prompt_names
 from app.settings.model import Settings, hook_path
 from app.telemetry.connections import load_connections
 from app.visits.client import http_client
@@ -181,15 +181,14 @@ def _read_values(tool: LoadedSource, settings: Settings, hook: str) -> dict[str,
     definition, stored = tool.definition, settings.hooks.get(hook)
     if hook in settings.environment_hooks or (stored and stored.uses_oauth and sys.stdin.isatty()):
         return {}
-    asks_for_tenants = TENANTS in definition.required_settings
     if not sys.stdin.isatty():
-        names = {*definition.credential_names, SECRET, *([TENANTS] if asks_for_tenants else [])}
+        names = {*definition.credential_names, SECRET, *([TENANTS] if definition.tenant_of else [])}
         return parse_lines(sys.stdin.read(), names)
     values = dict[str, str]()
     if definition.credential_names:
         print_message(f"{definition.title} needs credentials. What you enter is not shown, and is stored encrypted.")
         values = ask_for_credentials(definition, stored.credentials if stored else {})
-    if asks_for_tenants and not (stored and stored.tenants):
+    if TENANTS in definition.required_settings and not (stored and stored.tenants):
         print_message(f"{TENANTS}: the ids of your accounts at {definition.title}, whose events are accepted.")
         values[TENANTS] = ask_for(TENANTS)
     credential = tool.subscription.secret_credential if tool.subscription else ""
@@ -203,7 +202,7 @@ def _read_values(tool: LoadedSource, settings: Settings, hook: str) -> dict[str,
 def _print_recipe(tool: LoadedSource, hook: str, url: str, refusal: str = "") -> None:
     reason = refusal or f"{tool.definition.title} has no API for webhooks."
     print_message(f"{reason} Do these steps there:")
-    print_steps(setup_steps(tool, hook, url))
+    print_steps(with_prompt_names(setup_steps(tool, hook, url), hook, url))
 
 
 def _report(connected: Connected) -> None:
@@ -211,12 +210,11 @@ def _report(connected: Connected) -> None:
     title = hook.source.definition.title
     if reconciled is None:
         print_message(f"{hook.name} is stored, and accepts the webhooks of {title} at {connected.url}")
-        variable = f"HOOKS__{hook.name.upper()}__SECRETS"
         if connected.new_secret:
-            print_message(f"{variable} in the steps is this new secret, which is stored, and not shown again:")
+            print_message(f"{SECRET} in the steps is this new secret, which is stored, and not shown again:")
             click.echo(connected.new_secret)
         elif not needs_copied_secret(hook.source):
-            print_message(f"{variable} in the steps is set already.")
+            print_message(f"{SECRET} in the steps is stored already.")
         _report_import(connected)
         return
     account = f" ({connected.account_name})" if connected.account_name else ""
@@ -232,10 +230,9 @@ def _report(connected: Connected) -> None:
 
 
 def _report_import(connected: Connected) -> None:
-    if connected.is_importing:
+    if connected.is_importing and (listing := connected.hook.source.listing):
         print_message(
-            f"a worker stores the coming appointments: `doorbell catch-up {connected.hook.name} --dry-run` "
-            "shows what is missing"
+            f"a worker stores {listing.imported}: `doorbell catch-up {connected.hook.name} --dry-run` shows what is missing"
         )
 
 

@@ -32,12 +32,14 @@ class PlanNotConfirmed(Exception):
 class CatchUpPlan:
     """What a catch-up would do.
 
-    counts: the listed appointments by result. new_past: visits of the past that it would create or change.
+    counts: the listed appointments by result. new_past: visits of the past that it would create or change. records: what the
+    tool lists, for people.
     """
 
     since: datetime
     counts: dict[CatchUpResult, int]
     new_past: int
+    records: str
 
 
 class CatchUpRequests:
@@ -52,7 +54,8 @@ class CatchUpRequests:
         since = since or await default_since(self._context, name)
         catch_up = new_catch_up(name, since, self._actions.actor_name, "operator")
         counts, new_past = await plan(self._context, hook, catch_up)
-        return CatchUpPlan(since, counts, new_past)
+        assert hook.source.listing
+        return CatchUpPlan(since, counts, new_past, hook.source.listing.records)
 
     async def start(self, name: str, since: datetime | None) -> CatchUp:
         """Store a catch-up for a worker. It replaces an unfinished one."""

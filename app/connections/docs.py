@@ -104,7 +104,8 @@ def _limits(source: LoadedSource) -> Iterator[str]:
         if subscription.renew:
             yield "subscriptions end, and are renewed"
     if listing and not listing.lists_changed:
-        yield f"misses changes of appointments that began over {LOOK_BACK.days} days earlier"
+        days = (LOOK_BACK + listing.look_back).days
+        yield f"misses changes of {listing.records} that began over {days} days earlier"
 
 
 #: What to know about the signing secret, by who chooses it.

@@ -32,7 +32,7 @@ CAUSES = {
     "signature_mismatch": Cause(
         "The signature does not match",
         "The secret of this hook is not the tool's (an old one, or another hook's), or a proxy changed the body. Compare "
-        "the fingerprints under Sources.",
+        "the fingerprint of the tool's secret with those of this hook.",
     ),
     "signature_": Cause(
         "The signature has another format",

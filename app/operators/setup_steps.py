@@ -2,7 +2,7 @@
 
 import base64
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from secrets import token_bytes, token_urlsafe
 
@@ -65,6 +65,10 @@ FIELD_NAMES = {
 }
 
 
+#: What `doorbell connect` calls the settings of a hook.
+PROMPT_NAMES = {"SECRETS": "SECRET", "API_URL": "--api-url", "TIMEZONE": "--timezone"}
+
+
 def with_field_names(steps: Sequence[SetupStep], source: LoadedSource, hook: str, url: str) -> list[SetupStep]:
     """Return the steps for a person who fills in a form: with its fields instead of variables.
 
@@ -72,23 +76,37 @@ def with_field_names(steps: Sequence[SetupStep], source: LoadedSource, hook: str
     """
     credentials = {name: title for name, (title, _) in source.definition.credential_help.items()}
 
-    def field_name(match: re.Match[str]) -> str:
-        name = match["credential"] or match["setting"]
+    def field_name(name: str) -> str:
         title = credentials.get(name) or FIELD_NAMES.get(name) or name.replace("_", " ").capitalize()
         return f"“{title.format(title=source.definition.title)}”"
 
-    variable = rf"(?:HOOKS__{hook.upper()}__|…__)(?:CREDENTIALS__(?P<credential>[A-Z_]+)|(?P<setting>[A-Z_]+))"
-    renamed = []
+    return _with_names(steps, hook, url, field_name)
+
+
+def with_prompt_names(steps: Sequence[SetupStep], hook: str, url: str) -> list[SetupStep]:
+    """Return the steps for a person who runs `doorbell connect`: with what it asks for instead of variables."""
+    return _with_names(steps, hook, url, lambda name: PROMPT_NAMES.get(name, name))
+
+
+def _with_names(steps: Sequence[SetupStep], hook: str, url: str, name_of: Callable[[str], str]) -> list[SetupStep]:
+    """Return the steps without variables, and without what connecting does itself. name_of: the name of a setting."""
+    variable = rf"(?:HOOKS__{hook.upper()}__|…__)(?:CREDENTIALS__)?(?P<name>[A-Z_]+)"
+    renamed = list[SetupStep]()
     for step in steps:
         text = re.sub(r"the URL that `doorbell hook-url [^`]+` prints", url, step.text)
         text = re.sub(r",? and restart\b|(?<=\. )Restart\.|^Restart\.", "", text)
         text = text.replace("Set SECRET_KEY to 32 random characters or more, and ", "Set ")
         text = re.sub(r"(?:,? and|,? with|,) SECRET_KEY(?: to 32 random characters or more)?", "", text)
         text = re.sub(r"Set PUBLIC_URL,[^.]*\.|[^.]*`doorbell connect[^`]*`[^.]*\.", "", text)
-        text = re.sub(variable, field_name, text)
-        text = re.sub(r"Set “Signing secret” to a word of your own[^.]*\.", "", text)  # it is only in the URL
+        text = re.sub(variable, lambda match: name_of(match["name"]), text)
+        text = re.sub(
+            r"Set (?:“Signing secret”|SECRET) to a word of your own[^.]*\.", "", text
+        )  # it is only in the URL
         if text.strip():
             renamed.append(SetupStep(step.number, text.strip(), step.commands))
+    if not any(re.search(r"\bsteps? [0-9]", step.text) for step in renamed):
+        for number, step in enumerate([step for step in renamed if step.number], 1):
+            step.number = number
     return renamed
 
 

@@ -50,8 +50,8 @@ SETUP = """
 4. Do not create a notification channel with this address: a channel only announces that a calendar changed, which
    Doorbell ignores, and after a day of failures Cronofy closes it for good.
 
-Cronofy has no API that subscribes this address or lists appointments: `doorbell connect cronofy` stores the hook and shows
-these steps, and Doorbell cannot catch up what Cronofy did not deliver.
+Cronofy has no API that subscribes this address or lists appointments, so Doorbell cannot catch up what Cronofy did not
+deliver.
 
 Cronofy sends no completions, no-shows and payments, so a review request counts from the start. It does not announce an
 invite that you cancel through its API either. If several guests are invited under one id, only the first has a visit,

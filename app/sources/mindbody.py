@@ -292,9 +292,12 @@ MAX_CLIENTS = 20
 LISTED_FIELDS = ("Id", "Status", "StartDateTime", "EndDateTime")
 
 
+LOOK_BACK = timedelta(days=1)
+
+
 def _list_site(window: Window, _: Payload) -> Sequence[ListRequest]:
     """Ask for the site's time zone first. An appointment that began earlier may have ended since."""
-    since = min(window.since, window.changed_since or window.since) - timedelta(days=1)
+    since = min(window.since, window.changed_since or window.since) - LOOK_BACK
     return [ListRequest(RecordRequest(SITES), {"since": since.isoformat(), "until": window.until.isoformat()})]
 
 
@@ -397,6 +400,7 @@ LISTING = Listing(
     evidence="recalled",
     start=_list_site,
     read_page=_read_listed,
+    look_back=LOOK_BACK,
     is_daily=True,
     calls_per_s=1.0,
 )

@@ -22,11 +22,11 @@ guests of other events, who have no visits; otherwise it is parked. A move to an
 the two sessions is unknown, and so is a payment in a session with several attendees.
 
 A webhook of the API gets all events, cannot be changed, and has a `state`; why SavvyCal disables one is not documented. A
-listed event has no time of its last change, so the time of the request orders it, and is the time of an end without
-`canceled_at`. The order of the list is not documented, so the past is read to its end unless a page is in descending order.
-Attendees who left a group session are not in the list. Second-hand: the fields of `/me`, and the app's credentials in the
-form at the token endpoint. Recalled: that `state=all` has events that wait for approval or the checkout; that two webhooks
-may have one URL.
+listed event has no time of its last change, so the time of the request orders it. An end without `canceled_at` counts from
+the first webhook or list that shows it. The order of the list is not documented, so the past is read to its end unless a
+page is in descending order. Attendees who left a group session are not in the list. Second-hand: the fields of `/me`, and
+the app's credentials in the form at the token endpoint. Recalled: that `state=all` has events that wait for approval or the
+checkout; that two webhooks may have one URL.
 """
 
 from collections.abc import Sequence
@@ -134,11 +134,12 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
 
 def _base_change(event: Event, kind: str, state: str, booking: Payload) -> VisitChange:
     """Return the change of a calendar event for all of its attendees."""
-    happened_at = _happened_at(event)
+    happened_at, ended_at = _happened_at(event), _ended_at(state, booking)
     base = VisitChange(
         action="update",
         visit_id=booking.at("id").required_text(),
         version=unix_microseconds(happened_at),
+        times_are_observed=ended_at is None,
     )
     if state in CONFIRMED:
         action: Action = "create" if kind == "event.created" else "update"
@@ -148,7 +149,7 @@ def _base_change(event: Event, kind: str, state: str, booking: Payload) -> Visit
         base,
         action="cancel",
         time_scheduled=booking.at("start_at").time() or UNSET,
-        date_cancelled=_ended_at(state, booking) or happened_at,
+        date_cancelled=ended_at or happened_at,
     )
 
 

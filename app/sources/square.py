@@ -313,4 +313,5 @@ LISTING = Listing(
     evidence="second-hand",
     start=_list_bookings,
     read_page=_read_listed,
+    look_back=LONGEST_PERIOD,
 )

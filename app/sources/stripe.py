@@ -308,4 +308,5 @@ LISTING = Listing(
     start=_list_events,
     read_page=_read_events,
     lists_changed=True,
+    records="payments",
 )

@@ -11,7 +11,7 @@ fault.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 from app.webhooks.evidence import Evidence
@@ -227,6 +227,8 @@ class Listing:
         not list cancelled appointments.
     read_page: (request, response) → the records, and the next requests. See `read_records`.
     lists_changed: whether the tool lists appointments by the time of their last change, whenever they start.
+    look_back: how much earlier than `since` appointments are listed, in case they changed, if the tool cannot list changes.
+    records: what the list has, for people.
     is_daily: whether a daily reconciliation is on by default, because the tool does not retry, or drops events.
     calls_per_s: the most calls per second.
     """
@@ -237,8 +239,15 @@ class Listing:
     read_page: Callable[[ListRequest, ApiResponse], ListedPage]
     check: Callable[[Sequence[str], Payload], Iterable[ListRequest]] | None = None
     lists_changed: bool = False
+    look_back: timedelta = timedelta(0)
+    records: str = "appointments"
     is_daily: bool = False
     calls_per_s: float = 2.0
+
+    @property
+    def imported(self) -> str:
+        """What is stored when the tool is connected."""
+        return "the coming appointments" if self.records == "appointments" else f"missed {self.records}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -83,13 +83,13 @@ class Tool(ToolModel):
         """Give up the old time; the new one is not confirmed yet."""
         self.wish = self.visit.scheduled = self.future_time()
         self.dates["rescheduled_at"] = format_time(self.now)
-        self.state, self.visit.cancelled = "awaiting_approval", self.now
+        self.state, self.visit.cancelled = "awaiting_approval", self.visit.cancelled or self.now
         self.send("event.rescheduled")
 
     def edit(self) -> None:
         """Change something irrelevant; an event that waits still waits."""
         if self.state == "awaiting_approval":
-            self.visit.scheduled, self.visit.cancelled = self.wish, self.now
+            self.visit.scheduled, self.visit.cancelled = self.wish, self.visit.cancelled or self.now
         self.send("event.changed")
 
     # -- results --
@@ -108,7 +108,9 @@ class Tool(ToolModel):
         self.state, self.visit.scheduled, self.visit.cancelled = "confirmed", self.wish, None
 
     def end(self, state: str, kind: str) -> None:
-        self.state, self.visit.scheduled, self.visit.cancelled = state, self.wish, self.now
+        """Only a cancellation has a time of its own; of other ends, the first that is seen counts."""
+        self.state, self.visit.scheduled = state, self.wish
+        self.visit.cancelled = self.now if state == "canceled" else self.visit.cancelled or self.now
         self.send(kind)
 
     def payment(self) -> dict[str, Any] | None:

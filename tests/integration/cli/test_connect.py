@@ -117,7 +117,7 @@ def test_a_new_secret_that_a_person_enters_at_the_tool_is_shown_once(harness: Ha
     first = harness.doorbell("connect", "youcanbookme", "--no-wait")
     again = harness.doorbell("connect", "youcanbookme", "--no-wait")
 
-    assert "HOOKS__YOUCANBOOKME__SECRETS in the steps is this new secret" in first.stderr
+    assert "SECRET in the steps is this new secret" in first.stderr
     assert re.match(r"[\w-]{43}\n1\. ", first.stdout)
     assert again.stdout.startswith("1. ")
 
@@ -240,3 +240,13 @@ def test_a_tool_whose_accounts_sign_alike_is_connected_with_the_id_of_the_accoun
     assert "TENANTS" in without.stderr
     assert 0 == connected.returncode, connected.stderr
     assert "a worker stores the coming appointments" in connected.stderr
+
+
+def test_the_steps_by_hand_name_what_the_command_asks_for(harness: Harness) -> None:
+    connected = harness.doorbell("connect", "cronofy", "--no-wait", stdin=b"SECRET=client-secret-of-cronofy")
+
+    steps = " ".join(connected.stdout.split())
+    assert "1. Set SECRET to your application's client secret" in steps
+    assert "Doorbell cannot catch up what Cronofy did not deliver." in steps
+    assert "HOOKS__" not in steps
+    assert "doorbell connect" not in steps

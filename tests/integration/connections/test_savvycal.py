@@ -14,6 +14,7 @@ from app.webhooks.payload import Payload
 from app.webhooks.registry import load_sources, load_specimens
 from app.webhooks.subscription import ApiResponse, Window
 from tests.integration.connections.test_listings import NOW, listed, visits
+from tests.support.listings import changes_of, list_requests, read_page, visits_of
 from tests.support.vendors import connected_tool
 
 SAVVYCAL = load_sources()["savvycal"]
@@ -104,3 +105,22 @@ def test_a_listed_group_session_has_a_visit_for_each_attendee_and_restores_nobod
 
     assert {"ada@example.com", "Bob@Example.com"} == {change.contact.email for change in changes if change.contact}
     assert {UNSET} == {change.date_left for change in changes}
+
+
+@pytest.mark.parametrize("state", ["declined", "checkout_expired"])
+def test_an_end_without_a_time_is_the_same_in_each_list(state: str) -> None:
+    """The tool does not tell when it was declined: the first webhook or list that shows it counts."""
+    booking = {"id": "event_1", "state": state, "start_at": "2026-12-01T15:00:00Z", "attendees": [PERSON]}
+    [request, _] = list_requests("savvycal", Window(LISTED_AT, LISTED_AT + timedelta(days=30)))
+    changes = list[VisitChange]()
+    for day in range(3):
+        results, _ = read_page("savvycal", request, {"entries": [booking]}, now=LISTED_AT + timedelta(days=day))
+        changes += changes_of(results)
+
+    once, twice, three_times = (visits_of("savvycal", changes[:count]) for count in (1, 2, 3))
+
+    assert once == twice == three_times
+    assert ["2026-11-29T12:00:00Z"] == [visit.fields["date_cancelled"] for visit in once.values()]
+
+
+PERSON = {"email": "ada@example.com", "display_name": "Ada Byron", "is_organizer": False}
