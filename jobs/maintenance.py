@@ -16,6 +16,7 @@ from app.ledger.ids import new_token
 from app.ledger.ledger import known_accounts
 from app.ledger.redis import RedisUnavailable
 from app.operators.account_moves import configuration_of
+from app.operators.loss_audit import LossAudit
 from app.operators.operations import Operations
 from app.telemetry.alerts import AlertMonitor
 from app.telemetry.counters import FLUSH_EVERY_S
@@ -30,6 +31,7 @@ ORPHANS_EVERY_S = 20.0
 OPERATIONS_EVERY_S = 0.5
 CONNECTIONS_EVERY_S, CATCH_UPS_EVERY_S = 1.0, 1.0
 TRIM_EVERY_S = 60.0
+LOSSES_EVERY_S = 5.0
 HEARTBEAT_EVERY_S, HEARTBEAT_TTL_MS = 10.0, 30_000
 
 
@@ -50,6 +52,8 @@ async def run_maintenance(context: Context) -> None:
         group.create_task(_every(TRIM_EVERY_S, catch_ups.start_daily))
         operations = Operations(context.ledger, context.settings)
         group.create_task(_every(OPERATIONS_EVERY_S, operations.run_next))
+        losses = LossAudit(context.ledger, context.settings, context.http)
+        group.create_task(_every(LOSSES_EVERY_S, losses.step))
         watch = PayloadWatch(context.ledger, context.settings, context.payload_samples)
         group.create_task(_every(WATCH_EVERY_S, watch.step))
         group.create_task(_every(HEARTBEAT_EVERY_S, Heartbeat(context).beat))

@@ -60,6 +60,8 @@ PAYLOAD_LOCK = "bell:payload:lock"
 #: The hooks that somebody listens to; + hook: notes about its requests.
 LISTENING, ARRIVALS = "bell:listening", "bell:arrivals:"
 AUDIT = "bell:audit:"
+#: The run id of the server; what it may have lost when that changed; which worker audits.
+SERVER, LOSS, LOSS_LOCK = "bell:server", "bell:loss", "bell:loss:lock"
 #: A channel without subscribers: a message to it is a write that changes nothing.
 CHECK_CHANNEL = "bell:check"
 OPEN_OPERATIONS = "bell:operations:open"
@@ -314,6 +316,11 @@ KEY_KINDS = (
         "notes about requests to a hook while somebody listens: the answer and its reason, no content",
         "15 minutes after the last",
         title="Requests while somebody listens",
+    ),
+    KeyKind("bell:server", "permanent", "the run id of Redis, to notice a restart or a failover", _ALWAYS),
+    KeyKind("bell:loss:lock", "expires", "which worker audits after a failover", _SHORT),
+    KeyKind(
+        "bell:loss", "expires", "the last restart or failover of Redis, and the visits whose changes it lost", "7 days"
     ),
     KeyKind("bell:audit:*", "expires", "the progress of an audit", "until it ends; 7 days at most"),
     KeyKind(

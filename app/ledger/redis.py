@@ -335,6 +335,11 @@ class Redis:
         self._clock_offset_s: float | None = None
         self.held_leases: dict[str, HeldLease] = {}
 
+    @property
+    def run_id(self) -> str:
+        """Return the run id of the server: another one after a restart or failover. Empty before the first command."""
+        return self._run_id
+
     async def command(self, *command: Any) -> Any:
         """Return the reply: bytes, int, list or None.
 

@@ -49,6 +49,7 @@ Action = Literal[
     "disconnected tool",
     "checked connection",
     "noticed connection",
+    "noticed lost visits",
     "repaired connection",
     "renewed connection",
     "started catch-up",

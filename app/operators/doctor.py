@@ -19,8 +19,10 @@ from app.ledger.bodies import Bodies
 from app.ledger.connections import TOKEN_PURPOSE, EncryptedHooks
 from app.ledger.encryption import Keyring
 from app.ledger.ledger import known_accounts
+from app.ledger.losses import Losses, visit_names
 from app.ledger.redis import Redis, RedisAddress, RedisUnavailable, ServerUnusable
 from app.ledger.sentinel import find_primary
+from app.ledger.times import iso_timestamp
 from app.operators.hooks import list_hooks, load_stored_hooks
 from app.settings.environment import (
     RANDOM_CHARACTERS,
@@ -282,6 +284,8 @@ async def _redis(redis: Redis, settings: Settings) -> AsyncIterator[Check]:
     yield _memory(info)
     if redis.address.sentinel:
         yield await _sentinels(redis.address)
+    async for check in _losses(redis):
+        yield check
     if settings.ack == "replica":
         yield await _replica(redis, info)
     if settings.ack == "fsync" and await _config(redis, "appendfsync") != "always":
@@ -290,6 +294,28 @@ async def _redis(redis: Redis, settings: Settings) -> AsyncIterator[Check]:
     seconds, micros = await redis.command("TIME")
     drift_s = abs(time.time() - int(seconds) - int(micros) / 1e6)
     yield _clock("clock", drift_s, "the Redis server")
+
+
+async def _losses(redis: Redis) -> AsyncIterator[Check]:
+    """Report the last restart or failover of Redis."""
+    losses = Losses(redis)
+    loss = await losses.load()
+    if loss is None:
+        return
+    when = f"Redis restarted or failed over at {iso_timestamp(loss.changed_at_ms)}"
+    if lost := await losses.lost_visits():
+        detail = f"{when} and lost writes: {visit_names(lost)} in Review Rover, without a stored change"
+        fix = "Let the tools send these again, or run `doorbell catch-up HOOK`. ACK=replica prevents it."
+        yield Check("redis.losses", "warn", detail, fix)
+    elif loss.problem and loss.audited_at_ms:
+        yield Check("redis.losses", "warn", f"{when}; {loss.problem}", "Run `doorbell audit`.")
+    elif not loss.audited_at_ms:
+        yield Check("redis.losses", "ok", f"{when}; a worker compares soon what it lost")
+    elif not loss.is_complete:
+        detail = f"{when}; only the newest {loss.visit_count} visits were compared, and they are stored"
+        yield Check("redis.losses", "warn", detail, "Run `doorbell audit`, which compares all.")
+    else:
+        yield Check("redis.losses", "ok", f"{when}, and lost no visit")
 
 
 async def _sentinels(address: RedisAddress) -> Check:

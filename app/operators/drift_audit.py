@@ -120,6 +120,29 @@ class DriftAudit:
                 yield difference
         await self._ledger.redis.command("DEL", self._key)
 
+    async def recent_differences(self, since: datetime, max_pages: int) -> AsyncIterator[Difference]:
+        """Yield the differences of visits that the API created since then, from at most max_pages pages.
+
+        The API does not document whether its list begins with the newest or the oldest. The progress has all pages if none
+        was left out.
+        """
+        first = await self._fetch_page(1)
+        self.progress = AuditProgress(pages=max(1, _page_count(first, 1)))
+        numbers = list(range(1, self.progress.pages + 1))
+        if not any(_is_since(visit.get("created_at"), since) for visit in first["visits"]):
+            numbers.reverse()
+        for number in numbers[:max_pages]:
+            page = first if number == 1 else await self._fetch_page(number)
+            recent = [visit for visit in page["visits"] if _is_since(visit.get("created_at"), since)]
+            for visit in recent:
+                if difference := await self._compare(visit):
+                    self.progress.count(difference.kind)
+                    yield difference
+            self.progress.page += 1
+            if page["visits"] and not recent:
+                self.progress.page = self.progress.pages  # all others are older
+                return
+
     async def repair(self, difference: Difference, cause: Cause = NO_CAUSE) -> None:
         """Requeue the visit with a recheck. Raises NotFound."""
         await self._ledger.replay(

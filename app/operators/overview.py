@@ -8,7 +8,9 @@ from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from typing import Literal
 
+from app.ledger.ids import TaskId
 from app.ledger.ledger import Ledger
+from app.ledger.losses import Losses
 from app.ledger.reasons import find_reason
 from app.ledger.redis import Redis
 from app.ledger.times import humanize, iso_timestamp
@@ -58,6 +60,7 @@ class Problem:
         "paused",
         "failures",
         "slow",
+        "lost",
         "payload",
     ]
     level: Level
@@ -124,6 +127,8 @@ class Overview:
     #: By name, why a stored hook cannot be used.
     unusable_hooks: dict[str, str] = field(default_factory=dict)
     connections: list[HookConnection] = field(default_factory=list)
+    #: Visits in the Visits API whose changes Redis lost at its last restart or failover.
+    lost: list[TaskId] = field(default_factory=list)
 
     @property
     def last_delivery_ms(self) -> float | None:
@@ -215,6 +220,13 @@ class Overview:
                 yield Problem("paused", "warn", sentence, next(iter(circuit.hooks), ""))
         if self.states["parked"]:
             yield Problem("failures", "warn", _failures_need_operator(self.states["parked"], self.groups))
+        if self.lost:
+            lost = "1 visit" if len(self.lost) == 1 else f"{len(self.lost)} visits"
+            sentence = (
+                f"Redis lost its newest writes, and with them the changes of {lost} in Review Rover: let the tools send "
+                "these again, or catch up."
+            )
+            yield Problem("lost", "warn", sentence)
         if self.backlog.oldest_s > STALE_AFTER_S and not self.backlog.is_stalled:
             oldest = humanize(self.backlog.oldest_s)
             sentence = f"The oldest task has been due for {oldest}: the workers cannot keep up."
@@ -241,6 +253,7 @@ class Overview:
             "oldest_due_s": round(self.backlog.oldest_s, 1),
             "redis_bytes": self.memory_bytes,
             "redis_limit_bytes": self.memory_limit_bytes or None,
+            "lost_visits": [visit.display_id for visit in self.lost],
             "states": self.states,
             "failures": [
                 asdict(group) | {"first": iso_timestamp(group.first), "last": iso_timestamp(group.last)}
@@ -291,6 +304,7 @@ async def load_overview(ledger: Ledger, settings: Settings) -> Overview:
         payload_changes(redis, is_open=True),
     )
     return Overview(
+        lost=await Losses(redis).lost_visits(),
         connections=connections,
         payload_changes=changes,
         states=states,

@@ -146,6 +146,16 @@ PAYLOAD_CHANGED = Alert(
     fix="Look at the delivery. If the module must know the change, `doorbell keep` makes a specimen of it. Then "
     "`doorbell drift SOURCE --acknowledge`.",
 )
+LOST_VISITS = Alert(
+    key="lost",
+    name="DoorbellLostVisits",
+    message="Redis lost its newest writes when it restarted or failed over: {count} visits are in Review Rover, and their "
+    "changes are not stored.",
+    expr=f"max({metrics.LOST_VISITS}) > 0",
+    command="doorbell doctor",
+    output="`redis.losses  warn`, with the visits",
+    fix="Let the tools send these again, or run `doorbell catch-up HOOK`. `ACK=replica` prevents it.",
+)
 REDIS_FULL = Alert(
     key="memory",
     name="DoorbellRedisFull",
@@ -176,6 +186,7 @@ ALERTS = (
     LOST_CONNECTION,
     NO_WORKER,
     PAYLOAD_CHANGED,
+    LOST_VISITS,
     REDIS_FULL,
     REDIS_DOWN,
 )

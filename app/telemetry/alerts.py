@@ -20,6 +20,7 @@ import orjson
 from app.ledger import keys
 from app.ledger.connection_states import UNHEALTHY
 from app.ledger.ledger import take_turn
+from app.ledger.losses import Losses
 from app.ledger.reasons import find_reason
 from app.ledger.redis import Redis, RedisUnavailable
 from app.settings.model import Settings
@@ -28,6 +29,7 @@ from app.telemetry.alert_rules import (
     FAILURES,
     FULL_FRACTION,
     LOST_CONNECTION,
+    LOST_VISITS,
     MIN_BAD_SIGNATURES,
     NO_PROGRESS,
     NO_WORKER,
@@ -150,6 +152,8 @@ class AlertMonitor:
         used, limit = int(memory["used_memory"]), int(memory.get("maxmemory", 0))
         if limit and used > FULL_FRACTION * limit:
             alerts.append((REDIS_FULL.key, REDIS_FULL.text()))
+        if lost := await Losses(redis).lost_visits():
+            alerts.append((LOST_VISITS.key, LOST_VISITS.text(count=len(lost))))
         for connection in await load_connections(redis, self._settings):
             if connection.state in UNHEALTHY:
                 kind = SILENT_HOOK if connection.is_silent else LOST_CONNECTION

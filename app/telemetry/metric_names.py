@@ -50,6 +50,7 @@ CIRCUIT_OPEN = "doorbell_visits_api_circuit_open"
 CONNECTION_STATE = "doorbell_connection_state"
 HOOK_SILENT = "doorbell_hook_silent"
 PAYLOAD_CHANGES = "doorbell_payload_changes"
+LOST_VISITS = "doorbell_lost_visits"
 REDIS_UP = "doorbell_redis_up"
 REDIS_MEMORY_USED = "doorbell_redis_memory_used_bytes"
 REDIS_MEMORY_MAX = "doorbell_redis_memory_max_bytes"
@@ -91,6 +92,7 @@ METRICS: Mapping[str, MetricSpec] = {
     CONNECTION_STATE: _gauge("1 for the present state of a hook's connection at its tool, else 0.", "hook", "state"),
     HOOK_SILENT: _gauge("1 while no webhook has arrived for longer than usual, and the tool cannot be asked.", "hook"),
     PAYLOAD_CHANGES: _gauge("Changes of a source's payloads that nobody has acknowledged.", "source"),
+    LOST_VISITS: _gauge("Visits in the Visits API whose changes Redis lost at its last restart or failover."),
     REDIS_UP: _gauge("1 if Redis answers; otherwise most other metrics are missing."),
     REDIS_MEMORY_USED: _gauge("Memory that Redis uses."),
     REDIS_MEMORY_MAX: _gauge("Memory limit of Redis; 0: no limit."),

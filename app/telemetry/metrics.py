@@ -22,6 +22,7 @@ from app import __version__
 from app.ledger import keys
 from app.ledger.connection_states import HEALTH
 from app.ledger.ledger import Ledger, known_accounts
+from app.ledger.losses import Losses
 from app.ledger.redis import Redis, RedisUnavailable
 from app.settings.model import Settings
 from app.telemetry import counters, metric_names
@@ -106,6 +107,7 @@ async def _live_gauges(redis: Redis, settings: Settings) -> dict[str, Values]:
         workers,
         changes,
         connections,
+        lost,
         server,
         clock,
     ) = await asyncio.gather(
@@ -120,6 +122,7 @@ async def _live_gauges(redis: Redis, settings: Settings) -> dict[str, Values]:
         redis.command("ZREVRANGE", keys.WORKERS, 0, -1, "WITHSCORES"),
         payload_changes(redis, is_open=True),
         load_connections(redis, settings),
+        Losses(redis).lost_visits(),
         redis.info(),
         redis.command("TIME"),
     )
@@ -145,6 +148,7 @@ async def _live_gauges(redis: Redis, settings: Settings) -> dict[str, Values]:
         metric_names.HEARTBEAT_AGE_S: {(): heartbeat_ages_s[0]} if heartbeat_ages_s else {},
         metric_names.PAYLOAD_CHANGES: {(hook.source.name,): 0 for hook in active_hooks}
         | dict(Counter((change.source,) for change in changes)),
+        metric_names.LOST_VISITS: {(): len(lost)},
         metric_names.REDIS_MEMORY_USED: {(): int(server["used_memory"])},
         metric_names.REDIS_MEMORY_MAX: {(): int(server.get("maxmemory", 0))},
         metric_names.REDIS_CLIENTS: {(): int(server["connected_clients"])},

@@ -30,6 +30,7 @@ ACTIONS = {
     "paused": ("Resume…", "/console/sources#accounts"),
     "failures": ("Show failures", "/console/failures"),
     "slow": ("Show workers", "/console/workers"),
+    "lost": ("Show checks", "/console/settings"),
     "payload": ("Show changes", "/console/sources/{source}#payload"),
 }
 

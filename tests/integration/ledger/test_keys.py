@@ -97,7 +97,7 @@ NOT_WRITTEN = {
     "bell:waiting", "bell:queue:*", "bell:audit:*", "bell:operations:open", "bell:rejections:*:*",
     "bell:payload:*", "bell:payload-changes", "bell:payload-cursors",
     "bell:arrivals:*", "bell:catch-up:*", "bell:catch-ups", "bell:listening", "bell:oauth:*",
-    "bell:move:*", "bell:move-arrivals:*", "bell:move-hook:*",
+    "bell:loss", "bell:move:*", "bell:move-arrivals:*", "bell:move-hook:*",
     "bell:people:*", "bell:proxy-login:*", "bell:operation:*:results", "bell:stored-hooks", "bell:stored-hooks:version",
 }  # fmt: skip
 
