@@ -151,6 +151,8 @@ class Server:
 
     def __init__(self, arguments: list[str], port: int, ready: str, env: Mapping[str, str]) -> None:
         self.url, self.port = f"http://127.0.0.1:{port}", port
+        #: Whether a test has changed the fault switches of this sandbox.
+        self.has_faults = False
         self._arguments, self._ready, self._env = arguments, ready, env
         self.log = Path(tempfile.gettempdir(), f"doorbell-test-{os.getpid()}-{port}.log")
         self.start()
@@ -290,13 +292,16 @@ class Harness:
 
     def inject_faults(self, **switches: Any) -> None:
         """Set fault switches of the sandbox (see app/sandbox/api.py)."""
+        self.sandbox.has_faults = True
         self.http.put(f"{self.sandbox.url}/_sandbox/faults", json=switches).raise_for_status()
 
     def faults(self) -> dict[str, Any]:
         return dict(self.http.get(f"{self.sandbox.url}/_sandbox/faults").json())
 
     def clear_faults(self) -> None:
-        self.http.delete(f"{self.sandbox.url}/_sandbox/faults").raise_for_status()
+        if self.sandbox.has_faults:
+            self.http.delete(f"{self.sandbox.url}/_sandbox/faults").raise_for_status()
+            self.sandbox.has_faults = False
 
     def journal(self) -> list[dict[str, Any]]:
         return list(self.http.get(f"{self.sandbox.url}/_sandbox/journal").json()["journal"])
