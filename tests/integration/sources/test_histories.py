@@ -14,7 +14,7 @@ from tests.histories.pure import problems
 from tests.histories.run import BATCH, World
 from tests.support.harness import Server
 
-PURE_SEEDS, FULL_SEEDS = 50, 8
+PURE_SEEDS, FULL_SEEDS = 30, 4
 
 each_source = pytest.mark.parametrize("source", sorted(tools()))
 
