@@ -23,7 +23,7 @@ HOOKS = {
     "HOOKS__ACUITY__CREDENTIALS__USER_ID": "1",
     "HOOKS__ACUITY__CREDENTIALS__API_KEY": FORM_KEY,
 }
-HEADER = f"  {'':32}{'/s':>8}{'p50 ms':>9}{'p99 ms':>9}{'us CPU':>8}   ratios of rates"
+HEADER = f"  {'':32}{'/s':>8}{'p50 ms':>9}{'p99 ms':>9}{'us CPU':>8}   ratios by rate / by CPU time"
 Results = dict[str, list[dict[str, Any]]]
 
 
@@ -42,18 +42,27 @@ def load_once(stack: Servers, endpoint: Endpoint, status: str = "202", **options
     before = cpu_s(endpoint.pid)
     result = stack.load(endpoint, **{"requests": REQUESTS, **options})
     assert result["statuses"] == {status: result["requests"]}, (endpoint, result)
-    return result | {"cpu_us": (cpu_s(endpoint.pid) - before) / result["requests"] * 1e6}
+    used_s = max(cpu_s(endpoint.pid) - before, 1 / os.sysconf("SC_CLK_TCK"))  # at least what the kernel can count
+    return result | {"cpu_us": used_s / result["requests"] * 1e6}
 
 
 def show(title: str, results: Results, name: str, peers: tuple[str, ...]) -> None:
-    rounds = results[name]
-    rate, p50, p99, cpu_us = (median(each[field] for each in rounds) for field in ("rate", "p50", "p99", "cpu_us"))
+    rate, p50, p99, cpu_us = (median(values(results, name, field)) for field in ("rate", "p50", "p99", "cpu_us"))
     print(f"  {title:32}{rate:8.0f}{p50:9.2f}{p99:9.2f}{cpu_us:8.0f}   {ratios(results, name, peers)}", flush=True)
 
 
 def ratios(results: Results, name: str, peers: tuple[str, ...]) -> str:
-    rates = {peer: [each["rate"] for each in rounds] for peer, rounds in results.items()}
-    return "   ".join(f"{paired_ratio(rates[name], rates[peer]):.2f} x {peer}" for peer in peers)
+    """Return the ratio to each peer by rate, and by CPU time per request, which other load distorts less."""
+    parts = []
+    for peer in peers:
+        by_rate = paired_ratio(values(results, name, "rate"), values(results, peer, "rate"))
+        by_cpu = paired_ratio(values(results, peer, "cpu_us"), values(results, name, "cpu_us"))
+        parts.append(f"{by_rate:.2f} / {by_cpu:.2f} x {peer}")
+    return "   ".join(parts)
+
+
+def values(results: Results, name: str, field: str) -> list[float]:
+    return [each[field] for each in results[name]]
 
 
 def main() -> None:
