@@ -29,6 +29,7 @@ from tests.bench.load import Load
 ROUNDS = int(os.environ.get("ROUNDS", "5"))
 ROOT = Path(__file__).parents[2]
 WEB_CORE, REDIS_CORE = 0, 1
+START_TIMEOUT_S = 120
 
 
 def pinned(core: int | None) -> Callable[[], None] | None:
@@ -48,7 +49,7 @@ def process(
         yield running
     finally:
         running.terminate()
-        running.wait(30)
+        running.wait(60)
 
 
 def run(module: str, *arguments: str, env: Mapping[str, str], core: int | None = None) -> Any:
@@ -59,7 +60,7 @@ def run(module: str, *arguments: str, env: Mapping[str, str], core: int | None =
 
 
 def wait_for_port(port: int, server: "subprocess.Popen[bytes]") -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline and server.poll() is None:
         with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
             return

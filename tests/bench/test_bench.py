@@ -1,6 +1,7 @@
 """The load generator and its deliveries, without measuring anything."""
 
 import socket
+import sys
 import threading
 import time
 from datetime import UTC, datetime
@@ -13,7 +14,9 @@ from app.webhooks.signatures.scheme import SignatureError, VerificationContext
 from app.webhooks.translation import parse_event, translate_event
 from tests.bench.__main__ import SPECIAL, STANDARD, summary
 from tests.bench.deliveries import FORM_KEY, KINDS, PUBLIC_KEY, SECRET
+from tests.bench.intake import HOOKS, load_once
 from tests.bench.load import Load, Run
+from tests.bench.servers import servers
 
 SOURCES = {"standard": ("standard", SECRET), "public_key": ("gohighlevel", PUBLIC_KEY), "form": ("acuity", FORM_KEY)}
 
@@ -69,6 +72,18 @@ def answer_slowly(server: socket.socket) -> None:
         while connection.recv(65_536):
             time.sleep(0.02)
             connection.sendall(b"HTTP/1.1 202 Accepted\r\ncontent-length: 0\r\n\r\n")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the servers are pinned to cores, and measured in /proc")
+def test_the_web_process_answers_each_kind_of_delivery() -> None:
+    with servers() as stack:
+        endpoint = stack.web(**HOOKS)
+        load_once(stack, endpoint, requests=20, seed=1)
+        load_once(stack, endpoint, "200", requests=20, seed=1, rate=500.0)
+        load_once(stack, endpoint, "401", requests=20, kind="rejected")
+        load_once(stack, endpoint._replace(path="/hooks/gohighlevel"), requests=20, kind="public_key")
+        load_once(stack, endpoint._replace(path="/hooks/acuity"), requests=20, kind="form")
+        assert stack.unfinished() == 20 + 20 + 20
 
 
 def test_every_part_is_a_sentence_in_the_list() -> None:
