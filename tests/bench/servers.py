@@ -103,6 +103,13 @@ class Endpoint(NamedTuple):
     pid: int
 
 
+class Applied(NamedTuple):
+    """Seconds since the first visit was applied, and the CPU time of the workers since then."""
+
+    seconds: float
+    cpu_s: float
+
+
 class Servers:
     """A Redis that writes every command to the disk before it responds, and the processes that use it."""
 
@@ -214,22 +221,20 @@ class Servers:
             env=self.env,
         )
 
-    def apply_queued(self, env: Mapping[str, str], workers: int = 1) -> float:
-        """Have workers apply everything that is queued. Return the seconds since the first visit was applied."""
+    def apply_queued(self, env: Mapping[str, str], workers: int = 1) -> Applied:
+        """Have workers apply everything that is queued."""
         with ExitStack() as started:
-            for _ in range(workers):
-                started.enter_context(self.worker(env))
-            return self.wait_applied()
+            return self.wait_applied([started.enter_context(self.worker(env)) for _ in range(workers)])
 
-    def wait_applied(self) -> float:
-        """Wait until workers, which are just starting, have applied everything. Return the seconds since the first visit."""
+    def wait_applied(self, workers: Sequence[int] = ()) -> Applied:
+        """Wait until workers, which are just starting, have applied everything. workers: their process ids."""
         queued = self.queued()
         while self.queued() == queued:
             time.sleep(0.005)
-        began = time.perf_counter()
+        began, before = time.perf_counter(), sum(map(cpu_s, workers))
         while self.unfinished():
             time.sleep(0.01)
-        return time.perf_counter() - began
+        return Applied(time.perf_counter() - began, sum(map(cpu_s, workers)) - before)
 
     def used_memory(self) -> int:
         return int(self.redis.info("memory")["used_memory"])
