@@ -120,6 +120,7 @@ FIRST_COMMANDS = {
     "api": "doorbell doctor",
     "memory": "doorbell doctor",
     "stalled": "doorbell doctor",
+    "moving": "doorbell move {hook} --to CELL",
     "unusable": "doorbell hooks",
     "connection": "doorbell connections",
     "credentials": "doorbell sources {hook}",

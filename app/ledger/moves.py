@@ -3,6 +3,7 @@
 Keys are copied type by type, since DUMP of a newer server cannot be restored by an older one.
 """
 
+import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -22,7 +23,7 @@ from app.ledger.records import DeliveryInfo
 from app.ledger.redis import Redis
 
 #: Keys that are read at once, and the words of one command.
-BATCH, MAX_WORDS = 250, 1_000
+BATCH, MAX_WORDS = 1_000, 1_000
 #: Of each kind of key, how many are measured for the size of an account.
 MEASURED = 500
 STATES = ("queued", "running", "waiting", "parked", "discarded")
@@ -156,11 +157,23 @@ class Mark:
     phase: Phase = ""
     id: str = ""
     cell: str = ""
+    begun_at_ms: int = 0
+
+    @property
+    def is_unfinished(self) -> bool:
+        return self.phase in ("copying", "closed", "arriving")
 
 
 async def load_mark(redis: Redis, account: str) -> Mark:
-    phase, id, cell = await redis.command("HMGET", f"{keys.MOVE}{account}", "phase", "id", "cell")
-    return Mark((phase or b"").decode(), (id or b"").decode(), (cell or b"").decode())  # type: ignore[arg-type]
+    fields = await redis.command("HMGET", f"{keys.MOVE}{account}", "phase", "id", "cell", "begun_at")
+    phase, id, cell, begun_at = ((field or b"").decode() for field in fields)
+    return Mark(phase, id, cell, int(begun_at or 0))  # type: ignore[arg-type]
+
+
+async def unfinished_moves(redis: Redis, accounts: Sequence[str]) -> dict[str, Mark]:
+    """Return the moves from and to this cell that have not ended, by account."""
+    marks = await asyncio.gather(*(load_mark(redis, account) for account in accounts))
+    return {account: mark for account, mark in zip(accounts, marks, strict=True) if mark.is_unfinished}
 
 
 async def save_mark(redis: Redis, account: str, hooks: Iterable[str], expected: Mark, mark: Mark) -> bool:

@@ -8,7 +8,7 @@ from app.ledger.ledger import Ledger
 from app.ledger.redis import RedisUnavailable
 from app.operators.explain import Explain
 from app.operators.lists import Lists
-from app.operators.overview import Level, Overview
+from app.operators.overview import Level, Overview, load_moves
 from app.settings.model import Settings
 from app.telemetry.health import live_workers, load_backlog, open_circuits
 
@@ -68,6 +68,7 @@ async def _load_overview(ledger: Ledger, settings: Settings) -> Overview:
         redis.info("memory"),
     )
     return Overview(
+        moves=await load_moves(redis, settings),
         states=states,
         groups=groups,
         workers=workers,

@@ -11,6 +11,7 @@ from typing import Literal
 from app.ledger.ids import TaskId
 from app.ledger.ledger import Ledger
 from app.ledger.losses import Losses
+from app.ledger.moves import Mark, unfinished_moves
 from app.ledger.reasons import find_reason
 from app.ledger.redis import Redis
 from app.ledger.times import humanize, iso_timestamp
@@ -52,6 +53,7 @@ class Problem:
         "api",
         "memory",
         "stalled",
+        "moving",
         "unusable",
         "connection",
         "credentials",
@@ -129,6 +131,8 @@ class Overview:
     connections: list[HookConnection] = field(default_factory=list)
     #: Visits in the Visits API whose changes Redis lost at its last restart or failover.
     lost: list[TaskId] = field(default_factory=list)
+    #: The moves of accounts from or to another cell that have not ended, and a hook of each account.
+    moves: dict[str, tuple[Mark, str]] = field(default_factory=dict)
 
     @property
     def last_delivery_ms(self) -> float | None:
@@ -152,7 +156,13 @@ class Overview:
 
     def problems(self) -> list[Problem]:
         """Return all problems, the worst first."""
-        return [*self._outages(), *self._hook_problems(), *self._delays(), *self._payload_notes()]
+        return [
+            *self._outages(),
+            *self._unfinished_moves(),
+            *self._hook_problems(),
+            *self._delays(),
+            *self._payload_notes(),
+        ]
 
     @property
     def pending(self) -> int:
@@ -178,6 +188,18 @@ class Overview:
             stalled = humanize(self.backlog.no_progress_s)
             sentence = f"Tasks are due, and no task has finished for {stalled}: restart the workers."
             yield Problem("stalled", "bad", sentence)
+
+    def _unfinished_moves(self) -> Iterator[Problem]:
+        for account, (mark, hook) in self.moves.items():
+            began = humanize(time.time() - mark.begun_at_ms / 1000)
+            place = f"from the cell at {mark.cell}" if mark.phase == "arriving" else f"to the cell at {mark.cell}"
+            effect = (
+                "its tasks wait" if mark.phase == "copying" else "its tasks wait, and its senders get 503 and retry"
+            )
+            sentence = (
+                f"The account {account} began to move {place} {began} ago: {effect}. `doorbell move` continues it."
+            )
+            yield Problem("moving", "warn", sentence, hook)
 
     def _hook_problems(self) -> Iterator[Problem]:
         for name, reason in self.unusable_hooks.items():
@@ -289,6 +311,11 @@ def _failures_need_operator(count: int, groups: Sequence[FailureGroup]) -> str:
     return f"{needs}, most often: {title}. {age}"
 
 
+async def load_moves(redis: Redis, settings: Settings) -> dict[str, tuple[Mark, str]]:
+    moves = await unfinished_moves(redis, settings.all_accounts)
+    return {account: (mark, next(iter(settings.hooks_for(account)), "")) for account, mark in moves.items()}
+
+
 async def load_overview(ledger: Ledger, settings: Settings) -> Overview:
     redis, lists = ledger.redis, Lists(ledger, settings, Explain(ledger, settings))
     states, groups, hours = await asyncio.gather(
@@ -305,6 +332,7 @@ async def load_overview(ledger: Ledger, settings: Settings) -> Overview:
     )
     return Overview(
         lost=await Losses(redis).lost_visits(),
+        moves=await load_moves(redis, settings),
         connections=connections,
         payload_changes=changes,
         states=states,

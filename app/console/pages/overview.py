@@ -22,6 +22,7 @@ ACTIONS = {
     "api": ("Show accounts", "/console/sources#accounts"),
     "memory": ("Show data retention", "/console/settings/retention"),
     "stalled": ("Show workers", "/console/workers"),
+    "moving": ("Show accounts", "/console/sources#accounts"),
     "unusable": ("Show the hook", "/console/hooks/{hook}"),
     "connection": ("Show the connection", "/console/hooks/{hook}#connection"),
     "credentials": ("Show the steps", "/console/sources/{source}"),

@@ -200,6 +200,9 @@ def test_a_move_that_has_not_switched_can_be_cancelled(cells: Cells) -> None:
     east, west = cells.east, cells.west
     cells.mark(Mark("closed", "move-1", "elsewhere"), Mark("arriving", "move-1", "elsewhere"))
     assert 503 == east.send("visit.created", "A-4", contact=ADA, time_scheduled=TIME).status_code
+    problems = " ".join(east.doorbell("overview").stdout.split())
+    assert "The account main began to move to the cell at elsewhere" in problems
+    assert "doorbell move calendly --to CELL" in problems
 
     cancelled = cells.move("standard", "--cancel")
 

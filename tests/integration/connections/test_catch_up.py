@@ -15,6 +15,7 @@ from app.connections.connect import Connections
 from app.connections.stored_hooks import StoredHooks
 from app.ledger.catch_ups import CatchUp
 from app.ledger.ids import is_listed
+from app.ledger.moves import Mark, save_mark
 from app.ledger.redis import Redis
 from app.operators.actions import Actions, Actor
 from app.telemetry.silence import delivery_times
@@ -308,3 +309,17 @@ async def test_a_catch_up_of_a_hook_that_is_disconnected_leaves_nothing(
 
     assert (None, 1) == (await store.get("east"), await visit_count(interrupted))
     assert [] == await store.open_slots()
+
+
+async def test_nothing_is_caught_up_with_while_the_account_moves_to_another_cell(calendly: ConnectedTool) -> None:
+    calendly.vendor.calendar.book(TOMORROW, "coming@example.com")
+    mark = Mark("copying", "move-1", "elsewhere")
+    redis, names = calendly.context.ledger.redis, [calendly.hook.name]
+    await save_mark(redis, calendly.hook.account, names, Mark(), mark)
+
+    catch_up = await run(calendly, NOW - timedelta(days=1))
+
+    assert ("queued", 0) == (catch_up.status, await visit_count(calendly))
+    await save_mark(redis, calendly.hook.account, names, mark, Mark())
+    assert "done" == (await run(calendly)).status
+    assert 1 == await visit_count(calendly)

@@ -15,6 +15,7 @@ from app.connections.guard import Guard
 from app.connections.stored_hooks import StoredHooks
 from app.ledger.connection_states import ConnectionState, Health
 from app.ledger.ids import TaskId
+from app.ledger.moves import Mark, save_mark
 from app.ledger.redis import Redis
 from app.operators.actions import Actions, Actor
 from app.operators.activity_log import ActivityLog
@@ -425,3 +426,18 @@ async def test_a_subscription_that_somebody_created_again_has_a_lost_secret_and_
         assert (new.secret, *before) == tool.hook.settings.secrets
         assert state.detail.startswith("it signed with another secret, and was subscribed again at")
         assert "Doorbell repaired connection east: it signed with another secret" in await activities(tool)
+
+
+async def test_a_hook_whose_account_moves_to_another_cell_is_not_checked(tool: ConnectedTool) -> None:
+    redis, names = tool.context.ledger.redis, [tool.hook.name]
+    await tool.states.save(replace(await tool.states.get(tool.hook.name), next_check_ms=0))
+    mark = Mark("moved", "move-1", "elsewhere")
+    await save_mark(redis, tool.hook.account, names, Mark(), mark)
+    tool.vendor.requests.clear()
+
+    await guard(tool).check_due()
+    assert [] == tool.vendor.requests
+
+    await save_mark(redis, tool.hook.account, names, mark, Mark())
+    await guard(tool).check_due()
+    assert tool.vendor.requests
