@@ -18,6 +18,7 @@ from app.cli.output import (
 )
 from app.cli.session import actions, run_with_ledger
 from app.ledger.ledger import Ledger
+from app.ledger.moves import is_moving
 from app.ledger.records import NotFound
 from app.operators.actions import Actions
 from app.operators.drift_audit import AuditProgress, Difference, DriftAudit
@@ -49,6 +50,9 @@ def audit(account: str | None, repair: bool, rate: float | None, resume: bool, a
         total = repairable = repaired = 0
         async with http_client(max_connections=2) as http:
             for name in accounts:
+                if await is_moving(ledger.redis, name):
+                    print_message(f"{name}: not compared, because it moves or has moved to another cell")
+                    continue
                 drift_audit = DriftAudit(ledger, settings, http, name, rate)
                 async for difference in drift_audit.differences(resume, _print_progress):
                     total += 1

@@ -170,6 +170,11 @@ async def load_mark(redis: Redis, account: str) -> Mark:
     return Mark(phase, id, cell, int(begun_at or 0))  # type: ignore[arg-type]
 
 
+async def is_moving(redis: Redis, account: str) -> bool:
+    """Whether the account moves, or has moved to another cell."""
+    return bool((await load_mark(redis, account)).phase)
+
+
 async def unfinished_moves(redis: Redis, accounts: Sequence[str]) -> dict[str, Mark]:
     """Return the moves from and to this cell that have not ended, by account."""
     marks = await asyncio.gather(*(load_mark(redis, account) for account in accounts))

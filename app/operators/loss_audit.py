@@ -12,6 +12,7 @@ from app.ledger import keys
 from app.ledger.ids import TaskId
 from app.ledger.ledger import Ledger, take_turn
 from app.ledger.losses import Loss, Losses, visit_names
+from app.ledger.moves import is_moving
 from app.operators.activity_log import ActivityLog
 from app.operators.drift_audit import DriftAudit
 from app.settings.model import Settings
@@ -55,7 +56,8 @@ class LossAudit:
         result = Loss(loss.changed_at_ms)
         try:
             for account in self._settings.tokens:
-                await self._audit_account(account, result)
+                if not await is_moving(self._ledger.redis, account):
+                    await self._audit_account(account, result)
         except VisitsApiError as error:
             log.warning("loss_audit_failed", reason=str(error))
             result.problem = f"the Visits API failed: {error}"

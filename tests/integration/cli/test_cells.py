@@ -106,6 +106,8 @@ def test_an_account_moves_with_all_its_hooks_and_continues(cells: Cells) -> None
     assert 0 == cells.west.doorbell("show", rows(cells.west, "deliveries", "--json")[-1]["delivery"]).returncode
     assert "standard-A-1" in cells.west.doorbell("search", ADA["email"]).stdout
     assert b"moved account" in {action for action, _ in activity_of(cells.east)}
+    audit = cells.east.doorbell("audit")
+    assert (0, True) == (audit.returncode, "has moved to another cell" in audit.stderr)
     again = cells.move("standard", "--yes")
     assert (5, True) == (again.returncode, "has moved already" in again.stderr)
 

@@ -8,6 +8,7 @@ import pytest
 
 import app.operators.loss_audit
 from app.ledger.losses import Losses
+from app.ledger.moves import Mark, save_mark
 from app.ledger.redis import Redis, RedisAddress, RedisUnavailable
 from app.operators.activity_log import ActivityLog
 from app.operators.doctor import local_checks
@@ -68,6 +69,16 @@ async def test_a_visit_without_changes_is_reported_until_its_webhook_is_sent_aga
     assert [] == await lost_visits(world)
     assert "POST /visits" not in world.calls()
     assert ["of-somebody-else", "standard-1", "standard-9"] == external_ids(world)
+
+
+async def test_an_account_that_moved_to_another_cell_is_not_audited(world: World) -> None:
+    create_in_api(world, external_id="standard-9")
+    await save_mark(world.redis, "main", ["standard"], Mark(), Mark("moved", "move-1", "elsewhere"))
+    world.clear_calls()
+
+    await (await change_server(world)).step()
+
+    assert ([], []) == (await lost_visits(world), world.calls())
 
 
 async def test_one_worker_audits_once(world: World) -> None:
