@@ -13,7 +13,8 @@ import zstandard
 #: The first byte of a body that is compressed with a dictionary. Four bytes of its digest and the zstd frame follow.
 WITH_DICTIONARY = b"\x02"
 _DIGEST_BYTES = 4
-LEVEL, _LEVEL_WITHOUT = 3, 1
+#: Level 3 takes half as much time again, a tenth of what a delivery costs a web process, and saves 3 bytes of a body of 700.
+LEVEL = 1
 
 
 class UnknownDictionary(Exception):
@@ -39,7 +40,7 @@ def decompress(stored: bytes) -> bytes:
 def _compressor(source: str) -> tuple[bytes, zstandard.ZstdCompressor]:
     digests = [digest for name, _, digest in dictionaries() if name == source]
     if not digests:
-        return b"", zstandard.ZstdCompressor(level=_LEVEL_WITHOUT)
+        return b"", zstandard.ZstdCompressor(level=LEVEL)
     dictionary = as_dictionary(_read(digests[-1]))
     dictionary.precompute_compress(level=LEVEL)
     prefix = WITH_DICTIONARY + bytes.fromhex(digests[-1])

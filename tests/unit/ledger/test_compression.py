@@ -45,7 +45,8 @@ def test_a_body_that_no_dictionary_contains_takes_less_than_half() -> None:
         for body in bodies:
             dictionary = compression.as_dictionary(train(other for other in bodies if other != body) or b" ")
             plain += len(zstandard.compress(body, level=1))
-            with_dictionary += 5 + len(zstandard.ZstdCompressor(level=3, dict_data=dictionary).compress(body))
+            compressor = zstandard.ZstdCompressor(level=compression.LEVEL, dict_data=dictionary)
+            with_dictionary += 5 + len(compressor.compress(body))
 
     assert with_dictionary < plain / 2
 
