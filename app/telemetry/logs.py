@@ -36,7 +36,7 @@ def configure(settings: Settings) -> None:
     out.setFormatter(ProcessorFormatter(processors=[ProcessorFormatter.remove_processors_meta, *chain]))
     structlog.configure(
         processors=chain,
-        wrapper_class=structlog.make_filtering_bound_logger(settings.log_level),
+        wrapper_class=_logger_class(settings.log_level),
         logger_factory=lambda: out,
         cache_logger_on_first_use=True,
     )
@@ -45,6 +45,20 @@ def configure(settings: Settings) -> None:
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [], True
         logger.setLevel(logging.WARNING)
+
+
+def _logger_class(level: str) -> type[FilteringBoundLogger]:
+    """Return structlog's logger without fields that are bound to it: copying them is a fifth of the time for a line."""
+
+    class Logger(structlog.make_filtering_bound_logger(level)):  # type: ignore[misc]
+        def _proxy_to_logger(self, method_name: str, event: str, **fields: Any) -> None:
+            fields["event"] = event
+            line: Any = fields
+            for process in self._processors:
+                line = process(self._logger, method_name, line)
+            self._logger.put(line)
+
+    return Logger
 
 
 def warn_of_unknown_variables() -> None:
