@@ -151,7 +151,7 @@ LOST_VISITS = Alert(
     name="DoorbellLostVisits",
     message="Redis lost its newest writes when it restarted or failed over: {count} visits are in Review Rover, and their "
     "changes are not stored.",
-    expr=f"max({metrics.LOST_VISITS}) > 0",
+    expr=f"max by (cell) ({metrics.LOST_VISITS}) > 0",
     command="doorbell doctor",
     output="`redis.losses  warn`, with the visits",
     fix="Let the tools send these again, or run `doorbell catch-up HOOK`. `ACK=replica` prevents it.",
