@@ -4,7 +4,7 @@ import asyncio
 import base64
 import hashlib
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -168,6 +168,7 @@ class Ledger:
             lease.until,
             lambda remaining_ms: scripts.restore_lease(lease_ms=remaining_ms, token=token, tasks=task_ids),
             lambda remaining_ms: scripts.renew_lease(lease_ms=remaining_ms, token=token, tasks=task_ids),
+            lambda: _restore_changes(token, tasks),
         )
         return lease
 
@@ -190,6 +191,8 @@ class Ledger:
         )
         answer = await self.redis.script(call)
         self.redis.held_leases.pop(lease.token, None)
+        for task_id in outcome.remote:
+            self.redis.remember_answer(task_id, _encode_remote(TaskId(task_id), outcome.remote))
         if answer == b"lost":
             raise LeaseLost(lease.primary.task_id)
 
@@ -659,6 +662,16 @@ def _encode_member(task: Task, primary: Task, outcome: Outcome) -> tuple[TaskId,
     # The hash has no field for a time that `remote` has.
     stored = "-" if start == visit_start(outcome.remote.get(task.task_id, task.remote) or {}) else start or "-"
     return (*encoded, stored, *(("", "") if start == task.start else (task.start, start)))
+
+
+def _restore_changes(token: str, tasks: Sequence[tuple[bytes, int, list[bytes]]]) -> Iterator[Call]:
+    """Yield a script for each id of a visit. tasks: as lease.lua returns them."""
+    for task_id, _, flat in tasks:
+        stored = dict(zip(flat[::2], flat[1::2], strict=True))
+        names = ("change:", "previous:", "next:", "linked")
+        fields = [(name, value) for name, value in stored.items() if name.decode().startswith(names)]
+        if fields:
+            yield scripts.restore_changes(task=task_id, token=token, changes=stored.get(b"changes", 0), fields=fields)
 
 
 def _encode_remote(task_id: TaskId, remote: dict[str, dict[str, Any] | None]) -> bytes:

@@ -10,7 +10,7 @@ import re
 import ssl
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -54,6 +54,8 @@ Acknowledge = Literal["write", "fsync", "replica"]
 #: A restarted server may have lost its newest writes, and with them leases that are still in use. During this time no lease
 #: is granted, and every holder restores its leases.
 RESTART_GRACE_S = 2
+#: The answers of the Visits API that a process remembers, since another server may lack them.
+MAX_ANSWERS, ANSWERS_FOR_S = 1_000, 300.0
 #: The server's clock has jumped if it advanced by CLOCK_JUMP_S more or less than ours. Then no lease is granted for
 #: CLOCK_JUMP_GRACE_S: a busy process may need that long to renew its leases.
 CLOCK_JUMP_S, CLOCK_JUMP_GRACE_S = 2.0, 5
@@ -171,12 +173,13 @@ class HeldLease:
     """A lease or lock that this process holds.
 
     until: by time.monotonic(). restore, renew: take the remaining ms and return a script. `restore` is for a server that
-    lost its newest writes, `renew` for one whose clock jumped.
+    lost its newest writes, `renew` for one whose clock jumped. restore_changes: run before `restore`.
     """
 
     until: float
     restore: Callable[[int], Call]
     renew: Callable[[int], Call]
+    restore_changes: Callable[[], Iterable[Call]] = tuple
 
     @property
     def remaining_ms(self) -> int:
@@ -334,6 +337,7 @@ class Redis:
         self._nodes: list[Endpoint] = []  # of the shard, if the server is in cluster mode
         self._clock_offset_s: float | None = None
         self.held_leases: dict[str, HeldLease] = {}
+        self._answers: dict[str, tuple[float, bytes]] = {}
 
     @property
     def run_id(self) -> str:
@@ -616,7 +620,7 @@ class Redis:
             )
 
     async def _restore_leases(self, connection: _Connection, server: Mapping[str, str]) -> None:
-        """Start the grace period if the server restarted or is another one, and restore the leases of this process on it."""
+        """Start the grace period if the server restarted or is another one, and restore what it lost of our runs."""
         run_id, now = server.get("run_id", ""), time.monotonic()
         is_same_server = self._run_id in ("", run_id)
         # Redis reports a negative uptime if its clock went back since its start.
@@ -624,7 +628,21 @@ class Redis:
         connection.usable_at = now + RESTART_GRACE_S - (uptime_s if is_same_server else 0)
         self._run_id = run_id
         for lease in self._current_leases():
+            for call in lease.restore_changes():
+                await self.script(call, connection=connection)
             await self.script(lease.restore(lease.remaining_ms), connection=connection)
+        if not is_same_server and (answers := self._recent_answers(now)):
+            await self.script(scripts.recheck_outdated(visits=answers), connection=connection)
+
+    def remember_answer(self, task: str, remote: bytes) -> None:
+        """Remember the last answer of the Visits API for a visit, in case the server loses it."""
+        self._answers.pop(task, None)
+        self._answers[task] = time.monotonic(), remote
+        if len(self._answers) > MAX_ANSWERS:
+            del self._answers[next(iter(self._answers))]
+
+    def _recent_answers(self, now: float) -> list[tuple[str, bytes]]:
+        return [(task, remote) for task, (at, remote) in self._answers.items() if now - at < ANSWERS_FOR_S]
 
     def _current_leases(self) -> list[HeldLease]:
         now = time.monotonic()

@@ -1,7 +1,6 @@
 """The audit after a restart or failover of Redis: visits that the Visits API has and the ledger has lost."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
 
 import httpx
 import pytest
@@ -9,16 +8,13 @@ import pytest
 import app.operators.loss_audit
 from app.ledger.losses import Losses
 from app.ledger.moves import Mark, save_mark
-from app.ledger.redis import Redis, RedisAddress, RedisUnavailable
 from app.operators.activity_log import ActivityLog
 from app.operators.doctor import local_checks
 from app.operators.filter import ActivityFilter
 from app.operators.loss_audit import LossAudit
 from app.operators.overview import load_overview
 from app.visits.change import Contact
-from tests.support.harness import Harness, Server, wait_until
-from tests.support.sentinels import Replicated, replicated
-from tests.support.visit_worker import DOCUMENTED_CONTACT, World, booked, create_in_api, external_ids, open_world
+from tests.support.visit_worker import DOCUMENTED_CONTACT, World, booked, create_in_api, external_ids
 
 
 def audit_of(world: World) -> LossAudit:
@@ -153,50 +149,3 @@ async def test_the_audit_is_tried_again_after_an_outage_of_the_api(
     await audit.step()
 
     assert ["standard-9"] == await lost_visits(world)
-
-
-# A real failover
-
-
-@pytest.fixture
-def servers() -> Iterator[Replicated]:
-    with replicated(replicas=1) as servers:
-        yield servers
-
-
-@pytest.fixture
-async def replicated_world(servers: Replicated, sandbox: Server) -> AsyncIterator[World]:
-    redis = Redis(RedisAddress(servers.url))
-    with Harness(f"redis://127.0.0.1:{servers.primary}/0", sandbox) as harness:
-        async with open_world(redis, harness) as world:
-            yield world
-    await redis.close()
-
-
-async def test_a_visit_that_a_failover_lost_is_noticed_and_not_created_again(
-    servers: Replicated, replicated_world: World
-) -> None:
-    world, audit = replicated_world, audit_of(replicated_world)
-    await audit.step()
-    await world.apply(booked("before"))
-    await asyncio.to_thread(wait_until, servers.is_in_sync)
-    await asyncio.to_thread(servers.cut_replicas)
-    await world.apply(booked("lost"))
-    await asyncio.to_thread(servers.kill_primary)
-
-    async with asyncio.timeout(20):
-        while await lost_visits_or_none(world, audit) != ["standard-lost"]:  # noqa: ASYNC110
-            await asyncio.sleep(0.2)
-
-    await world.apply(booked("lost"))
-    assert [] == await lost_visits(world)
-    assert ["standard-before", "standard-lost"] == external_ids(world)
-    assert 2 == world.calls().count("POST /visits")
-
-
-async def lost_visits_or_none(world: World, audit: LossAudit) -> list[str] | None:
-    try:
-        await audit.step()
-        return await lost_visits(world)
-    except RedisUnavailable:
-        return None
