@@ -46,7 +46,8 @@ class Plan:
     kill_interval_s: the mean time between two kills. visits_per_second: how many scenarios start. truncate: whether Redis'
     file loses its end at each kill. fast: end the leases of dead workers at once instead of waiting for them.
     failovers: how many kills hit a primary whose replica is promoted; then no other kill hits Redis. ack: the setting ACK.
-    lose_writes: the share of the failovers before which the replicas get no more writes.
+    lose_writes: the share of the failovers before which the replicas get no more writes. minutes: after this time nothing
+    more is killed.
     """
 
     kills: int
@@ -60,6 +61,7 @@ class Plan:
     ack: str = "write"
     lose_writes: float = 0.0
     replicas: int = 1
+    minutes: float = 60 * 24
 
     @property
     def may_lose(self) -> bool:
@@ -277,8 +279,10 @@ class Run:
 
     async def _kill_all(self) -> None:
         # A separate generator, so that the kills depend only on the seed and not on the webhooks.
-        rng = random.Random(f"kills {self.plan.seed}")
+        rng, until = random.Random(f"kills {self.plan.seed}"), time.monotonic() + 60 * self.plan.minutes
         for kind in self.plan.victims(rng):
+            if time.monotonic() > until:
+                return
             await asyncio.sleep(min(5 * self.plan.kill_interval_s, rng.expovariate(1 / self.plan.kill_interval_s)))
             self.report_.kills[kind] += 1
             if kind == "redis":
