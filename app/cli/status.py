@@ -129,6 +129,7 @@ FIRST_COMMANDS = {
     "paused": "doorbell resume {hook}",
     "failures": "doorbell failures",
     "slow": "doorbell workers",
+    "lost": "doorbell doctor",
     "payload": "doorbell drift",
 }
 
