@@ -30,7 +30,7 @@ from app.visits.merge import (
 )
 from app.webhooks.registry import source_of_visit
 from jobs.contacts import Contacts
-from jobs.context import RUN_TIMEOUT_S, Context, seconds_since
+from jobs.context import RUN_TIMEOUT_S, Context
 from jobs.errors import DeadlinePassed, NeedsOperator, RateLimitedLocally
 from jobs.retry import Decision, decide
 from jobs.runs import TaskRun, complete, run
@@ -116,7 +116,7 @@ class VisitRun(TaskRun):
         )
 
     def decide(self, error: VisitsApiError) -> Decision:
-        failing_for_s = seconds_since(self.task.failing_since_ms)
+        failing_for_s = self.context.seconds_since(self.task.failing_since_ms)
         return decide(error, self.context.schedule, self.task.failed_attempts, failing_for_s, random())
 
     async def complete(self, outcome: Outcome) -> None:
@@ -150,7 +150,8 @@ class VisitRun(TaskRun):
 
     def _wait_for_change(self, reason: str) -> Outcome:
         settings = self.context.settings
-        remaining_s = min(settings.contact_for_s, settings.retry_for_s) - seconds_since(self.task.pending_since_ms)
+        pending_s = self.context.seconds_since(self.task.pending_since_ms)
+        remaining_s = min(settings.contact_for_s, settings.retry_for_s) - pending_s
         if remaining_s <= 0:
             raise NeedsOperator(reason, f"no {'time' if reason == 'time_unknown' else 'e-mail address'} came later")
         return Outcome(

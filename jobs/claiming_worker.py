@@ -16,13 +16,12 @@ from redis.exceptions import RedisError
 from app.ledger.ids import TaskId
 from app.ledger.records import Queue
 from app.ledger.redis import RedisUnavailable
-from app.telemetry.counters import Counters
 from app.telemetry.logs import log
 from app.telemetry.metric_names import RUN_DURATION_S, TASK_WAIT_S
 from app.visits.client import RESPONSE_TIMEOUT_S
 from jobs.arq_redis import redis_pool
 from jobs.concurrency import Job
-from jobs.context import RUN_TIMEOUT_S, Context, seconds_since
+from jobs.context import RUN_TIMEOUT_S, Context
 from jobs.startup import connect_to_redis
 
 #: arq's own limit, which no run reaches (RUN_TIMEOUT_S). Ten seconds after it, another worker may claim the job.
@@ -107,16 +106,16 @@ class ClaimingWorker(arq.worker.Worker):
 
     async def _run(self, context: Context, queue: Queue, job_id: str, due_ms: float) -> None:
         with _log_errors():
-            await self._execute(context.counters, TaskId.of_job(job_id), due_ms)
+            await self._execute(context, TaskId.of_job(job_id), due_ms)
             self.jobs_complete += 1
             await context.ledger.ack(job_id, queue)
 
-    async def _execute(self, counters: Counters, task_id: TaskId, due_ms: float) -> None:
-        counters.observe(TASK_WAIT_S, seconds_since(due_ms), task_id.kind)
+    async def _execute(self, context: Context, task_id: TaskId, due_ms: float) -> None:
+        context.counters.observe(TASK_WAIT_S, context.seconds_since(due_ms), task_id.kind)
         started = time.monotonic()
         async with asyncio.timeout(self.job_timeout_s):  # not a separate task: Job observes when this coroutine runs
             await self.functions[task_id.kind].coroutine(self.ctx, task_id)
-        counters.observe(RUN_DURATION_S, time.monotonic() - started, task_id.kind)
+        context.counters.observe(RUN_DURATION_S, time.monotonic() - started, task_id.kind)
 
     async def close(self) -> None:
         """Replace arq's, which waits for minutes if Redis is gone, and then does not call on_shutdown."""

@@ -41,6 +41,10 @@ class Context:
     def __post_init__(self) -> None:
         object.__setattr__(self, "stored_hooks", StoredHooks(self.ledger.redis, self.settings))
 
+    def seconds_since(self, ms: float | None) -> float:
+        """Return the seconds since a time of the ledger (ms); 0 for None and for times in the future."""
+        return max(0.0, (self.ledger.redis.now_ms() - ms) / 1000) if ms else 0.0
+
     @property
     def schedule(self) -> Schedule:
         settings = self.settings
@@ -58,8 +62,3 @@ class RunTimer:
 
     def attempt(self, outcome: str, calls: list[list[object]], response_text: str = "") -> Attempt:
         return Attempt(self.started_at_ms, self.took_ms, outcome, calls, response_text)
-
-
-def seconds_since(ms: float | None) -> float:
-    """Return the seconds since a time of the ledger (ms); 0 for None and for times in the future."""
-    return max(0.0, time.time() - ms / 1000) if ms else 0.0

@@ -15,7 +15,7 @@ from app.webhooks.delivery import Event
 from app.webhooks.fetching import RecordRequest
 from app.webhooks.source import RECORD_GONE, Ignored, PartlyTranslatable
 from app.webhooks.translation import FOREIGN_TENANT, is_foreign_tenant, parse_event
-from jobs.context import RUN_TIMEOUT_S, Context, seconds_since
+from jobs.context import RUN_TIMEOUT_S, Context
 from jobs.errors import NeedsOperator, RecordNotReadable
 from jobs.records import FetchedRecord, Records
 from jobs.retry import Decision, decide_fetch
@@ -65,7 +65,7 @@ class EventRun(TaskRun):
         return Outcome(state="parked" if parked else "done", attempt=attempt, reason=parked)
 
     def decide(self, error: VisitsApiError) -> Decision:
-        failing_for_s = seconds_since(self.task.failing_since_ms)
+        failing_for_s = self.context.seconds_since(self.task.failing_since_ms)
         return decide_fetch(error, self.context.schedule, self.task.failed_attempts, failing_for_s, random())
 
     async def complete(self, outcome: Outcome) -> None:
@@ -118,7 +118,7 @@ class EventRun(TaskRun):
                 translated = hook.source.translate(with_record)
             except PartlyTranslatable as partly:
                 translated, problem = partly.changes, str(partly)
-            age_s = seconds_since(int(event.received_at.timestamp() * 1000))
+            age_s = self.context.seconds_since(int(event.received_at.timestamp() * 1000))
             if age_s < READ_LAG_S and _record_may_appear(translated, record):
                 raise RecordNotReadable
             if isinstance(translated, Ignored):

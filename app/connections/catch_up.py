@@ -117,7 +117,7 @@ class CatchUpRunner:
         for name in names:
             if name in moving:
                 continue
-            newest, now_ms = await store.get(name), time.time() * 1000
+            newest, now_ms = await store.get(name), self._context.ledger.redis.now_ms()
             is_due = newest is None or (not newest.is_open and newest.requested_at_ms < now_ms - DAY_MS)
             if is_due and await take_turn(self._context.ledger.redis, f"{keys.CATCH_UP}{name}:daily:lock", TURN_S):
                 since = (
@@ -136,14 +136,15 @@ class CatchUpRunner:
         if not self._is_configured(name):
             await store.save(ended(catch_up, "failed", NOT_CONFIGURED))
             return
-        if catch_up.next_attempt_ms > time.time() * 1000:
+        if catch_up.next_attempt_ms > self._context.ledger.redis.now_ms():
             return
         hook = settings.hook(name)
         try:
             await self._continue(hook, catch_up)
         except (ClientError, Unauthorized, Refused, Untranslatable, CredentialsMissing, VisitsApiError) as error:
             current = await store.get(slot) or catch_up
-            await store.save(after_error(current, error, hook.source.definition.title))
+            now_ms = self._context.ledger.redis.now_ms()
+            await store.save(after_error(current, error, hook.source.definition.title, now_ms))
 
     def _is_configured(self, name: str) -> bool:
         settings = self._context.settings
@@ -244,7 +245,7 @@ def ended(catch_up: CatchUp, status: CatchUpStatus, problem: str = "") -> CatchU
     return replace(catch_up, status=status, remaining=(), problem=problem, ended_at_ms=int(time.time() * 1000))
 
 
-def after_error(catch_up: CatchUp, error: Exception, title: str) -> CatchUp:
+def after_error(catch_up: CatchUp, error: Exception, title: str, now_ms: float) -> CatchUp:
     """Return the catch-up after a failed call: it waits, or it failed for good."""
     sentence = describe(error, title)
     can_retry = isinstance(error, VisitsApiError) and not isinstance(error, ClientError | Unauthorized)
@@ -253,7 +254,7 @@ def after_error(catch_up: CatchUp, error: Exception, title: str) -> CatchUp:
         return ended(catch_up, "failed", sentence)
     asked_s = error.wait_s if isinstance(error, VisitsApiError) and error.wait_s is not None else 0
     wait_s = max(asked_s, min(FIRST_RETRY_S * 2 ** (attempts - 1), MAX_RETRY_S))
-    next_attempt_ms = int((time.time() + wait_s) * 1000)
+    next_attempt_ms = int(now_ms + wait_s * 1000)
     return replace(catch_up, failed_attempts=attempts, next_attempt_ms=next_attempt_ms, problem=sentence)
 
 

@@ -1,7 +1,6 @@
 """Checks the connections at the tools, repairs them, and catches up what was missed meanwhile."""
 
 import logging
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -38,6 +37,8 @@ from app.webhooks.subscription import Refused, SubscriptionState
 WORKER = Actor("Doorbell", "worker")
 #: How early an expiring subscription is renewed, in checks, and at least.
 RENEW_CHECKS, RENEW_MIN = 4, timedelta(hours=12)
+#: The time between two checks varies between these shares of `CONNECTION_CHECK_S`.
+JITTER = 0.9, 1.1
 #: When a tool did not answer, it is asked again after this time, if the next check is later.
 RETRY_S = 60.0
 
@@ -57,10 +58,10 @@ class Guard:
         hooks = [hook for name in self._context.settings.hooks if can_call(hook := self._context.settings.hook(name))]
         if not hooks:
             return
-        states, now_ms = await self._states.all(), _now_ms()
+        states = await self._states.all()
         names = [hook.name for hook in hooks]
         moving = await moving_hooks(self._context.ledger.redis, names)
-        due = [name for name in names if states.get(name, ConnectionState(name)).next_check_ms <= now_ms]
+        due = [name for name in names if self._is_due(states.get(name, ConnectionState(name)))]
         await self._turns.run([name for name in due if name not in moving], self._check_alone)
 
     async def aclose(self) -> None:
@@ -74,8 +75,16 @@ class Guard:
                 settings = self._context.settings
                 if name not in settings.hooks or not can_call(hook := settings.hook(name)):
                     return
-                if (await self._states.get(name)).next_check_ms <= _now_ms():
+                if self._is_due(await self._states.get(name)):
                     await self.check(hook)
+
+    def _is_due(self, state: ConnectionState) -> bool:
+        """Whether its time has come. A time after the latest possible one means that the server's clock went back."""
+        wait_ms = state.next_check_ms - self._now_ms()
+        return not 0 < wait_ms <= 1_000 * JITTER[1] * self._context.settings.connection_check_s
+
+    def _now_ms(self) -> int:
+        return int(self._context.ledger.redis.now_ms())
 
     async def check_now(self, name: str) -> ConnectionState:
         """Check a connection because a person asks. Raises NotFound, NotSubscribable, LockContended."""
@@ -92,7 +101,7 @@ class Guard:
     async def check(self, hook: Hook) -> ConnectionState:
         """Ask the tool about the connection, repair it if Doorbell made it, and store its state. Run under its lock."""
         before = await self._states.get(hook.name)
-        next_check_ms = int((time.time() + self._context.settings.connection_check_s * uniform(0.9, 1.1)) * 1000)
+        wait_s = self._context.settings.connection_check_s * uniform(*JITTER)
         try:
             after = await self._examine(hook, before)
         except (Unauthorized, Refused, CredentialsMissing) as error:
@@ -102,15 +111,15 @@ class Guard:
             is_by_hand = isinstance(error, Refused) and not before.is_managed
             after = replace(before, detail=detail)  # its deliveries show whether it works
             if not is_by_hand:
-                after = replace(after, state="credentials_expired", checked_at_ms=_now_ms())
+                after = replace(after, state="credentials_expired", checked_at_ms=self._now_ms())
         except (VisitsApiError, Untranslatable) as error:
             before = await self._states.get(hook.name)
-            wait_s = error.wait_s if isinstance(error, RateLimited) and error.wait_s else RETRY_S
+            asked_s = error.wait_s if isinstance(error, RateLimited) else None
+            wait_s = min(wait_s, asked_s or RETRY_S)
             detail = describe(error, hook.source.definition.title)
-            next_check_ms = min(next_check_ms, int((time.time() + wait_s) * 1000))
             log.warning("connection_check_failed", hook=hook.name, reason=detail)
             after = replace(before, detail=detail)
-        after = replace(after, next_check_ms=next_check_ms)
+        after = replace(after, next_check_ms=self._now_ms() + int(wait_s * 1000))
         await self._states.save(after)
         if after.state != before.state:
             await self._report(before, after)
@@ -137,7 +146,7 @@ class Guard:
             if before.outdated:
                 return await self._repair(hook, connector, before, "missing")
             state: Health = "unverified" if before.state == "credentials_expired" else before.state
-            return replace(before, state=state, detail="", checked_at_ms=_now_ms())
+            return replace(before, state=state, detail="", checked_at_ms=self._now_ms())
         existing = await connector.own_subscriptions()
         active = [each for each in existing if each.is_active]
         accepted = [each for each in active if self._accepts(hook, connector, before, each)]
@@ -191,7 +200,7 @@ class Guard:
             if cannot_keep:
                 create = "" if problem == "degraded" else "create one there, and "
                 advice = f"{create}set HOOKS__{hook.name.upper()}__SECRETS to its secret"
-            return replace(before, state=problem, detail=f"{loss}: {advice}", checked_at_ms=_now_ms())
+            return replace(before, state=problem, detail=f"{loss}: {advice}", checked_at_ms=self._now_ms())
         log.warning("connection_lost", hook=hook.name, state=problem)
         since = await default_since(self._context, hook.name)
         if before.state != problem:
@@ -231,7 +240,3 @@ class Guard:
     def _renew_before(self) -> datetime:
         early = timedelta(seconds=RENEW_CHECKS * self._context.settings.connection_check_s)
         return datetime.now(UTC) + max(early, RENEW_MIN)
-
-
-def _now_ms() -> int:
-    return int(time.time() * 1000)

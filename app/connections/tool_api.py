@@ -25,6 +25,7 @@ from app.visits.client import (
     VisitsApiError,
     error_for,
     send_request,
+    sent_at,
 )
 from app.webhooks.fetching import RecordRequest
 from app.webhooks.payload import Payload
@@ -209,5 +210,5 @@ def until_reset(limited: RateLimited, response: httpx.Response, header: str | No
     if limited.wait_s is not None or not value.isascii() or not value.isdecimal() or len(value) > 12:
         return limited
     seconds = float(value)
-    wait_s = seconds - time.time() if seconds > 1_000_000_000 else seconds
+    wait_s = seconds - sent_at(response).timestamp() if seconds > 1_000_000_000 else seconds
     return RateLimited(limited.call, limited.status, limited.response_text, min(max(wait_s, 0.0), 86_400.0))

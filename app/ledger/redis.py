@@ -433,6 +433,14 @@ class Redis:
                         raise
                 await self._compare_clocks(connection)
 
+    def now_ms(self) -> float:
+        """Return the server's time, as last compared; that of this process before the first time.
+
+        Processes compare times with this clock, since theirs may differ.
+        """
+        offset_s = self._clock_offset_s
+        return (time.time() if offset_s is None else time.monotonic() + offset_s) * 1000
+
     async def compare_clocks(self) -> None:
         """Measure the offset of the server's clock, and renew the leases of this process if the clock jumped."""
         await self._compare_clocks(await self._connected())

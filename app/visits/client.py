@@ -282,7 +282,7 @@ def connection_error(call: str, error: httpx.HTTPError, calls: list[list[Any]]) 
 def error_for(call: str, response: httpx.Response) -> VisitsApiError:
     """Return the error for a response whose status is not 2xx."""
     status, text = response.status_code, response.content[: 4 * MAX_QUOTED_CHARS].decode("utf-8", "replace")
-    wait_s = retry_after_s(response.headers.get("retry-after"), datetime.now(UTC))
+    wait_s = retry_after_s(response.headers.get("retry-after"), sent_at(response))
     match status:
         case 401 | 403:
             return Unauthorized(call, status, text)
@@ -293,6 +293,15 @@ def error_for(call: str, response: httpx.Response) -> VisitsApiError:
         case _ if status >= 500:
             return ServerError(call, status, text, wait_s)
     return ClientError(call, status, text)
+
+
+def sent_at(response: httpx.Response) -> datetime:
+    """Return the server's time, so that a date of this server is not compared with another clock; else our own time."""
+    try:
+        date = parsedate_to_datetime(response.headers.get("date", ""))
+    except (ValueError, OverflowError):
+        return datetime.now(UTC)
+    return date if date.tzinfo else date.replace(tzinfo=UTC)
 
 
 def retry_after_s(header: str | None, now: datetime) -> float | None:

@@ -106,6 +106,15 @@ async def test_acquiring_a_held_lock_again_extends_it(ledger: Ledger, redis: Red
     assert 5 < await redis.command("PTTL", "a-lock") <= 30_000
 
 
+async def test_the_lock_of_a_dead_process_does_not_last_for_an_hour_after_a_jump_back(
+    ledger: Ledger, redis: Redis
+) -> None:
+    await redis.command("SET", "a-lock", "of a dead process", "PX", 3_620_000)  # 20 s before the jump
+
+    assert not await ledger.acquire_lock("a-lock", "mine", 30)
+    assert 0 < await redis.command("PTTL", "a-lock") <= 30_000
+
+
 async def test_no_lease_is_given_until_other_processes_can_notice_a_jump(ledger: Ledger, second: Ledger) -> None:
     await accept(ledger, change("A"))
     await second.requeue_due()
@@ -126,6 +135,7 @@ async def test_queued_tasks_are_due_after_a_jump_back(ledger: Ledger, redis: Red
     await ledger.heartbeat("bell:worker:one", b"{}", 30_000)
 
     await jump(-3_600, ledger)
+    await ledger.heartbeat("bell:worker:one", b"{}", 30_000)
     await ledger.requeue_due()
 
     now_ms = (await ledger.server_time()).timestamp() * 1000
@@ -206,12 +216,17 @@ class FakeClockServer:
 
 
 @pytest.fixture
-def fake_clock_server() -> Iterator[FakeClockServer]:
+def libfaketime() -> Path:
     libraries = sorted(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"))
     if not libraries:
         pytest.skip("needs libfaketime (Debian: apt install faketime)")
+    return libraries[0]
+
+
+@pytest.fixture
+def fake_clock_server(libfaketime: Path) -> Iterator[FakeClockServer]:
     with TemporaryDirectory(dir=memory_folder()) as folder:
-        server = FakeClockServer(Path(folder), libraries[0])
+        server = FakeClockServer(Path(folder), libfaketime)
         yield server
         server.kill()
 
@@ -243,3 +258,66 @@ def test_a_visit_is_created_once_despite_a_jump_of_the_clock(
 
         assert 10 == harness.calls().count("POST /visits")
         wait_until(lambda: "No worker is running" not in harness.doorbell("overview").stdout)
+
+
+def remaining_s(client: LedgerClient, times: str) -> float:
+    """Return the seconds until the latest of these times, by the server's clock."""
+    latest = client.command("ZRANGE", times, -1, -1, "WITHSCORES")
+    return float(latest[1]) / 1000 - int(client.command("TIME")[0]) if latest else 0
+
+
+@pytest.mark.parametrize("seconds", [3_600, -3_600])
+def test_waiting_visits_are_tried_a_few_times_and_replays_run_after_a_jump_of_the_clock(
+    fake_clock_server: FakeClockServer, sandbox: Server, seconds: int
+) -> None:
+    """Ahead, each visit is due an hour early, once. Back, none waits for an hour."""
+    visits = [f"{number}" for number in range(20)]
+    with Harness(fake_clock_server.url, sandbox) as harness:
+        client = LedgerClient(fake_clock_server.url)
+        harness.inject_faults(error_share=1, error_status=500, only=["GET /visits/:id"])
+        client.accept(*(booked(visit, contact=CONTACT) for visit in visits))
+        harness.start_worker(RETRY_FIRST_S="60", RETRY_CAP_S="60")
+        wait_until(lambda: all(client.member(visit).failed_attempts for visit in visits))
+        calls_before = len(harness.calls())
+
+        fake_clock_server.set(seconds)
+        time.sleep(5)
+
+        assert len(harness.calls()) - calls_before <= 2 * len(visits)
+        assert remaining_s(client, "bell:running") <= 60
+        wait_until(lambda: remaining_s(client, "bell:waiting") <= 60, 5)
+        harness.clear_faults()
+        names = [f"standard-{visit}" for visit in visits]
+        assert 0 == harness.doorbell("replay", *names, "--yes").returncode
+        wait_until(lambda: len(all_visits(harness)) == len(visits), 30)
+        assert len(visits) == harness.calls().count("POST /visits")
+
+
+# Workers whose clocks are wrong
+
+
+def test_workers_with_wrong_clocks_lose_double_and_delay_nothing(
+    redis_url: str, sandbox: Server, libfaketime: Path
+) -> None:
+    """One is an hour ahead, the other an hour late. The API asks them to wait until a time of day."""
+    visits = [f"{number}" for number in range(20)]
+    with Harness(redis_url, sandbox) as harness:
+        client = LedgerClient(redis_url)
+        limit = {"rate_limited_share": 0.1, "retry_after_s": 1, "retry_after_date": True}
+        calls = ["GET /visits/:id", "POST /visits"]
+        harness.inject_faults(**limit, error_share=0.2, only=calls)
+        for offset in ("+3600", "-3600"):
+            fake = {"LD_PRELOAD": str(libfaketime), "FAKETIME": offset, "DONT_FAKE_MONOTONIC": "1"}
+            harness.start_worker(**fake, RETRY_FOR_S="600")
+        client.accept(*(booked(visit, contact=CONTACT) for visit in visits))
+        leases_s = []
+        deadline = time.monotonic() + 60
+        while len(all_visits(harness)) < len(visits) or not client.is_done():
+            assert time.monotonic() < deadline
+            leases_s.append(remaining_s(client, "bell:running"))
+            time.sleep(0.2)
+
+        assert max(leases_s) <= 60
+        assert len(visits) == len(all_visits(harness))
+        assert [] == client.tasks("parked")
+        assert len(harness.calls()) < 8 * len(visits)

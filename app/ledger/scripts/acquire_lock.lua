@@ -8,4 +8,6 @@
 local jumped = expected_ms ~= '' and clock_error(expected_ms)
 if jumped then return jumped end
 if call('GET', lock) == token then return call('PEXPIRE', lock, ttl_ms) end
-return call('SET', lock, token, 'NX', 'PX', ttl_ms) and 1
+if call('SET', lock, token, 'NX', 'PX', ttl_ms) then return 1 end
+-- After the clock went back, the lock of a dead process would last for longer. A living holder has renewed its lock.
+if call('PTTL', lock) > tonumber(ttl_ms) then call('PEXPIRE', lock, ttl_ms) end

@@ -5,4 +5,5 @@
 
 call('SET', worker, report, 'PX', ttl_ms)
 call('ZREMRANGEBYSCORE', key.workers, '-inf', now - ttl_ms)
-call('ZADD', key.workers, now, worker)
+-- Never to an earlier time: after the clock went back, requeue_due sees by the newest heartbeat how far, and then corrects it.
+call('ZADD', key.workers, 'GT', now, worker)

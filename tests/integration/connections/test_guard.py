@@ -226,6 +226,15 @@ async def test_only_due_connections_are_checked(tool: ConnectedTool) -> None:
     assert count == len(tool.vendor.requests)
 
 
+async def test_a_connection_is_checked_after_the_clock_of_redis_went_back(tool: ConnectedTool) -> None:
+    state = await check(tool)
+    await tool.states.save(replace(state, next_check_ms=state.next_check_ms + 3_600_000))
+
+    await guard(tool).check_due()
+
+    assert state.next_check_ms + 3_000_000 > (await tool.states.get("calendly")).next_check_ms
+
+
 async def test_two_workers_check_a_connection_once(tool: ConnectedTool) -> None:
     await tool.states.save(replace(await tool.states.get("calendly"), next_check_ms=0))
     tool.vendor.requests.clear()

@@ -3,11 +3,13 @@
 import asyncio
 import contextlib
 import gzip
+import time
 import traceback
 import tracemalloc
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import UTC, datetime
+from email.utils import formatdate
 from functools import cached_property
 from typing import Any
 from urllib.parse import parse_qsl
@@ -34,6 +36,7 @@ from app.visits.client import (
     Unauthorized,
     VisitsApiError,
     VisitsClient,
+    error_for,
     http_client,
     retry_after_s,
 )
@@ -475,6 +478,16 @@ def test_retry_after_is_seconds_or_a_date_or_none(header: str | None, wait_s: fl
     assert wait_s == retry_after_s(header, NOW)
 
 
+@pytest.mark.parametrize("skew_s", [-3_600, 0, 3_600])
+def test_a_date_in_retry_after_is_compared_with_the_clock_of_the_api(skew_s: int) -> None:
+    sent_at = time.time() + skew_s
+    dates = {"date": formatdate(sent_at, usegmt=True), "retry-after": formatdate(sent_at + 30, usegmt=True)}
+
+    error = error_for("GET /visits", httpx.Response(429, headers=dates))
+
+    assert 30 == error.wait_s
+
+
 WORDS = st.sampled_from(
     ["Mon,", "21", "Oct", "2026", "07:28:00", "GMT", "+0000", "-9999", "9" * 20, "-1", ":", "a", "²"]
 )
@@ -491,7 +504,7 @@ def test_any_retry_after_is_parsed_without_an_error(header: str) -> None:
     ("switches", "wait_s"),
     [
         pytest.param({"retry_after_s": 7}, (7, 7), id="seconds"),
-        pytest.param({"retry_after_s": 30, "retry_after_date": True}, (25, 30), id="date"),
+        pytest.param({"retry_after_s": 30, "retry_after_date": True}, (25, 31), id="date"),
         pytest.param({"retry_after_s": 0}, (0, 0), id="now"),
     ],
 )

@@ -21,7 +21,7 @@ from tests.support.visit_worker import ADA, CREATE_CALLS, World, at, booked, cha
     ("switches", "wait_s"),
     [
         pytest.param({"retry_after_s": 70}, (70, 70), id="seconds"),
-        pytest.param({"retry_after_s": 70, "retry_after_date": True}, (65, 70), id="date"),
+        pytest.param({"retry_after_s": 70, "retry_after_date": True}, (65, 71), id="date"),
         pytest.param({"retry_after_s": None}, (2, 60), id="without"),
     ],
 )
