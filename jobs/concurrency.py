@@ -54,8 +54,11 @@ class Job(Coroutine[Any, Any, None]):
 
 
 class RunningJobs:
+    """The jobs of this worker. worker_count: how many workers were alive at its last heartbeat."""
+
     def __init__(self) -> None:
         self.jobs: set[Job] = set()
+        self.worker_count = 1
 
     @property
     def free(self) -> int:

@@ -102,10 +102,10 @@ class Heartbeat:
     """Writes `bell:worker:<id>` with host, process id, start time and configuration, and adds the key to `bell:workers`."""
 
     def __init__(self, context: Context) -> None:
-        self._ledger, self._settings = context.ledger, context.settings
+        self._ledger, self._settings, self._running_jobs = context.ledger, context.settings, context.running_jobs
         self._key = f"{keys.WORKER}{new_token()}"
         self._process = {"host": host_name(), "pid": os.getpid(), "since": int(time.time() * 1000)}
 
     async def beat(self) -> None:
         report = orjson.dumps(self._process | {"configuration": configuration_of(self._settings)})
-        await self._ledger.heartbeat(self._key, report, HEARTBEAT_TTL_MS)
+        self._running_jobs.worker_count = await self._ledger.heartbeat(self._key, report, HEARTBEAT_TTL_MS)

@@ -368,9 +368,9 @@ class Ledger:
         """Let older versions recognize that this version has written to the database. Works on a full Redis too."""
         await self.redis.commands(("SET", keys.SCHEMA, keys.SCHEMA_VERSION))
 
-    async def heartbeat(self, key: str, value: bytes, ttl_ms: int) -> None:
-        """Works on a full Redis too."""
-        await self.redis.script(scripts.heartbeat(worker=key, report=value, ttl_ms=ttl_ms))
+    async def heartbeat(self, key: str, value: bytes, ttl_ms: int) -> int:
+        """Return how many workers are alive. Works on a full Redis too."""
+        return int(await self.redis.script(scripts.heartbeat(worker=key, report=value, ttl_ms=ttl_ms)))
 
     # -- for operators --
 

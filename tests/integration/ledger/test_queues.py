@@ -218,3 +218,9 @@ async def test_a_rate_below_one_call_a_minute_is_respected(ledger: Ledger, redis
     assert (
         await redis.command("PTTL", "bell:rate:main") >= 99_000
     )  # the next slot is in 100 s, so the key must last that long
+
+
+async def test_a_heartbeat_counts_the_live_workers(ledger: Ledger) -> None:
+    counts = [await ledger.heartbeat(f"bell:worker:{name}", b"{}", 30_000) for name in "aba"]
+
+    assert [1, 2, 2] == counts
