@@ -247,7 +247,7 @@ def encode_change(change: VisitChange, facts: Mapping[str, Any] | None = None) -
     facts: those of the change, if they are computed already.
     """
     facts = change.facts() if facts is None else facts
-    stored: dict[str, Any] = {"a": change.action, "o": change.version, "f": facts}
+    stored: dict[str, Any] = {"a": change.action, "o": change.version, "f": _rename(facts, _SHORT_NAMES)}
     if change.contact is not None:
         stored["c"] = change.contact.to_dict()
     if change.observed_at_us:
@@ -259,3 +259,32 @@ def encode_change(change: VisitChange, facts: Mapping[str, Any] | None = None) -
     if change.first_contact_stays:
         stored["k"] = True
     return orjson.dumps(stored)
+
+
+#: The names of facts in a stored change. Those of single payments have none.
+_FULL_NAMES = {
+    "s": "time_scheduled",
+    "f": "time_completed",
+    "m": "amount_collected",
+    "u": "currency",
+    "x": "date_cancelled",
+    "n": "no_show",
+    "l": "date_left",
+    "o": "opted_out",
+}
+_SHORT_NAMES = {name: short for short, name in _FULL_NAMES.items()}
+
+
+def _rename(facts: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    return {names.get(name, name): value for name, value in facts.items()}
+
+
+def stored_facts(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the facts of a stored change with their full names, which were also stored before schema 2."""
+    return _rename(fields["f"], _FULL_NAMES)
+
+
+def with_short_names(stored: bytes) -> bytes:
+    """Return a stored change as `encode_change` encodes it now."""
+    fields = orjson.loads(stored)
+    return orjson.dumps(fields | {"f": _rename(fields["f"], _SHORT_NAMES)})

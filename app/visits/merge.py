@@ -15,7 +15,7 @@ from typing import Any
 
 import orjson
 
-from app.visits.change import ACTION_RANK, FACTS, PAYMENT_PREFIX, Contact, format_money, format_time
+from app.visits.change import ACTION_RANK, FACTS, PAYMENT_PREFIX, Contact, format_money, format_time, stored_facts
 
 Stamp = tuple[int, int, int, int, str]
 
@@ -46,7 +46,7 @@ class RecordedChange:
             origin,
             fields["a"],
             fields["o"],
-            fields["f"],
+            stored_facts(fields),
             fields.get("c", {}),
             alias_depth,
             fields.get("t", 0),

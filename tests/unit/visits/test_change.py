@@ -19,6 +19,7 @@ from app.visits.change import (
     format_money,
     format_time,
     unix_microseconds,
+    with_short_names,
 )
 from app.visits.merge import (
     RecordedChange,
@@ -99,7 +100,34 @@ def test_the_stored_bytes_are_small_json() -> None:
         VisitChange(action="cancel", visit_id="A-1", version=7, contact=Contact(email="a@example.com"), no_show=None)
     )
 
-    assert {"a": "cancel", "o": 7, "f": {"no_show": None}, "c": {"email": "a@example.com"}} == json.loads(stored)
+    assert {"a": "cancel", "o": 7, "f": {"n": None}, "c": {"email": "a@example.com"}} == json.loads(stored)
+
+
+def test_every_fact_is_read_under_its_full_name_from_both_stored_forms() -> None:
+    change = VisitChange(
+        action="update",
+        visit_id="A-1",
+        version=7,
+        time_scheduled=datetime(2026, 3, 14, 9, tzinfo=UTC),
+        time_completed=None,
+        amount_collected=Decimal(5),
+        currency="EUR",
+        date_cancelled=None,
+        no_show=datetime(2026, 3, 14, 10, tzinfo=UTC),
+        date_left=None,
+        opted_out=True,
+    )
+    new, old = encode_change(change), json.dumps({"a": "update", "o": 7, "f": change.facts()}).encode()
+
+    assert len(change.facts()) == 8
+    assert [change.facts(), change.facts()] == [RecordedChange.decode("d1.0", form).facts for form in (new, old)]
+    assert [new, new] == [with_short_names(form) for form in (new, old)]
+
+
+def test_the_facts_of_single_payments_keep_their_names() -> None:
+    change = VisitChange(action="update", visit_id="A-1", version=7, amount_collected=Decimal(5), payment_id="p1")
+
+    assert {"amount_collected of p1": "5.00"} == json.loads(encode_change(change))["f"]
 
 
 # -- times and money, as the API writes them --
