@@ -1,9 +1,10 @@
 """What a delivery takes of Redis: bytes by kind of key, and commands, as the mean of all specimens.
 
-Each specimen arrives COPIES (15) times, each time with new ids and another person, so that every delivery has its own visit,
-and with an X-Request-ID and SECRET_KEY, which add digests. The deliveries are translated and stored as by the web process,
-and applied as by a worker, against the sandbox; the records of tools come from the specimens. Redis is an empty database
-in REDIS_URL, or the embedded Valkey.
+Each specimen arrives COPIES (15) times, each time with new ids and another person, so that every delivery has its own visit.
+INDEXES=0 leaves out the optional indexes, of X-Request-ID and, with SECRET_KEY, of contacts.
+
+The deliveries are translated and stored as by the web process, and applied as by a worker, against the sandbox; the records
+of tools come from the specimens. Redis is an empty database in REDIS_URL, or the embedded Valkey.
 """
 
 import asyncio
@@ -44,6 +45,7 @@ from jobs.apply_visit import run_visit
 from jobs.context import Context
 
 COPIES = int(os.environ.get("COPIES", "15"))
+HAS_INDEXES = os.environ.get("INDEXES") != "0"
 SECRET_KEY = "0123456789abcdef" * 4
 CONTACT_FIELDS = ("email", "first_name", "last_name", "phone")
 
@@ -77,7 +79,7 @@ def send_specimens(copies: int) -> Iterator[Sent]:
             for copy in range(copies):
                 fresh = with_other_people(refresh(name, recorded, f"{number}.{copy}.{rng.random()}", now), rng)
                 headers = tuple((key.lower().encode(), value.encode()) for key, value in fresh["headers"].items())
-                request_id = f"{rng.getrandbits(128):032x}"
+                request_id = f"{rng.getrandbits(128):032x}" if HAS_INDEXES else ""
                 zone = ZoneInfo(zone_name) if zone_name else None
                 yield Sent(source, fresh, Delivery(name, name, headers, specimen_body(fresh), now, request_id), zone)
 
@@ -118,7 +120,7 @@ class Run:
             "REDIS_URL": "redis://unused",
             "VISITS_API_URL": "http://sandbox/api/v1",
             "VISITS_API_TOKEN": "bench",
-            "SECRET_KEY": SECRET_KEY,
+            "SECRET_KEY": SECRET_KEY if HAS_INDEXES else "",
             "LOG_LEVEL": "ERROR",
         }
         settings = read_environment(env)
