@@ -46,12 +46,12 @@ def move(hook: str, target: str, dry_run: bool, is_cancelled: bool, yes: bool, a
         account = _run(hook, target, _cancel)
         return print_message(f"the account {account} stays in this cell")
     planned = _run(hook, target, lambda move: _plan(move, hidden=as_json or not sys.stderr.isatty()))
+    if planned.phase == "moved" and not (planned.size.visits or planned.size.deliveries):
+        exit_with(NOTHING_MATCHED, f"the account {planned.account} has moved already")
     if dry_run or not as_json:
         _print_plan(planned, as_json)
     if planned.problems:
         exit_with(CHECK_FAILED, "\n".join(("the account cannot move yet:", *planned.problems)))
-    if planned.phase == "moved" and not (planned.size.visits or planned.size.deliveries):
-        exit_with(NOTHING_MATCHED, f"the account {planned.account} has moved already")
     if dry_run:
         return print_message("nothing was moved")
     confirm(f"Move the account {planned.account} to {planned.target}?", yes)
@@ -64,6 +64,14 @@ def move(hook: str, target: str, dry_run: bool, is_cancelled: bool, yes: bool, a
         "their senders to retry"
     )
     return None
+
+
+#: What a move that was killed does next, by its phase.
+CONTINUES = {
+    "copying": "the copy",
+    "closed": "with the changes since the copy",
+    "moved": "with the start in the other cell",
+}
 
 
 def _run(hook: str, target: str, step: Any) -> Any:
@@ -124,8 +132,8 @@ def _print_plan(planned: MovePlan, as_json: bool) -> None:
         "visits": f"{size.visits:,}",
         "other keys": f"{size.other_keys:,}",
         "unfinished tasks": unfinished,
-        "size": f"{size.bytes / 1e6:,.1f} MB",
-        **({"continues": f"a move that is {planned.phase}"} if planned.phase else {}),
+        "size": f"{size.bytes / 1e6:,.1f} MB" if size.bytes > 1e5 else f"{size.bytes / 1e3:,.0f} KB",
+        **({"continues": CONTINUES[planned.phase]} if planned.phase in CONTINUES else {}),
     }
     for title, text in lines.items():
         click.echo(f"{title:18}{text}")

@@ -121,6 +121,7 @@ FIRST_COMMANDS = {
     "memory": "doorbell doctor",
     "stalled": "doorbell doctor",
     "moving": "doorbell move {hook} --to CELL",
+    "moved": "doorbell rejections --hook {hook}",
     "unusable": "doorbell hooks",
     "connection": "doorbell connections",
     "credentials": "doorbell sources {hook}",

@@ -159,10 +159,6 @@ class Mark:
     cell: str = ""
     begun_at_ms: int = 0
 
-    @property
-    def is_unfinished(self) -> bool:
-        return self.phase in ("copying", "closed", "arriving")
-
 
 async def load_mark(redis: Redis, account: str) -> Mark:
     fields = await redis.command("HMGET", f"{keys.MOVE}{account}", "phase", "id", "cell", "begun_at")
@@ -175,10 +171,10 @@ async def is_moving(redis: Redis, account: str) -> bool:
     return bool((await load_mark(redis, account)).phase)
 
 
-async def unfinished_moves(redis: Redis, accounts: Sequence[str]) -> dict[str, Mark]:
-    """Return the moves from and to this cell that have not ended, by account."""
+async def load_marks(redis: Redis, accounts: Sequence[str]) -> dict[str, Mark]:
+    """Return the marks of the accounts that move, or have moved to another cell."""
     marks = await asyncio.gather(*(load_mark(redis, account) for account in accounts))
-    return {account: mark for account, mark in zip(accounts, marks, strict=True) if mark.is_unfinished}
+    return {account: mark for account, mark in zip(accounts, marks, strict=True) if mark.phase}
 
 
 async def save_mark(redis: Redis, account: str, hooks: Iterable[str], expected: Mark, mark: Mark) -> bool:

@@ -11,7 +11,7 @@ from typing import Literal
 from app.ledger.ids import TaskId
 from app.ledger.ledger import Ledger
 from app.ledger.losses import Losses
-from app.ledger.moves import Mark, unfinished_moves
+from app.ledger.moves import Mark, load_marks
 from app.ledger.reasons import find_reason
 from app.ledger.redis import Redis
 from app.ledger.times import humanize, iso_timestamp
@@ -54,6 +54,7 @@ class Problem:
         "memory",
         "stalled",
         "moving",
+        "moved",
         "unusable",
         "connection",
         "credentials",
@@ -131,7 +132,7 @@ class Overview:
     connections: list[HookConnection] = field(default_factory=list)
     #: Visits in the Visits API whose changes Redis lost at its last restart or failover.
     lost: list[TaskId] = field(default_factory=list)
-    #: The moves of accounts from or to another cell that have not ended, and a hook of each account.
+    #: The accounts that move, or have moved to another cell: the mark, and a hook of each.
     moves: dict[str, tuple[Mark, str]] = field(default_factory=dict)
 
     @property
@@ -161,6 +162,7 @@ class Overview:
             *self._unfinished_moves(),
             *self._hook_problems(),
             *self._delays(),
+            *self._ended_moves(),
             *self._payload_notes(),
         ]
 
@@ -191,6 +193,8 @@ class Overview:
 
     def _unfinished_moves(self) -> Iterator[Problem]:
         for account, (mark, hook) in self.moves.items():
+            if mark.phase == "moved":
+                continue
             began = humanize(time.time() - mark.begun_at_ms / 1000)
             place = f"from the cell at {mark.cell}" if mark.phase == "arriving" else f"to the cell at {mark.cell}"
             effect = (
@@ -233,6 +237,15 @@ class Overview:
                 meaning, _ = connection.problem
                 sentence = f"The hook {connection.hook} is not connected: {meaning}."
                 yield Problem("connection", "bad", sentence, connection.hook)
+
+    def _ended_moves(self) -> Iterator[Problem]:
+        for account, (mark, hook) in self.moves.items():
+            if mark.phase == "moved":
+                sentence = (
+                    f"The account {account} has moved to the cell at {mark.cell}: its senders get 503 here, and retry. "
+                    "Remove its hooks here when none comes any more."
+                )
+                yield Problem("moved", "warn", sentence, hook)
 
     def _delays(self) -> Iterator[Problem]:
         for circuit in self.circuits:
@@ -312,8 +325,9 @@ def _failures_need_operator(count: int, groups: Sequence[FailureGroup]) -> str:
 
 
 async def load_moves(redis: Redis, settings: Settings) -> dict[str, tuple[Mark, str]]:
-    moves = await unfinished_moves(redis, settings.all_accounts)
-    return {account: (mark, next(iter(settings.hooks_for(account)), "")) for account, mark in moves.items()}
+    accounts = sorted(set(settings.accounts.values()))
+    marks = await load_marks(redis, accounts)
+    return {account: (mark, settings.hooks_for(account)[0]) for account, mark in marks.items()}
 
 
 async def load_overview(ledger: Ledger, settings: Settings) -> Overview:

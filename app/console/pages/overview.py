@@ -23,6 +23,7 @@ ACTIONS = {
     "memory": ("Show data retention", "/console/settings/retention"),
     "stalled": ("Show workers", "/console/workers"),
     "moving": ("Show accounts", "/console/sources#accounts"),
+    "moved": ("Show rejections", "/console/rejections?hook={hook}"),
     "unusable": ("Show the hook", "/console/hooks/{hook}"),
     "connection": ("Show the connection", "/console/hooks/{hook}#connection"),
     "credentials": ("Show the steps", "/console/sources/{source}"),

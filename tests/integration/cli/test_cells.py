@@ -67,7 +67,7 @@ def cells(shared_cells: Cells) -> Cells:
     east = shared_cells.east
     east.send("visit.created", "A-1", contact=ADA, time_scheduled=TIME)
     east.send("visit.created", "A-2", time_scheduled=TIME)
-    wait_until(lambda: len(rows(east, "failures", "--json")) == 1 and east.visit("standard-A-1"))
+    wait_until(lambda: len(rows(east, "failures", "--json")) == 1 and east.visit("standard-A-1"), 60)
     east.doorbell("pause", "standard")
     east.send("visit.created", "A-3", contact=ADA, time_scheduled=TIME)
     wait_until(lambda: rows(east, "overview", "--json")[0]["states"]["held"])
@@ -106,6 +106,9 @@ def test_an_account_moves_with_all_its_hooks_and_continues(cells: Cells) -> None
     assert 0 == cells.west.doorbell("show", rows(cells.west, "deliveries", "--json")[-1]["delivery"]).returncode
     assert "standard-A-1" in cells.west.doorbell("search", ADA["email"]).stdout
     assert b"moved account" in {action for action, _ in activity_of(cells.east)}
+    problems = " ".join(cells.east.doorbell("overview").stdout.split())
+    assert f"The account main has moved to the cell at {RedisAddress(cells.west.redis_url)}" in problems
+    assert "doorbell rejections --hook calendly" in problems
     audit = cells.east.doorbell("audit")
     assert (0, True) == (audit.returncode, "has moved to another cell" in audit.stderr)
     again = cells.move("standard", "--yes")
@@ -174,8 +177,7 @@ def test_a_cell_that_cannot_take_the_account_is_refused(cells: Cells) -> None:
     same = east.doorbell("move", "standard", "--to", east.redis_url, "--yes")
     west.send("visit.created", "A-1", contact=ADA, time_scheduled=TIME)
     full = cells.move("standard", "--yes")
-    west.redis_command("DEL", "bell:workers")
-    idle = cells.move("standard", "--dry-run")
+    idle = east.doorbell("move", "standard", "--to", west.redis_url.removesuffix("/0") + "/1", "--dry-run")
     unreachable = east.doorbell("move", "standard", "--to", f"redis://127.0.0.1:{free_port()}/0", "--yes")
 
     assert (3, True) == (same.returncode, "same database" in same.stderr)
