@@ -13,7 +13,7 @@ from pathlib import Path
 from tests.bench.servers import machine
 
 #: `make bench` runs these. The others take long, or compare what few people need.
-STANDARD = ("intake", "latency", "peers", "apply", "workers", "smallest", "memory", "start")
+STANDARD = ("intake", "latency", "peers", "apply", "workers", "hanging", "smallest", "memory", "start")
 SPECIAL = ("growth", "idle", "soak", "profile", "desk", "choices")
 
 

@@ -195,9 +195,10 @@ class Servers:
             yield self.env | {"VISITS_API_URL": f"http://127.0.0.1:{port}/api/v1"}
 
     @contextmanager
-    def worker(self, env: Mapping[str, str]) -> Iterator[int]:
-        """Start a worker. Yields its process id."""
-        with process([sys.executable, "-m", "jobs"], env) as running:
+    def worker(self, env: Mapping[str, str], slots: int | None = None) -> Iterator[int]:
+        """Start a worker. slots: how many visits it may apply at once. Yields its process id."""
+        limit = f"import jobs.concurrency; jobs.concurrency.MAX_ACTIVE['visits'] = {slots}; " if slots else ""
+        with process([sys.executable, "-c", f"{limit}import jobs.worker; jobs.worker.run()"], env) as running:
             yield running.pid
 
     def queued(self) -> int:
@@ -221,10 +222,10 @@ class Servers:
             env=self.env,
         )
 
-    def apply_queued(self, env: Mapping[str, str], workers: int = 1) -> Applied:
+    def apply_queued(self, env: Mapping[str, str], workers: int = 1, slots: int | None = None) -> Applied:
         """Have workers apply everything that is queued."""
         with ExitStack() as started:
-            return self.wait_applied([started.enter_context(self.worker(env)) for _ in range(workers)])
+            return self.wait_applied([started.enter_context(self.worker(env, slots)) for _ in range(workers)])
 
     def wait_applied(self, workers: Sequence[int] = ()) -> Applied:
         """Wait until workers, which are just starting, have applied everything. workers: their process ids."""
