@@ -274,6 +274,8 @@ class _Connection(asyncio.Protocol):
         if isinstance(reply, BaseException):
             raise reply
         if isinstance(on_disk, hiredis.ReplyError):
+            if str(on_disk).startswith("UNBLOCKED"):
+                raise RedisUnavailable("Redis became a replica before it wrote to its disk")
             # A server without WAITAOF (older than 7.2) or without an append-only file. The script ran.
             if replicas:
                 raise RedisUnavailable(f"Redis cannot wait for a replica: {str(on_disk)[:100]}")

@@ -312,6 +312,17 @@ async def test_a_closed_client_opens_no_connection(redis_url: str) -> None:
         await client.command("PING")
 
 
+async def test_a_server_that_becomes_a_replica_acknowledges_nothing_that_is_not_on_its_disk(tmp_path: Path) -> None:
+    with run_own_server(tmp_path, appendonly="yes", appendfsync="no") as server:
+        async with connected(server.url, acknowledge="fsync") as redis:
+            accepting = asyncio.ensure_future(accept(redis, b"not on disk"))
+            await asyncio.to_thread(wait_until, lambda: "blocked_clients:1" in server.cli("INFO", "clients"))
+            server.cli("REPLICAOF", "127.0.0.1", str(free_port()))
+
+            with pytest.raises(RedisUnavailable, match="became a replica"):
+                await accepting
+
+
 async def test_arq_uses_a_unix_socket_too(valkey_server: OwnServer) -> None:
     async with connected(f"unix://{valkey_server.socket}") as redis:
         pool = redis_pool(redis)
