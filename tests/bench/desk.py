@@ -1,7 +1,6 @@
 """The time of every page of the console with 100,000 deliveries, 5,000 failures and 10,000 activities.
 
-It writes 100,000 deliveries, 5,000 failures and 10,000 activities as the web process and the worker would, then requests
-every page and search over HTTP from a web process on this machine.
+It writes them as the web process and the worker would, then requests every page and search over HTTP.
 """
 
 import asyncio

@@ -148,7 +148,7 @@ class Servers:
     def asgi(self, app: str, path: str = "/", python: str = sys.executable) -> Endpoint:
         """Start another application with uvicorn."""
         port = valkey.free_port()
-        options = ["--port", str(port), "--no-access-log", "--log-level", "warning"]
+        options = ["--port", str(port), "--no-access-log", "--log-level", "warning", "--timeout-keep-alive", "95"]
         command = [python, "-m", "uvicorn", app, *options]
         running = self.stack.enter_context(process(command, self.env, WEB_CORE))
         wait_for_port(port, running)
