@@ -167,7 +167,7 @@ async def send_test_delivery(request: Request) -> Response:
         response = await http.request(signed.method, signed.url(hook.path), content=signed.body, headers=signed.headers)
     # The page shows when each secret last matched.
     await console.counters.flush(console.redis)
-    return await _page(request, source, _response_row(response))
+    return await _page(request, source, {"hook": name, **_response_row(response)})
 
 
 def _response_row(response: httpx.Response) -> dict[str, Any]:

@@ -60,6 +60,7 @@
   // Without a selection the button acts on the focused row.
   const act = (button) => {
     if (!button) return;
+    if (button.matches("a")) return button.click();  // there is only one row
     if (!countSelected()) toggleRow();
     if (countSelected()) button.click();
   };
@@ -80,8 +81,8 @@
     o: openRow,
     x: toggleRow,
     A: () => $("#all")?.click(),
-    R: () => act($("#replay")),
-    D: () => act($("#discard")),
+    R: () => act($("#replay") ?? $("#all")),
+    D: () => act($("#discard") ?? $("#discard-all")),
     t: toggleTheme,
     p: () => $("#live-state:not([hidden])")?.click(),
   };

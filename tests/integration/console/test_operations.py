@@ -224,6 +224,17 @@ async def test_nothing_selected_is_nothing_done_whatever_the_filter_of_the_list(
     assert 0 == await redis.command("EXISTS", "bell:operations")
 
 
+async def test_rows_can_be_selected_only_if_there_are_several(world: World, operator: Browser) -> None:
+    pages = list[str]()
+    for ids in (("1",), ("1", "2")):
+        await park(world, *ids)
+        pages.append((await operator.get("/console/failures")).text)
+
+    assert [False, True] == ["Discard selected…" in page for page in pages]
+    assert [False, True] == ['type="checkbox" name="ids"' in page for page in pages]
+    assert ["Replay…" in pages[0], "Replay all 2…" in pages[1]] == [True, True]
+
+
 async def test_a_replay_is_offered_only_where_it_may_help(app: Any, world: World, operator: Browser) -> None:
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="https://doorbell.example.com") as http:
         raw = standard_body("visit.created", "")

@@ -133,6 +133,7 @@ async def test_a_secret_has_matched_after_a_test_delivery(app: Any, name: str) -
     assert "never" in before
     assert "Doorbell answered 202" in after
     assert "never" not in after
+    assert f'<a href="/console/sources/{name}/listen">All requests to {name}, as they arrive</a>' in after
 
 
 @pytest.mark.parametrize(("mismatches", "is_shown"), [(1, True), (0, False)])
