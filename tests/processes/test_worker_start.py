@@ -10,7 +10,7 @@ import pytest
 
 from app.demo.valkey import free_port, start
 from tests.support.harness import ROOT, SECRET, TOKEN, Harness, Server, wait_until
-from tests.support.processes import start_process
+from tests.support.processes import run_process, start_process
 
 BY_ARQ = "arq jobs.worker.WorkerSettings"
 COMMANDS = ["jobs", "app worker", BY_ARQ]
@@ -24,8 +24,13 @@ ENV = {"PATH": os.environ["PATH"], "REDIS_URL": "redis://127.0.0.1:1/0", "VISITS
 
 
 def python(*arguments: str, **env: str) -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, *arguments]
-    return subprocess.run(command, env={**ENV, **env}, cwd=ROOT, capture_output=True, text=True, timeout=30)
+    return run_process([sys.executable, *arguments], {**ENV, **env})
+
+
+def new_python(code: str) -> "subprocess.CompletedProcess[str]":
+    """Run the code in an interpreter that has imported nothing."""
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, env=ENV, cwd=ROOT, capture_output=True, text=True, timeout=30)
 
 
 # Import
@@ -33,8 +38,7 @@ def python(*arguments: str, **env: str) -> "subprocess.CompletedProcess[str]":
 
 @pytest.mark.parametrize("module", ["jobs.worker", "jobs.claiming_worker"])
 def test_import_changes_nothing_in_arq_and_opens_no_socket(module: str) -> None:
-    result = python(
-        "-c",
+    result = new_python(
         f"""
 import arq.worker, sys
 before, sockets = dict(vars(arq.worker)), []
@@ -48,8 +52,7 @@ print([name for name, value in vars(arq.worker).items() if before.get(name) is n
 
 
 def test_worker_settings_are_read_without_a_socket_and_without_an_event_loop() -> None:
-    result = python(
-        "-c",
+    result = new_python(
         """
 import asyncio, sys
 import jobs.worker
@@ -154,7 +157,7 @@ def handles_sigterm(pid: int) -> bool:
 
 @pytest.mark.parametrize("code", CODE)
 def test_another_version_of_arq_ends_a_worker_with_a_message(code: str) -> None:
-    result = python("-c", f"import arq.version; arq.version.VERSION = '0.29.0'; {code}")
+    result = new_python(f"import arq.version; arq.version.VERSION = '0.29.0'; {code}")
 
     assert 1 == result.returncode
     assert "arq 0.29.0 is installed, and the worker extends internals of arq 0.28.0" in result.stderr

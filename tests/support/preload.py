@@ -2,6 +2,7 @@
 
 import gc
 
+import arq.cli
 import httpx_aiohttp
 import uvicorn.lifespan.on
 import uvicorn.loops.uvloop
@@ -25,4 +26,4 @@ tls_context()
 gc.collect()
 gc.freeze()
 
-__all__ = ["app", "httpx_aiohttp", "jobs", "uvicorn"]
+__all__ = ["app", "arq", "httpx_aiohttp", "jobs", "uvicorn"]

@@ -12,13 +12,14 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Protocol
 
 ROOT = Path(__file__).parents[2]
 _forkserver = multiprocessing.get_context("forkserver")
 _forkserver.set_forkserver_preload(["tests.support.preload"])
 #: Modules with a `__main__` that imports nothing but what tests/support/preload.py imports.
-FORKED_MODULES = ("app", "jobs", "uvicorn")
+FORKED_MODULES = ("app", "arq", "jobs", "uvicorn")
 
 
 class Process(Protocol):
@@ -34,20 +35,40 @@ class Process(Protocol):
     def kill(self) -> None: ...
 
 
-def start_process(arguments: Sequence[str], env: Mapping[str, str], log: Path) -> Process:
-    """Start a command that appends its output to the log. `python -c …` and Doorbell's modules are forked."""
+def start_process(
+    arguments: Sequence[str], env: Mapping[str, str], log: Path, error_log: Path | None = None
+) -> Process:
+    """Start a command that appends its output to the logs. `python -c …` and Doorbell's modules are forked.
+
+    error_log: for standard error; default: the same log.
+    """
+    error_log = error_log or log
     log.touch()
     python, option, code, *_ = *arguments, "", ""
     if python == sys.executable and (option == "-c" or (option == "-m" and code in FORKED_MODULES)):
-        return ForkedProcess(arguments, env, log)
-    with log.open("ab") as out:
-        return subprocess.Popen(arguments, cwd=ROOT, env=dict(env), stdout=out, stderr=out)
+        return ForkedProcess(arguments, env, log, error_log)
+    with log.open("ab") as out, error_log.open("ab") as errors:
+        return subprocess.Popen(arguments, cwd=ROOT, env=dict(env), stdout=out, stderr=errors)
+
+
+def run_process(
+    arguments: Sequence[str], env: Mapping[str, str], timeout_s: float = 60
+) -> "subprocess.CompletedProcess[str]":
+    """Start a command like `start_process`, wait for its end, and return its output."""
+    with TemporaryDirectory(prefix="doorbell-test-") as folder:
+        log, error_log = Path(folder, "stdout"), Path(folder, "stderr")
+        process = start_process(arguments, env, log, error_log)
+        try:
+            status = process.wait(timeout_s)
+        finally:
+            process.kill()
+        return subprocess.CompletedProcess(arguments, status, log.read_text(), error_log.read_text())
 
 
 class ForkedProcess:
-    def __init__(self, arguments: Sequence[str], env: Mapping[str, str], log: Path) -> None:
+    def __init__(self, arguments: Sequence[str], env: Mapping[str, str], log: Path, error_log: Path) -> None:
         self._arguments = list(arguments)
-        self._process = _forkserver.Process(target=_run_python, args=(self._arguments, dict(env), log))
+        self._process = _forkserver.Process(target=_run_python, args=(self._arguments, dict(env), log, error_log))
         self._process.start()
         assert self._process.pid
         self.pid = self._process.pid
@@ -73,13 +94,12 @@ class ForkedProcess:
         self.send_signal(signal.SIGKILL)
 
 
-def _run_python(arguments: list[str], env: dict[str, str], log: Path) -> None:
+def _run_python(arguments: list[str], env: dict[str, str], log: Path, error_log: Path) -> None:
     """Do what the interpreter does for `-m MODULE …` or `-c CODE …`."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
+    for descriptor, path in ((1, log), (2, error_log)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT), descriptor)
     os.environ.clear()
     os.environ.update(env)
     time.tzset()
