@@ -101,7 +101,12 @@ async def _execute(move: Move, hidden: bool) -> None:
     await actions(move.source, move.settings).record("moved account", f"{move.account} to {move.target.redis.address}")
     length = int(await move.source.redis.command("DBSIZE"))
     with click.progressbar(length=2 * length, label="moving", file=sys.stderr, hidden=hidden) as bar:
-        await move.execute(print_message, bar.update)
+
+        def show(step: str) -> None:
+            bar.label = f"{step:60}"
+            bar.render_progress()
+
+        await move.execute(print_message if hidden else show, bar.update)
 
 
 async def _cancel(move: Move) -> str:
@@ -128,6 +133,7 @@ def _print_plan(planned: MovePlan, as_json: bool) -> None:
         "account": planned.account,
         "hooks": ", ".join(planned.hooks) + stored,
         "from, to": f"{planned.source}, {planned.target}",
+        "connections": ", ".join(planned.connections) or "none",
         "deliveries": f"{size.deliveries:,}",
         "visits": f"{size.visits:,}",
         "other keys": f"{size.other_keys:,}",

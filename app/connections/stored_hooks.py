@@ -170,12 +170,17 @@ class StoredHooks:
 
     async def remove(self, name: str, actions: "Actions") -> None:
         """Remove a stored hook, also one that cannot be used. Raises SettingsError if there is none."""
-        account = self._settings.accounts.get(name)
+        account = self._settings.accounts.get(name, "")
         await self._write(name, None, actions, "removed hook", name)
         if name not in self._settings.environment_hooks:
-            # A hook of this name may be added again, and is not the one that moved to another cell.
-            moved = [f"{keys.MOVE_HOOK}{name}", *([f"{keys.MOVE}{account}"] if account else [])]
-            await self._redis.commands(*(("DEL", key) for key in (f"{keys.TOKEN}{name}", *moved)))
+            await self._redis.commands(("DEL", f"{keys.TOKEN}{name}"))
+        if await self._redis.command("GET", f"{keys.MOVE_HOOK}{name}") == b"moved":
+            # A hook of this name that is added again is not the one that moved to another cell.
+            marks = [
+                f"{keys.MOVE_HOOK}{name}",
+                *([] if self._settings.hooks_for(account) else [f"{keys.MOVE}{account}"]),
+            ]
+            await self._redis.commands(*(("DEL", mark) for mark in marks))
 
     async def _write(
         self,

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from app.ledger import keys
+from app.ledger.connection_states import ConnectionStates
 from app.ledger.encryption import Keyring
 from app.ledger.ids import new_token
 from app.ledger.leases import LockContended, exclusive
@@ -42,6 +43,9 @@ WAIT_S, POLL_S = 60.0, 0.2
 #: The free memory that the other cell needs, as a multiple of the account's.
 MEMORY_RESERVE = 1.1
 
+#: Shorter than the timeout of a command.
+REPLICA_WAIT_MS = 2_000
+
 OnStep = Callable[[str], object]
 OnProgress = Callable[[int], object]
 
@@ -62,11 +66,16 @@ def _key_ids(secrets: Sequence[str]) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class MovePlan:
-    """What a move would do. phase: how far it is; empty if it has not begun. problems: why it cannot begin, as sentences."""
+    """What a move would do.
+
+    connections: the hooks with a known connection. phase: how far it is; empty if it has not begun. problems: why it cannot
+    begin, as sentences.
+    """
 
     account: str
     hooks: tuple[str, ...]
     stored_hooks: tuple[str, ...]
+    connections: tuple[str, ...]
     source: str
     target: str
     phase: Phase
@@ -110,11 +119,13 @@ class Move:
     async def plan(self, on_progress: OnProgress = lambda _: None) -> MovePlan:
         mark = await load_mark(self.source.redis, self.account)
         size = await self._source_data.size(on_progress)
+        connections = await ConnectionStates(self.source.redis).all()
         problems = [] if mark.phase in ("copying", "closed", "moved") else [each async for each in self._problems(size)]
         return MovePlan(
             self.account,
             self.hooks,
             tuple(filter(self.settings.is_stored, self.hooks)),
+            tuple(hook for hook in self.hooks if hook in connections),
             _describe(self.source),
             _describe(self.target),
             mark.phase,
@@ -129,13 +140,11 @@ class Move:
             yield "both URLs lead to the same database"
             return
         there = await load_mark(target, self.account)
-        is_ours = there.phase == "arriving" and there.cell == _describe(
-            self.source
-        )  # killed before it marked this cell
-        if there.phase in ("copying", "closed", "arriving") and not is_ours:
+        # A move that was killed before it marked this cell, or whose mark a failover lost, begins again.
+        begins_again = there.phase == "arriving" and there.cell == _describe(self.source)
+        if there.phase in ("copying", "closed", "arriving") and not begins_again:
             yield f"another move of the account {self.account} is under way in the other cell"
-        listed = [await target.command("ZCARD", f"{keys.DELIVERIES}{hook}") for hook in self.hooks]
-        if await self._target_data.has_visits() or any(listed):
+        elif not begins_again and await self._has_data():
             yield f"the other cell already has visits or deliveries of the account {self.account}"
         info = await target.info("memory")
         limit, used = int(info.get("maxmemory", 0)), int(info.get("used_memory", 0))
@@ -148,6 +157,11 @@ class Move:
             yield problem
         if (await load_mark(source, self.account)).phase == "arriving":
             yield f"the account {self.account} is still arriving in this cell: finish that move first"
+
+    async def _has_data(self) -> bool:
+        """Return whether the other cell has visits or deliveries of the account."""
+        listed = [await self.target.redis.command("ZCARD", f"{keys.DELIVERIES}{hook}") for hook in self.hooks]
+        return any(listed) or await self._target_data.has_visits()
 
     def _differences(self, other: Mapping[str, Any]) -> Iterator[str]:
         """Yield what a worker of the other cell lacks. other: its configuration_of."""
@@ -189,6 +203,7 @@ class Move:
                     await self._copy.copy_changes()
                     await self._compare()
                     await self._enter("moved")
+            await self._confirm_switch()
             await self._start(on_step)
             on_step("remove the data here")
             await self._source_data.remove(on_progress)
@@ -249,6 +264,13 @@ class Move:
             await self._copy.copy_keys(missing)
             if missing := await self._copy.missing():
                 raise MoveRefused(f"{len(missing)} keys are missing in the other cell: run the command again")
+
+    async def _confirm_switch(self) -> None:
+        """Wait until a replica, if there is one, has the switch: after a failover, both cells would have the account."""
+        redis = self.source.redis
+        has_replica = int((await redis.info("replication")).get("connected_slaves", 0))
+        if has_replica and not await redis.command("WAIT", 1, REPLICA_WAIT_MS):
+            raise MoveRefused("no replica of this cell's Redis confirms the switch: run the command again")
 
     async def _start(self, on_step: OnStep) -> None:
         target = self.target.redis

@@ -25,8 +25,8 @@ class Backlog:
     """How late the tasks are.
 
     ages_s: by state, how long the oldest task is overdue: since it was queued, since its lease ended (running), since
-    the time of its next attempt (waiting), since its circuit opened (held). no_progress_s: how long tasks were due and
-    no task finished; tasks behind an open circuit are not due.
+    the time of its next attempt (waiting), since its circuit opened or its account began to move (held). no_progress_s: how
+    long tasks were due and no task finished; tasks behind an open circuit, or of a moving account, are not due.
     """
 
     ages_s: dict[str, float]
@@ -57,6 +57,7 @@ async def load_backlog(redis: Redis, accounts: Iterable[str]) -> Backlog:
         # Held tasks are ordered by the time of their visit, so their scores are not ages.
         if first := await redis.command("ZRANGE", f"{keys.HELD}{account}", 0, 0):
             opened_at = await redis.command("HGET", f"{keys.CIRCUIT}{account}", "since")
+            opened_at = opened_at or await redis.command("HGET", f"{keys.MOVE}{account}", "begun_at")
             pending_since = await redis.command("HGET", f"{keys.TASK}{first[0].decode()}", "pending_since")
             age_s = max(0.0, (now_ms - int(opened_at or pending_since or now_ms)) / 1000)
             held_s, releasable_s = max(held_s, age_s), max(releasable_s, 0.0 if opened_at else age_s)

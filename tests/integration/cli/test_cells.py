@@ -82,6 +82,7 @@ def test_a_dry_run_counts_what_would_move(cells: Cells) -> None:
     for line in ("main", "calendly, standard", "deliveries        3", "visits            3", "1 held, 1 parked"):
         assert line in result.stdout
     assert "nothing was moved" in result.stderr
+    assert ([], ["calendly", "standard"]) == (report["connections"], report["hooks"])
     assert (3, 3, {"held": 1, "parked": 1}) == (report["deliveries"], report["visits"], report["tasks"])
     assert 3_000 < report["bytes"] < 50_000
     assert 0 == cells.west.redis_command("EXISTS", "bell:move:main")
@@ -145,8 +146,9 @@ def test_a_stored_hook_moves_and_its_tool_is_told_to_retry(cells: Cells) -> None
     assert 202 == west.post(other, sign_standard(other), "shop").status_code
     assert 202 == east.send("visit.created", "A-5", contact=ADA, time_scheduled=TIME).status_code
     assert {"shop", "store"} <= {row["hook"] for row in rows(west, "hooks", "--json")}
-    east.doorbell("hooks", "remove", "shop", "--yes")
-    assert 0 == east.redis_command("EXISTS", "bell:move-hook:shop", "bell:move:shop")
+    for hook in ("shop", "store"):
+        assert 0 == east.doorbell("hooks", "remove", hook, "--yes").returncode
+    assert [] == east.redis_command("KEYS", "bell:move*")
 
 
 PROBLEMS: dict[str, tuple[dict[str, str], str]] = {
@@ -218,6 +220,16 @@ def test_a_move_that_has_not_switched_can_be_cancelled(cells: Cells) -> None:
     again = cells.move("standard", "--cancel")
     assert (3, True) == (again.returncode, "does not move" in again.stderr)
     assert 0 == cells.move("standard", "--yes").returncode
+
+
+def test_a_move_whose_first_mark_was_lost_begins_again(cells: Cells) -> None:
+    east = RedisAddress(cells.east.redis_url)
+    cells.mark(Mark(), Mark("arriving", "move-1", str(east)))
+    cells.west.redis_command("HSET", "bell:visit:main/standard-A-1", "changes", 1)
+
+    assert 0 == cells.move("standard", "--yes").returncode
+
+    assert "ada@example.com" in str(cells.west.redis_command("HVALS", "bell:visit:main/standard-A-1"))
 
 
 def test_a_move_does_not_continue_to_another_cell(cells: Cells) -> None:
