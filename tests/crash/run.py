@@ -389,6 +389,8 @@ class Run:
         ]
 
     def _may_be_lost(self, webhook: Webhook) -> bool:
+        if self.plan.failovers:
+            return self.plan.may_lose
         window_s = TRUNCATED_S if self.plan.truncate else EVERYSEC_S
         return any(webhook.stored_at() < kill < webhook.stored_at() + window_s for kill in self.redis_kill_times)
 

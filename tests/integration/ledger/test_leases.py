@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from app.ledger.ids import TaskId
 from app.ledger.ledger import Ledger
 from app.ledger.records import (
     Lease,
@@ -241,3 +242,18 @@ async def test_the_remote_visit_is_read_as_it_was_stored(ledger: Ledger, redis: 
     await redis.command("HSET", f"bell:{visit_task('B')}", "remote", json.dumps(remote))  # before schema 2
 
     assert [remote, remote] == [(await ledger.load_task(visit_task(name))).remote for name in "AB"]
+
+
+async def test_the_lease_of_an_event_that_the_server_lost_is_not_restored(ledger: Ledger, redis: Redis) -> None:
+    """Without its delivery it could only be parked, as one that has expired."""
+    event = TaskId.event((await accept(ledger, event_state="queued", raw=b"thin")).delivery_id)
+    lease = await ledger.lease(event)
+    assert isinstance(lease, Lease)
+    [held] = redis.held_leases.values()
+    await redis.command("FLUSHDB")
+
+    await redis.script(held.restore(1_000))
+
+    assert [] == await redis.command("KEYS", "*")
+    with pytest.raises(LeaseLost):
+        await ledger.complete(lease, done())
