@@ -21,7 +21,7 @@ from app.intake.endpoint import WebhookEndpoint
 from app.intake.http_protocol import ON_SHUTDOWN, raise_file_limit
 from app.intake.tracing import trace_requests
 from app.ledger import scripts
-from app.ledger.ledger import Ledger
+from app.ledger.ledger import Ledger, check_one_shard
 from app.ledger.redis import Redis, RedisAddress, RedisUnavailable, ServerUnusable
 from app.operators.signature_diagnosis import find_causes
 from app.settings.environment import SettingsError, read_environment
@@ -121,7 +121,7 @@ class Doorbell(Starlette):
         services: Services = self.state.services
         try:
             async with asyncio.timeout(READY_TIMEOUT_S):
-                await services.ledger.redis.command("PING")
+                await check_one_shard(services.ledger.redis)
         except ServerUnusable as error:
             return str(error)
         except (RedisUnavailable, TimeoutError):

@@ -8,6 +8,7 @@ from typing import IO, Any
 import click
 from arq.version import VERSION
 
+from app.ledger.ledger import check_one_shard
 from app.ledger.redis import CertificateError, Redis, RedisAddress, RedisUnavailable, ServerUnusable
 from app.settings.environment import SettingsError, read_environment
 from app.settings.model import Settings
@@ -64,7 +65,7 @@ async def connect_to_redis(settings: Settings) -> Redis:
     try:
         while True:
             try:
-                await redis.command("PING")
+                await check_one_shard(redis)
                 return redis
             except RedisUnavailable as error:
                 if isinstance(error, (CertificateError, ServerUnusable)) or time.monotonic() > until:

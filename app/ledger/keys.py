@@ -68,6 +68,8 @@ OPEN_OPERATIONS = "bell:operations:open"
 CLEANUP = "bell:cleanup"
 #: The version of the keys and their contents. A process that knows only an older one does not start.
 SCHEMA, SCHEMA_VERSION = "bell:schema", 2
+#: + number: whether commands see what a script has written.
+SHARD_PROBE = "bell:shard-probe:"
 SESSION, SESSIONS = "bell:session:", "bell:sessions"
 #: + digest of a user whom a proxy names: that the log-in is recorded.
 PROXY_LOGIN = "bell:proxy-login:"
@@ -265,6 +267,7 @@ KEY_KINDS = (
     KeyKind("bell:circuits", "permanent", "the accounts whose circuit was ever open", _ALWAYS),
     KeyKind("bell:rate:*", "expires", "the next free slot for a call of an account", _SHORT),
     KeyKind("bell:last-done", "permanent", "when a task was last done", _ALWAYS),
+    KeyKind("bell:shard-probe:*", "expires", "a test of whether commands see what a script has written", _SHORT),
     KeyKind("bell:schema", "permanent", "the version of the keys and their contents", _ALWAYS),
     KeyKind("bell:cleanup", "expires", "when expired members are removed next", "1 hour"),
     KeyKind("bell:worker:*", "expires", "the heartbeat of a worker", "30 seconds"),

@@ -34,7 +34,7 @@ from app.ledger.records import (
     TaskState,
     VisitLimitReached,
 )
-from app.ledger.redis import HeldLease, Redis
+from app.ledger.redis import HeldLease, Redis, ServerUnusable
 from app.ledger.remote import decode_remote, encode_remote
 from app.ledger.scripts import Call
 from app.visits.change import VisitChange, encode_change, external_id, unix_microseconds, visit_start
@@ -612,6 +612,17 @@ async def long_gaps(redis: Redis, hook: str, newest: float, since: float, min_s:
     call = scripts.long_gaps(hook=hook, newest=newest * 1000, since=since * 1000, min_ms=min_s * 1000)
     oldest, *gaps = [float(ms) / 1000 for ms in await redis.script(call)]
     return oldest, gaps
+
+
+async def check_one_shard(redis: Redis) -> None:
+    """Raise ServerUnusable if a proxy hides several shards: then commands do not see all that a script has written."""
+    probes = [f"{keys.SHARD_PROBE}{number}" for number in range(20)]
+    await redis.commands(*(("SET", probe, 1, "PX", 30_000) for probe in probes))
+    if not all(await redis.pipeline([("EXISTS", probe) for probe in probes])):
+        raise ServerUnusable(
+            f"Redis at {redis.address} has several shards behind one address; Doorbell needs one shard, because its "
+            "scripts use keys of all"
+        )
 
 
 async def take_turn(redis: Redis, lock: str, ttl_s: float) -> bool:

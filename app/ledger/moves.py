@@ -106,6 +106,7 @@ MOVE_RULES: dict[str, MoveRule] = {
     "bell:rate:*": _SHORT_LIVED,
     "bell:last-done": _CELL,
     "bell:schema": _CELL,
+    "bell:shard-probe:*": _CELL,
     "bell:cleanup": _CELL,
     "bell:worker:*": _CELL,
     "bell:workers": _CELL,

@@ -18,9 +18,9 @@ from app.ledger import keys
 from app.ledger.bodies import Bodies
 from app.ledger.connections import TOKEN_PURPOSE, EncryptedHooks
 from app.ledger.encryption import Keyring
-from app.ledger.ledger import known_accounts
+from app.ledger.ledger import check_one_shard, known_accounts
 from app.ledger.losses import Losses, visit_names
-from app.ledger.redis import Redis, RedisAddress, RedisUnavailable, ServerUnusable
+from app.ledger.redis import Redis, RedisAddress, RedisReadOnly, RedisUnavailable, ServerUnusable
 from app.ledger.sentinel import find_primary
 from app.ledger.times import iso_timestamp
 from app.operators.hooks import list_hooks, load_stored_hooks
@@ -91,6 +91,8 @@ async def _examine(settings: Settings, platform: Platform | None, is_release: bo
         yield check
     try:
         await redis.command("PING")
+        with suppress(RedisReadOnly):  # reported below
+            await check_one_shard(redis)
         async for check in _redis_checks(redis, settings):
             yield check
         if not is_release:

@@ -6,15 +6,20 @@ The Redis of all other tests is in cluster mode too, with one node.
 import asyncio
 import threading
 from collections.abc import Iterator
+from urllib.parse import urlsplit
+from zlib import crc32
 
+import hiredis
 import pytest
 
-from app.ledger.ledger import Ledger
+from app.demo.valkey import valkey
+from app.ledger.ledger import Ledger, check_one_shard
 from app.ledger.redis import Redis, RedisAddress, ServerUnusable
 from jobs.arq_redis import redis_pool
 from tests.integration.ledger.test_sentinel import set_when_possible
 from tests.support.clusters import Cluster, cluster
 from tests.support.ledger import accept, change
+from tests.support.tcp_server import Handler, listening
 
 
 @pytest.fixture(scope="module")
@@ -86,3 +91,49 @@ async def test_another_database_than_0_is_refused_with_a_sentence(servers: Clust
     with pytest.raises(ServerUnusable, match=r"has no database 3 .* so end REDIS_URL with /0"):
         await redis.command("PING")
     await redis.close()
+
+
+# A proxy in front of several servers, as some hosts have
+
+
+def proxy(ports: list[int]) -> Handler:
+    """Return a handler that sends a command with a key to the server that has it, and all others to the first."""
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        servers = [await asyncio.open_connection("127.0.0.1", port) for port in ports]
+        commands = hiredis.Reader()
+        try:
+            while data := await reader.read(65_536):
+                commands.feed(data)
+                while command := commands.gets():
+                    place = crc32(command[1]) % len(servers) if command[0] in (b"GET", b"EXISTS") else 0
+                    writer.write(await forward(servers[place], command))
+        finally:
+            for _, connection in servers:
+                connection.close()
+
+    return handle
+
+
+async def forward(server: tuple[asyncio.StreamReader, asyncio.StreamWriter], command: list[bytes]) -> bytes:
+    server[1].write(hiredis.pack_command(tuple(command)))  # type: ignore[arg-type]
+    reply, parser = b"", hiredis.Reader()
+    while parser.gets() is False:
+        data = await server[0].read(65_536)
+        parser.feed(data)
+        reply += data
+    return reply
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+async def test_several_shards_behind_one_address_are_refused(shards: int) -> None:
+    with valkey(appendonly=False) as first, valkey(appendonly=False) as second:
+        ports = [urlsplit(url).port or 0 for url in (first, second)][:shards]
+        async with listening(proxy(ports)) as port:
+            redis = Redis(RedisAddress(f"redis://127.0.0.1:{port}/0"))
+            if shards == 1:
+                await check_one_shard(redis)
+            else:
+                with pytest.raises(ServerUnusable, match="several shards behind one address"):
+                    await check_one_shard(redis)
+            await redis.close()
