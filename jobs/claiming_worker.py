@@ -84,6 +84,9 @@ class ClaimingWorker(arq.worker.Worker):
     async def _beat(self) -> None:
         with _log_errors():
             await self.heart_beat()
+        # redis-py calls asyncio.wait_for, which may lose a cancellation before Python 3.12: the worker would never stop.
+        if (task := asyncio.current_task()) and task.cancelling():
+            raise asyncio.CancelledError
 
     async def _claim(self) -> bool:
         """Start as many jobs as there is capacity for. Return True if the queue may contain more."""

@@ -149,6 +149,31 @@ arq.worker.Worker._add_signal_handler = add_then_send
     assert 0 == result.returncode, result.stderr
 
 
+@pytest.mark.parametrize("code", CODE)
+def test_a_worker_whose_cancellation_is_lost_ends(harness: Harness, code: str) -> None:
+    """asyncio.wait_for, which redis-py calls, may lose a cancellation before Python 3.12."""
+    result = python(
+        "-c",
+        f"""
+import asyncio, os, signal, arq.worker
+beat = arq.worker.Worker.heart_beat
+async def lose_cancellation(worker):
+    arq.worker.Worker.heart_beat = beat
+    os.kill(os.getpid(), signal.SIGTERM)
+    try:
+        await asyncio.sleep(60)
+    except asyncio.CancelledError:
+        pass
+arq.worker.Worker.heart_beat = lose_cancellation
+{code}
+""",
+        **harness.env,
+    )
+
+    assert 0 == result.returncode, result.stderr
+    assert "worker_stopped" in result.stdout + result.stderr
+
+
 def handles_sigterm(pid: int) -> bool:
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     [caught] = [line.split()[1] for line in lines if line.startswith("SigCgt")]
