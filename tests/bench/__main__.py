@@ -14,7 +14,7 @@ from tests.bench.servers import machine
 
 #: `make bench` runs these. The others take long, or compare what few people need.
 STANDARD = ("intake", "latency", "peers", "apply", "workers", "hanging", "smallest", "memory", "start")
-SPECIAL = ("growth", "idle", "soak", "profile", "desk", "choices")
+SPECIAL = ("growth", "idle", "instructions", "soak", "profile", "desk", "choices")
 
 
 def summary(part: str) -> str:
