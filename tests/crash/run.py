@@ -73,11 +73,14 @@ class Plan:
     def victims(self, rng: random.Random) -> Iterator[str]:
         """Yield what each kill hits."""
         processes = {kind: share for kind, share in SHARES.items() if not self.failovers or kind != "redis"}
-        remaining = {"failover": self.failovers, "kill": self.kills}
-        while any(remaining.values()):
-            [event] = rng.choices([*remaining], [*remaining.values()])
-            remaining[event] -= 1
-            yield event if event == "failover" else rng.choices([*processes], [*processes.values()])[0]
+        failovers, kills = self.failovers, self.kills
+        while failovers + kills:
+            if failovers and rng.random() < failovers / (failovers + kills):
+                failovers -= 1
+                yield "failover"
+            else:
+                kills -= 1
+                yield rng.choices([*processes], [*processes.values()])[0]
 
 
 @dataclass
@@ -280,10 +283,12 @@ class Run:
     async def _kill_all(self) -> None:
         # A separate generator, so that the kills depend only on the seed and not on the webhooks.
         rng, until = random.Random(f"kills {self.plan.seed}"), time.monotonic() + 60 * self.plan.minutes
-        for kind in self.plan.victims(rng):
-            if time.monotonic() > until:
-                return
+        victims = self.plan.victims(rng)
+        while time.monotonic() < until:
             await asyncio.sleep(min(5 * self.plan.kill_interval_s, rng.expovariate(1 / self.plan.kill_interval_s)))
+            kind = next(victims, "")
+            if not kind:
+                return
             self.report_.kills[kind] += 1
             if kind == "redis":
                 await self._kill_redis()
@@ -348,7 +353,8 @@ class Run:
     async def _read_journal(self) -> None:
         while True:
             await asyncio.sleep(2)
-            await self._read_new_journal_lines()
+            with suppress(TimeoutError):  # a busy machine
+                await self._read_new_journal_lines()
 
     async def _read_new_journal_lines(self) -> None:
         since = self.journal[-1]["number"] if self.journal else 0

@@ -129,7 +129,7 @@ class Supervisor:
     async def wait_until_in_sync(self) -> None:
         """Wait until the replica has all data: a failover before that is a second failure, which no setting survives."""
         assert self.servers
-        await asyncio.to_thread(wait_until, self.servers.is_in_sync, 60)
+        await asyncio.to_thread(wait_until, self.servers.is_in_sync, 300)
 
     def restart(self, process: RestartingProcess) -> None:
         process.kill()
