@@ -18,6 +18,8 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import hiredis
+
 from app.ledger import keys
 from app.ledger.connection_states import ConnectionStates
 from app.ledger.encryption import Keyring
@@ -44,7 +46,7 @@ WAIT_S, POLL_S = 60.0, 0.2
 MEMORY_RESERVE = 1.1
 
 #: Shorter than the timeout of a command.
-REPLICA_WAIT_MS = 2_000
+CONFIRM_MS, CONFIRM_TRIES = 2_000, 3
 
 OnStep = Callable[[str], object]
 OnProgress = Callable[[int], object]
@@ -202,9 +204,11 @@ class Move:
                     on_step("copy what changed meanwhile; senders are told to retry")
                     await self._copy.copy_changes()
                     await self._compare()
+                    await _confirm(self.target)
                     await self._enter("moved")
-            await self._confirm_switch()
+            await _confirm(self.source)
             await self._start(on_step)
+            await _confirm(self.target)
             on_step("remove the data here")
             await self._source_data.remove(on_progress)
 
@@ -265,13 +269,6 @@ class Move:
             if missing := await self._copy.missing():
                 raise MoveRefused(f"{len(missing)} keys are missing in the other cell: run the command again")
 
-    async def _confirm_switch(self) -> None:
-        """Wait until a replica, if there is one, has the switch: after a failover, both cells would have the account."""
-        redis = self.source.redis
-        has_replica = int((await redis.info("replication")).get("connected_slaves", 0))
-        if has_replica and not await redis.command("WAIT", 1, REPLICA_WAIT_MS):
-            raise MoveRefused("no replica of this cell's Redis confirms the switch: run the command again")
-
     async def _start(self, on_step: OnStep) -> None:
         target = self.target.redis
         there = await load_mark(target, self.account)
@@ -293,6 +290,23 @@ class Move:
             # The other cell refuses deliveries of the account as if it had moved from there to here.
             await save_mark(self.target.redis, self.account, self.hooks, there, replace(there, phase="moved"))
             await save_mark(self.source.redis, self.account, self.hooks, self._mark, Mark())
+
+
+async def _confirm(ledger: Ledger) -> None:
+    """Wait until the writes of this process are on the disk of the server, and of a replica, as far as it has them.
+
+    The data of one cell is removed, or started, only when the other cell cannot lose what was written there.
+    """
+    redis = ledger.redis
+    replicas = min(1, int((await redis.info("replication")).get("connected_slaves", 0)))
+    for _ in range(CONFIRM_TRIES):
+        try:
+            on_disk, on_replicas = await redis.command("WAITAOF", 1, replicas, CONFIRM_MS)
+        except hiredis.ReplyError:  # an older server, or one without an append-only file
+            on_disk, on_replicas = 1, await redis.command("WAIT", replicas, CONFIRM_MS) if replicas else 0
+        if on_disk and on_replicas >= replicas:
+            return
+    raise MoveRefused(f"Redis at {redis.address} or its replica does not confirm the writes: run the command again")
 
 
 def _describe(ledger: Ledger) -> str:

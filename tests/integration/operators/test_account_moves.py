@@ -34,7 +34,7 @@ async def test_the_switch_waits_for_a_replica(ledger: Ledger, redis: Redis, serv
     move, steps = Move(source, ledger, settings, "main"), list[str]()
 
     servers.processes[replica].send_signal(signal.SIGSTOP)
-    with pytest.raises(MoveRefused, match="no replica"):
+    with pytest.raises(MoveRefused, match="does not confirm"):
         await move.execute(steps.append)
     stopped = [(await load_mark(each.redis, "main")).phase for each in (source, ledger)]
     servers.processes[replica].send_signal(signal.SIGCONT)
