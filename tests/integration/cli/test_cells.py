@@ -65,9 +65,11 @@ def cells(shared_cells: Cells) -> Cells:
             harness.redis_command("ZADD", "bell:workers", beat, key)
         wait_until(lambda harness=harness: rows(harness, "workers", "--json"))  # type: ignore[misc]
     east = shared_cells.east
-    east.send("visit.created", "A-1", contact=ADA, time_scheduled=TIME)
-    east.send("visit.created", "A-2", time_scheduled=TIME)
-    wait_until(lambda: len(rows(east, "failures", "--json")) == 1 and east.visit("standard-A-1"), 60)
+    for visit, contact in (("A-1", ADA), ("A-2", {})):
+        accepted = east.send("visit.created", visit, contact=contact, time_scheduled=TIME)
+        assert 202 == accepted.status_code, accepted.text
+    wait_until(lambda: east.visit("standard-A-1"), 60)
+    wait_until(lambda: [row["id"] for row in rows(east, "failures", "--json")] == ["standard-A-2"], 60)
     east.doorbell("pause", "standard")
     east.send("visit.created", "A-3", contact=ADA, time_scheduled=TIME)
     wait_until(lambda: rows(east, "overview", "--json")[0]["states"]["held"])
