@@ -9,9 +9,7 @@ from tests.bench.servers import ROUNDS, Applied, Servers, paired_ratio, servers
 
 API_S = 0.15
 #: All slots of a worker, and so few that four workers do not need all processors of a small machine.
-SLOTS = (MAX_ACTIVE["visits"], 20)
-#: With a quarter of the slots, a visit waits for longer.
-SHARE = 5
+SLOTS = tuple(int(each) for each in os.environ.get("SLOTS", f"{MAX_ACTIVE['visits']} 20").split())
 
 
 def main() -> None:
@@ -31,7 +29,7 @@ def main() -> None:
 
 
 def visits(slots: int) -> int:
-    return VISITS if slots == SLOTS[0] else VISITS // SHARE
+    return max(10, VISITS * slots // MAX_ACTIVE["visits"])
 
 
 def apply(stack: Servers, slots: int, workers: int, seed: str) -> Applied:
