@@ -6,6 +6,7 @@ import signal
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from typing import Any
 
+import hypothesis
 import pytest
 import structlog
 import uvloop
@@ -18,6 +19,10 @@ from tests.support.harness import Harness, Server
 
 # A process that a shell starts in the background ignores SIGINT, and would pass that on to Doorbell's processes.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Machines are shared, so no test fails because it is slow; and each run generates the same examples.
+hypothesis.settings.register_profile("doorbell", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("doorbell")
 
 
 @pytest.hookimpl(wrapper=True)
