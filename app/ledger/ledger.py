@@ -618,7 +618,7 @@ async def check_one_shard(redis: Redis) -> None:
     """Raise ServerUnusable if a proxy hides several shards: then commands do not see all that a script has written."""
     probes = [f"{keys.SHARD_PROBE}{number}" for number in range(20)]
     await redis.commands(*(("SET", probe, 1, "PX", 30_000) for probe in probes))
-    if not all(await redis.pipeline([("EXISTS", probe) for probe in probes])):
+    if not all(await redis.pipeline([("DEL", probe) for probe in probes])):
         raise ServerUnusable(
             f"Redis at {redis.address} has several shards behind one address; Doorbell needs one shard, because its "
             "scripts use keys of all"

@@ -106,7 +106,7 @@ def proxy(ports: list[int]) -> Handler:
             while data := await reader.read(65_536):
                 commands.feed(data)
                 while command := commands.gets():
-                    place = crc32(command[1]) % len(servers) if command[0] in (b"GET", b"EXISTS") else 0
+                    place = crc32(command[1]) % len(servers) if command[0] in (b"GET", b"DEL") else 0
                     writer.write(await forward(servers[place], command))
         finally:
             for _, connection in servers:
