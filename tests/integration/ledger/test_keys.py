@@ -98,7 +98,8 @@ NOT_WRITTEN = {
     "bell:payload:*", "bell:payload-changes", "bell:payload-cursors",
     "bell:arrivals:*", "bell:catch-up:*", "bell:catch-ups", "bell:listening", "bell:oauth:*",
     "bell:loss", "bell:move:*", "bell:move-arrivals:*", "bell:move-hook:*",
-    "bell:people:*", "bell:proxy-login:*", "bell:operation:*:results", "bell:stored-hooks", "bell:stored-hooks:version",
+    "bell:people:*", "bell:proxy-login:*", "bell:operation:*:results", "bell:shard-probe:*",
+    "bell:stored-hooks", "bell:stored-hooks:version",
 }  # fmt: skip
 
 
