@@ -616,7 +616,8 @@ async def long_gaps(redis: Redis, hook: str, newest: float, since: float, min_s:
 
 async def check_one_shard(redis: Redis) -> None:
     """Raise ServerUnusable if a proxy hides several shards: then commands do not see all that a script has written."""
-    probes = [f"{keys.SHARD_PROBE}{number}" for number in range(20)]
+    check = new_token()  # several processes may start at once
+    probes = [f"{keys.SHARD_PROBE}{check}:{number}" for number in range(20)]
     await redis.commands(*(("SET", probe, 1, "PX", 30_000) for probe in probes))
     if not all(await redis.pipeline([("DEL", probe) for probe in probes])):
         raise ServerUnusable(

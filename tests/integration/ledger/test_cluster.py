@@ -125,6 +125,12 @@ async def forward(server: tuple[asyncio.StreamReader, asyncio.StreamWriter], com
     return reply
 
 
+async def test_several_processes_check_the_shards_at_once(redis: Redis) -> None:
+    await asyncio.gather(*(check_one_shard(redis) for _ in range(5)))
+
+    assert [] == await redis.command("KEYS", "bell:shard-probe:*")
+
+
 @pytest.mark.parametrize("shards", [1, 2])
 async def test_several_shards_behind_one_address_are_refused(shards: int) -> None:
     with valkey(appendonly=False) as first, valkey(appendonly=False) as second:
