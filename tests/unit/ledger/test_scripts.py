@@ -159,3 +159,14 @@ def test_a_script_includes_what_it_uses(name: str) -> None:
             defined = re.search(rf"\blocal (?:function )?(?:\w+, )*{local_name}\b", code)
             assert defined, local_name
             assert defined.start() < used.start(), local_name
+
+
+def test_every_field_that_a_script_reads_is_described() -> None:
+    """A field that is no longer written would be read as missing, without an error."""
+    files = list(scripts.SOURCES.values())
+    described = {name for text in files for name in re.findall(r"^--- @field ([a-z_]+)", text, re.MULTILINE)}
+    calls = [call for text in files for call in re.findall(r"get_fields\((.*)\)", text)]
+    read = {name for call in calls for name in re.findall(r"'([a-z_]+)'", call)}
+
+    assert read
+    assert set() == read - described
