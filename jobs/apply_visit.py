@@ -208,12 +208,12 @@ class VisitRun(TaskRun):
         desired = desired_visit(facts)
         self._desired = desired
         for alias in aliases:
-            if alias.remote or alias.was_attempted:  # created before the primary id was known
+            if await self._may_exist(alias):  # created before the primary id was known
                 await self._delete(alias)
         if any(member.changes for member in self.lease.tasks):
             result = await self._create_or_update(primary, desired)
         else:  # all changes were retracted
-            if primary.remote or primary.was_attempted:
+            if await self._may_exist(primary):
                 await self._delete(primary)
             result = "deleted" if primary.task_id in self.remote else "not_created"
         if (people := count_people(facts)) > 1:
@@ -221,6 +221,12 @@ class VisitRun(TaskRun):
                 "several_people", f"{result}; {people - 1} more people share this id, and have no visit"
             )
         return result
+
+    async def _may_exist(self, member: Task) -> bool:
+        """Whether the API may have a visit under this id. Redis may have lost that, with the changes of the run."""
+        if member.remote or member.was_attempted:
+            return True
+        return member.applied_count < member.change_count and await self.context.losses.may_be_recent()
 
     async def _create_or_update(self, primary: Task, desired: DesiredVisit) -> str:
         remote = await self._fetch_remote(primary)

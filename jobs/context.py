@@ -10,6 +10,7 @@ import httpx
 from app.connections.stored_hooks import StoredHooks
 from app.ledger.leases import KeyedLocks
 from app.ledger.ledger import Ledger
+from app.ledger.losses import Losses
 from app.ledger.records import Attempt
 from app.settings.model import Settings
 from app.telemetry.counters import Counters
@@ -37,9 +38,11 @@ class Context:
     #: Running exchanges of refresh tokens; they may outlive their jobs.
     token_exchanges: set[asyncio.Task[str]] = field(default_factory=set)
     stored_hooks: StoredHooks = field(init=False)
+    losses: Losses = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "stored_hooks", StoredHooks(self.ledger.redis, self.settings))
+        object.__setattr__(self, "losses", Losses(self.ledger.redis))
 
     def seconds_since(self, ms: float | None) -> float:
         """Return the seconds since a time of the ledger (ms); 0 for None and for times in the future."""

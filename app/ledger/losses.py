@@ -48,6 +48,11 @@ class Losses:
         self._run_id = run_id
         return is_other
 
+    async def may_be_recent(self) -> bool:
+        """Whether Redis restarted or failed over within the last days, so that it may lack what a run wrote."""
+        server, loss = await self._redis.command("MGET", keys.SERVER, keys.LOSS)
+        return loss is not None or server not in (None, self._redis.run_id.encode())
+
     async def load(self) -> Loss | None:
         stored = await self._redis.command("GET", keys.LOSS)
         if not stored:

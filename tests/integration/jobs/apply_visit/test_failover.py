@@ -30,6 +30,10 @@ async def world(servers: Replicated, sandbox: Server) -> AsyncIterator[World]:
     await redis.close()
 
 
+def audit_of(world: World) -> LossAudit:
+    return LossAudit(world.ledger, world.context.settings, world.context.http, after_s=0)
+
+
 async def lose_later_writes(servers: Replicated) -> None:
     await asyncio.to_thread(wait_until, servers.is_in_sync)
     await asyncio.to_thread(servers.cut_replicas)
@@ -62,6 +66,38 @@ async def test_a_visit_that_was_being_created_is_kept_with_its_changes(servers: 
     assert "DELETE /visits/:id" not in world.calls()
 
 
+async def test_a_lost_visit_under_a_later_id_is_deleted_once_the_ids_are_linked(
+    servers: Replicated, world: World
+) -> None:
+    """The visit was created before the first id was known; the failover, and the end of the worker, lost that it was."""
+    await audit_of(world).step()
+    await world.apply(booked("1"))
+    await lose_later_writes(servers)
+    await world.apply(booked("2"))
+    await fail_over(servers, world)
+
+    restarted = World(Redis(RedisAddress(servers.url)), world.harness)
+    await restarted.apply(booked("2", version=2, previous_visit_id="1"))
+    await restarted.redis.close()
+    await restarted.transport.aclose()
+
+    assert ["standard-1"] == external_ids(world)
+
+
+async def test_a_change_of_a_later_id_costs_one_call_more_after_a_failover(servers: Replicated, world: World) -> None:
+    await audit_of(world).step()
+    await world.apply(booked("1"))
+    await asyncio.to_thread(wait_until, servers.is_in_sync)
+    await fail_over(servers, world)
+    await audit_of(world).step()
+
+    calls_before = len(world.calls())
+    await world.apply(booked("2", version=2, hour=10, previous_visit_id="1"))
+    await world.apply(change("1", version=3, time_completed=hour(11)))
+
+    assert ["DELETE /visits/:id", "PUT /visits/:id", "PUT /visits/:id"] == world.calls()[calls_before:]
+
+
 async def test_an_answer_of_the_api_that_was_lost_is_read_again(servers: Replicated, world: World) -> None:
     """Without the answer, the visit would look as if it had the right time already."""
     await world.apply(booked("1", time_scheduled=hour(9)))
@@ -77,7 +113,7 @@ async def test_an_answer_of_the_api_that_was_lost_is_read_again(servers: Replica
 async def test_a_visit_whose_changes_were_lost_is_noticed_and_not_created_again(
     servers: Replicated, world: World
 ) -> None:
-    audit = LossAudit(world.ledger, world.context.settings, world.context.http, after_s=0)
+    audit = audit_of(world)
     await audit.step()
     await world.apply(booked("1"))
     await lose_later_writes(servers)
