@@ -136,7 +136,7 @@ class CatchUpRunner:
         if not self._is_configured(name):
             await store.save(ended(catch_up, "failed", NOT_CONFIGURED))
             return
-        if catch_up.next_attempt_ms > self._context.ledger.redis.now_ms():
+        if not catch_up.is_due(self._context.ledger.redis.now_ms()):
             return
         hook = settings.hook(name)
         try:
@@ -253,9 +253,10 @@ def after_error(catch_up: CatchUp, error: Exception, title: str, now_ms: float) 
     if not can_retry or attempts > MAX_FAILED_ATTEMPTS:
         return ended(catch_up, "failed", sentence)
     asked_s = error.wait_s if isinstance(error, VisitsApiError) and error.wait_s is not None else 0
-    wait_s = max(asked_s, min(FIRST_RETRY_S * 2 ** (attempts - 1), MAX_RETRY_S))
-    next_attempt_ms = int(now_ms + wait_s * 1000)
-    return replace(catch_up, failed_attempts=attempts, next_attempt_ms=next_attempt_ms, problem=sentence)
+    wait_ms = int(1000 * max(asked_s, min(FIRST_RETRY_S * 2 ** (attempts - 1), MAX_RETRY_S)))
+    return replace(
+        catch_up, failed_attempts=attempts, next_attempt_ms=int(now_ms) + wait_ms, wait_ms=wait_ms, problem=sentence
+    )
 
 
 async def plan(context: CallContext, hook: Hook, catch_up: CatchUp) -> tuple[dict[CatchUpResult, int], int]:

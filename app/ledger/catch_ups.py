@@ -27,6 +27,7 @@ class CatchUp:
     since_ms: the earliest start of an appointment without a visit that is stored. until_ms: the latest start.
     changed_since_ms: for tools that list what changed. cause: why it was started: an operator, `connected`, `repaired` or
     `daily`. remaining: the requests that are still to be sent, in JSON. problem: why it failed, or waits.
+    wait_ms: the wait before the next attempt.
     is_plan: everything is listed, and nothing stored. new_past: visits of the past that would be created or changed.
     """
 
@@ -44,6 +45,7 @@ class CatchUp:
     problem: str = ""
     ended_at_ms: int = 0
     next_attempt_ms: int = 0
+    wait_ms: int = 0
     failed_attempts: int = 0
     is_plan: bool = False
     new_past: int = 0
@@ -56,6 +58,10 @@ class CatchUp:
     @property
     def is_open(self) -> bool:
         return self.status in ("queued", "running")
+
+    def is_due(self, now_ms: float) -> bool:
+        """Whether its wait is over. A longer wait than was set means that the server's clock went back."""
+        return not 0 < self.next_attempt_ms - now_ms <= self.wait_ms
 
     @property
     def listed(self) -> int:

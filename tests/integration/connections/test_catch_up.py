@@ -189,6 +189,25 @@ async def test_a_tool_that_is_down_is_asked_again_later(calendly: ConnectedTool)
     assert "Calendly cannot be reached" in waiting.problem
 
 
+@pytest.mark.parametrize(("hours_back", "attempts"), [(0, 1), (1, 2)])
+async def test_a_wait_is_not_longer_after_the_clock_of_redis_went_back(
+    calendly: ConnectedTool, hours_back: int, attempts: int
+) -> None:
+    calendly.vendor.faults = replace(calendly.vendor.faults, down=True)
+    store = store_of(calendly.context)
+    await store.save(new_catch_up("calendly", datetime.now(UTC), "ada", "operator"))
+    runner = CatchUpRunner(calendly.context, StoredHooks(calendly.context.ledger.redis, calendly.context.settings))
+    await runner.run_next()
+    waiting = await store.get("calendly")
+    assert waiting
+
+    await store.save(replace(waiting, next_attempt_ms=waiting.next_attempt_ms + hours_back * 3_600_000))
+    await runner.run_next()
+
+    later = await store.get("calendly")
+    assert later and attempts == later.failed_attempts
+
+
 async def test_rejected_credentials_end_a_catch_up_with_a_sentence(calendly: ConnectedTool) -> None:
     calendly.vendor.faults = replace(calendly.vendor.faults, unauthorized=True)
 
