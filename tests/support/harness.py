@@ -283,7 +283,10 @@ class Harness:
         return answer.json()
 
     def visits(self) -> list[dict[str, Any]]:
-        return list(self.get_from_api("/visits?limit=100")["visits"])
+        pages = [self.get_from_api("/visits?limit=100")]
+        for number in range(2, pages[0]["pagination"]["total_pages"] + 1):
+            pages.append(self.get_from_api(f"/visits?limit=100&page={number}"))
+        return [visit for page in pages for visit in page["visits"]]
 
     def visit(self, external_id: str) -> dict[str, Any] | None:
         matches = [visit for visit in self.visits() if visit.get("external_id") == external_id]
