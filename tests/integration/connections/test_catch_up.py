@@ -205,7 +205,8 @@ async def test_a_wait_is_not_longer_after_the_clock_of_redis_went_back(
     await runner.run_next()
 
     later = await store.get("calendly")
-    assert later and attempts == later.failed_attempts
+    assert later
+    assert attempts == later.failed_attempts
 
 
 async def test_rejected_credentials_end_a_catch_up_with_a_sentence(calendly: ConnectedTool) -> None:
