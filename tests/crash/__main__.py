@@ -20,6 +20,7 @@ def main() -> int:
         "--lose-writes", type=float, default=0.0, metavar="SHARE", help="of the failovers, without the last writes"
     )
     parser.add_argument("--replicas", type=int, default=1)
+    parser.add_argument("--rate", type=int, default=0, metavar="N", help="VISITS_API_RATE in the settings")
     parser.add_argument("--minutes", type=float, default=60 * 24, help="kill nothing more after this time")
     parser.add_argument("--seed", type=int, default=int(time.time()))
     parser.add_argument("--fsync", choices=["everysec", "always"], default="everysec")
@@ -43,6 +44,7 @@ def main() -> int:
         ack=options.ack,
         lose_writes=options.lose_writes,
         replicas=options.replicas,
+        rate=options.rate,
         minutes=options.minutes,
     )
     report = asyncio.run(run(plan))

@@ -7,12 +7,14 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 import aiohttp
 
 from app.ledger.keys import QUEUE
 from app.ledger.redis import Redis, RedisAddress, RedisUnavailable
+from jobs.apply_visit import MAX_RATE_WAIT_S
 from tests.crash import scenarios
 from tests.crash.checker import (
     Breaches,
@@ -37,6 +39,8 @@ SETTLE_TIMEOUT_S = 180.0
 #: the truncated bytes are the writes of more seconds.
 EVERYSEC_S, TRUNCATED_S = 2.5, 15.0
 SLOW_S = 0.3
+#: The rate limit is checked over this time.
+WINDOW_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -46,8 +50,8 @@ class Plan:
     kill_interval_s: the mean time between two kills. visits_per_second: how many scenarios start. truncate: whether Redis'
     file loses its end at each kill. fast: end the leases of dead workers at once instead of waiting for them.
     failovers: how many kills hit a primary whose replica is promoted; then no other kill hits Redis. ack: the setting ACK.
-    lose_writes: the share of the failovers before which the replicas get no more writes. minutes: after this time nothing
-    more is killed.
+    lose_writes: the share of the failovers before which the replicas get no more writes. rate: the setting VISITS_API_RATE,
+    in calls per second; 0 for none. minutes: after this time nothing more is killed.
     """
 
     kills: int
@@ -61,6 +65,7 @@ class Plan:
     ack: str = "write"
     lose_writes: float = 0.0
     replicas: int = 1
+    rate: int = 0
     minutes: float = 60 * 24
 
     @property
@@ -89,7 +94,7 @@ class Report:
 
     excused: deliveries that Redis may lose, and lost; after failovers they were sent again. losing_failovers: how many lost
     one. longest_gap_s: the longest time without an accepted webhook. redis_restart_s: the longest restart of Redis, or
-    failover.
+    failover. busiest_window: the most calls of the Visits API within WINDOW_S.
     """
 
     plan: Plan
@@ -105,6 +110,7 @@ class Report:
     unexpected_exits: int = 0
     longest_gap_s: float = 0
     redis_restart_s: float = 0
+    busiest_window: int = 0
     settle_s: float = 0
     took_s: float = 0
     breaches: Breaches = field(default_factory=Breaches)
@@ -132,6 +138,10 @@ class Report:
             f"lost          {len(breaches.lost)}, and {self.excused} that {self._losses}",
             f"duplicated    {len(breaches.duplicated)}",
             f"wrong         {len(breaches.wrong)}",
+            *(
+                [f"busiest       {self.busiest_window} calls in {WINDOW_S:.0f} s, of {self.plan.rate} per second"]
+                * bool(self.plan.rate)
+            ),
             f"slowest       {'failover' if self.plan.failovers else 'restart of Redis'} {self.redis_restart_s:.2f} s,",
             f"              no webhook accepted for {self.longest_gap_s:.2f} s,",
             f"              done {self.settle_s:.1f} s after the last kill; {self.took_s:.0f} s in total",
@@ -141,7 +151,7 @@ class Report:
 
 async def run(plan: Plan) -> Report:
     with ExitStack() as stack:
-        supervisor = Supervisor(stack, plan.fsync, plan.ack, plan.replicas if plan.failovers else 0)
+        supervisor = Supervisor(stack, plan.fsync, plan.ack, plan.replicas if plan.failovers else 0, plan.rate)
         return await Run(plan, supervisor).report()
 
 
@@ -153,6 +163,7 @@ class Run:
         self.journal: list[dict[str, Any]] = []
         #: When Redis was killed, and may have lost writes.
         self.redis_kill_times: list[float] = []
+        self.failover_times: list[float] = []
         self.lost: set[str] = set()
         self.uncertain: list[Scenario] = []
         self.kills_done, self.workers_stopped = asyncio.Event(), False
@@ -312,6 +323,7 @@ class Run:
         lost_s = self.rng.uniform(0.2, LOST_S) if self.rng.random() < self.plan.lose_writes else 0.0
         started = time.monotonic()
         killed_at = await self.supervisor.fail_over(lost_s)
+        self.failover_times.append(killed_at)
         if self.plan.may_lose:
             self.redis_kill_times.append(killed_at)
         self.report_.redis_restart_s = max(self.report_.redis_restart_s, time.monotonic() - started - lost_s)
@@ -376,7 +388,23 @@ class Run:
         duplicates, breaches.wrong = compare(self.scenarios, visits, uncertain)
         breaches.duplicated = duplicates + duplicated_visits(self.journal)
         breaches.duplicated += [f"{count} contacts of one address" for count in contacts.values() if count > 1]
+        if self.plan.rate:
+            breaches.wrong += self._exceeded_rates()
         report.visits, report.contacts, report.calls = len(visits), contacts.total(), len(self.journal)
+
+    def _exceeded_rates(self) -> list[str]:
+        """Return a sentence for each window with too many calls. A failover can lose the slots of calls that still wait."""
+        times = sorted(datetime.fromisoformat(call["at"]).timestamp() for call in self.journal)
+        first, sentences = 0, []
+        for last, end in enumerate(times):
+            while times[first] <= end - WINDOW_S:
+                first += 1
+            count = last + 1 - first
+            self.report_.busiest_window = max(self.report_.busiest_window, count)
+            failovers = sum(end - WINDOW_S - MAX_RATE_WAIT_S < each <= end for each in self.failover_times)
+            if count > self.plan.rate * (WINDOW_S + 1 + failovers * MAX_RATE_WAIT_S):
+                sentences.append(f"{count} calls in {WINDOW_S:.0f} s, with {failovers} failovers")
+        return sentences[:1]
 
     def _deliveries(self) -> list[str]:
         return sorted({webhook.delivery for scenario in self.scenarios for webhook in scenario.webhooks})

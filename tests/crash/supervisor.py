@@ -49,9 +49,10 @@ class Supervisor:
     With replicas there are a primary and Sentinels instead of one server.
     """
 
-    def __init__(self, stack: ExitStack, fsync: str, ack: str = "write", replicas: int = 0) -> None:
+    def __init__(self, stack: ExitStack, fsync: str, ack: str = "write", replicas: int = 0, rate: int = 0) -> None:
+        """rate: the setting VISITS_API_RATE; 0 for none."""
         self.folder = Path(stack.enter_context(TemporaryDirectory(prefix="doorbell-crash-")))
-        self.fsync, self.ack, self.redis_port = fsync, ack, valkey.free_port()
+        self.fsync, self.ack, self.rate, self.redis_port = fsync, ack, rate, valkey.free_port()
         self.records: Records = {}
         self.servers: Replicated | None = None
         if replicas:
@@ -94,6 +95,7 @@ class Supervisor:
             "HOOKS__ACUITY__API_URL": tool,
             "HOOKS__ACUITY__CREDENTIALS__USER_ID": "1",
             "HOOKS__ACUITY__CREDENTIALS__API_KEY": ACUITY_KEY,
+            **({"VISITS_API_RATE": str(self.rate)} if self.rate else {}),
             "RETRY_FIRST_S": "0.5",
             "RETRY_CAP_S": "2",
             "LOG_LEVEL": "WARNING",
