@@ -50,7 +50,7 @@ class Losses:
 
     async def may_be_recent(self) -> bool:
         """Whether Redis restarted or failed over within the last days, so that it may lack what a run wrote."""
-        server, loss = await self._redis.command("MGET", keys.SERVER, keys.LOSS)
+        server, loss = await self._redis.pipeline([("GET", keys.SERVER), ("GET", keys.LOSS)])
         return loss is not None or server not in (None, self._redis.run_id.encode())
 
     async def load(self) -> Loss | None:
