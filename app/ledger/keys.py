@@ -100,7 +100,7 @@ class KeyKind:
     personal_data: str = ""
 
 
-_DELIVERY = "RETENTION_DAYS after it arrived; if its record is fetched, or it is translated again, after it was done"
+_DELIVERY = "RETENTION_DAYS after it arrived; after it was done, if its record is fetched or it is translated again"
 _TASK = "RETENTION_DAYS after it was done, a future visit after its date (two years at most)"
 _RETENTION, _STATE, _SHORT, _ALWAYS = "RETENTION_DAYS", "until the state changes", "a minute at most", "forever"
 
