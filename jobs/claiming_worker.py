@@ -27,15 +27,15 @@ from jobs.startup import connect_to_redis
 #: arq's own limit, which no run reaches (RUN_TIMEOUT_S). Ten seconds after it, another worker may claim the job.
 JOB_TIMEOUT_S = RUN_TIMEOUT_S + RESPONSE_TIMEOUT_S + 2
 STOP_SIGNALS = {signal.SIGINT, signal.SIGTERM}
-#: Idle workers poll as often as this many of them would, so that many cost Redis no more than a few.
-POLLING_WORKERS, MAX_IDLE_DELAY_S = 2, 0.5
+#: The longest time by which an idle worker extends its poll delay.
+MAX_IDLE_DELAY_S = 0.5
 #: How long a worker that stops waits for Redis.
 CLOSE_TIMEOUT_S = 2.0
 
 
 def idle_delay_s(poll_delay_s: float, worker_count: int) -> float:
-    """Return how much longer than the poll delay an idle worker waits."""
-    return min(max(0.0, poll_delay_s * (worker_count / POLLING_WORKERS - 1)), MAX_IDLE_DELAY_S)
+    """Return how much longer than the poll delay an idle worker waits: all of them poll as often as one would."""
+    return min(poll_delay_s * max(0, worker_count - 1), MAX_IDLE_DELAY_S)
 
 
 class ClaimingWorker(arq.worker.Worker):

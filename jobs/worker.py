@@ -84,7 +84,7 @@ def worker_settings(settings: Settings) -> dict[str, Any]:
         "on_startup": on_startup,
         "on_shutdown": on_shutdown,
         "max_jobs": MAX_IN_FLIGHT,
-        "poll_delay": 0.05,
+        "poll_delay": 0.025,
         "job_timeout": JOB_TIMEOUT_S,
         # On SIGTERM, claim no jobs and let running ones end; platforms send SIGKILL after 30 s.
         "job_completion_wait": 25,
