@@ -258,8 +258,10 @@ def _effect(message: _Message, before: Facts, after: Facts, *, is_first: bool) -
         *_time_effects(old, new),
         *_cancellation_effects(before, after, old, new),
         *_amount_effects(old, new, currency(after)),
-        *_contact_effects(old, new, is_first=is_first),
     ]
+    if is_first and not effects:
+        effects = ["a message without a time"]
+    effects += _contact_effects(old, new, is_first=is_first)
     return ", ".join(effects) or _without_effect(message, new)
 
 

@@ -36,8 +36,8 @@ async def texts(ledger: Ledger, visit: str = "A") -> list[str]:
     return [without_dates(event["text"]) for event in await history(ledger, visit)]
 
 
-async def messages(ledger: Ledger) -> list[str]:
-    return [without_dates(event["text"]) for event in await history(ledger) if event["kind"] == "message"]
+async def messages(ledger: Ledger, visit: str = "A") -> list[str]:
+    return [without_dates(event["text"]) for event in await history(ledger, visit) if event["kind"] == "message"]
 
 
 def without_dates(text: str) -> str:
@@ -139,6 +139,14 @@ async def test_a_booking_without_an_address_says_so_and_why_it_was_not_applied(l
     await run(ledger, "contact_unknown", calls=[["GET /visits/:id", 404]], state="waiting", reason="contact_unknown")
 
     assert ["booked for 15:00, without an e-mail address", "not applied: No e-mail address"] == await texts(ledger)
+
+
+async def test_a_first_message_without_a_time_says_so(ledger: Ledger) -> None:
+    await accept(ledger, change("A", contact=ADA))
+    await accept(ledger, change("B"))
+
+    assert ["a message without a time"] == await messages(ledger)
+    assert ["a message without a time, without an e-mail address"] == await messages(ledger, "B")
 
 
 async def test_equal_failures_are_told_once_with_their_count(ledger: Ledger) -> None:
