@@ -179,6 +179,8 @@ def _help(row: Mapping[str, Any], id: str) -> Iterator[str]:
     for action in reason.actions:
         yield from wrap(f"→ {action}", "  ", "    ")
     for command in reason.commands_for(id):
+        if command.split()[1] in ("show", "visit"):
+            continue  # it is on the screen already
         yield f"    {style(command, fg='cyan')}"
 
 

@@ -141,7 +141,9 @@ def _cards(names: Sequence[str], rows: Sequence[Sequence[str]], width: int, stat
         for index, name in enumerate(names[1:], 1):
             cell = row[index]
             if index in states:
-                title = f"{_symbol_of(cell)} {title}  {cell}"
+                is_short = len(f"✔ {row[0]}  {cell}") <= width
+                title = f"{_symbol_of(cell)} {title}" + (f"  {cell}" if is_short else "")
+                fields += [] if is_short else [cell]
             elif cell != EMPTY:
                 fields.append(f"{name.replace('_', ' ')}: {cell}")
         if number and (fields or had_fields):

@@ -90,3 +90,10 @@ def test_cards_of_one_line_are_a_list() -> None:
     rows = [[ID, State("Succeeded", "succeeded")], ["standard-A-1", State("Failed again", "failed")]]
 
     assert [f"✔ {ID}  Succeeded", "✘ standard-A-1  Failed again"] == lines(40, ["id", "result"], rows)
+
+
+def test_a_long_state_has_lines_of_its_own() -> None:
+    sentence = "nothing was sent: Review Rover had these values already"
+    rows = [["6:17 PM EST, 3 min ago", State(sentence, "unchanged")]]
+
+    assert ["· 6:17 PM EST, 3 min ago", f"  {sentence}"] == lines(80, ["at", "outcome"], [*rows])
