@@ -61,7 +61,12 @@ class Plan:
 
     @property
     def sendable(self) -> list[str]:
-        """The ids of the tasks that would not fail, if others would, and if they are few enough for a selection."""
+        """The ids of the tasks that would not fail, if others would, and if they are few enough for a selection.
+
+        None if a contact was typed: a link would lose it.
+        """
+        if self.contacts:
+            return []
         ids = [step.task_id.display_id for step in self.steps if not (step.skip_reason or step.obstacle)]
         is_complete = len(self.steps) == self.summary.total and not self.is_partial
         return ids if is_complete and self.summary.obstacles else []

@@ -170,6 +170,7 @@ async def test_each_visit_of_a_plan_gets_its_own_contact(world: World, operator:
     assert "Nothing was done" in rejected.text
     assert 'value="ada@example.com"' in rejected.text  # it need not be typed again
     assert 1 == rejected.text.count('aria-invalid="true"')
+    assert "Replay only" not in rejected.text  # this link would lose the address
     contact_ids = [world.contacts(f"{name}@example.com")[0]["id"] for name in ("ada", "bob")]
     assert contact_ids == [
         visit["contact_id"] for visit in sorted(world.harness.visits(), key=lambda v: v["external_id"])
