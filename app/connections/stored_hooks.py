@@ -14,6 +14,7 @@ from app.settings.environment import Problem, SettingsError
 from app.settings.model import HookSettings, Settings
 from app.settings.stored import SECRET_KEY_MISSING, change_hook, encode_hook, hook_problems
 from app.telemetry.logs import log
+from app.webhooks.registry import source_title
 
 if TYPE_CHECKING:
     from app.operators.actions import Actions
@@ -238,7 +239,7 @@ class StoredHooks:
 
 
 def _described(name: str, hook: HookSettings) -> str:
-    return f"{name}, {hook.source}" if hook.source not in ("", name) else name
+    return f"{name} of {source_title(hook.source)}" if hook.source not in ("", name) else name
 
 
 def _no_hook(name: str) -> Problem:

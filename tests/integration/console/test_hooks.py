@@ -77,7 +77,7 @@ async def test_no_page_shows_a_stored_secret_or_credential(redis: Redis, operato
 
     assert [] == [path for path, page in zip(paths, pages, strict=True) if "canary" in page]
     assert "shop" in pages[0]
-    assert [(b"added hook", b"shop, acuity"), (b"rotated secret", b"shop: a new one is accepted")] == (
+    assert [(b"added hook", b"shop of Acuity Scheduling"), (b"rotated secret", b"shop: a new one is accepted")] == (
         await activities(redis)
     )
 
