@@ -27,7 +27,7 @@ CAUSES = {
     "signature_missing": Cause("No signature", "The tool does not sign, or a proxy removes the header."),
     "signature_stale": Cause(
         "The signed time is too far from now",
-        "The clocks differ by {}, or the request was delayed or repeated. Synchronize our clock.",
+        "The clocks differ by {}, or the request was delayed or repeated. Synchronize the clock of this server.",
     ),
     "signature_mismatch": Cause(
         "The signature does not match",
