@@ -408,4 +408,5 @@ def _quote(text: str) -> str:
     for path in MESSAGES:
         if isinstance(value := parsed.at(*path).value, str) and value:
             return value[:300]
-    return " ".join(text.split())[:300] or "no explanation"
+    text = " ".join(text.split())[:300]
+    return text if text not in ("", "null", "{}", "[]") else "no explanation"

@@ -11,6 +11,7 @@ from app.connections.connect import OAUTH_CREDENTIALS, can_call
 from app.console.context import actions, context
 from app.console.rendering import redirect, render
 from app.operators.hooks import HookSummary, list_hooks
+from app.operators.overview import load_hooks
 from app.operators.setup_steps import new_secret
 from app.settings.environment import SettingsError
 from app.settings.model import HookSettings
@@ -26,11 +27,14 @@ CREDENTIAL = "credential-"
 
 async def hooks(request: Request) -> Response:
     console = context(request)
+    connections = await load_connections(console.redis, console.settings)
+    stats = await load_hooks(console.redis, console.settings, connections)
     return await render(
         request,
         "hooks.html",
         hooks=list_hooks(console.settings),
-        connections={each.hook: each for each in await load_connections(console.redis, console.settings)},
+        stats={each.name: each for each in stats},
+        connections={each.hook: each for each in connections},
         disconnected=request.query_params.get("disconnected", ""),
     )
 
@@ -147,6 +151,7 @@ async def page(request: Request, error: SettingsError | None = None, message: st
     stored = settings.stored_hooks.get(name)
     tool = load_sources().get(summary.source)
     connection = await load_connection(console.redis, settings, name) if hook else None
+    stats = await load_hooks(console.redis, settings, [connection] if connection else [])
     uses_oauth, credential_names = bool(stored and stored.uses_oauth), tool.definition.credential_names if tool else ()
     return await render(
         request,
@@ -155,6 +160,7 @@ async def page(request: Request, error: SettingsError | None = None, message: st
         hook=summary,
         tool=tool,
         connection=connection,
+        stats=next((each for each in stats if each.name == name), None),
         can_call=hook and can_call(hook),
         can_list=hook and can_list(hook),
         values=hook_values(stored) if stored else {},

@@ -59,6 +59,7 @@ async def overview(request: Request) -> Response:
         hooks=sorted(view.hooks, key=lambda hook: _urgency(hook, failures_by_source[hook.source])),
         groups=list(zip(groups, may_help, strict=True)),
         failures=failures_by_source,
+        connections={each.hook: each for each in view.connections},
         chart_top=_chart_top(max(hour.total for hour in view.hours)),
         oldest_due=humanize(view.backlog.oldest_s) if view.backlog.oldest_s >= 1 else "none",
         addresses=hook_addresses(request),

@@ -87,6 +87,7 @@ async def _page(request: Request, name: str, response: dict[str, Any] | None = N
         source=source,
         verified_by=VERIFIED_BY[source.definition.evidence],
         hooks=hooks,
+        connections={each.hook: each for each in connections},
         stored=console.settings.stored_hooks.keys(),
         secrets={hook: await _secrets(console, hook) for hook in names},
         addresses=addresses,

@@ -79,7 +79,8 @@ async def test_the_page_of_a_hook_shows_its_connection(office: Office) -> None:
     assert "by operator" in text
     assert f"Subscription at Calendly {subscription}" in text
     assert "Connect again Check now Catch up…" in text
-    assert "Connected" in await office.text("/console/hooks")
+    for path in ("", "/hooks", "/sources", "/sources/calendly"):
+        assert "Connected no delivery yet" in await office.text(f"/console{path}")
 
 
 async def test_a_check_repairs_what_the_tool_switched_off(office: Office) -> None:

@@ -50,6 +50,17 @@ async def test_rejections_are_grouped_by_cause_with_counts_and_the_last_time(app
     assert "× 3" in advice
 
 
+async def test_a_wrong_secret_is_shown_wherever_the_state_of_the_hook_is(app: Any, operator: Browser) -> None:
+    wrong = {**sign_standard(RAW), "webhook-signature": "v1,AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="}
+    await operator.http.post("/hooks/standard", content=RAW, headers=wrong)
+    await flush(app)
+
+    paths = ("", "/hooks", "/hooks/standard", "/sources", "/sources/standard")
+    pages = [(await operator.get(f"/console{path}")).text for path in paths]
+
+    assert [] == [path for path, page in zip(paths, pages, strict=True) if "Signatures do not match" not in page]
+
+
 async def test_the_list_says_how_many_rejections_are_newer(app: Any, operator: Browser) -> None:
     await operator.http.post("/hooks/standard", content=RAW)
     await flush(app)
