@@ -168,7 +168,12 @@ def _hooks(settings: Settings) -> list[Check]:
             checks.append(_short(f"hook {name}", secrets))
     if not settings.active_hooks:
         checks.append(
-            Check("hooks", "warn", "no hook has a secret: no webhook is accepted", "Connect a tool: `doorbell connect calendly`, for example; or set HOOKS__<NAME>__SECRETS.")
+            Check(
+                "hooks",
+                "warn",
+                "no hook has a secret: no webhook is accepted",
+                "Connect a tool, such as `doorbell connect calendly`; or set HOOKS__<NAME>__SECRETS.",
+            )
         )
     return checks
 

@@ -91,6 +91,7 @@ def test_show_accepts_every_id_that_failures_lists(service: Harness) -> None:
     assert {"standard-A-2"} < shown.keys()
     assert [0, 0] == [result.returncode for result in shown.values()]
     assert [] == [id for id, result in shown.items() if f"    doorbell discard {id} --yes" not in result.stdout]
+    assert [] == [id for id, result in shown.items() if f"doorbell show {id}" in result.stdout]  # it is on the screen
     assert "`doorbell show ID` says what helps" in service.doorbell("failures").stderr
 
 
