@@ -65,8 +65,9 @@ FIELD_NAMES = {
 }
 
 
-#: What `doorbell connect` calls the settings of a hook.
+#: What `doorbell connect` calls the settings of a hook, and options that only `doorbell hooks change` has.
 PROMPT_NAMES = {"SECRETS": "SECRET", "API_URL": "--api-url", "TIMEZONE": "--timezone"}
+OPTIONS_OF_CHANGE = {"TOKEN_URL": "--token-url", "AUTH": "--auth", "TOLERANCE": "--tolerance"}
 
 
 def with_field_names(steps: Sequence[SetupStep], source: LoadedSource, hook: str, url: str) -> list[SetupStep]:
@@ -85,7 +86,10 @@ def with_field_names(steps: Sequence[SetupStep], source: LoadedSource, hook: str
 
 def with_prompt_names(steps: Sequence[SetupStep], hook: str, url: str) -> list[SetupStep]:
     """Return the steps for a person who runs `doorbell connect`: with what it asks for instead of variables."""
-    return _with_names(steps, hook, url, lambda name: PROMPT_NAMES.get(name, name))
+    names = PROMPT_NAMES | OPTIONS_OF_CHANGE
+    renamed = _with_names(steps, hook, url, lambda name: names.get(name, name))
+    options = [option for option in OPTIONS_OF_CHANGE.values() if any(option in step.text for step in renamed)]
+    return renamed + [SetupStep(0, f"{option} is an option of `doorbell hooks change {hook}`.") for option in options]
 
 
 def _with_names(steps: Sequence[SetupStep], hook: str, url: str, name_of: Callable[[str], str]) -> list[SetupStep]:

@@ -250,3 +250,11 @@ def test_the_steps_by_hand_name_what_the_command_asks_for(harness: Harness) -> N
     assert "Doorbell cannot catch up what Cronofy did not deliver." in steps
     assert "HOOKS__" not in steps
     assert "doorbell connect" not in steps
+
+
+def test_the_steps_name_the_command_for_a_setting_that_connect_does_not_ask_for(harness: Harness) -> None:
+    connected = harness.doorbell("connect", "standard", "--hook", "zapier", "--no-wait")
+    steps = " ".join(connected.stdout.split())
+
+    assert "set --auth=bearer" in steps
+    assert "--auth is an option of `doorbell hooks change zapier`." in steps
