@@ -104,7 +104,7 @@ class Doorbell(Starlette):
         ]
         super().__init__(routes=routes, lifespan=lifespan, exception_handlers={404: not_found})
         self.router.redirect_slashes = False
-        self.state.services, self.state.console = services, services.console.context
+        self.state.services, self.state.console = services, services.console
         self._webhooks = services.webhooks
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

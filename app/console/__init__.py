@@ -1,5 +1,5 @@
 """The console at /console: pages and forms for operators, which work without JavaScript."""
 
-from app.console.app import Console
+from app.console.mount import Console
 
 __all__ = ["Console"]

@@ -66,5 +66,5 @@ def actions(request: Request) -> Actions:
 
 
 def context(request: HTTPConnection) -> ConsoleContext:
-    console: ConsoleContext = request.app.state.console
+    console: ConsoleContext = request.app.state.console.context
     return console

@@ -47,7 +47,7 @@ class Tool:
 
     @property
     def context(self) -> ToolContext:
-        return self.app.state.console.tools  # type: ignore[no-any-return]
+        return self.app.state.console.context.tools  # type: ignore[no-any-return]
 
     @property
     def url(self) -> str:
@@ -56,7 +56,7 @@ class Tool:
 
     async def check(self) -> ConnectionState:
         """Check the connection, as a worker does."""
-        guard = Guard(self.context, self.app.state.console.stored_hooks)
+        guard = Guard(self.context, self.app.state.console.context.stored_hooks)
         async with connection_lock(self.context, self.name):
             return await guard.check(self.context.settings.hook(self.name))
 
@@ -446,7 +446,7 @@ async def test_a_new_secret_of_the_app_keeps_the_tokens(
     api_url = tool.login.form["api_url"]
 
     after = await open_tool("calendly", tool.vendor, api_url, environ, opened)
-    await after.app.state.console.stored_hooks.load()
+    await after.app.state.console.context.stored_hooks.load()
 
     assert "healthy" == (await after.check()).state
 
@@ -455,7 +455,7 @@ async def test_connecting_again_without_credentials_uses_the_stored_tokens(tool:
     """As `doorbell connect calendly` does, which cannot log in."""
     await tool.login.connect()
     actions = Actions(tool.context.ledger, tool.context.settings, Actor("ada", "operator"))
-    connections = Connections(tool.context, tool.app.state.console.stored_hooks, actions)
+    connections = Connections(tool.context, tool.app.state.console.context.stored_hooks, actions)
 
     connected = await connections.connect(ConnectRequest("calendly", "calendly"))
 
@@ -480,7 +480,7 @@ async def test_without_its_app_the_hook_says_what_is_missing(
 ) -> None:
     await tool.login.connect()
     app = await opened(environ | {"SECRET_KEY": KEY, "PUBLIC_URL": PUBLIC_URL, "HOOKS__CALENDLY__SECRETS": ""})
-    await app.state.console.stored_hooks.load()
+    await app.state.console.context.stored_hooks.load()
     browser = Browser(app)
     await browser.log_in(OPERATORS)
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from starlette.routing import BaseRoute, Mount, Route
 
+from app.console.pages_app import create_pages
 from app.ledger.redis import Redis
 from tests.support.console import (
     ACTIONS,
@@ -49,7 +50,7 @@ def served(route: BaseRoute, prefix: str = "") -> Iterator[tuple[str, BaseRoute]
 def test_every_route_below_console_requires_a_role(app: Any) -> None:
     [console] = [route for route in app.routes if isinstance(route, Mount)]
 
-    [(files, _), *pages] = served(console)
+    [(files, _), *pages] = served(Mount(console.path, create_pages(app.state.console.context)))
 
     assert "/console/static/{version}" == files
     assert CONSOLE_ROUTES == [console_route(route) for _, route in pages if isinstance(route, Route)]

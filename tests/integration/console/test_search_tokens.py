@@ -71,7 +71,7 @@ async def test_an_invalid_token_finds_nothing(viewer: Browser, token: str) -> No
 async def test_a_token_is_readable_until_its_key_is_removed(opened: Opened, environ: dict[str, str]) -> None:
     app = await opened(environ)
     first, rotated, other = [
-        (await opened(environ | {"SECRET_KEY": key})).state.console.search_tokens
+        (await opened(environ | {"SECRET_KEY": key})).state.console.context.search_tokens
         for key in (environ["SECRET_KEY"], f"a-new-secret-key-0123 {environ['SECRET_KEY']}", "another-secret-key-0123")
     ]
 
@@ -79,4 +79,4 @@ async def test_a_token_is_readable_until_its_key_is_removed(opened: Opened, envi
 
     assert ["ada@example.com"] * 2 == [tokens.decode(token) for tokens in (first, rotated)]
     assert token == other.decode(token)
-    assert app.state.console.search_tokens.encode("ada@example.com") != token
+    assert app.state.console.context.search_tokens.encode("ada@example.com") != token
