@@ -43,6 +43,7 @@ from app.webhooks import (
     Listing,
     ListRequest,
     Payload,
+    PublicKey,
     RecordRequest,
     Refused,
     Source,
@@ -50,7 +51,6 @@ from app.webhooks import (
     read_records,
     refresh_token_exchange,
 )
-from app.webhooks.signatures.public_key import PublicKey
 
 ED25519 = "MCowBQYDK2VwAyEAi2HR1srL4o18O8BRa7gVJY7G7bupbN3H9AwJrHCDiOg="
 RSA = (

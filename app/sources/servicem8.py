@@ -39,6 +39,7 @@ from app.webhooks import (
     Event,
     FirstPresent,
     Ignored,
+    Jwt,
     ListedPage,
     ListedRecord,
     Listing,
@@ -57,7 +58,6 @@ from app.webhooks import (
     Window,
     refresh_token_exchange,
 )
-from app.webhooks.signatures.jwt import Jwt
 
 SETUP = """
 1. Set HOOKS__SERVICEM8__SECRETS to a word of your own (a public add-on: its App Secret), SECRET_KEY to 32 random

@@ -16,8 +16,7 @@ Second-hand: RS256, and that the layers are strings (objects are read, too); `en
 import re
 
 from app.visits.change import UNSET, Contact, VisitChange, unix_microseconds
-from app.webhooks import Event, Ignored, Payload, Source
-from app.webhooks.signatures.jwt import Jwt
+from app.webhooks import Event, Ignored, Jwt, Payload, Source
 
 SETUP = """
 1. In the Wix app dashboard (dev.wix.com) create an app with the permission "Read Bookings - Including Participants", and

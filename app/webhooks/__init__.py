@@ -1,7 +1,6 @@
 """Webhooks as data: delivery, signature, payload, event, source. Pure, except specimens.py: no clock, no I/O.
 
-A source imports from here. The signatures of `signatures/jwt.py` and `signatures/public_key.py` are not here, because their
-libraries take longer to import than all the rest.
+A source imports from here.
 """
 
 from app.webhooks.delivery import Event
@@ -19,6 +18,8 @@ from app.webhooks.handshakes import EchoField, EchoQuery, FixedBody, SignField
 from app.webhooks.payload import THREE_DECIMAL_CURRENCIES, Payload, Untranslatable, minor_units
 from app.webhooks.signatures.combined import AllOf, FieldsHmac, FirstPresent
 from app.webhooks.signatures.hmac import Hmac, StandardWebhooks, base64_key, standard_webhooks_key, text_key
+from app.webhooks.signatures.jwt import Jwt
+from app.webhooks.signatures.public_key import PublicKey
 from app.webhooks.signatures.scheme import (
     ISO_8601,
     MIN_CHOSEN_SECRET_BYTES,
@@ -65,6 +66,7 @@ __all__ = [
     "HeaderToken",
     "Hmac",
     "Ignored",
+    "Jwt",
     "ListRequest",
     "ListedPage",
     "ListedRecord",
@@ -73,6 +75,7 @@ __all__ = [
     "PartlyTranslatable",
     "PathToken",
     "Payload",
+    "PublicKey",
     "RecordRequest",
     "Refused",
     "RequestAuth",

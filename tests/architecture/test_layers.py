@@ -24,10 +24,20 @@ PURE = {
     "app.webhooks.signatures.scheme": {"app.webhooks.delivery"},
     "app.webhooks.signatures.hmac": {"app.webhooks.delivery", "app.webhooks.signatures.scheme"},
     "app.webhooks.signatures.token": {"app.webhooks.delivery", "app.webhooks.signatures.scheme"},
-    "app.webhooks.signatures.public_key": {"app.webhooks.delivery", "app.webhooks.signatures.scheme"},
+    "app.webhooks.signatures.asymmetric": set(),
+    "app.webhooks.signatures.public_key": {
+        "app.webhooks.delivery",
+        "app.webhooks.signatures.asymmetric",
+        "app.webhooks.signatures.scheme",
+    },
+    "app.webhooks.signatures.json_web_tokens": {
+        "app.webhooks.signatures.asymmetric",
+        "app.webhooks.signatures.scheme",
+    },
     "app.webhooks.signatures.jwt": {
         "app.webhooks.delivery",
-        "app.webhooks.signatures.public_key",
+        "app.webhooks.signatures.asymmetric",
+        "app.webhooks.signatures.json_web_tokens",
         "app.webhooks.signatures.scheme",
     },
     "app.webhooks.signatures.combined": {
@@ -63,13 +73,7 @@ PURE = {
         "app.visits.client",
     },  # exceptions and values only, see below
 }
-#: Two lines for each source, and a third for those whose signature needs a library.
-SOURCE_IMPORTS = {
-    "app.visits.change",
-    "app.webhooks",
-    "app.webhooks.signatures.jwt",
-    "app.webhooks.signatures.public_key",
-}
+SOURCE_IMPORTS = {"app.visits.change", "app.webhooks"}
 
 #: Libraries that only compute: they read no clock, no random source, no file and no socket, and start no task.
 PURE_LIBRARIES = {
