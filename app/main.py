@@ -7,6 +7,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 from starlette.applications import Starlette
@@ -26,7 +27,7 @@ from app.ledger.redis import Redis, RedisAddress, RedisUnavailable, ServerUnusab
 from app.operators.signature_diagnosis import find_causes
 from app.settings.environment import SettingsError, read_environment
 from app.settings.model import Settings
-from app.telemetry import logs, metrics, tracing
+from app.telemetry import logs, tracing
 from app.telemetry.alerts import AlertMonitor
 from app.telemetry.arrivals import Arrivals
 from app.telemetry.counters import Counters
@@ -197,6 +198,8 @@ async def show_metrics(request: Request) -> Response:
     authorization = request.headers.get("authorization", "").encode()
     if not hmac.compare_digest(authorization, f"Bearer {token}".encode()):
         return JSONResponse({"error": "unauthorized", "detail": "Authorization: Bearer <METRICS_TOKEN>"}, 401)
+    # Imported late, beside the event loop, because readiness does not need it.
+    metrics = await asyncio.to_thread(import_module, "app.telemetry.metrics")
     exposition = await metrics.snapshot(services.ledger, services.settings)
     body, content_type = exposition.encode(request.headers.get("accept", ""))
     return Response(body, headers={"content-type": content_type})

@@ -14,7 +14,6 @@ from itertools import pairwise
 from statistics import median
 from typing import Any
 
-import httpx
 import orjson
 
 from app.ledger import keys
@@ -47,7 +46,6 @@ from app.telemetry.logs import log
 from app.telemetry.payload_watch import PayloadChange, payload_changes
 from app.telemetry.rejections import mismatch_times
 from app.telemetry.silence import delivery_times
-from app.visits.client import tls_context
 
 CHECK_EVERY_S = 10.0
 STATE_TTL_MS = 7 * 86_400_000
@@ -207,7 +205,14 @@ class AlertMonitor:
         if not started and not ended:
             return True
         link = f"\n{self._settings.public_url}/console" if self._settings.public_url else ""
-        text = "\n".join(["*Doorbell*", *started, *ended]) + link
+        return await self._post("\n".join(["*Doorbell*", *started, *ended]) + link)
+
+    async def _post(self, text: str) -> bool:
+        # Imported late: most processes post no alert.
+        import httpx
+
+        from app.visits.client import tls_context
+
         try:
             async with (
                 httpx.AsyncClient(timeout=POST_TIMEOUT_S, trust_env=False, verify=tls_context()) as http,
