@@ -290,6 +290,21 @@ print(*sorted({*ours.split(), *impure.split()} & (set(sys.modules) - pyjwt_modul
     assert "" == result.stdout.strip()
 
 
+def test_web_imports_no_page_of_the_console_and_no_library_that_it_may_not_need() -> None:
+    program = """
+import sys
+import app.main
+from app.webhooks.registry import load_sources
+load_sources()
+late = "app.console.pages_app app.console.routes app.telemetry.metrics jinja2 httpx prometheus_client jwt argon2"
+print(*sorted({*late.split()} & set(sys.modules)))
+"""
+
+    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+
+    assert "" == result.stdout.strip()
+
+
 # -- sources are discovered, not named --
 
 
