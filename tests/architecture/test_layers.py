@@ -296,7 +296,7 @@ import sys
 import app.main
 from app.webhooks.registry import load_sources
 load_sources()
-late = "app.console.pages_app app.console.routes app.telemetry.metrics jinja2 httpx prometheus_client jwt argon2"
+late = "app.console.pages_app app.console.routes app.telemetry.metrics jinja2 httpx prometheus_client jwt"
 print(*sorted({*late.split()} & set(sys.modules)))
 """
 
