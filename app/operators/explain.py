@@ -64,7 +64,7 @@ FIELD_TITLES = {
     "contact.first_name": "First name",
     "contact.last_name": "Last name",
     "contact.phone": "Phone number",
-    "contact.id": "Contact in Review Rover",
+    "contact.id": "Contact id",
     "contact_id": "Contact in Review Rover",
     "id": "Number in Review Rover",
     "external_id": "Id",

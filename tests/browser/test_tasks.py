@@ -90,7 +90,7 @@ def test_replay_one_kind_and_see_the_outcome(office: Harness, console: ConsoleBr
     create_failures(office, "B-1", "B-2", "B-3")
 
     console.open("/console")
-    console.click("tr:has-text('No e-mail address') >> text=Replay…")
+    console.click("tr:has-text('No e-mail address') >> text=Enter addresses…")
     console.click("button.main")
 
     console.page.wait_for_selector("text=Done: 0 succeeded, 3 failed again.")
@@ -140,7 +140,7 @@ def test_mend_the_missing_addresses_of_several_people(office: Harness, console: 
     create_failures(office, *people)
 
     console.open("/console")
-    console.click("tr:has-text('No e-mail address') >> text=Replay…")
+    console.click("tr:has-text('No e-mail address') >> text=Enter addresses…")
     for id, email in people.items():
         console.page.fill(f"input[name$='standard-{id}']", email)
     console.click("button.main")
