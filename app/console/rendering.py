@@ -26,7 +26,7 @@ from app.ledger.reasons import find_reason
 from app.ledger.times import humanize, iso_timestamp, local_time, zone_name
 from app.operators.explain import field_title
 from app.operators.filter import state_title
-from app.operators.outcomes import outcome_title, skip_title
+from app.operators.outcomes import call_title, outcome_title, skip_title
 from app.webhooks.registry import source_title
 
 STATIC = Path(__file__).with_name("static")
@@ -238,6 +238,7 @@ def _templates() -> Jinja2Templates:
         "reason_option": reason_option,
         "outcome_title": outcome_title,
         "skip_title": skip_title,
+        "call_title": call_title,
         "state_title": state_title,
         "marked": marked,
         "breakable": breakable,

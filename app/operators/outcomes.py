@@ -36,6 +36,22 @@ def outcome_title(outcome: str) -> str:
     return OUTCOMES.get(outcome, outcome)
 
 
+#: What a call to the Visits API does.
+_CALL_TITLES = {
+    "POST /visits": "create the visit",
+    "PUT /visits/:id": "update the visit",
+    "DELETE /visits/:id": "delete the visit",
+    "GET /visits/:id, then the fields that differ": "read the visit, then send the fields that differ",
+    "GET /visits/:id: none should exist": "check that Review Rover does not have the visit",
+    "DELETE and POST /visits: another contact": "delete the visit, and create it for the other customer",
+    "GET /contacts, then the fields that differ": "look up the customer, then send the fields that differ",
+}
+
+
+def call_title(call: str) -> str:
+    return _CALL_TITLES.get(call, call)
+
+
 def skip_title(skip_reason: str) -> str:
     """Return why a task is skipped: a key of _SKIP_TITLES, a reason of a task, or a sentence."""
     if skip_reason.partition(":")[0] in REASONS:

@@ -120,6 +120,7 @@ async def test_a_plan_begins_with_the_counts_by_outcome(world: World, operator: 
         "2 would fail the same way: No e-mail address",
     ] == [main_text(f"<main{count}") for count in counts]
     assert 'href="/console/visits/standard-3"' in page
+    assert "create the visit: Start" in main_text(page)
     assert '<a href="/console/plan?do=replay&amp;ids=standard-3">Replay only the one that would be sent</a>' in page
     assert ["contact:visit:main/standard-1", "contact:visit:main/standard-2"] == sorted(
         re.findall(r'name="(contact:[^"]*)"', page)
