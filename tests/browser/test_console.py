@@ -748,6 +748,9 @@ def test_a_row_of_a_list_has_two_lines_on_a_phone(running: Harness, open_console
         assert [] == [row for row in rows if row and row["height"] > 75], path
         links = [link.bounding_box() for link in console.page.locator(".two-line tbody a:visible").all()]
         assert [] == [link for link in links if link and link["x"] + link["width"] > NARROW["width"]], path
+        is_cut = """cells => cells.filter(cell => cell.scrollWidth > cell.clientWidth).map(cell => cell.innerText)"""
+        cut = console.page.eval_on_selector_all(".two-line tbody td[data-name='State']", is_cut)
+        assert [] == cut, path
 
 
 def test_the_checkbox_of_a_row_has_its_full_size_on_a_phone(running: Harness, open_console: OpenConsole) -> None:
