@@ -26,6 +26,8 @@ OPERATION = "bell:operation:"
 ALONE, LAST_DONE, METRICS = "bell:alone", "bell:last-done", "bell:metrics"
 #: + account: its move to another cell. + hook: the phase of the move, and what arrived while the account was copied.
 MOVE, MOVE_HOOK, MOVE_ARRIVALS = "bell:move:", "bell:move-hook:", "bell:move-arrivals:"
+#: + name, period and digits: a list of an index (`buckets.py`). + name: its periods.
+INDEX, INDEX_PERIODS = "bell:index:", "bell:index-periods:"
 WORKERS, PEOPLE, ATTEMPTS_CHANNEL = "bell:workers", "bell:people:", "bell:attempts"
 
 # Only Python uses these.
@@ -49,6 +51,7 @@ CATCH_UP, OPEN_CATCH_UPS = "bell:catch-up:", "bell:catch-ups"
 WORKER = "bell:worker:"
 HOURLY = "bell:hourly:"
 SECRET_USED = "bell:secret-used:"
+#: + digest: the delivery of a request id, as older versions stored it.
 REQUEST_INDEX = "bell:request-index:"
 ALERTS = "bell:alerts"
 ALERTS_LOCK = "bell:alerts:lock"
@@ -277,11 +280,18 @@ KEY_KINDS = (
     KeyKind("bell:alerts:lock", "expires", "which process checks for alerts", _SHORT),
     KeyKind("bell:alerts", "expires", "the active alerts, and the failure counts of ten minutes", "7 days"),
     KeyKind(
+        "bell:index:requests:*",
+        "expires",
+        "digests of request ids, each with its delivery",
+        "RETENTION_DAYS, and up to 10 days more",
+        title="Request ids",
+    ),
+    KeyKind("bell:index-periods:*", "members", "the periods that an index has lists of", "until the period ends"),
+    KeyKind(
         "bell:request-index:*",
         "expires",
-        "the digest of a request id, and its delivery",
+        "the digest of a request id, and its delivery, as versions before schema 3 stored it",
         _RETENTION,
-        title="Request ids",
     ),
     KeyKind(
         "bell:secret-used:*", "expires", "when each secret of a hook last verified a delivery", "1 year after that"

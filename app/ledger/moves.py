@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import hiredis
 
-from app.ledger import keys, scripts
+from app.ledger import buckets, keys, scripts
 from app.ledger.batches import batched
 from app.ledger.catch_ups import PLAN
 from app.ledger.connections import MAX_STORED_HOOKS
@@ -114,6 +114,8 @@ MOVE_RULES: dict[str, MoveRule] = {
     "bell:metrics": _CELL,
     "bell:alerts:lock": _CELL,
     "bell:alerts": _CELL,
+    "bell:index:requests:*": MoveRule("members"),
+    "bell:index-periods:*": MoveRule("members"),
     "bell:request-index:*": MoveRule("delivery"),
     "bell:secret-used:*": MoveRule("hook"),
     "bell:rejections:*:*": MoveRule("hook"),
@@ -232,11 +234,15 @@ class AccountSize:
 
 @dataclass(slots=True)
 class Page:
-    """The keys of the account in a page of a scan. indexes: keys of the search index, of all accounts."""
+    """The keys of the account in a page of a scan. indexes: keys of the search index, of all accounts.
+
+    buckets: the account's entries in each bucket of an index.
+    """
 
     owned: list[str] = field(default_factory=list)
     deliveries: dict[str, DeliveryInfo] = field(default_factory=dict)
     indexes: list[str] = field(default_factory=list)
+    buckets: dict[str, list[bytes]] = field(default_factory=dict)
 
     @property
     def all_keys(self) -> Iterable[str]:
@@ -268,7 +274,7 @@ class AccountData:
                 return
 
     async def _select(self, names: Sequence[str]) -> Page:
-        page, deliveries, requests = Page(), list[str](), list[str]()
+        page, deliveries, requests, indexed = Page(), list[str](), list[str](), list[str]()
         for name in names:
             kind = keys.kind_of(name)
             way = MOVE_RULES[kind.pattern].way if kind else "stays"
@@ -276,6 +282,8 @@ class AccountData:
                 page.owned.append(name)
             elif name.startswith(keys.DELIVERY):
                 deliveries.append(name.removeprefix(keys.DELIVERY))
+            elif name.startswith(keys.INDEX):
+                indexed.append(name)
             elif name.startswith(keys.REQUEST_INDEX):
                 requests.append(name)
             elif name.startswith(keys.CONTACT_INDEX):
@@ -284,7 +292,15 @@ class AccountData:
         named = await self.redis.pipeline([("GET", name) for name in requests])
         owned = await self.owned_deliveries([(id or b"").decode() for id in named])
         page.owned += [name for name, id in zip(requests, named, strict=True) if id and id.decode() in owned]
+        page.buckets = await self._own_entries(indexed)
         return page
+
+    async def _own_entries(self, names: Sequence[str]) -> dict[str, list[bytes]]:
+        """Return the account's entries in these buckets."""
+        stored = await self.redis.pipeline([("LRANGE", name, 0, -1) for name in names])
+        owned = await self.owned_deliveries({buckets.id_of(entry) for entries in stored for entry in entries})
+        own = [[entry for entry in entries if buckets.id_of(entry) in owned] for entries in stored]
+        return {name: entries for name, entries in zip(names, own, strict=True) if entries}
 
     async def owned_deliveries(self, ids: Iterable[str]) -> dict[str, DeliveryInfo]:
         ids = sorted({id for id in ids if id})
@@ -356,6 +372,7 @@ class AccountData:
         for name in page.indexes:
             if members := [member for member in await self._members(name) if self.scope.owns_visit(member)]:
                 commands.append(("ZREM", name, *members))
+        commands += [("LREM", name, 1, entry) for name, entries in page.buckets.items() for entry in entries]
         await self.redis.pipeline(commands)
 
     async def _remove_members(self) -> None:
@@ -407,6 +424,7 @@ class AccountCopy:
             await self.copy_keys([*page.all_keys])
             await self._copy_delivery_lists(page.deliveries)
             await self._copy_indexes(page.indexes)
+            await self._copy_buckets(page.buckets)
             on_progress(looked_at)
 
     async def copy_changes(self) -> None:
@@ -505,6 +523,17 @@ class AccountCopy:
             if own := [part for pair in pairs if self._scope.owns_visit(pair[1].decode()) for part in pair]:
                 commands.append(("ZADD", name, *own))
                 commands += [("PEXPIREAT", name, expiry, when) for when in ("NX", "GT")]
+        await self._target.pipeline(commands)
+
+    async def _copy_buckets(self, own: Mapping[str, Sequence[bytes]]) -> None:
+        expiries = await self._source.pipeline([("PEXPIRETIME", name) for name in own])
+        commands: list[tuple[Any, ...]] = []
+        for (name, entries), expiry in zip(own.items(), expiries, strict=True):
+            if expiry >= 0:
+                commands += [("LREM", name, 1, entry) for entry in entries]  # a killed move copies again
+                commands += [("RPUSH", name, *entries), ("PEXPIREAT", name, expiry)]
+                index, period = buckets.index_and_period(name)
+                commands.append(("SADD", f"{keys.INDEX_PERIODS}{index}", period))
         await self._target.pipeline(commands)
 
     async def _copy_members(self) -> None:

@@ -2,7 +2,7 @@
 
     bell:hourly:<hour>            counts of one hour (since 1970), by `<hook>:<outcome>`; expires after eight days
     bell:secret-used:<hook>       when each secret last matched, in ms, by its fingerprint; expires a year after that
-    bell:request-index:<digest>   the delivery of an X-Request-ID; expires with the delivery
+    bell:index:requests:…         the deliveries of X-Request-IDs, by their digests; expires after the deliveries
     bell:metrics                  totals for /metrics, by `<metric>|<label>|…`; histograms add `|<bucket>` or `|us`
 
 A process that is killed loses the last few seconds of these counts. No decision depends on them.
@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 
 import hiredis
 
-from app.ledger import keys
+from app.ledger import buckets, keys
 from app.ledger.ledger import add_counters
 from app.ledger.redis import Redis, RedisUnavailable
 from app.telemetry.logs import log
@@ -122,9 +122,8 @@ class Counters:
         request_ids = list(requests.items()) if self._request_id_ttl_s else []
         for start in range(0, len(request_ids), REQUEST_ID_BATCH):
             batch = request_ids[start : start + REQUEST_ID_BATCH]
-            await redis.commands(
-                *(("SET", request_key(id), delivery, "EX", self._request_id_ttl_s) for id, delivery in batch)
-            )
+            entries = [(request_digest(id), delivery) for id, delivery in batch]
+            await buckets.add(redis, buckets.REQUESTS, entries, self._request_id_ttl_s * 1_000)
 
     async def run(self, redis: Redis) -> None:
         while True:
@@ -158,12 +157,16 @@ async def hourly_counts(redis: Redis, count: int) -> list[tuple[int, Counter[tup
 
 async def delivery_of_request(redis: Redis, request_id: str) -> str | None:
     """Return the newest delivery with this X-Request-ID. Raises RedisUnavailable."""
-    id = await redis.command("GET", request_key(request_id))
+    digest = request_digest(request_id)
+    [ids] = await buckets.find(redis, buckets.REQUESTS, [digest], limit=1)
+    if ids:
+        return ids[0]
+    id = await redis.command("GET", f"{keys.REQUEST_INDEX}{digest.hex()[:32]}")
     return id.decode() if id else None
 
 
-def request_key(id: str) -> str:
-    return f"{keys.REQUEST_INDEX}{hashlib.sha256(id.encode('utf-8', 'surrogatepass')).hexdigest()[:32]}"
+def request_digest(request_id: str) -> bytes:
+    return hashlib.sha256(request_id.encode("utf-8", "surrogatepass")).digest()
 
 
 async def secret_last_used(

@@ -18,6 +18,7 @@ import orjson
 import zstandard
 
 from app.demo.valkey import free_port, valkey
+from app.ledger import buckets
 from app.ledger.ids import TaskId
 from app.ledger.ledger import Ledger
 from app.ledger.redis import Redis, RedisAddress
@@ -106,7 +107,7 @@ def _delivery(redis: Redis, number: int, at: int, names: dict[str, str]) -> list
     commands = [
         redis.command("SET", f"bell:delivery:{id}", record),
         redis.command("ZADD", f"bell:deliveries:{hook}", at, id),
-        redis.command("SET", counters.request_key(f"req-{number}"), id),
+        buckets.add(redis, buckets.REQUESTS, [(counters.request_digest(f"req-{number}"), id)], 30 * DAY_MS),
         redis.command("RPUSH", f"bell:visit-day:{starts[:10]}", f"{starts[11:]} main/{name}"),
         redis.command("ZADD", "bell:visit-days", starts[:10].replace("-", ""), starts[:10]),
     ]

@@ -215,7 +215,7 @@ async def stored_keys(redis: Redis) -> set[bytes]:
 
 
 def without_counters(keys: Iterable[bytes]) -> set[bytes]:
-    counters = (b"bell:rejections", b"bell:hourly:", b"bell:secret-used:", b"bell:request-index:", b"bell:metrics")
+    counters = (b"bell:rejections", b"bell:hourly:", b"bell:secret-used:", b"bell:index", b"bell:metrics")
     return {key for key in keys if not key.startswith(counters)}
 
 

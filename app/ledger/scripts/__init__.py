@@ -137,7 +137,7 @@ def check_callers() -> None:
 
 
 #: The modules that call scripts.
-CALLERS = ("connections.py", "ledger.py", "moves.py", "redis.py")
+CALLERS = ("buckets.py", "connections.py", "ledger.py", "moves.py", "redis.py")
 
 
 def check_calls(code: str, file: str, scripts: Mapping[str, Script]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from app.demo.valkey import valkey
+from app.ledger import buckets
 from app.ledger.keys import KEY_KINDS
 from app.ledger.ledger import Ledger
 from app.ledger.moves import MOVE_RULES, AccountCopy, AccountData, Mark, Phase, Scope, load_mark, save_mark
@@ -164,6 +165,32 @@ async def test_only_the_members_of_the_account_move(ledger: Ledger, redis: Redis
     assert [b"other", b"{}"] == await redis.command("HGETALL", "bell:connections")
     assert [b"visit:mainz/b"] == await redis.command("ZRANGE", "bell:contact-index:a", 0, -1)
     assert [b"16:00 mainz/b"] == await redis.command("LRANGE", "bell:visit-day:2031-03-14", 0, -1)
+
+
+async def test_the_account_s_entries_in_indexes_move(ledger: Ledger, redis: Redis, other: Ledger) -> None:
+    own, foreign = [await accept(ledger, hook=hook) for hook in ("standard", "other")]
+    digests, keep_ms = [b"\xa3" * 12, b"\xa3" * 11 + b"\x00"], 30 * 86_400_000
+    both = [(digest, each.delivery_id) for digest in digests for each in (own, foreign)]
+    await buckets.add(redis, buckets.REQUESTS, both, keep_ms)
+    await buckets.add(other.redis, buckets.REQUESTS, [(digests[0], "d-of-the-other-cell")], keep_ms)
+    await redis.command("SET", "bell:request-index:a1b2", own.delivery_id)  # of an older version
+
+    await copy(ledger, other)
+    await copy(ledger, other)  # a killed move copies again
+
+    ids = await buckets.find(other.redis, buckets.REQUESTS, digests, 10)
+    assert [[own.delivery_id, "d-of-the-other-cell"], [own.delivery_id]] == ids
+    names = await redis.command("KEYS", "bell:*index*")
+    assert sorted(names) == sorted(await other.redis.command("KEYS", "bell:*index*"))
+    assert [await redis.command("PEXPIRETIME", name) for name in names] == [
+        await other.redis.command("PEXPIRETIME", name) for name in names
+    ]
+
+    await AccountData(ledger, SCOPE).remove(lambda _: None)
+
+    ids = await buckets.find(redis, buckets.REQUESTS, digests, 10)
+    assert [[foreign.delivery_id], [foreign.delivery_id]] == ids
+    assert 0 == await redis.command("EXISTS", "bell:request-index:a1b2")
 
 
 async def test_tasks_of_every_state_continue_in_the_other_cell(ledger: Ledger, redis: Redis, other: Ledger) -> None:

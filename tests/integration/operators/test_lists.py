@@ -70,9 +70,24 @@ async def test_a_request_id_leads_to_its_delivery_during_the_retention(redis: Re
     deliveries = [await counters.delivery_of_request(redis, id) for id in ("req-1", "req-2", "req-3", "\udcff")]
 
     assert ["d2", None, "d3", None] == deliveries
-    keys = await redis.command("KEYS", "bell:request-index:*")
+    keys = await redis.command("KEYS", "bell:index:requests:*")
     assert 2 == len(keys)
-    assert all([9 * 86_400 - 60 < await redis.command("TTL", key) <= 9 * 86_400 for key in keys])
+    assert all([9 * 86_400 - 60 < await redis.command("TTL", key) <= 19 * 86_400 for key in keys])
+
+
+async def test_a_request_id_of_an_older_version_is_found(redis: Redis) -> None:
+    digest = hashlib.sha256(b"req-1").hexdigest()[:32]
+    await redis.command("SET", f"bell:request-index:{digest}", "d1")
+
+    assert "d1" == await counters.delivery_of_request(redis, "req-1")
+
+
+async def test_a_request_id_is_found_after_retention_days_became_less(redis: Redis) -> None:
+    web_counters = Counters(90)
+    web_counters.record_delivery("standard", "accepted", "key", 1, "req-1", "d1")
+    await web_counters.flush(redis)
+
+    assert "d1" == await counters.delivery_of_request(redis, "req-1")
 
 
 async def test_many_request_ids_are_stored_in_batches(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,45 @@
+"""Indexes that lead from digests to ids, for searches. lib/buckets.lua says how they are stored.
+
+Every function may raise RedisUnavailable.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from app.ledger import keys, scripts
+from app.ledger.redis import Redis
+
+#: The indexes.
+REQUESTS = "requests"
+#: Longer digests are cut. The first bytes are in the names of the lists, as hex digits.
+DIGEST_BYTES, NAME_DIGITS = 12, 6
+
+
+async def add(redis: Redis, index: str, entries: Iterable[tuple[bytes, str]], keep_ms: int) -> None:
+    """Let digests lead to ids. An id that a digest leads to already becomes the newest. Works on a full Redis too."""
+    packed = [(_digits(digest), _tail(digest) + id.encode()) for digest, id in entries]
+    await redis.script(scripts.add_to_buckets(index=index, keep_ms=keep_ms, entries=packed))
+
+
+async def find(redis: Redis, index: str, digests: Sequence[bytes], limit: int) -> list[list[str]]:
+    """Return at most `limit` ids of each digest, those that expire last first."""
+    packed = [(_digits(digest), _tail(digest)) for digest in digests]
+    reply = await redis.script(scripts.find_in_buckets(index=index, limit=limit, digests=packed))
+    return [[id.decode() for id in ids] for ids in reply]
+
+
+def id_of(entry: bytes) -> str:
+    return entry[DIGEST_BYTES - 1 :].decode()
+
+
+def index_and_period(key: str) -> tuple[str, str]:
+    """Return the index and the period of a list."""
+    index, period, _ = key.removeprefix(keys.INDEX).split(":")
+    return index, period
+
+
+def _digits(digest: bytes) -> str:
+    return digest.hex()[:NAME_DIGITS]
+
+
+def _tail(digest: bytes) -> bytes:
+    return digest[1:DIGEST_BYTES]
