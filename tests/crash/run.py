@@ -267,7 +267,10 @@ class Run:
         return str(response.status)
 
     async def _send_lost_again(self) -> None:
-        """Send again what failovers lost, as an operator lets a tool do. Nothing is uncertain after that."""
+        """Send again what failovers lost, as an operator lets a tool do. Nothing is uncertain after that.
+
+        A repeat, which has no delivery of its own, may have asked for another fetch of the record, and that may be lost.
+        """
         may_be_lost = {webhook.delivery for scenario in self.uncertain for webhook in scenario.webhooks}
         lost = [
             webhook for scenario in self.scenarios for webhook in scenario.webhooks if webhook.delivery in self.lost
@@ -280,9 +283,10 @@ class Run:
             if webhook.delivery not in may_be_lost
         ]
         report.losing_failovers = len({self._next_kill(webhook) for webhook in lost})
-        for webhook in lost:
+        repeats = [webhook for scenario in self.uncertain for webhook in scenario.webhooks if webhook.status == 200]
+        for webhook in (*lost, *repeats):
             webhook.delivery = ""
-        await asyncio.gather(*map(self._send_until_accepted, lost))
+        await asyncio.gather(*map(self._send_until_accepted, (*lost, *repeats)))
         self.lost, self.uncertain = set(), []
 
     def _next_kill(self, webhook: Webhook) -> float:
