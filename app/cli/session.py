@@ -65,7 +65,10 @@ def run_with_ledger(step: Callable[[Ledger, Settings], Awaitable[T]]) -> T:
     except RedisUnavailable as error:
         exit_with(UNREACHABLE, f"{error}; `doorbell doctor` says what to check")
     except NotFound as error:
-        exit_with(NOTHING_MATCHED, f"there is no delivery or visit {error}; it may have expired")
+        exit_with(
+            NOTHING_MATCHED,
+            f"there is no delivery or visit {error}; it may have expired, and `doorbell search` finds beginnings of ids",
+        )
 
 
 @asynccontextmanager

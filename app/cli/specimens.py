@@ -23,7 +23,7 @@ from app.cli.output import (
     printable,
     utc_option,
 )
-from app.cli.session import load_settings, run_with_ledger
+from app.cli.session import load_settings, load_settings_or_none, run_with_ledger
 from app.cli.sources import find_tool
 from app.operators.explain import Explain
 from app.settings.platform import read_variables
@@ -74,12 +74,9 @@ def ring(source: str, specimen: str | None, url: str | None, fresh: str | None, 
     url = (url or f"http://127.0.0.1:{os.environ.get('PORT', '8000')}").rstrip("/")
     if url.count("/") == 2:
         url += f"/hooks/{source}"
-    secrets = f"HOOKS__{hook_of(url, source).upper()}__SECRETS"
-    if not os.environ.get(secrets):
-        print_message(f"{secrets} is not set here: signed with the specimen's own secret")
     name = token_hex(3) if fresh == NEW_NAME else fresh
     try:
-        response = send_specimen(url, source, specimen, read_variables(os.environ), name)
+        response = send_specimen(url, source, specimen, _variables(hook_of(url, source)), name)
     except UnknownSpecimen as error:
         exit_with(NOTHING_MATCHED, str(error))
     except OSError as error:
@@ -91,6 +88,19 @@ def ring(source: str, specimen: str | None, url: str | None, fresh: str | None, 
     if name:
         print_message(f"--fresh={name} sends the next specimen of this visit")
     _show_result(response, wait, bool(name))
+
+
+def _variables(hook: str) -> dict[str, str]:
+    """Return the environment, with the secrets of a hook that is stored in Redis."""
+    prefix, variables = f"HOOKS__{hook.upper()}", read_variables(os.environ)
+    if variables.get(f"{prefix}__SECRETS"):
+        return variables
+    settings = load_settings_or_none()
+    stored = settings.stored_hooks.get(hook) if settings else None
+    if stored and stored.secrets:
+        return variables | {f"{prefix}__SECRETS": " ".join(stored.secrets), f"{prefix}__AUTH": " ".join(stored.auth)}
+    print_message(f"no secret of the hook {hook} is set or stored here: signed with the specimen's own secret")
+    return variables
 
 
 def _show_result(response: "httpx.Response", wait: bool, is_fresh: bool) -> None:

@@ -180,3 +180,13 @@ def test_a_hook_that_cannot_be_decrypted_says_so(harness: Harness) -> None:
         shop["state"],
         shop["detail"].partition(" (")[0],
     )
+
+
+def test_ring_signs_with_the_secret_of_a_stored_hook(harness: Harness) -> None:
+    harness.doorbell("hooks", "add", "east", "--source", "calendly", stdin=b"SECRET=a-signing-key-of-the-hook-east\n")
+    url = harness.start_web().url
+
+    east, west = [harness.doorbell("ring", "calendly", "1", "--to", f"{url}/hooks/{hook}") for hook in ("east", "west")]
+
+    assert (0, "") == (east.returncode, east.stderr.partition("status 202")[0])
+    assert "no secret of the hook west is set or stored here: signed with the specimen's own secret" in west.stderr
