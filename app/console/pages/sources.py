@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import Sequence
+from secrets import token_hex
 from typing import Any
 
 import httpx
@@ -15,6 +16,7 @@ from app.console.rendering import redirect, render
 from app.ledger.records import NotFound
 from app.operators.overview import HookStats, load_hooks
 from app.operators.setup_steps import new_secret, setup_steps, terms_of
+from app.settings.model import Hook
 from app.telemetry import counters
 from app.telemetry.connections import load_connections
 from app.telemetry.health import CIRCUIT_REASONS, open_circuits
@@ -99,9 +101,16 @@ async def _page(request: Request, name: str, response: dict[str, Any] | None = N
         terms=list(terms_of(source.definition)),
         payload_changes=await payload_changes(console.redis, name),
         undocumented=await undocumented_fields(console.redis, name) if hooks else [],
-        specimens=[recorded["name"] for recorded in load_specimens(name)["deliveries"]],
+        specimens=load_specimens(name)["deliveries"],
+        specimen=_number_of_first_with_changes(name),
         response=response,
     )
+
+
+def _number_of_first_with_changes(source: str) -> int:
+    """Return the number of the first specimen that is no handshake and no irrelevant event."""
+    recorded = load_specimens(source)["deliveries"]
+    return next((number for number, each in enumerate(recorded, 1) if isinstance(each["expect"], list)), 1)
 
 
 def _new_hook(request: Request, source: str, hooks: Sequence[str]) -> str:
@@ -155,20 +164,31 @@ async def send_test_delivery(request: Request) -> Response:
     hook = console.settings.active_hooks.get(name)
     if hook is None:
         raise NotFound(name)
-    source, specimen = hook.source.name, request.state.form.get("specimen", "1")
-    secrets, secret_key = hook.settings.secrets, console.settings.secret_key
-    url = f"{console.settings.public_url or 'http://doorbell'}{hook.path}"
+    source, form = hook.source.name, request.state.form
+    # The same booking as that of the last test delivery, so that it can be moved and cancelled, or else a new one.
+    fresh = form.get("fresh", "")
+    row = await _send_specimen(request, hook, form.get("specimen", "1"), fresh) if fresh.isalnum() else {}
+    if not row or row["is_repeat"]:
+        fresh = token_hex(3)
+        row = await _send_specimen(request, hook, form.get("specimen", "1"), fresh)
+    # The page shows when each secret last matched.
+    await console.counters.flush(console.redis)
+    return await _page(request, source, {"hook": name, "fresh": fresh, "specimen": form.get("specimen", "1"), **row})
+
+
+async def _send_specimen(request: Request, hook: Hook, specimen: str, fresh: str) -> dict[str, Any]:
+    settings, name = context(request).settings, hook.name
+    secrets, secret_key = hook.settings.secrets, settings.secret_key
+    url = f"{settings.public_url or 'http://doorbell'}{hook.path}"
     try:
-        signed = sign_specimen(source, specimen, name, secrets, secret_key, url, hook.settings.auth)
+        signed = sign_specimen(hook.source.name, specimen, name, secrets, secret_key, url, hook.settings.auth, fresh)
     except UnknownSpecimen:
         raise NotFound("specimen") from None
     await actions(request).record("sent a test delivery", f"{name}: {signed.name}")
     transport = httpx.ASGITransport(request.app)
     async with httpx.AsyncClient(transport=transport, base_url="http://doorbell") as http:
         response = await http.request(signed.method, signed.url(hook.path), content=signed.body, headers=signed.headers)
-    # The page shows when each secret last matched.
-    await console.counters.flush(console.redis)
-    return await _page(request, source, {"hook": name, **_response_row(response)})
+    return _response_row(response)
 
 
 def _response_row(response: httpx.Response) -> dict[str, Any]:
@@ -177,6 +197,7 @@ def _response_row(response: httpx.Response) -> dict[str, Any]:
     summary = body.get("detail") or body.get("ignored") or ("a repeat" if body.get("repeat") else "accepted")
     return {
         "ok": response.is_success,
+        "is_repeat": bool(body.get("repeat")),
         "status": response.status_code,
         "summary": summary,
         "delivery": body.get("delivery"),

@@ -136,6 +136,30 @@ async def test_a_secret_has_matched_after_a_test_delivery(app: Any, name: str) -
     assert f'<a href="/console/sources/{name}/listen">All requests to {name}, as they arrive</a>' in after
 
 
+async def test_test_deliveries_are_about_one_booking_until_one_of_them_is_sent_again(app: Any) -> None:
+    operator = Browser(app)
+    await operator.log_in()
+    names, form = list[str](), {}
+
+    for specimen in ("1", "3", "1"):  # an invitee books, and reschedules; another invitee books
+        page = (await operator.post("/console/sources/calendly/test-delivery", form | {"specimen": specimen})).text
+        assert "Doorbell answered 202: accepted" in page
+        form = {"fresh": re.findall('name="fresh" value="([^"]+)"', page)[0]}
+        names.append(form["fresh"])
+
+    assert names[0] == names[1] != names[2]
+
+
+async def test_the_first_choice_of_a_test_delivery_is_a_booking(opened: Opened, environ: dict[str, str]) -> None:
+    app = await opened(environ | {"HOOKS__ZOOM__SECRETS": "a-secret-of-zoom-0123456789"})
+    operator = Browser(app)
+    await operator.log_in()
+
+    page = (await operator.get("/console/sources/zoom")).text
+
+    assert ["an invitee books"] == re.findall("<option[^>]* selected>([^<]*)<", page)
+
+
 @pytest.mark.parametrize(("mismatches", "is_shown"), [(1, True), (0, False)])
 async def test_the_overview_names_a_hook_whose_secret_is_wrong(
     app: Any, redis: Redis, mismatches: int, is_shown: bool
