@@ -33,7 +33,7 @@ from app.ledger.reasons import find_reason
 from app.ledger.records import NotFound
 from app.ledger.redis import RedisAddress
 from app.ledger.times import humanize, iso_timestamp
-from app.operators.activity_log import Activity, ActivityPage
+from app.operators.activity_log import Activity, ActivityPage, action_title
 from app.operators.cells import CellStatus, load_cells
 from app.operators.explain import Explain, Row
 from app.operators.filter import ActivityFilter, state_title
@@ -318,7 +318,7 @@ def _activity_row(activity: Activity, as_json: bool) -> Row:
     if as_json:
         return asdict(activity) | {"affected": affected}
     names = ("at", "actor", "action", "target", "operation")
-    return {name: getattr(activity, name) for name in names}
+    return {name: getattr(activity, name) for name in names} | {"action": action_title(activity.action)}
 
 
 @click.command(epilog=examples("settings", "settings --json"))

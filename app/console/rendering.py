@@ -24,6 +24,7 @@ from app.console.sessions import cookie
 from app.console.timezone import PAGE_ZONE, browser_zone, page_zone
 from app.ledger.reasons import find_reason
 from app.ledger.times import humanize, iso_timestamp, local_time, zone_name
+from app.operators.activity_log import action_title
 from app.operators.explain import field_title
 from app.operators.filter import state_title
 from app.operators.outcomes import call_title, outcome_title, skip_title
@@ -239,6 +240,7 @@ def _templates() -> Jinja2Templates:
         "outcome_title": outcome_title,
         "skip_title": skip_title,
         "call_title": call_title,
+        "action_title": action_title,
         "state_title": state_title,
         "marked": marked,
         "breakable": breakable,

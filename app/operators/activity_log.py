@@ -59,6 +59,11 @@ Action = Literal[
     "ended all sessions",
 ]
 ACTIONS: tuple[Action, ...] = get_args(Action)
+#: Clearer words for people than the stored ones.
+_TITLES = {
+    "fetched remote visit": "looked up visit in Review Rover",
+    "noticed connection": "noticed connection problem",
+}
 #: What an action does to a visit or a delivery.
 _EFFECTS = {
     "started replay": "replayed",
@@ -72,6 +77,10 @@ _EFFECTS = {
 }
 #: The number of entries that are read at once, and from which `actors` takes the names.
 BATCH_SIZE, ACTORS_FROM = 500, 1_000
+
+
+def action_title(action: str) -> str:
+    return _TITLES.get(action, action)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +209,9 @@ class ActivityLog:
 
 
 def _matches(filter: ActivityFilter, actor: str, action: str) -> bool:
-    return filter.actor.casefold() in actor.casefold() and filter.action.casefold() in action.casefold()
+    return filter.actor.casefold() in actor.casefold() and any(
+        filter.action.casefold() in text.casefold() for text in (action, action_title(action))
+    )
 
 
 def _actor_and_action(fields: list[bytes]) -> tuple[str, str]:

@@ -44,6 +44,15 @@ async def test_a_replay_is_an_activity_of_every_visit_and_delivery_that_it_repla
     assert [] == [activity for id in ("standard-3", deliveries[0]) for activity in await activities(world, id)]
 
 
+@pytest.mark.parametrize(("text", "count"), [("looked up", 1), ("fetched", 1), ("replay", 0)])
+async def test_an_action_is_found_by_its_words_for_people_too(world: World, text: str, count: int) -> None:
+    await ActivityLog(world.ledger).record("grace", "operator", "fetched remote visit", "standard-1")
+
+    page = await ActivityLog(world.ledger).newest(ActivityFilter(action=text))
+
+    assert count == len(page.rows)
+
+
 async def test_the_log_says_how_a_replay_differs_from_the_usual_one(world: World) -> None:
     contacts = {"standard-1": "ada@example.com", "standard-2": "bob@example.com"}
     await run_operation(world, "replay", Filter(state="parked"), contacts=contacts, recheck=True)
