@@ -292,7 +292,7 @@ class Settings(BaseModel):
     )
     retry_cap_s: Seconds = Field(3_600, description="seconds: the longest delay between attempts")
     retry_for_s: Seconds = Field(
-        259_200, description="seconds: a task whose attempts have failed for this long is parked for an operator"
+        259_200, description="seconds: a task whose attempts have failed for this long needs an operator"
     )
     contact_for_s: Seconds = Field(
         86_400, description="seconds: how long a visit without an e-mail address or a time waits for one"

@@ -60,7 +60,7 @@ SETUP = """
 
 A booking counts as completed at its planned end, when OnceHub sends an event, unless the host sets it to No-show. OnceHub
 sends payments only for booking calendars with Stripe, and no refunds. If a booking form does not ask for the e-mail
-address, its visits wait for one, and are parked after a day.
+address, its visits wait for one, and need attention after a day.
 """
 
 

@@ -73,7 +73,7 @@ SETUP = """
 
 ServiceM8 signs nothing: anyone who knows the address can make Doorbell fetch a job, and nothing else. Quotes are not visits
 yet. There are no no-shows; set the job to Unsuccessful instead. A job that is only allocated to somebody (a flexible
-booking) has no time before it is Completed. If that takes more than a day, the visit is parked until the completion.
+booking) has no time before it is Completed. If that takes more than a day, the visit needs attention until then.
 """
 
 

@@ -58,7 +58,7 @@ SETUP = """
 
 Square does not send the end of an appointment, so a review request counts from its start. Nothing links a payment to a
 booking, so visits have no amounts. Customers who unsubscribed from the seller's e-mails get no review request. The visit of
-a booking without a customer (a walk-in) waits for one, and is parked after a day.
+a booking without a customer (a walk-in) waits for one, and needs attention after a day.
 """
 
 

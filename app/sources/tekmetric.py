@@ -35,8 +35,8 @@ SETUP = """
 4. If several shops use this address, set HOOKS__TEKMETRIC__TENANTS to the shopId of yours.
 
 Tekmetric signs nothing: anyone who knows the address can send orders. Customers who are not OK for marketing get no review
-request. An order without an appointment has no time before it is completed. If that takes more than a day, the visit is
-parked until the completion. There are no no-shows: delete the order.
+request. An order without an appointment has no time before it is completed. If that takes more than a day, the visit
+needs attention until then. There are no no-shows: delete the order.
 """
 
 SOURCE = Source(

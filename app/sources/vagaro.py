@@ -33,7 +33,7 @@ SETUP = """
 5. If several businesses use this address, set HOOKS__VAGARO__TENANTS to the businessId of yours.
 
 Vagaro's token does not protect the body. An appointment is completed when its status is Service Complete. The visit of a
-walk-in without a customer waits for one and is parked after a day. Vagaro does not send opt-outs.
+walk-in without a customer waits for one, and needs attention after a day. Vagaro does not send opt-outs.
 """
 
 SOURCE = Source(

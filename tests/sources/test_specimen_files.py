@@ -42,6 +42,8 @@ def without_signature(specimen: Specimen) -> dict[str, Any]:
 @each_tool
 def test_signatures_and_expected_changes_are_made_anew(folder: Path, name: str) -> None:
     specimens = signed(name)[:4]
+    if not specimens:
+        pytest.skip("no specimen has a signature that the module accepts: test_signatures.py says so")
     file = write(folder, name, {**specimens[0].file, "deliveries": [without_signature(each) for each in specimens]})
 
     result = CliRunner().invoke(main, ["specimen", "sign", name])
