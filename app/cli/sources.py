@@ -25,7 +25,7 @@ from app.cli.session import load_settings, load_settings_or_none, run_with_ledge
 from app.cli.tables import style, wrap
 from app.ledger.ledger import Ledger
 from app.ledger.times import iso_timestamp
-from app.operators.setup_steps import SetupStep, new_secret, setup_steps, terms_of
+from app.operators.setup_steps import SetupStep, capabilities, new_secret, setup_steps, terms_of
 from app.settings.model import Settings
 from app.telemetry import counters
 from app.webhooks.evidence import VERIFIED_BY, Evidence
@@ -65,7 +65,7 @@ def sources(name: str | None, as_json: bool) -> None:
     source = tool.definition
     public_url = (settings and settings.public_url) or "https://YOUR-DOORBELL"
     click.echo(f"{style(source.title, bold=True)}\n{source.docs}")
-    click.echo(f"Verified by {VERIFIED_BY[source.evidence]}.")
+    click.echo(f"Sends {', '.join(capabilities(tool.name))}. Verified by {VERIFIED_BY[source.evidence]}.")
     url, shell_url = f"{public_url}/hooks/{name}", ""
     if source.signature.needs_secret_key:
         url, shell_url = f"the URL that `doorbell hook-url {name}` prints", f"$(doorbell hook-url {name})"

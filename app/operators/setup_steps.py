@@ -4,8 +4,10 @@ import base64
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from secrets import token_bytes, token_urlsafe
 
+from app.webhooks.registry import load_specimens
 from app.webhooks.source import LoadedSource, Source
 
 #: What a signature proves, by the coverage of the scheme.
@@ -14,6 +16,24 @@ PROVES = {
     "fields": "The signature covers only some fields of the body",
     "nothing": "No signature covers the body: anyone with the URL or the token can forge a delivery",
 }
+
+#: What a field of a change tells about a visit.
+CAPABILITIES = {
+    "time_scheduled": "bookings",
+    "date_cancelled": "cancellations",
+    "time_completed": "completions",
+    "no_show": "no-shows",
+    "amount_collected": "amounts",
+}
+
+
+@cache
+def capabilities(source: str) -> list[str]:
+    """Return what a tool tells about visits: the fields that have a value in the changes of its specimens."""
+    expected = [delivery.get("expect") for delivery in load_specimens(source)["deliveries"]]
+    changes = [change for result in expected if isinstance(result, list) for change in result]
+    fields = {name.partition(" ")[0] for change in changes for name, value in change.items() if value is not None}
+    return [word for name, word in CAPABILITIES.items() if name in fields]
 
 
 @dataclass(slots=True)

@@ -22,6 +22,7 @@ from app.ledger.docs import update_glossary
 from app.ledger.docs import update_runbook as update_reasons
 from app.ledger.reasons import REASONS
 from app.operators.filter import TASK_STATES
+from app.operators.setup_steps import capabilities
 from app.settings.model import HookSettings, OAuthApp, Settings
 from app.telemetry.alert_rules import rules_file, update_runbook
 from app.telemetry.metric_names import METRICS
@@ -174,6 +175,22 @@ def test_the_table_of_tools_agrees_with_the_specimens(name: str) -> None:
     assert {column for column, field in COLUMNS.items() if field in fields} == {
         column for column in COLUMNS if row[column] != "–"
     }
+
+
+WORDS = {
+    "booked": "bookings",
+    "cancelled": "cancellations",
+    "completed": "completions",
+    "no-show": "no-shows",
+    "money": "amounts",
+}
+
+
+@pytest.mark.parametrize("name", sorted(load_sources()))
+def test_console_and_command_line_say_the_same_about_a_tool_as_the_table(name: str) -> None:
+    row = table_of_tools()[load_sources()[name].definition.title]
+
+    assert [word for column, word in WORDS.items() if row[column] != "–"] == capabilities(name)
 
 
 @pytest.mark.parametrize("name", sorted(load_sources()))

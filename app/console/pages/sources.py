@@ -15,7 +15,7 @@ from app.console.context import ConsoleContext, actions, context
 from app.console.rendering import redirect, render
 from app.ledger.records import NotFound
 from app.operators.overview import HookStats, load_hooks
-from app.operators.setup_steps import new_secret, setup_steps, terms_of
+from app.operators.setup_steps import capabilities, new_secret, setup_steps, terms_of
 from app.settings.model import Hook
 from app.telemetry import counters
 from app.telemetry.connections import load_connections
@@ -50,6 +50,7 @@ def _card(name: str, source: LoadedSource, hooks: Sequence[HookStats]) -> dict[s
     return {
         "name": name,
         "title": source.definition.title,
+        "capabilities": capabilities(name),
         "verified_by": VERIFIED_BY[source.definition.evidence],
         "coverage": source.definition.signature.coverage,
         "hooks": [hook for hook in hooks if hook.source == name],
@@ -87,6 +88,7 @@ async def _page(request: Request, name: str, response: dict[str, Any] | None = N
         request,
         "source.html",
         source=source,
+        capabilities=capabilities(name),
         verified_by=VERIFIED_BY[source.definition.evidence],
         hooks=hooks,
         connections={each.hook: each for each in connections},
@@ -110,7 +112,7 @@ async def _page(request: Request, name: str, response: dict[str, Any] | None = N
 def _number_of_first_with_changes(source: str) -> int:
     """Return the number of the first specimen that is no handshake and no irrelevant event."""
     recorded = load_specimens(source)["deliveries"]
-    return next((number for number, each in enumerate(recorded, 1) if isinstance(each["expect"], list)), 1)
+    return next((number for number, each in enumerate(recorded, 1) if isinstance(each.get("expect"), list)), 1)
 
 
 def _new_hook(request: Request, source: str, hooks: Sequence[str]) -> str:
