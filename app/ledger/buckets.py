@@ -6,18 +6,20 @@ Every function may raise RedisUnavailable.
 from collections.abc import Iterable, Sequence
 
 from app.ledger import keys, scripts
+from app.ledger.batches import batched
 from app.ledger.redis import Redis
 
-#: The indexes.
-REQUESTS = "requests"
+#: The indexes: ids of deliveries, and `<account>/<external_id>` of visits.
+REQUESTS, CONTACTS = "requests", "contacts"
 #: Longer digests are cut. The first bytes are in the names of the lists, as hex digits.
 DIGEST_BYTES, NAME_DIGITS = 12, 6
+#: Entries that one script removes.
+REMOVED_AT_ONCE = 100
 
 
 async def add(redis: Redis, index: str, entries: Iterable[tuple[bytes, str]], keep_ms: int) -> None:
     """Let digests lead to ids. An id that a digest leads to already becomes the newest. Works on a full Redis too."""
-    packed = [(_digits(digest), _tail(digest) + id.encode()) for digest, id in entries]
-    await redis.script(scripts.add_to_buckets(index=index, keep_ms=keep_ms, entries=packed))
+    await redis.script(scripts.add_to_buckets(index=index, keep_ms=keep_ms, entries=map(_encode, entries)))
 
 
 async def find(redis: Redis, index: str, digests: Sequence[bytes], limit: int) -> list[list[str]]:
@@ -25,6 +27,16 @@ async def find(redis: Redis, index: str, digests: Sequence[bytes], limit: int) -
     packed = [(_digits(digest), _tail(digest)) for digest in digests]
     reply = await redis.script(scripts.find_in_buckets(index=index, limit=limit, digests=packed))
     return [[id.decode() for id in ids] for ids in reply]
+
+
+async def remove(redis: Redis, index: str, entries: Sequence[tuple[bytes, str]]) -> None:
+    for some in batched(entries, REMOVED_AT_ONCE):
+        await redis.script(scripts.remove_from_buckets(index=index, entries=map(_encode, some)))
+
+
+def _encode(entry: tuple[bytes, str]) -> tuple[str, bytes]:
+    digest, id = entry
+    return _digits(digest), _tail(digest) + id.encode()
 
 
 def id_of(entry: bytes) -> str:

@@ -36,6 +36,7 @@ WORKERS, PEOPLE, ATTEMPTS_CHANNEL = "bell:workers", "bell:people:", "bell:attemp
 VISITS_QUEUE = f"{QUEUE}visits"
 DEDUP = "bell:dedup:"
 CONTACT = "bell:contact:"
+#: + digest: the visits of a contact, as older versions stored them.
 CONTACT_INDEX = "bell:contact-index:"
 RECORD = "bell:record:"
 #: The stored hooks by name, encrypted, and a random value that each write replaces.
@@ -70,7 +71,7 @@ CHECK_CHANNEL = "bell:check"
 OPEN_OPERATIONS = "bell:operations:open"
 CLEANUP = "bell:cleanup"
 #: The version of the keys and their contents. A process that knows only an older one does not start.
-SCHEMA, SCHEMA_VERSION = "bell:schema", 2
+SCHEMA, SCHEMA_VERSION = "bell:schema", 3
 #: + number: whether commands see what a script has written.
 SHARD_PROBE = "bell:shard-probe:"
 SESSION, SESSIONS = "bell:session:", "bell:sessions"
@@ -168,11 +169,18 @@ KEY_KINDS = (
         personal_data="nothing at once: the tool's ids lead to nobody without the tool; the list expires with the visit",
     ),
     KeyKind(
+        "bell:index:contacts:*",
+        "expires",
+        "keyed digests of addresses, numbers and words of names, each with a visit",
+        "as long as the visit, and up to 10 days more",
+        title="Search",
+        personal_data="the digests of the person",
+    ),
+    KeyKind(
         "bell:contact-index:*",
         "expires",
-        "the keyed digest of an address, a number or a word of a name, and its visits",
+        "the keyed digest of an address, a number or a word, and its visits, as versions before schema 3 stored it",
         "as long as the visits",
-        title="Search",
         personal_data="the digests of the person",
     ),
     KeyKind("bell:contact:*:lock", "expires", "which worker creates a contact", _SHORT),

@@ -72,6 +72,7 @@ MOVE_RULES: dict[str, MoveRule] = {
     "bell:visit-days": MoveRule("members"),
     "bell:dedup:*": MoveRule("hook"),
     "bell:people:*": MoveRule("account"),
+    "bell:index:contacts:*": MoveRule("members"),
     "bell:contact-index:*": MoveRule("members"),
     "bell:contact:*:lock": _LOCK,
     "bell:contact:*": MoveRule("account"),
@@ -234,9 +235,9 @@ class AccountSize:
 
 @dataclass(slots=True)
 class Page:
-    """The keys of the account in a page of a scan. indexes: keys of the search index, of all accounts.
+    """The keys of the account in a page of a scan. indexes: keys of the search index of older versions.
 
-    buckets: the account's entries in each bucket of an index.
+    buckets: the account's entries in each list of an index.
     """
 
     owned: list[str] = field(default_factory=list)
@@ -296,9 +297,14 @@ class AccountData:
         return page
 
     async def _own_entries(self, names: Sequence[str]) -> dict[str, list[bytes]]:
-        """Return the account's entries in these buckets."""
+        """Return the account's entries in these lists of indexes."""
         stored = await self.redis.pipeline([("LRANGE", name, 0, -1) for name in names])
-        owned = await self.owned_deliveries({buckets.id_of(entry) for entries in stored for entry in entries})
+        ids = {buckets.id_of(entry) for entries in stored for entry in entries}
+        visits = {id for id in ids if "/" in id}
+        owned = {
+            *await self.owned_deliveries(ids - visits),
+            *(id for id in visits if self.scope.owns_visit(f"visit:{id}")),
+        }
         own = [[entry for entry in entries if buckets.id_of(entry) in owned] for entries in stored]
         return {name: entries for name, entries in zip(names, own, strict=True) if entries}
 

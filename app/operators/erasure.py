@@ -183,9 +183,11 @@ class Erasure:
                 id, colon, _ = key.removeprefix(keys.OPERATION).partition(":")
                 if not colon and self._mentions(await self._operation_request(id)):
                     report.operations.add(id)
-        for key in await self._digest_keys():
+        for key in await self._contact_cache_keys():
             if await self._redis.command("EXISTS", key):
                 report.digests.add(key)
+        if await search_index.lookup(self._redis, self._email, self._settings.secret_key, 1):
+            report.digests.add(keys.INDEX)
         if not report.is_empty:
             report.people.add(self.digest)
         return report
@@ -309,15 +311,14 @@ class Erasure:
         await self._shorten_people(planned.visits)
         for id in sorted(planned.operations):
             await self._erase_filter(id, erased)
-        for phone in filter(None, map(search_index.normalize_phone, planned.phones)):
-            for key in self._settings.secret_key:
-                await self._redis.command("ZREM", search_index.index_key(phone, key), *planned.visits, "")
-        for key in {key for name in planned.names for key in search_index.name_keys(name, self._settings.secret_key)}:
-            await self._redis.command("ZREM", key, *planned.visits, "")
+        await search_index.remove_visits(
+            self._redis, sorted(planned.visits), planned.phones, planned.names, self._settings.secret_key
+        )
+        await search_index.remove_email(self._redis, self._email, self._settings.secret_key)
         async for page in self._scan(f"{keys.RECORD}*"):  # of all people: they expire within seconds
             for key in page:
                 await self._redis.command("DEL", key)
-        await self._redis.pipeline([("DEL", key) for key in await self._digest_keys()])
+        await self._redis.pipeline([("DEL", key) for key in await self._contact_cache_keys()])
 
     async def _retry_while_busy(
         self, task_id: TaskId, step: Callable[[], Awaitable[str]], erased: ErasureReport
@@ -423,13 +424,9 @@ class Erasure:
         hash_keys = [key.encode() for key in self._settings.secret_key] or [self._settings.contact_hash_key(account)]
         return [str(Contact(email=self._email).cache_key(key)) for key in hash_keys]
 
-    async def _digest_keys(self) -> list[str]:
+    async def _contact_cache_keys(self) -> list[str]:
         accounts = await known_accounts(self._redis, self._settings.all_accounts)
-        contacts = [f"{keys.CONTACT}{account}:{name}" for account in accounts for name in self._contact_keys(account)]
-        return [
-            *contacts,
-            *(search_index.index_key(self._email, key) for key in self._settings.secret_key),
-        ]
+        return [f"{keys.CONTACT}{account}:{name}" for account in accounts for name in self._contact_keys(account)]
 
 
 def _attempts_without_responses(task: Task) -> dict[str, bytes]:

@@ -1,22 +1,21 @@
 """An index of visits by the e-mail address, the phone number, and the words of the name of their contact.
 
-It contains only digests of these, made with SECRET_KEY, each with its newest visits.
+It contains only digests of these, made with SECRET_KEY, each with visits: `app.ledger.buckets` stores them.
 """
 
-import asyncio
 import re
-import time
 import unicodedata
 from collections.abc import Iterable, Sequence
-from typing import Any
+from itertools import chain
 
-from app.ledger import keys
+from app.ledger import buckets, keys
 from app.ledger.encryption import derive_key
 from app.ledger.ids import TaskId
 from app.ledger.redis import Redis
 from app.visits.change import Contact
 
-MAX_VISITS_PER_KEY = 200
+#: The newest visits of a digest that a search finds, and the visits of an address that one step of an erasure removes.
+MAX_VISITS_PER_KEY, MAX_REMOVED = 200, 10_000
 #: Words of one name. Prefixed, no word of a name has the digest of an address or number.
 MAX_WORDS, NAME_PREFIX = 4, "name "
 _EMAIL = re.compile(r"[^\s@]+@[^\s@]+")
@@ -48,31 +47,17 @@ def _index_names(email: str, phone: str, name: str) -> list[str]:
 
 async def index(redis: Redis, task_id: TaskId, contact: Contact, key: str, keep_ms: int) -> None:
     """Add the visit under its contact's address, number and name. Raises RedisUnavailable."""
-    now, commands = int(time.time() * 1000), list[tuple[Any, ...]]()
-    for name in _index_names(
-        contact.email or "", contact.phone or "", full_name(contact.first_name, contact.last_name)
-    ):
-        place = index_key(name, key)
-        commands.append(("ZADD", place, now, task_id))
-        commands.append(("ZREMRANGEBYRANK", place, 0, -MAX_VISITS_PER_KEY - 1))
-        # The entry expires with the visit that is stored longest.
-        commands.append(("PEXPIRE", place, keep_ms, "NX"))
-        commands.append(("PEXPIRE", place, keep_ms, "GT"))
-    if commands:
-        await redis.commands(*commands)
+    names = _index_names(contact.email or "", contact.phone or "", full_name(contact.first_name, contact.last_name))
+    if names:
+        entries = [(_digest(name, key), task_id.subject) for name in names]
+        await buckets.add(redis, buckets.CONTACTS, entries, keep_ms)
 
 
 async def lookup(redis: Redis, text: str, secret_keys: Sequence[str], limit: int = 50) -> list[TaskId]:
     """Return the visits of an address or number, newest first. secret_keys: all of SECRET_KEY. Raises RedisUnavailable."""
-    places = [
-        index_key(name, key)
-        for name in filter(None, (normalize_email(text), normalize_phone(text)))
-        for key in secret_keys
-    ]
-    pages: Iterable[list[bytes]] = await asyncio.gather(
-        *(redis.command("ZREVRANGE", place, 0, limit - 1) for place in places)
-    )
-    return list(dict.fromkeys(TaskId(task_id.decode()) for page in pages for task_id in page))[:limit]
+    names = filter(None, (normalize_email(text), normalize_phone(text)))
+    pages = await _visits(redis, [_digest(name, key) for name in names for key in secret_keys], limit)
+    return list(dict.fromkeys(chain.from_iterable(pages)))[:limit]
 
 
 async def lookup_name(redis: Redis, text: str, secret_keys: Sequence[str], limit: int = 50) -> list[TaskId]:
@@ -80,23 +65,57 @@ async def lookup_name(redis: Redis, text: str, secret_keys: Sequence[str], limit
     words = name_words(text)
     if not words:
         return []
-    visits = list[bytes]()
+    visits = list[TaskId]()
     for key in secret_keys:
-        places = [index_key(f"{NAME_PREFIX}{word}", key) for word in words]
-        newest, *others = await redis.pipeline([("ZREVRANGE", place, 0, -1) for place in places])
+        digests = [_digest(f"{NAME_PREFIX}{word}", key) for word in words]
+        newest, *others = await _visits(redis, digests, MAX_VISITS_PER_KEY)
         visits += [task_id for task_id in newest if all(task_id in other for other in others)]
-    return [TaskId(task_id.decode()) for task_id in dict.fromkeys(visits)][:limit]
+    return list(dict.fromkeys(visits))[:limit]
 
 
-def name_keys(name: str, secret_keys: Sequence[str]) -> list[str]:
-    """Return the keys of the visits of all words of a name."""
-    return [index_key(f"{NAME_PREFIX}{word}", key) for word in name_words(name) for key in secret_keys]
+async def _visits(redis: Redis, digests: Sequence[bytes], limit: int) -> list[list[TaskId]]:
+    """Return the visits of each digest, also those that older versions stored."""
+    if not digests:
+        return []
+    subjects = await buckets.find(redis, buckets.CONTACTS, digests, limit)
+    older = await redis.pipeline([("ZREVRANGE", _older_key(digest), 0, limit - 1) for digest in digests])
+    return [
+        [*(TaskId(f"visit:{each}") for each in some), *(TaskId(task_id.decode()) for task_id in page)]
+        for some, page in zip(subjects, older, strict=True)
+    ]
+
+
+async def remove_visits(
+    redis: Redis, visits: Iterable[TaskId], phones: Iterable[str], names: Iterable[str], secret_keys: Sequence[str]
+) -> None:
+    """Let these numbers and the words of these names not lead to the visits any more. Raises RedisUnavailable."""
+    parts = {*filter(None, map(normalize_phone, phones))}
+    parts |= {f"{NAME_PREFIX}{word}" for name in names for word in name_words(name)}
+    digests = [_digest(part, key) for part in sorted(parts) for key in secret_keys]
+    await _remove(redis, [(digest, task_id) for digest in digests for task_id in visits])
+
+
+async def remove_email(redis: Redis, email: str, secret_keys: Sequence[str]) -> None:
+    """Remove all entries of a normalized address. Raises RedisUnavailable."""
+    digests = [_digest(email, key) for key in secret_keys]
+    pages = await _visits(redis, digests, MAX_REMOVED)
+    await _remove(redis, [(digest, task_id) for digest, page in zip(digests, pages, strict=True) for task_id in page])
+
+
+async def _remove(redis: Redis, entries: Sequence[tuple[bytes, TaskId]]) -> None:
+    await buckets.remove(redis, buckets.CONTACTS, [(digest, task_id.subject) for digest, task_id in entries])
+    await redis.pipeline([("ZREM", _older_key(digest), task_id) for digest, task_id in entries])
 
 
 def full_name(first: str | None, last: str | None) -> str:
     return " ".join(filter(None, (first, last)))
 
 
-def index_key(name: str, key: str) -> str:
-    """Return the key of the visits of a normalized address or number, or of a word with its prefix."""
-    return f"{keys.CONTACT_INDEX}{derive_key(key, f'doorbell.find {name}').hex()[:32]}"
+def _digest(name: str, key: str) -> bytes:
+    """Return the digest of a normalized address or number, or of a word with its prefix."""
+    return derive_key(key, f"doorbell.find {name}")
+
+
+def _older_key(digest: bytes) -> str:
+    """Return the key of the digest's visits in versions before schema 3."""
+    return f"{keys.CONTACT_INDEX}{digest.hex()[:32]}"

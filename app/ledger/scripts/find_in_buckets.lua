@@ -6,11 +6,17 @@
 --- @returns the ids of each digest
 --- @include lib/buckets
 
-local ids = {}
-for i, digest in ipairs(digests) do
-  ids[i] = {}
-  each_entry(index, digest.digits, digest.tail, function(_, entry)
-    if #ids[i] < tonumber(limit) then ids[i][#ids[i] + 1] = string.sub(entry, #digest.tail + 1) end
-  end)
+local function add_ids(ids, name, tail)
+  local entries = call('LRANGE', name, 0, -1)
+  for i = #entries, 1, -1 do
+    if #ids == tonumber(limit) then return end
+    if string.sub(entries[i], 1, #tail) == tail then ids[#ids + 1] = string.sub(entries[i], #tail + 1) end
+  end
 end
-return ids
+
+local all = {}
+for i, digest in ipairs(digests) do
+  all[i] = {}
+  each_bucket(index, digest.digits, function(name) add_ids(all[i], name, digest.tail) end)
+end
+return all

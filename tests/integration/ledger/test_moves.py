@@ -173,6 +173,8 @@ async def test_the_account_s_entries_in_indexes_move(ledger: Ledger, redis: Redi
     both = [(digest, each.delivery_id) for digest in digests for each in (own, foreign)]
     await buckets.add(redis, buckets.REQUESTS, both, keep_ms)
     await buckets.add(other.redis, buckets.REQUESTS, [(digests[0], "d-of-the-other-cell")], keep_ms)
+    visits = [(b"\xa3" * 12, "main/standard-A"), (b"\xa3" * 12, "mainz/other-A")]
+    await buckets.add(redis, buckets.CONTACTS, visits, 762 * 86_400_000)
     await redis.command("SET", "bell:request-index:a1b2", own.delivery_id)  # of an older version
 
     await copy(ledger, other)
@@ -180,6 +182,7 @@ async def test_the_account_s_entries_in_indexes_move(ledger: Ledger, redis: Redi
 
     ids = await buckets.find(other.redis, buckets.REQUESTS, digests, 10)
     assert [[own.delivery_id, "d-of-the-other-cell"], [own.delivery_id]] == ids
+    assert [["main/standard-A"]] == await buckets.find(other.redis, buckets.CONTACTS, digests[:1], 10)
     names = await redis.command("KEYS", "bell:*index*")
     assert sorted(names) == sorted(await other.redis.command("KEYS", "bell:*index*"))
     assert [await redis.command("PEXPIRETIME", name) for name in names] == [
@@ -190,6 +193,7 @@ async def test_the_account_s_entries_in_indexes_move(ledger: Ledger, redis: Redi
 
     ids = await buckets.find(redis, buckets.REQUESTS, digests, 10)
     assert [[foreign.delivery_id], [foreign.delivery_id]] == ids
+    assert [["mainz/other-A"]] == await buckets.find(redis, buckets.CONTACTS, digests[:1], 10)
     assert 0 == await redis.command("EXISTS", "bell:request-index:a1b2")
 
 

@@ -1,6 +1,7 @@
 """Erasure: Redis contains no personal data of the person afterwards, and later events still match the visits."""
 
 import asyncio
+import hashlib
 import hmac
 import json
 import re
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from app.ledger.compression import decompress
+from app.ledger.ids import TaskId
 from app.ledger.ledger import LEASE_S, Ledger
 from app.ledger.records import DeliveryInfo, NotFound
 from app.ledger.redis import Redis
@@ -336,7 +338,7 @@ async def test_an_erased_visit_is_not_in_the_search_index(harness: Harness, redi
     for name in ("A", "B"):
         await search_index.index(
             redis,
-            visit_task(name),
+            TaskId(visit_task(name)),
             Contact(email=EMAIL if name == "A" else None, phone=ADA["phone"], last_name=ADA["last_name"]),
             KEY,
             60_000,
@@ -349,12 +351,41 @@ async def test_an_erased_visit_is_not_in_the_search_index(harness: Harness, redi
     assert [visit_task("B")] == await search_index.lookup_name(redis, ADA["last_name"], [KEY])
 
 
+async def test_digests_of_an_older_version_are_erased(harness: Harness, redis: Redis, ledger: Ledger) -> None:
+    harness.env["SECRET_KEY"] = KEY
+    await accept(ledger, change("A", contact=Contact(**ADA)))
+    names = (EMAIL, ADA["phone"][-10:], f"name {ADA['last_name'].lower()}")
+    digests = [hmac.new(KEY.encode(), f"doorbell.find {name}".encode(), hashlib.sha256).hexdigest() for name in names]
+    for digest in digests:
+        await redis.command("ZADD", f"bell:contact-index:{digest[:32]}", 1, visit_task("A"), 2, visit_task("B"))
+
+    await Erasure(ledger, read_environment(harness.env), EMAIL).execute()
+
+    members = [await redis.command("ZRANGE", f"bell:contact-index:{digest[:32]}", 0, -1) for digest in digests]
+    assert [[], [visit_task("B").encode()], [visit_task("B").encode()]] == members
+
+
+async def test_an_erasure_removes_all_digests_of_an_address(harness: Harness, redis: Redis, ledger: Ledger) -> None:
+    """Also those of visits that have expired, in all periods."""
+    harness.env["SECRET_KEY"] = KEY
+    for number in range(300):
+        visit, keep_ms = TaskId.visit("main", f"standard-{number}"), 86_400_000 * (1 + number)
+        await search_index.index(redis, visit, Contact(email=EMAIL), KEY, keep_ms)
+    await search_index.index(redis, TaskId.visit("main", "standard-G"), Contact(email="grace@example.com"), KEY, 60_000)
+
+    report = await Erasure(ledger, read_environment(harness.env), EMAIL).execute()
+
+    assert 1 == len(report.digests)
+    lists = await redis.command("KEYS", "bell:index:contacts:*")
+    assert [b"main/standard-G"] == [(await redis.command("LRANGE", name, 0, -1))[0][11:] for name in lists]
+
+
 async def test_a_shared_phone_number_matches_all_its_people(harness: Harness, redis: Redis, ledger: Ledger) -> None:
     harness.env["SECRET_KEY"] = KEY
     for name, email in (("A", EMAIL), ("B", "byron@example.com")):
         contact = Contact(email=email, phone=ADA["phone"])
         await accept(ledger, change(name, contact=contact))
-        await search_index.index(redis, visit_task(name), contact, KEY, 60_000)
+        await search_index.index(redis, TaskId(visit_task(name)), contact, KEY, 60_000)
 
     reports = [
         json.loads(harness.doorbell("erase", person, "--dry-run", "--json").stdout) for person in (EMAIL, ADA["phone"])

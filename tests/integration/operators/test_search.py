@@ -74,8 +74,11 @@ async def test_redis_has_only_keyed_digests_of_a_name(ledger: Ledger, redis: Red
     await book(ledger, "1", "Ada Lovelace")
 
     stored = [key.lower() for key in await redis.command("KEYS", "*")]
-    assert [] == [key for key in stored if b"ada" in key or b"lovelace" in key]
-    assert search_index.name_keys("Ada", [KEY]) != search_index.name_keys("Ada", ["another key"])
+    for key in await redis.command("KEYS", "bell:index:contacts:*"):
+        stored += [entry.lower() for entry in await redis.command("LRANGE", key, 0, -1)]
+    assert 2 == len([entry for entry in stored if entry.endswith(b"main/standard-1") and b":visit:" not in entry])
+    assert [] == [entry for entry in stored if b"ada" in entry or b"lovelace" in entry]
+    assert [] == await search_index.lookup_name(redis, "Ada", ["another key"])
 
 
 async def test_names_are_found_with_an_older_key_too(ledger: Ledger) -> None:

@@ -42,18 +42,11 @@ local function add_to_bucket(index, period, digits, entry)
   if length > CAPACITY then call('LPOP', name) end
 end
 
--- Call handle(name, entry) for each entry of a digest, those that expire last first, and of these the newest first.
--- tail: the digest without its first byte.
-local function each_entry(index, digits, tail, handle)
+-- Call handle(name) for each list that may have entries of a digest: those that expire last first, and of these the newest first.
+local function each_bucket(index, digits, handle)
   local periods = call('SMEMBERS', key.index_periods .. index)
   table.sort(periods, function(a, b) return tonumber(a) > tonumber(b) end)
   for _, period in ipairs(periods) do
-    for count = MAX_DIGITS, MIN_DIGITS, -1 do
-      local name = bucket_name(index, period, digits, count)
-      local entries = call('LRANGE', name, 0, -1)
-      for i = #entries, 1, -1 do
-        if string.sub(entries[i], 1, #tail) == tail then handle(name, entries[i]) end
-      end
-    end
+    for count = MAX_DIGITS, MIN_DIGITS, -1 do handle(bucket_name(index, period, digits, count)) end
   end
 end
