@@ -36,6 +36,7 @@ from tests.support.harness import (
     status_of,
     wait_until,
 )
+from tests.support.processes import run_process
 
 PROCFILE = dict(line.split(": ", 1) for line in (ROOT / "Procfile").read_text().splitlines())
 DEPLOY = ROOT / "deploy"
@@ -51,6 +52,12 @@ def start(harness: Harness, name: str, port: int, ready: str, **env: str) -> Ser
     return Server(
         ["sh", "-c", f"exec {PROCFILE[name]}"], port, ready, on_path({**harness.env, "PORT": str(port), **env})
     )
+
+
+def arguments_of(name: str, port: int = 8000) -> list[str]:
+    """Return the command of the Procfile for a process that is forked, which needs no time for imports."""
+    program, *arguments = shlex.split(PROCFILE[name].replace("${PORT:-8000}", str(port)))
+    return [sys.executable, *(() if program == "python" else ("-m", program)), *arguments]
 
 
 # Configuration of the platforms
@@ -326,9 +333,7 @@ RELEASE_S = 30
 
 def test_the_release_command_fails_only_on_invalid_settings_and_without_redis(harness: Harness) -> None:
     def release(**env: str) -> "subprocess.CompletedProcess[str]":
-        env = on_path({**harness.env, **env})
-        command = ["sh", "-c", PROCFILE["release"]]
-        return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=RELEASE_S)
+        return run_process(arguments_of("release"), {**harness.env, **env}, RELEASE_S)
 
     valid = release()
     assert 0 == valid.returncode
@@ -409,31 +414,16 @@ class Sender(threading.Thread):
 @contextmanager
 def start_web(harness: Harness, processes: int) -> Iterator[Server]:
     """Start the web command of the Procfile, and end it with SIGTERM: after SIGKILL its child processes would remain."""
-    with start(harness, "web", free_port(), "/readyz", WEB_CONCURRENCY=str(processes)) as web:
+    port = free_port()
+    if processes == 1:
+        server = Server(arguments_of("web", port), port, "/readyz", harness.env)
+    else:  # uvicorn cannot start its processes from a fork
+        server = start(harness, "web", port, "/readyz", WEB_CONCURRENCY=str(processes))
+    with server as web:
         try:
             yield web
         finally:
             web.kill(signal.SIGTERM)
-
-
-@pytest.mark.parametrize("processes", [1, 2])
-def test_every_request_before_sigterm_is_answered_and_applied(harness: Harness, processes: int) -> None:
-    with start_web(harness, processes) as web:
-        senders = [Sender(web.port, f"sender-{number}") for number in range(8)]
-        for sender in senders:
-            sender.start()
-        wait_until(lambda: sum(len(sender.statuses) for sender in senders) > 200, 30)
-
-        web.kill(signal.SIGTERM)
-        for sender in senders:
-            sender.join(30)
-
-    statuses = [status for sender in senders for status in sender.statuses]
-    assert [""] * 8 == [sender.error for sender in senders]
-    assert {202} == set(statuses)
-    with start(harness, "worker", free_port(), ""):
-        wait_until(lambda: harness.get_from_api("/visits")["pagination"]["total"] >= len(statuses), 60)
-    assert len(statuses) == harness.get_from_api("/visits")["pagination"]["total"]
 
 
 class EventStreamReader(threading.Thread):
@@ -461,7 +451,9 @@ PROXY_SECRET = "a secret of the proxy"
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_event_streams_delay_neither_shutdown_nor_responses(harness: Harness, processes: int) -> None:
+def test_every_request_before_sigterm_is_answered_and_applied_while_event_streams_are_open(
+    harness: Harness, processes: int
+) -> None:
     harness.env |= {
         "SECRET_KEY": "a-key-of-the-tests",
         "CONSOLE_PROXY_HEADER": "X-User",
@@ -469,10 +461,10 @@ def test_event_streams_delay_neither_shutdown_nor_responses(harness: Harness, pr
     }
     with start_web(harness, processes) as web:
         readers = [EventStreamReader(web.port) for _ in range(6)]
-        senders = [Sender(web.port, f"sender-{number}") for number in range(4)]
+        senders = [Sender(web.port, f"sender-{number}") for number in range(8)]
         for thread in (*readers, *senders):
             thread.start()
-        wait_until(lambda: sum(len(sender.statuses) for sender in senders) > 100, 30)
+        wait_until(lambda: sum(len(sender.statuses) for sender in senders) > 200, 30)
 
         web.process.send_signal(signal.SIGTERM)
         for thread in (*readers, *senders):
@@ -482,12 +474,12 @@ def test_event_streams_delay_neither_shutdown_nor_responses(harness: Harness, pr
 
     statuses = [status for sender in senders for status in sender.statuses]
     assert {200} == {reader.response.status for reader in readers}
-    assert [""] * 10 == [thread.error for thread in (*readers, *senders)]
+    assert [""] * 14 == [thread.error for thread in (*readers, *senders)]
     assert {202} == set(statuses)
     assert exit_status in (0, -signal.SIGTERM)
     assert "exceeded" not in log  # uvicorn's message after --timeout-graceful-shutdown
-    with start(harness, "worker", free_port(), ""):
-        wait_until(lambda: harness.get_from_api("/visits")["pagination"]["total"] >= len(statuses), 60)
+    harness.start_worker()
+    wait_until(lambda: harness.get_from_api("/visits")["pagination"]["total"] >= len(statuses), 60)
     assert len(statuses) == harness.get_from_api("/visits")["pagination"]["total"]
 
 
@@ -550,13 +542,11 @@ def test_two_generations_and_a_release_fit_into_twenty_connections(sandbox: Serv
         harness.redis_command("CONFIG", "SET", "maxclients", "20")
         for _ in ("the old", "the new"):
             harness.web_server = stack.enter_context(start_web(harness, 1))
-            stack.enter_context(start(harness, "worker", free_port(), ""))
+            harness.start_worker()
             for number in range(50):
                 harness.send("visit.created", f"{harness.web_server.port}-{number}", **VISIT)
 
-        released = subprocess.run(
-            shlex.split(PROCFILE["release"]), cwd=ROOT, env=on_path(harness.env), capture_output=True
-        )
+        released = run_process(arguments_of("release"), harness.env)
         wait_until(lambda: harness.get_from_api("/visits")["pagination"]["total"] == 100, 60)
 
         assert 0 == released.returncode
