@@ -43,7 +43,8 @@ def drift(source: str | None, show_all: bool, acknowledge: bool, as_json: bool) 
             exit_with(NOTHING_MATCHED, "nothing matched")
         click.echo(f"acknowledged: {count}", err=True)
         return
-    print_rows([_row(change, as_json) for change in run_with_ledger(load)], as_json)
+    nothing = "nothing matched" if source or show_all else "no change is open: --all lists acknowledged ones too"
+    print_rows([_row(change, as_json) for change in run_with_ledger(load)], as_json, nothing)
 
 
 def _row(change: PayloadChange, as_json: bool) -> Row:

@@ -258,6 +258,8 @@ def _print_plan(summary: PlanSummary, kind: OperationKind) -> None:
     if kind == "replay" or summary.skipped:
         for count in plan_counts(summary, kind):
             click.echo(f"  {count.number} {count.text}")
+    if any(reason == "contact_unknown" for reason, _ in summary.obstacles):
+        print_message("`doorbell replay ID --contact EMAIL` assigns a customer's e-mail address to a visit")
     if calls := [(name, count) for name, count in summary.by_call.most_common() if not name.startswith(WAIT)]:
         click.echo()
         print_table([{"call": name, "count": count} for name, count in calls])

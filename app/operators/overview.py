@@ -148,12 +148,12 @@ class Overview:
         for problem in self.problems():
             return problem.level, problem.sentence
         if not self.hooks:
-            return "new", "No hook is configured: no URL accepts webhooks."
+            return "new", "No tool is connected yet, so nothing arrives."
         if self.last_delivery_ms is None:
             return "new", "Everything is ready. Waiting for the first delivery."
         ago = humanize(time.time() - self.last_delivery_ms / 1000)
-        pending = f"{self.pending:,} tasks are pending" if self.pending else "no task is pending"
-        return "good", f"Everything works. The last delivery arrived {ago} ago, {pending}."
+        pending = {0: "no task is", 1: "one task is"}.get(self.pending, f"{self.pending:,} tasks are")
+        return "good", f"Everything works. The last delivery arrived {ago} ago, {pending} pending."
 
     def problems(self) -> list[Problem]:
         """Return all problems, the worst first."""

@@ -94,6 +94,17 @@ def test_a_replay_shows_its_plan_and_needs_a_confirmation(busy: Harness) -> None
     assert ["standard-A-2"] == [row["id"] for row in rows(busy, "failures", "--json")]
 
 
+def test_a_plan_says_how_to_assign_a_missing_address(busy: Harness) -> None:
+    without, with_address = [
+        busy.doorbell("replay", "standard-A-2", *options, "--dry-run")
+        for options in ([], ["--contact", "ada@example.com"])
+    ]
+
+    assert "1 would fail the same way: No e-mail address" in without.stdout
+    assert "`doorbell replay ID --contact EMAIL` assigns" in without.stderr
+    assert "" == with_address.stderr
+
+
 def test_a_replay_prints_each_result_as_json_and_continues_after_an_unknown_id(busy: Harness) -> None:
     ids = ("standard-A-2", "standard-nobody", "standard-A-1")
 
