@@ -65,7 +65,8 @@ def sources(name: str | None, as_json: bool) -> None:
     source = tool.definition
     public_url = (settings and settings.public_url) or "https://YOUR-DOORBELL"
     click.echo(f"{style(source.title, bold=True)}\n{source.docs}")
-    click.echo(f"Sends {', '.join(capabilities(tool.name))}. Verified by {VERIFIED_BY[source.evidence]}.")
+    for line in wrap(f"Sends {', '.join(capabilities(tool.name))}. Verified by {VERIFIED_BY[source.evidence]}."):
+        click.echo(line)
     url, shell_url = f"{public_url}/hooks/{name}", ""
     if source.signature.needs_secret_key:
         url, shell_url = f"the URL that `doorbell hook-url {name}` prints", f"$(doorbell hook-url {name})"
