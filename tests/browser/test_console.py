@@ -753,6 +753,20 @@ def test_a_row_of_a_list_has_two_lines_on_a_phone(running: Harness, open_console
         assert [] == cut, path
 
 
+def test_a_click_on_a_row_opens_it(running: Harness, open_console: OpenConsole) -> None:
+    create_visit(running, "A-1")
+    for viewport, scripts in ((WIDE, True), (NARROW, True), (NARROW, False)):
+        console = open_console(OPERATOR, viewport=viewport, java_script_enabled=scripts)
+        console.open("/console/deliveries")
+        if scripts:
+            console.page.check("tbody input")
+            assert console.page.url.endswith("/console/deliveries")
+            console.page.click("tbody td[data-name=State]")
+        else:
+            console.page.click("tbody td[data-name=Event] a")
+        console.page.wait_for_url("**/console/deliveries/d*")
+
+
 def test_the_checkbox_of_a_row_has_its_full_size_on_a_phone(running: Harness, open_console: OpenConsole) -> None:
     create_visit(running, "A-1")
     console = open_console(OPERATOR, viewport=NARROW)

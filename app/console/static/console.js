@@ -180,6 +180,20 @@
     update();
   }
 
+  // A refresh between the press and the release of a button would lose the click.
+  let isPressed = false;
+  document.addEventListener("pointerdown", () => (isPressed = true), true);
+  for (const name of ["pointerup", "pointercancel", "dragend"]) document.addEventListener(name, () => setTimeout(() => (isPressed = false)), true);
+  document.addEventListener("htmx:beforeSwap", ({ detail, target }) => {
+    if (isPressed && target.matches("[hx-trigger=live]")) detail.shouldSwap = false;
+  });
+
+  // A click on a row opens it, unless it is on something else that reacts, or selects text.
+  document.addEventListener("click", ({ target }) => {
+    const address = target.closest(".rows tr[data-open]")?.dataset.open;
+    if (address && !target.closest("a, button, input, summary, td.select") && !String(getSelection())) location.assign(address);
+  });
+
   // A choice with the mouse shows its result. The keyboard passes through other choices, so it needs the button.
   let usesPointer = false;
   document.addEventListener("pointerdown", () => (usesPointer = true), true);
