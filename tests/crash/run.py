@@ -181,7 +181,9 @@ class Run:
                 await self._kill_all()
                 last_kill_at = time.monotonic()
                 self.kills_done.set()
-                await asyncio.wait_for(sending, 60)
+                if self.plan.failovers:
+                    await self.supervisor.wait_until_in_sync()  # with ACK=replica nothing is accepted before that
+                await asyncio.wait_for(sending, SETTLE_TIMEOUT_S)
                 self.uncertain = await self._find_uncertain()
                 if self.plan.failovers:
                     await self._send_lost_again()
