@@ -11,12 +11,14 @@ from app.ledger.scripts import SOURCES, Script, load
 _DOCS = Path(__file__).parents[2] / "docs"
 _PAGE = """# Redis
 
-Generated from `app/ledger/keys.py` and the headers of `app/ledger/scripts/*.lua` by `make docs`.
+Generated from `KEY_KINDS` in `app/ledger/keys.py` and the headers of `app/ledger/scripts/*.lua` by `make docs`.
 
 Doorbell needs Redis 7.0 or any Valkey, as one primary; in cluster mode, one shard with all slots. Writes that need memory
 run in scripts. A full server refuses only `accept`: accepted deliveries are still applied, and operators can act.
 
 ## Keys
+
+RETENTION_DAYS is 30 by default ([settings.md](settings.md)).
 
 {keys}
 

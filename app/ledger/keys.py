@@ -1,4 +1,4 @@
-"""Every key in Redis: the prefixes that code and scripts build keys from, and the table of what each key contains."""
+"""Every key in Redis: the prefixes that code and scripts build keys from, and what each contains, in KEY_KINDS."""
 
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
