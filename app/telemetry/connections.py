@@ -87,4 +87,6 @@ def _by_deliveries(state: ConnectionState, times: Sequence[float], silence: Sile
         return replace(state, state="unverified", detail=state.detail or "no delivery has arrived yet")
     if silence:
         return replace(state, state="degraded", detail=str(silence), healthy_at_ms=int(times[0] * 1000))
-    return replace(state, state="healthy", healthy_at_ms=int(times[0] * 1000))
+    is_problem = state.detail and state.state != "healthy"
+    detail = f"webhooks arrive, but {state.detail}" if is_problem else state.detail
+    return replace(state, state="healthy", detail=detail, healthy_at_ms=int(times[0] * 1000))

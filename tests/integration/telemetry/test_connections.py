@@ -65,6 +65,15 @@ async def test_a_tool_that_cannot_be_asked_is_healthy_unless_it_is_silent(ledger
     assert ("healthy", False) == await state_of(ledger, "zoom", deliveries_ago_ms=hourly)
 
 
+async def test_a_tool_that_sends_and_refuses_the_check_is_healthy_with_both_facts(ledger: Ledger) -> None:
+    await add_deliveries(ledger, [0.5])
+    await ConnectionStates(ledger.redis).save(ConnectionState("zoom", detail="Zoom refuses the request (404)"))
+
+    connection = await load_connection(ledger.redis, SETTINGS, "zoom")
+
+    assert ("healthy", "webhooks arrive, but Zoom refuses the request (404)") == (connection.state, connection.detail)
+
+
 async def test_a_silent_tool_is_degraded(ledger: Ledger) -> None:
     earlier = tuple(60 * MINUTE_MS * number for number in range(10, 22))
 
