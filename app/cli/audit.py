@@ -70,9 +70,9 @@ def audit(account: str | None, repair: bool, rate: float | None, resume: bool, a
     if repaired:
         print_message(f"requeued: {repaired}; run the audit again when they are done")
     if repairable > repaired:
-        print_message(f"{repairable} can be repaired: use --repair to requeue them")
+        print_message(f"repairable: {repairable}; --repair requeues them")
     if total > repairable:
-        print_message(f"{total - repairable} are not known to Doorbell and were not changed")
+        print_message(f"not known to Doorbell, and not changed: {total - repairable}")
     sys.exit(CHECK_FAILED if total > repaired else 0)
 
 
