@@ -3,6 +3,7 @@
 Every function may raise RedisUnavailable.
 """
 
+import hashlib
 from collections.abc import Iterable, Sequence
 
 from app.ledger import keys, scripts
@@ -37,6 +38,10 @@ async def remove(redis: Redis, index: str, entries: Sequence[tuple[bytes, str]])
 def _encode(entry: tuple[bytes, str]) -> tuple[str, bytes]:
     digest, id = entry
     return _digits(digest), _tail(digest) + id.encode()
+
+
+def digest_of(request_id: str) -> bytes:
+    return hashlib.sha256(request_id.encode("utf-8", "surrogatepass")).digest()
 
 
 def id_of(entry: bytes) -> str:

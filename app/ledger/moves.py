@@ -457,6 +457,7 @@ class AccountCopy:
             ]
         )
         await self._copy_delivery_lists(deliveries)
+        await self._index_requests(deliveries)
         await self._copy_members()
         await self._copy_visit_days()
 
@@ -541,6 +542,13 @@ class AccountCopy:
                 index, period = buckets.index_and_period(name)
                 commands.append(("SADD", f"{keys.INDEX_PERIODS}{index}", period))
         await self._target.pipeline(commands)
+
+    async def _index_requests(self, deliveries: Mapping[str, DeliveryInfo]) -> None:
+        requests = {id: info.request_id for id, info in deliveries.items() if info.request_id}
+        entries = [(buckets.digest_of(request_id), id) for id, request_id in requests.items()]
+        keep_ms = int(self._target_ledger.retention.total_seconds() * 1_000)
+        for some in batched(entries, BATCH):
+            await buckets.add(self._target, buckets.REQUESTS, some, keep_ms)
 
     async def _copy_members(self) -> None:
         """Copy what the sets and hashes of the whole cell have of the account."""

@@ -9,7 +9,6 @@ A process that is killed loses the last few seconds of these counts. No decision
 """
 
 import asyncio
-import hashlib
 import time
 from bisect import bisect_left
 from collections import Counter
@@ -122,7 +121,7 @@ class Counters:
         request_ids = list(requests.items()) if self._request_id_ttl_s else []
         for start in range(0, len(request_ids), REQUEST_ID_BATCH):
             batch = request_ids[start : start + REQUEST_ID_BATCH]
-            entries = [(request_digest(id), delivery) for id, delivery in batch]
+            entries = [(buckets.digest_of(id), delivery) for id, delivery in batch]
             await buckets.add(redis, buckets.REQUESTS, entries, self._request_id_ttl_s * 1_000)
 
     async def run(self, redis: Redis) -> None:
@@ -157,16 +156,12 @@ async def hourly_counts(redis: Redis, count: int) -> list[tuple[int, Counter[tup
 
 async def delivery_of_request(redis: Redis, request_id: str) -> str | None:
     """Return the newest delivery with this X-Request-ID. Raises RedisUnavailable."""
-    digest = request_digest(request_id)
+    digest = buckets.digest_of(request_id)
     [ids] = await buckets.find(redis, buckets.REQUESTS, [digest], limit=1)
     if ids:
         return ids[0]
     id = await redis.command("GET", f"{keys.REQUEST_INDEX}{digest.hex()[:32]}")
     return id.decode() if id else None
-
-
-def request_digest(request_id: str) -> bytes:
-    return hashlib.sha256(request_id.encode("utf-8", "surrogatepass")).digest()
 
 
 async def secret_last_used(

@@ -24,7 +24,6 @@ from app.ledger.ledger import Ledger
 from app.ledger.redis import Redis, RedisAddress
 from app.operators.search_index import index
 from app.settings.model import hash_password
-from app.telemetry import counters
 from app.visits.change import Contact
 
 DELIVERIES, FAILURES, ACTIVITIES, ROUNDS = 100_000, 5_000, 10_000, 7
@@ -107,7 +106,7 @@ def _delivery(redis: Redis, number: int, at: int, names: dict[str, str]) -> list
     commands = [
         redis.command("SET", f"bell:delivery:{id}", record),
         redis.command("ZADD", f"bell:deliveries:{hook}", at, id),
-        buckets.add(redis, buckets.REQUESTS, [(counters.request_digest(f"req-{number}"), id)], 30 * DAY_MS),
+        buckets.add(redis, buckets.REQUESTS, [(buckets.digest_of(f"req-{number}"), id)], 30 * DAY_MS),
         redis.command("RPUSH", f"bell:visit-day:{starts[:10]}", f"{starts[11:]} main/{name}"),
         redis.command("ZADD", "bell:visit-days", starts[:10].replace("-", ""), starts[:10]),
     ]

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -11,8 +12,10 @@ from app.ledger import buckets
 from app.ledger.keys import KEY_KINDS
 from app.ledger.ledger import Ledger
 from app.ledger.moves import MOVE_RULES, AccountCopy, AccountData, Mark, Phase, Scope, load_mark, save_mark
-from app.ledger.records import HookMoved, Lease
+from app.ledger.records import DeliveryInfo, HookMoved, Lease
 from app.ledger.redis import Redis, RedisAddress
+from app.telemetry.counters import delivery_of_request
+from app.webhooks.delivery import Delivery
 from tests.support.harness import memory_folder
 from tests.support.ledger import accept, change, complete_run, jobs, parked, start_run, state_of, visit_task, waiting
 
@@ -195,6 +198,22 @@ async def test_the_account_s_entries_in_indexes_move(ledger: Ledger, redis: Redi
     assert [[foreign.delivery_id], [foreign.delivery_id]] == ids
     assert [["mainz/other-A"]] == await buckets.find(redis, buckets.CONTACTS, digests[:1], 10)
     assert 0 == await redis.command("EXISTS", "bell:request-index:a1b2")
+
+
+async def test_a_delivery_that_arrives_while_the_account_is_copied_is_found_by_its_request_id(
+    ledger: Ledger, other: Ledger
+) -> None:
+    await mark(ledger, "copying")
+    moved = AccountCopy(AccountData(ledger, SCOPE), other)
+    await moved.copy_all(lambda _: None)
+    delivery = Delivery("standard", "standard", (), b"{}", datetime.now(UTC))
+    info = DeliveryInfo("standard", "standard", 1_790_000_000_000, request_id="request-1")
+    arrived = await ledger.accept(delivery, info, [change("A")], "main", dedup_id="late")
+    await mark(ledger, "closed")
+
+    await moved.copy_changes()
+
+    assert arrived.delivery_id == await delivery_of_request(other.redis, "request-1")
 
 
 async def test_tasks_of_every_state_continue_in_the_other_cell(ledger: Ledger, redis: Redis, other: Ledger) -> None:
