@@ -725,13 +725,17 @@ def test_every_page_is_accessible_and_fits_a_phone(
 def test_the_current_page_is_visible_in_the_navigation_of_a_phone(
     running: Harness, open_console: OpenConsole, has_javascript: bool
 ) -> None:
+    running.start_worker()
+    create_failure(running, "A-1")  # the navigation shows their number
+    wait_until(lambda: failures(running) == 1)
     console = open_console(OPERATOR, viewport=NARROW, java_script_enabled=has_javascript)
 
-    for path in ("", "/rejections", "/workers", "/activity", "/settings/retention"):
+    for path in ("", "/deliveries", "/rejections", "/workers", "/operations", "/activity", "/settings/retention"):
         console.open(f"/console{path}")
         tab = console.page.locator(".side nav [aria-current]").bounding_box()
         assert tab
         assert (tab["x"] >= 0, tab["x"] + tab["width"] <= NARROW["width"]) == (True, True), path
+        assert 0 == console.horizontal_overflow(), path
 
 
 def test_a_row_of_a_list_has_two_lines_on_a_phone(running: Harness, open_console: OpenConsole) -> None:
