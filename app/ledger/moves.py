@@ -254,6 +254,11 @@ def delivery_keys(id: str) -> tuple[str, str]:
     return f"{keys.DELIVERY}{id}", f"{keys.TASK}{TaskId.event(id)}"
 
 
+def request_entries(deliveries: Mapping[str, DeliveryInfo]) -> list[tuple[bytes, str]]:
+    """Return the entries of the deliveries in the index of request ids."""
+    return [(buckets.digest_of(info.request_id), id) for id, info in deliveries.items() if info.request_id]
+
+
 class AccountData:
     """Reads and removes the data of an account in one cell. Every method may raise RedisUnavailable."""
 
@@ -380,6 +385,8 @@ class AccountData:
                 commands.append(("ZREM", name, *members))
         commands += [("LREM", name, 1, entry) for name, entries in page.buckets.items() for entry in entries]
         await self.redis.pipeline(commands)
+        # Whether a later page has such entries cannot be told any more, since the deliveries are removed.
+        await buckets.remove(self.redis, buckets.REQUESTS, request_entries(page.deliveries))
 
     async def _remove_members(self) -> None:
         scope, slots = self.scope, catch_up_slots(self.scope.hooks)
@@ -544,10 +551,8 @@ class AccountCopy:
         await self._target.pipeline(commands)
 
     async def _index_requests(self, deliveries: Mapping[str, DeliveryInfo]) -> None:
-        requests = {id: info.request_id for id, info in deliveries.items() if info.request_id}
-        entries = [(buckets.digest_of(request_id), id) for id, request_id in requests.items()]
         keep_ms = int(self._target_ledger.retention.total_seconds() * 1_000)
-        for some in batched(entries, BATCH):
+        for some in batched(request_entries(deliveries), BATCH):
             await buckets.add(self._target, buckets.REQUESTS, some, keep_ms)
 
     async def _copy_members(self) -> None:

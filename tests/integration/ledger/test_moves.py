@@ -200,20 +200,40 @@ async def test_the_account_s_entries_in_indexes_move(ledger: Ledger, redis: Redi
     assert 0 == await redis.command("EXISTS", "bell:request-index:a1b2")
 
 
+async def accept_request(ledger: Ledger, request_id: str, hook: str = "standard") -> str:
+    """Accept a delivery with a request id, and return its id."""
+    delivery = Delivery(hook, "standard", (), b"{}", datetime.now(UTC))
+    info = DeliveryInfo(hook, "standard", 1_790_000_000_000, request_id=request_id)
+    return (await ledger.accept(delivery, info, [change("A")], "main", dedup_id=request_id)).delivery_id
+
+
 async def test_a_delivery_that_arrives_while_the_account_is_copied_is_found_by_its_request_id(
     ledger: Ledger, other: Ledger
 ) -> None:
     await mark(ledger, "copying")
     moved = AccountCopy(AccountData(ledger, SCOPE), other)
     await moved.copy_all(lambda _: None)
-    delivery = Delivery("standard", "standard", (), b"{}", datetime.now(UTC))
-    info = DeliveryInfo("standard", "standard", 1_790_000_000_000, request_id="request-1")
-    arrived = await ledger.accept(delivery, info, [change("A")], "main", dedup_id="late")
+    late = await accept_request(ledger, "request-1")
     await mark(ledger, "closed")
 
     await moved.copy_changes()
 
-    assert arrived.delivery_id == await delivery_of_request(other.redis, "request-1")
+    assert late == await delivery_of_request(other.redis, "request-1")
+
+
+async def test_no_request_id_of_a_moved_account_stays(
+    ledger: Ledger, redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.ledger.moves.BATCH", 1)  # lists of the index are looked at before and after the deliveries
+    for hook in ("standard", "other"):
+        ids = [f"{hook}-{number}" for number in range(20)]
+        entries = [(buckets.digest_of(id), await accept_request(ledger, id, hook)) for id in ids]
+        await buckets.add(redis, buckets.REQUESTS, entries, 30 * 86_400_000)
+
+    await AccountData(ledger, SCOPE).remove(lambda _: None)
+
+    assert {None} == {await delivery_of_request(redis, f"standard-{number}") for number in range(20)}
+    assert None not in {await delivery_of_request(redis, f"other-{number}") for number in range(20)}
 
 
 async def test_tasks_of_every_state_continue_in_the_other_cell(ledger: Ledger, redis: Redis, other: Ledger) -> None:
