@@ -738,6 +738,20 @@ def test_the_current_page_is_visible_in_the_navigation_of_a_phone(
         assert 0 == console.horizontal_overflow(), path
 
 
+def test_the_smallest_screen_shows_everything_without_sideways_scroll(
+    running: Harness, open_console: OpenConsole
+) -> None:
+    running.start_worker()
+    create_visit(running, "A-1")
+    wait_until(lambda: running.visit("standard-A-1"))
+    console = open_console(OPERATOR, viewport={"width": 320, "height": 700})
+
+    for path in ("", "/visits/standard-A-1", "/sources/standard", "/settings"):
+        console.open(f"/console{path}")
+        console.page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
+        assert (0, []) == (console.horizontal_overflow(), console.wide_tables()), path
+
+
 def test_a_row_of_a_list_has_two_lines_on_a_phone(running: Harness, open_console: OpenConsole) -> None:
     running.start_worker()
     create_visit(running, "A-1")
