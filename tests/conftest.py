@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import signal
+import sys
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from typing import Any
 
@@ -19,6 +20,9 @@ from tests.support.harness import Harness, Server
 
 # A process that a shell starts in the background ignores SIGINT, and would pass that on to Doorbell's processes.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# httpx would search the disk for this module, which is not installed, at each request to an application in this process.
+sys.modules.setdefault("sniffio", None)  # type: ignore[arg-type]
 
 # Machines are shared, so no test fails because it is slow; and each run generates the same examples.
 hypothesis.settings.register_profile("doorbell", deadline=None, derandomize=True, database=None)

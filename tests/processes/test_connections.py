@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -36,6 +36,8 @@ class Tool:
     name: str
     harness: Harness
     url: str
+    #: The names in the addresses of customers, by contact id.
+    names: dict[str, str] = field(default_factory=dict)
 
     def control(self, action: str, **arguments: Any) -> Any:
         response = self.harness.http.post(f"{self.url}/{self.name}/_vendor/{action}", json=arguments)
@@ -71,18 +73,18 @@ class Tool:
         visits: dict[str, tuple[str, bool]] = {}
         for visit in self.harness.visits():
             if visit["external_id"].startswith(f"{self.name}-"):
+                if visit["contact_id"] not in self.names:
+                    self._load_names()
                 name = self.names[visit["contact_id"]]
                 assert name not in visits, f"{name} is doubled"
                 visits[name] = (visit.get("time_scheduled") or "", bool(visit.get("date_cancelled")))
         return visits
 
-    @property
-    def names(self) -> dict[str, str]:
-        """Return the names in the addresses of all customers, by contact id."""
+    def _load_names(self) -> None:
         appointments = self.harness.http.get(f"{self.url}/{self.name}/_vendor/appointments").json()
         emails = [appointment["email"] for appointment in appointments]
         contacts = [(email, self.harness.get_from_api(f"/contacts?email={email}")["data"]) for email in emails]
-        return {each["id"]: email.partition("@")[0] for email, data in contacts for each in data}
+        self.names = {each["id"]: email.partition("@")[0] for email, data in contacts for each in data}
 
     def wait_for(self, expected: dict[str, tuple[int, bool]], within_s: float = 25) -> None:
         """Wait until the visits are these: by name, hours from now and whether it is cancelled."""

@@ -116,15 +116,19 @@ def unread_response(response: httpx.Response) -> httpx.Response:
 
 
 def wait_until(condition: Callable[[], T], within_s: float = 30.0) -> T:
-    """Poll until the condition is true and return its value; fail with its last value. Long waits poll less often."""
+    """Poll until the condition is true and return its value; fail with its last value.
+
+    Long waits and conditions that take long are polled less often.
+    """
     start = time.monotonic()
     while True:
+        began = time.monotonic()
         value = condition()
         if value:
             return value
-        waited = time.monotonic() - start
-        assert waited < within_s, f"not within {within_s} s; last seen: {value!r}"
-        time.sleep(min(max(0.01, waited / 10), 0.1))
+        ended = time.monotonic()
+        assert ended - start < within_s, f"not within {within_s} s; last seen: {value!r}"
+        time.sleep(min(max(0.01, (ended - start) / 10), 0.1) + min(3 * (ended - began), 0.2))
 
 
 @cache

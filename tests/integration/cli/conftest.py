@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from app.demo.valkey import valkey
-from tests.support.command_line import ADA, rows
+from tests.support.command_line import ADA
 from tests.support.harness import Harness, Server, wait_until
 from tests.support.ledger_client import LedgerClient
 
@@ -33,6 +33,6 @@ def busy(service: Harness) -> Harness:
     """Return a service with one applied visit, and one that is parked without an e-mail address."""
     service.send("visit.created", "A-1", "2026-03-01T09:00:00Z", contact=ADA, time_scheduled="2026-03-14T16:00:00Z")
     service.send("visit.created", "A-2", "2026-03-01T09:00:00Z", time_scheduled="2026-03-15T16:00:00Z")
-    wait_until(lambda: rows(service, "deliveries", "--state", "applied", "--json"))
-    wait_until(lambda: rows(service, "failures", "--json"))
+    client = LedgerClient(service.redis_url)
+    wait_until(lambda: len(client.tasks("parked")) == 1 and client.is_done())
     return service
