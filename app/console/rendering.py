@@ -28,6 +28,7 @@ from app.operators.activity_log import action_title
 from app.operators.explain import field_title
 from app.operators.filter import state_title
 from app.operators.outcomes import call_title, outcome_title, skip_title
+from app.visits.change import FIRST_TIME_US
 from app.webhooks.registry import source_title
 
 STATIC = Path(__file__).with_name("static")
@@ -182,14 +183,10 @@ def in_page_zone(text: str) -> Markup:
 
 def version(value: int) -> str | Markup:
     """Format the version of a change: a time, if the tool sends times, else a number."""
-    if value < _FIRST_TIME_US:
+    if value < FIRST_TIME_US:
         return str(value)
     at = iso_timestamp(value / 1000) or ""
     return Markup('<time datetime="{}"><span>{}</span></time>').format(at, local_seconds(at))
-
-
-#: Versions are microseconds since 1970 from this on: in 1973. Counts of versions are smaller.
-_FIRST_TIME_US = 100_000_000_000_000
 
 
 def reason_option(reason: str) -> str:

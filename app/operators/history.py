@@ -14,7 +14,7 @@ from app.ledger.records import Attempt, Task
 from app.ledger.times import MAX_CLOCK_SKEW_MS, iso_timestamp
 from app.operators.activity_log import Activity
 from app.operators.redaction import response_sentence
-from app.visits.change import CONTACT_FIELDS
+from app.visits.change import CONTACT_FIELDS, FIRST_TIME_US
 from app.visits.merge import (
     CANCELLING_FACTS,
     DesiredVisit,
@@ -317,12 +317,18 @@ def _without_effect(message: _Message, new: DesiredVisit) -> str:
     times = [change.facts["time_scheduled"] for change in message.changes if change.facts.get("time_scheduled")]
     current = new.fields.get("time_scheduled")
     if older := next((time for time in times if time != current), None):
-        return f"an older message, for {older}, arrived late and changed nothing"
+        return f"an older message, for {older}, arrived late and changed nothing{_date_of(message)}"
     if not any(change.facts or change.contact for change in message.changes):
         return "a message without values changed nothing"
     if any(_is_outdated(change, new) for change in message.changes):
-        return "an older message arrived late and changed nothing"
+        return f"an older message arrived late and changed nothing{_date_of(message)}"
     return "a message with the same values changed nothing"
+
+
+def _date_of(message: _Message) -> str:
+    """Return when the tool made the change, if its versions are times."""
+    version = max(change.version for change in message.changes)
+    return f"; the tool dates it {iso_timestamp(version / 1000)}" if version >= FIRST_TIME_US else ""
 
 
 def _is_outdated(change: RecordedChange, new: DesiredVisit) -> bool:

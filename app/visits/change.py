@@ -195,6 +195,10 @@ def format_money(amount: Decimal) -> str:
 _CENT = Decimal("0.01")
 
 
+#: Versions are microseconds since 1970 from this on: in 1973. Counts of versions are smaller.
+FIRST_TIME_US = 100_000_000_000_000
+
+
 def unix_microseconds(time: datetime) -> int:
     """Return the `version` of a change for a tool that sends times."""
     since = time - _EPOCH

@@ -80,7 +80,8 @@ def test_why_is_this_visit_wrong(office: Harness, console: ConsoleBrowser) -> No
     sentences = (
         "Booked for Mar 14, 2027, 3:00 PM UTC",
         "Moved to Mar 14, 2027, 2:00 PM UTC",
-        "An older message, for Mar 14, 2027, 3:30 PM UTC, arrived late and changed nothing",
+        "An older message, for Mar 14, 2027, 3:30 PM UTC, arrived late and changed nothing"
+        "; the tool dates it Mar 14, 2027, 8:10 AM UTC",
     )
     assert re.search(".*".join(map(re.escape, sentences)), history, re.DOTALL)
     assert console.clicks <= 2

@@ -109,6 +109,15 @@ async def test_a_cancellation_can_be_undone(ledger: Ledger, fields: dict[str, An
     assert undone == (await messages(ledger))[-1]
 
 
+async def test_an_older_message_has_the_date_that_the_tool_gives_it(ledger: Ledger) -> None:
+    newer, older = (1_931_256_000_000_000 + seconds * 1_000_000 for seconds in (60, 0))  # 2031-03-14T12:00:00Z
+    await accept(ledger, change("A", version=newer, time_scheduled=TWO))
+    await accept(ledger, change("A", version=older, time_scheduled=FOUR))
+
+    sentence = "an older message, for 16:00, arrived late and changed nothing; the tool dates it 12:00"
+    assert sentence == (await messages(ledger))[-1]
+
+
 async def test_the_message_that_decides_counts(ledger: Ledger) -> None:
     await accept(ledger, change("A", version=1, time_scheduled=THREE))
     newest = await accept(ledger, change("A", version=3, time_scheduled=TWO))
