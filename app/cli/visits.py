@@ -26,6 +26,7 @@ from app.cli.output import (
 from app.cli.session import actions, run_with_ledger
 from app.cli.tables import State, task_state
 from app.ledger.ledger import Ledger
+from app.ledger.reasons import find_reason
 from app.operators.explain import Row
 from app.operators.filter import TASK_STATES
 from app.operators.visit_lists import WHEN, VisitFilter, VisitLists, period, task_id_of, to_bound
@@ -139,6 +140,7 @@ def _for_people(row: Row) -> Row:
         "visit": row["visit"],
         "in Review Rover": f"#{row['number']}" if row["number"] else None,
         "state": _state(row, is_cancelled=bool(row["date_cancelled"])),
+        "problem": find_reason(row["reason"]).title if row["reason"] else None,
         "amount": with_currency(row["amount_collected"], row["currency"]),
     }
 

@@ -15,6 +15,7 @@ def test_visits_are_listed_by_their_start(busy: Harness) -> None:
     assert ("standard-A-1", "done", "2026-03-14T16:00:00Z") == (first["visit"], first["state"], first["start"])
     assert ("standard-A-2", "parked", "contact_unknown") == (second["visit"], second["state"], second["reason"])
     assert [second] == rows(busy, "visits", "--when", "any", "--state", "parked", "--json")
+    assert "Needs attention  No e-mail address" in busy.doorbell("visits", "--state", "parked", "--when", "any").stdout
     page = busy.doorbell("visits", "--when", "any", "--limit", "1", "--utc")
     assert "Mar 14" in page.stdout
     assert "standard-A-1" in page.stdout
