@@ -12,6 +12,26 @@ from tests.support.command_line import ADA, PERSONAL, TIME, activity_of
 from tests.support.harness import Harness, Server, sign_standard, standard_body, wait_until
 
 
+def test_listening_with_personal_data_is_recorded(service: Harness) -> None:
+    """This test is the first: rejected requests of another may still be shown to the next who listens."""
+    command = [sys.executable, "-m", "app", "listen", "standard", "--count", "1", "--show-personal-data"]
+    with Server(command, free_port(), "", service.env) as listening:
+        wait_until(lambda: activity_of(service))
+        numbers = itertools.count()
+        wait_until(
+            lambda: (
+                service.send("visit.created", f"A-{next(numbers)}", contact=ADA, time_scheduled=TIME)
+                and listening.process.poll() is not None
+            )
+        )
+        text = listening.log.read_text()
+        assert 0 == listening.process.returncode
+
+    assert [(b"revealed delivery", b"everything that arrives at the hook standard")] == activity_of(service)
+    assert "for Ada Lovelace: booked for " in text
+    assert "E-mail address: ada@example.com" in text
+
+
 def test_listen_shows_what_arrives_with_verdict_diagnosis_and_meaning(service: Harness) -> None:
     command = [sys.executable, "-m", "app", "listen", "standard", "--json"]
     with Server(command, free_port(), "", service.env) as listening:
@@ -36,22 +56,3 @@ def test_listen_shows_what_arrives_with_verdict_diagnosis_and_meaning(service: H
         text for text in rejected["findings"] if "without the trailing newline" in text
     ]
     assert [] == [word for word in PERSONAL if word in str((accepted, rejected))]
-
-
-def test_listening_with_personal_data_is_recorded(service: Harness) -> None:
-    command = [sys.executable, "-m", "app", "listen", "standard", "--count", "1", "--show-personal-data"]
-    with Server(command, free_port(), "", service.env) as listening:
-        wait_until(lambda: activity_of(service))
-        numbers = itertools.count()
-        wait_until(
-            lambda: (
-                service.send("visit.created", f"A-{next(numbers)}", contact=ADA, time_scheduled=TIME)
-                and listening.process.poll() is not None
-            )
-        )
-        text = listening.log.read_text()
-        assert 0 == listening.process.returncode
-
-    assert [(b"revealed delivery", b"everything that arrives at the hook standard")] == activity_of(service)
-    assert "for Ada Lovelace: booked for " in text
-    assert "E-mail address: ada@example.com" in text
