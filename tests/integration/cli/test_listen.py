@@ -13,7 +13,7 @@ from tests.support.harness import Harness, Server, sign_standard, standard_body,
 
 
 def test_listening_with_personal_data_is_recorded(service: Harness) -> None:
-    """This test is the first: rejected requests of another may still be shown to the next who listens."""
+    """It comes first, because rejected requests of another test may still be shown to the next who listens."""
     command = [sys.executable, "-m", "app", "listen", "standard", "--count", "1", "--show-personal-data"]
     with Server(command, free_port(), "", service.env) as listening:
         wait_until(lambda: activity_of(service))
