@@ -84,12 +84,14 @@ async def test_an_event_without_an_identifiable_attendee_is_parked(world: Bookin
     await world.process("appointlet", appointlet("rescheduled", 3))
     await world.process("appointlet", attendee("cancelled", 4, ADA, meeting=None))
     await world.process("appointlet", attendee("cancelled", 5, None))
-    assert [
+    # Those of one millisecond are in any order.
+    assert sorted(await world.parked()) == [
         "a meeting was cancelled, and the event does not list its attendees",
+        "an attendee has neither an e-mail address nor an id",
+        "an attendee has neither an e-mail address nor an id",
         "entity.attendees: expected the attendees, found a list of length 0",
         "entity.meeting: expected the meeting that the attendee left, found nothing",
-        "an attendee has neither an e-mail address nor an id",
-    ] == (await world.parked())[1:]
+    ]
 
 
 async def test_a_delivery_of_a_legacy_account_is_parked(world: BookingWorld) -> None:
