@@ -18,8 +18,9 @@ from app.telemetry.logs import format_event
 from tests.support.clusters import redis_for_tests
 from tests.support.harness import Harness, Server
 
-# A process that a shell starts in the background ignores SIGINT, and would pass that on to Doorbell's processes.
-signal.signal(signal.SIGINT, signal.default_int_handler)
+# A process that a shell starts in the background ignores SIGINT, and would pass that on to Doorbell's processes. If this
+# were the default handler itself, asyncio would replace it for each fixture and test, which takes long.
+signal.signal(signal.SIGINT, lambda number, frame: signal.default_int_handler(number, frame))
 
 # httpx would search the disk for this module, which is not installed, at each request to an application in this process.
 sys.modules.setdefault("sniffio", None)  # type: ignore[arg-type]

@@ -44,7 +44,7 @@ class Login:
 
     async def decide(self, url: str, decision: str = "allow") -> str:
         """Decide on the tool's page, and return the address to which it redirects."""
-        async with httpx.AsyncClient(trust_env=False) as http:
+        async with httpx.AsyncClient(trust_env=False, verify=False) as http:
             page = await http.get(url)
             assert 200 == page.status_code, page.text
             answer = await http.post(url, data={"decision": decision})
