@@ -16,7 +16,7 @@ from tests.support.harness import SECRET, Harness, wait_until
 
 TOO_OLD = "is version 6.2.4; Doorbell needs Redis 7.0 or newer, or any Valkey"
 TOO_MANY_SHARDS = "is a cluster of 2 shards; Doorbell needs one shard with all slots"
-TOO_NEW = "contains data of a newer Doorbell (schema 99, this version reads 2)"
+TOO_NEW = "contains data of a newer Doorbell (schema 99, this version reads 3)"
 PROCESSES = {
     "web": ("-m", "app", "web", "--port", str(free_port())),
     "uvicorn": ("-m", "uvicorn", "app.main:app", "--port", str(free_port())),
@@ -138,4 +138,4 @@ def test_a_command_is_rejected_by_a_newer_schema(harness: Harness, newer_schema:
 def test_a_worker_records_the_schema(harness: Harness) -> None:
     harness.start_worker()
 
-    assert b"2" == wait_until(lambda: harness.redis_command("GET", "bell:schema"))
+    assert b"3" == wait_until(lambda: harness.redis_command("GET", "bell:schema"))
