@@ -15,9 +15,8 @@ from tests.support.visit_worker import World, open_world
 
 @pytest.fixture(scope="module")
 def module_harness(redis_url: str, sandbox: Server) -> Iterator[Harness]:
-    harness = Harness(redis_url, sandbox)
-    yield harness
-    harness.http.close()
+    with Harness(redis_url, sandbox) as harness:
+        yield harness
 
 
 @pytest.fixture
