@@ -181,7 +181,7 @@ def test_an_outage_is_probed_by_one_visit_and_then_the_backlog_drains(
     probed_s = time.monotonic() - opened_at
     failed_attempts = service.failed_attempts()
     service.harness.clear_faults()
-    service.wait_until_done()
+    service.wait_until_done(120)  # the pause after a 429 without Retry-After alone lasts half a minute
 
     # First come the calls that were in progress when the circuit opened, then at most one probe per second (RETRY_CAP_S).
     # The transport repeats a call whose reused connection was reset.
