@@ -36,8 +36,6 @@ WORKERS, PEOPLE, ATTEMPTS_CHANNEL = "bell:workers", "bell:people:", "bell:attemp
 VISITS_QUEUE = f"{QUEUE}visits"
 DEDUP = "bell:dedup:"
 CONTACT = "bell:contact:"
-#: + digest: the visits of a contact, as older versions stored them.
-CONTACT_INDEX = "bell:contact-index:"
 RECORD = "bell:record:"
 #: The stored hooks by name, encrypted, and a random value that each write replaces.
 STORED_HOOKS, STORED_HOOKS_VERSION = "bell:stored-hooks", "bell:stored-hooks:version"
@@ -52,8 +50,6 @@ CATCH_UP, OPEN_CATCH_UPS = "bell:catch-up:", "bell:catch-ups"
 WORKER = "bell:worker:"
 HOURLY = "bell:hourly:"
 SECRET_USED = "bell:secret-used:"
-#: + digest: the delivery of a request id, as older versions stored it.
-REQUEST_INDEX = "bell:request-index:"
 ALERTS = "bell:alerts"
 ALERTS_LOCK = "bell:alerts:lock"
 REJECTIONS = "bell:rejections"
@@ -70,8 +66,8 @@ SERVER, LOSS, LOSS_LOCK = "bell:server", "bell:loss", "bell:loss:lock"
 CHECK_CHANNEL = "bell:check"
 OPEN_OPERATIONS = "bell:operations:open"
 CLEANUP = "bell:cleanup"
-#: The version of the keys and their contents. A process that knows only an older one does not start.
-SCHEMA, SCHEMA_VERSION = "bell:schema", 3
+#: The version of the keys and their contents. A process that reads another one does not start.
+SCHEMA, SCHEMA_VERSION = "bell:schema", 4
 #: + number: whether commands see what a script has written.
 SHARD_PROBE = "bell:shard-probe:"
 SESSION, SESSIONS = "bell:session:", "bell:sessions"
@@ -174,13 +170,6 @@ KEY_KINDS = (
         "keyed digests of addresses, numbers and words of names, each with a visit",
         "as long as the visit, and up to 10 days more",
         title="Search",
-        personal_data="the digests of the person",
-    ),
-    KeyKind(
-        "bell:contact-index:*",
-        "expires",
-        "the keyed digest of an address, a number or a word, and its visits, as versions before schema 3 stored it",
-        "as long as the visits",
         personal_data="the digests of the person",
     ),
     KeyKind("bell:contact:*:lock", "expires", "which worker creates a contact", _SHORT),
@@ -295,12 +284,6 @@ KEY_KINDS = (
         title="Request ids",
     ),
     KeyKind("bell:index-periods:*", "members", "the periods that an index has lists of", "until the period ends"),
-    KeyKind(
-        "bell:request-index:*",
-        "expires",
-        "the digest of a request id, and its delivery, as versions before schema 3 stored it",
-        _RETENTION,
-    ),
     KeyKind(
         "bell:secret-used:*", "expires", "when each secret of a hook last verified a delivery", "1 year after that"
     ),

@@ -365,7 +365,7 @@ class Ledger:
         await self.redis.commands(("SET", key, value, "PX", ttl_ms))
 
     async def record_schema(self) -> None:
-        """Let older versions recognize that this version has written to the database. Works on a full Redis too."""
+        """Let other versions recognize which schema the database has. Works on a full Redis too."""
         await self.redis.commands(("SET", keys.SCHEMA, keys.SCHEMA_VERSION))
 
     async def heartbeat(self, key: str, value: bytes, ttl_ms: int) -> int:

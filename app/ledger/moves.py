@@ -73,7 +73,6 @@ MOVE_RULES: dict[str, MoveRule] = {
     "bell:dedup:*": MoveRule("hook"),
     "bell:people:*": MoveRule("account"),
     "bell:index:contacts:*": MoveRule("members"),
-    "bell:contact-index:*": MoveRule("members"),
     "bell:contact:*:lock": _LOCK,
     "bell:contact:*": MoveRule("account"),
     "bell:record:*": _SHORT_LIVED,
@@ -117,7 +116,6 @@ MOVE_RULES: dict[str, MoveRule] = {
     "bell:alerts": _CELL,
     "bell:index:requests:*": MoveRule("members"),
     "bell:index-periods:*": MoveRule("members"),
-    "bell:request-index:*": MoveRule("delivery"),
     "bell:secret-used:*": MoveRule("hook"),
     "bell:rejections:*:*": MoveRule("hook"),
     "bell:rejections:*": MoveRule("hook"),
@@ -235,14 +233,10 @@ class AccountSize:
 
 @dataclass(slots=True)
 class Page:
-    """The keys of the account in a page of a scan. indexes: keys of the search index of older versions.
-
-    buckets: the account's entries in each list of an index.
-    """
+    """The keys of the account in a page of a scan. buckets: its entries in each list of an index."""
 
     owned: list[str] = field(default_factory=list)
     deliveries: dict[str, DeliveryInfo] = field(default_factory=dict)
-    indexes: list[str] = field(default_factory=list)
     buckets: dict[str, list[bytes]] = field(default_factory=dict)
 
     @property
@@ -280,7 +274,7 @@ class AccountData:
                 return
 
     async def _select(self, names: Sequence[str]) -> Page:
-        page, deliveries, requests, indexed = Page(), list[str](), list[str](), list[str]()
+        page, deliveries, indexed = Page(), list[str](), list[str]()
         for name in names:
             kind = keys.kind_of(name)
             way = MOVE_RULES[kind.pattern].way if kind else "stays"
@@ -290,14 +284,7 @@ class AccountData:
                 deliveries.append(name.removeprefix(keys.DELIVERY))
             elif name.startswith(keys.INDEX):
                 indexed.append(name)
-            elif name.startswith(keys.REQUEST_INDEX):
-                requests.append(name)
-            elif name.startswith(keys.CONTACT_INDEX):
-                page.indexes.append(name)
         page.deliveries = await self.owned_deliveries(deliveries)
-        named = await self.redis.pipeline([("GET", name) for name in requests])
-        owned = await self.owned_deliveries([(id or b"").decode() for id in named])
-        page.owned += [name for name, id in zip(requests, named, strict=True) if id and id.decode() in owned]
         page.buckets = await self._own_entries(indexed)
         return page
 
@@ -380,9 +367,6 @@ class AccountData:
             await self.redis.script(scripts.remove_moved_tasks(tasks=some))
         commands: list[tuple[Any, ...]] = [("UNLINK", name) for name in page.all_keys]
         commands += [("ZREM", f"{keys.DELIVERIES}{info.hook}", id) for id, info in page.deliveries.items()]
-        for name in page.indexes:
-            if members := [member for member in await self._members(name) if self.scope.owns_visit(member)]:
-                commands.append(("ZREM", name, *members))
         commands += [("LREM", name, 1, entry) for name, entries in page.buckets.items() for entry in entries]
         await self.redis.pipeline(commands)
         # Whether a later page has such entries cannot be told any more, since the deliveries are removed.
@@ -436,7 +420,6 @@ class AccountCopy:
         async for looked_at, page in self._data.pages():
             await self.copy_keys([*page.all_keys])
             await self._copy_delivery_lists(page.deliveries)
-            await self._copy_indexes(page.indexes)
             await self._copy_buckets(page.buckets)
             on_progress(looked_at)
 
@@ -527,17 +510,6 @@ class AccountCopy:
         ]
         hooks = {info.hook for info in deliveries.values()}
         await self._target.pipeline([*commands, *(("SADD", keys.HOOKS, hook) for hook in hooks)])
-
-    async def _copy_indexes(self, names: Sequence[str]) -> None:
-        flat = await self._source.pipeline([("ZRANGE", name, 0, -1, "WITHSCORES") for name in names])
-        expiries = await self._source.pipeline([("PEXPIRETIME", name) for name in names])
-        commands: list[tuple[Any, ...]] = []
-        for name, members, expiry in zip(names, flat, expiries, strict=True):
-            pairs = zip(members[1::2], members[::2], strict=True)
-            if own := [part for pair in pairs if self._scope.owns_visit(pair[1].decode()) for part in pair]:
-                commands.append(("ZADD", name, *own))
-                commands += [("PEXPIREAT", name, expiry, when) for when in ("NX", "GT")]
-        await self._target.pipeline(commands)
 
     async def _copy_buckets(self, own: Mapping[str, Sequence[bytes]]) -> None:
         expiries = await self._source.pipeline([("PEXPIRETIME", name) for name in own])

@@ -55,7 +55,7 @@ class AcceptResult(NamedTuple):
     limit_reached: str = ""
 
 
-#: The names of the fields in a stored delivery.
+#: The names of the fields in a stored delivery, and in Python.
 _FULL_NAMES = {
     "h": "hook",
     "a": "received_at_ms",
@@ -112,10 +112,8 @@ class DeliveryInfo:
 
     @classmethod
     def decode(cls, head: bytes) -> "DeliveryInfo":
-        """head: the first line of a stored delivery. Before schema 2 it had the full names."""
-        info = cls(
-            **{"source": "", **{_FULL_NAMES.get(name, name): value for name, value in orjson.loads(head).items()}}
-        )
+        """head: the first line of a stored delivery."""
+        info = cls(**{"source": "", **{_FULL_NAMES[name]: value for name, value in orjson.loads(head).items()}})
         info.source = info.source or info.hook
         info.task_ids = [TaskId(task_id) for task_id in info.task_ids]
         return info
@@ -155,9 +153,7 @@ class Attempt:
 
     @classmethod
     def decode(cls, stored: bytes) -> "Attempt":
-        """Before schema 2 an attempt was an object with the names of the fields."""
-        values = orjson.loads(stored)
-        return cls(**values) if isinstance(values, dict) else cls(*values)
+        return cls(*orjson.loads(stored))
 
 
 class Cause(NamedTuple):

@@ -78,7 +78,7 @@ class CertificateError(RedisUnavailable):
 
 
 class ServerUnusable(RedisUnavailable):
-    """The server is too old, has several shards or no such database, or a newer Doorbell has written to it.
+    """The server is too old, has several shards or no such database, or another version of Doorbell has written to it.
 
     Retrying does not help.
     """
@@ -623,10 +623,11 @@ class Redis:
             raise ServerUnusable(
                 f"Redis at {self.address} is version {version}; Doorbell needs Redis 7.0 or newer, or any Valkey"
             )
-        if schema > keys.SCHEMA_VERSION:
+        if schema not in (0, keys.SCHEMA_VERSION):
+            other = "a newer" if schema > keys.SCHEMA_VERSION else "an older"
             raise ServerUnusable(
-                f"Redis at {self.address} contains data of a newer Doorbell (schema {schema}, this version reads "
-                f"{keys.SCHEMA_VERSION}): deploy the newer version, or use another database"
+                f"Redis at {self.address} contains data of {other} Doorbell (schema {schema}, this version reads "
+                f"{keys.SCHEMA_VERSION}): deploy that version, or use another database"
             )
 
     async def _restore_leases(self, connection: _Connection, server: Mapping[str, str]) -> None:

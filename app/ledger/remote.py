@@ -28,10 +28,7 @@ def encode_remote(remote: Mapping[str, Any]) -> bytes:
 
 
 def decode_remote(stored: bytes) -> dict[str, Any]:
-    """Before schema 2 it had the full names, and always the `event_date`."""
     fields: dict[str, Any] = orjson.loads(stored)
-    if fields.keys() & _SHORT_NAMES.keys():
-        return fields
     remote = {_FULL_NAMES.get(name, name): value for name, value in fields.items() if name != "e"}
     if date := fields.get("e", _usual_event_date(remote)):
         remote["event_date"] = date

@@ -270,7 +270,7 @@ class Erasure:
     ) -> list[tuple[str, DeliveryInfo, bool | None]]:
         """Return each delivery with whether it mentions the person; None if its body cannot be decrypted.
 
-        Erased deliveries are omitted, unless an older version erased them without the name of the event.
+        Erased deliveries are omitted.
         """
         decoded: list[tuple[str, DeliveryInfo, bool | None]] = []
         for key, record in zip(batch, records, strict=True):
@@ -281,7 +281,7 @@ class Erasure:
                 meta, raw = self._ledger.decode_delivery(id, record)
             except BodyUnavailable as error:
                 meta, raw, is_encrypted = error.info, b"", bool(record.partition(b"\n")[2])
-            if not meta.erased_at_ms or meta.event_name:
+            if not meta.erased_at_ms:
                 is_match = self._mentions(raw) or self._mentions(f"{meta.event_name} {meta.ignored}".encode())
                 decoded.append((id, meta, None if is_encrypted and not is_match else is_match))
         return decoded

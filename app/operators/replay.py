@@ -33,7 +33,7 @@ from app.operators.selection import (
     pending_deliveries,
 )
 from app.settings.model import Hook, Settings
-from app.visits.change import Contact, VisitChange, encode_change, with_short_names
+from app.visits.change import Contact, VisitChange, encode_change
 from app.visits.merge import (
     CONTACT_KEY,
     DesiredVisit,
@@ -373,7 +373,7 @@ class Replay:
             [task] = [alias for alias in aliases if alias.task_id == task_id]
             for origin, change in {**task.changes, **task.discarded_changes}.items():
                 if delivery_of(origin) == delivery:
-                    stored[origin] = task_id, with_short_names(change.body)
+                    stored[origin] = task_id, change.body
             discarded |= stored.keys() & task.discarded_changes.keys()
             is_compacted = is_compacted or bool(task.compacted_count)
         translated = {

@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from itertools import chain
 
-from app.ledger import buckets, keys
+from app.ledger import buckets
 from app.ledger.encryption import derive_key
 from app.ledger.ids import TaskId
 from app.ledger.redis import Redis
@@ -74,15 +74,9 @@ async def lookup_name(redis: Redis, text: str, secret_keys: Sequence[str], limit
 
 
 async def _visits(redis: Redis, digests: Sequence[bytes], limit: int) -> list[list[TaskId]]:
-    """Return the visits of each digest, also those that older versions stored."""
-    if not digests:
-        return []
-    subjects = await buckets.find(redis, buckets.CONTACTS, digests, limit)
-    older = await redis.pipeline([("ZREVRANGE", _older_key(digest), 0, limit - 1) for digest in digests])
-    return [
-        [*(TaskId(f"visit:{each}") for each in some), *(TaskId(task_id.decode()) for task_id in page)]
-        for some, page in zip(subjects, older, strict=True)
-    ]
+    """Return the visits of each digest."""
+    subjects = await buckets.find(redis, buckets.CONTACTS, digests, limit) if digests else []
+    return [[TaskId(f"visit:{each}") for each in some] for some in subjects]
 
 
 async def remove_visits(
@@ -104,7 +98,6 @@ async def remove_email(redis: Redis, email: str, secret_keys: Sequence[str]) -> 
 
 async def _remove(redis: Redis, entries: Sequence[tuple[bytes, TaskId]]) -> None:
     await buckets.remove(redis, buckets.CONTACTS, [(digest, task_id.subject) for digest, task_id in entries])
-    await redis.pipeline([("ZREM", _older_key(digest), task_id) for digest, task_id in entries])
 
 
 def full_name(first: str | None, last: str | None) -> str:
@@ -114,8 +107,3 @@ def full_name(first: str | None, last: str | None) -> str:
 def _digest(name: str, key: str) -> bytes:
     """Return the digest of a normalized address or number, or of a word with its prefix."""
     return derive_key(key, f"doorbell.find {name}")
-
-
-def _older_key(digest: bytes) -> str:
-    """Return the key of the digest's visits in versions before schema 3."""
-    return f"{keys.CONTACT_INDEX}{digest.hex()[:32]}"

@@ -156,12 +156,8 @@ async def hourly_counts(redis: Redis, count: int) -> list[tuple[int, Counter[tup
 
 async def delivery_of_request(redis: Redis, request_id: str) -> str | None:
     """Return the newest delivery with this X-Request-ID. Raises RedisUnavailable."""
-    digest = buckets.digest_of(request_id)
-    [ids] = await buckets.find(redis, buckets.REQUESTS, [digest], limit=1)
-    if ids:
-        return ids[0]
-    id = await redis.command("GET", f"{keys.REQUEST_INDEX}{digest.hex()[:32]}")
-    return id.decode() if id else None
+    [ids] = await buckets.find(redis, buckets.REQUESTS, [buckets.digest_of(request_id)], limit=1)
+    return ids[0] if ids else None
 
 
 async def secret_last_used(

@@ -284,11 +284,5 @@ def _rename(facts: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any
 
 
 def stored_facts(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the facts of a stored change with their full names, which were also stored before schema 2."""
+    """Return the facts of a stored change with their full names."""
     return _rename(fields["f"], _FULL_NAMES)
-
-
-def with_short_names(stored: bytes) -> bytes:
-    """Return a stored change as `encode_change` encodes it now."""
-    fields = orjson.loads(stored)
-    return orjson.dumps(fields | {"f": _rename(fields["f"], _SHORT_NAMES)})

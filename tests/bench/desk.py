@@ -21,7 +21,9 @@ from app.demo.valkey import free_port, valkey
 from app.ledger import buckets
 from app.ledger.ids import TaskId
 from app.ledger.ledger import Ledger
+from app.ledger.records import Attempt, DeliveryInfo
 from app.ledger.redis import Redis, RedisAddress
+from app.ledger.remote import encode_remote
 from app.operators.search_index import index
 from app.settings.model import hash_password
 from app.visits.change import Contact
@@ -65,25 +67,18 @@ def _delivery(redis: Redis, number: int, at: int, names: dict[str, str]) -> list
     id, hook = f"d{at:011x}{number:010x}", ("standard", "calendly")[number % 2]
     name = f"{hook}-V-{number}"
     task_id = f"visit:main/{name}"
-    meta = {
-        "hook": hook,
-        "source": hook,
-        "received_at_ms": at,
-        "event_name": "visit.created",
-        "request_id": f"req-{number}",
-        "secret_index": 0,
-    }
+    info = DeliveryInfo(
+        hook, hook, at, event_name="visit.created", request_id=f"req-{number}", task_ids=[TaskId.visit("main", name)]
+    )
     body = orjson.dumps(
         {"type": "visit.created", "data": {"visit_id": f"V-{number}", "contact": {"email": "a@example.com"}}}
     )
-    record = (
-        orjson.dumps(meta | {"ignored": "", "headers": {}, "task_ids": [task_id]}) + b"\n" + COMPRESSOR.compress(body)
-    )
+    record = info.encode() + b"\n" + COMPRESSOR.compress(body)
     starts = datetime.fromtimestamp(at / 1000 + 86_400, UTC).strftime("%Y-%m-%dT%H:%M")
     change = {
         "a": "create",
         "o": at * 1000,
-        "f": {"time_scheduled": f"{starts}:00Z"},
+        "f": {"s": f"{starts}:00Z"},
         "c": {"email": "a@example.com"},
     }
     fields: dict[str, Any] = {
@@ -91,17 +86,9 @@ def _delivery(redis: Redis, number: int, at: int, names: dict[str, str]) -> list
         "applied": 0 if failed else 1,
         f"change:{id}.0": b"1 " + orjson.dumps(change),
     }
-    attempt = {
-        "started_at_ms": at,
-        "took_ms": 31,
-        "outcome": "created",
-        "calls": [["POST /visits", 201]],
-        "response_text": "",
-    }
     fields |= {
-        "attempts": 1,
-        "attempt:1": orjson.dumps(attempt),
-        "remote": orjson.dumps({"id": number, "time_scheduled": f"{starts}:00Z", "event_date": f"{starts}:00Z"}),
+        "attempt:1": Attempt(at, 31, "created", [["POST /visits", 201]]).encode(),
+        "remote": encode_remote({"id": number, "time_scheduled": f"{starts}:00Z", "event_date": f"{starts}:00Z"}),
     }
     commands = [
         redis.command("SET", f"bell:delivery:{id}", record),

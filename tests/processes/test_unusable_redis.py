@@ -1,4 +1,4 @@
-"""A server that is too old, and a database of a newer Doorbell: every process says so and ends."""
+"""A server that is too old, and a database of another version of Doorbell: every process says so and ends."""
 
 import socket
 import threading
@@ -16,7 +16,7 @@ from tests.support.harness import SECRET, Harness, wait_until
 
 TOO_OLD = "is version 6.2.4; Doorbell needs Redis 7.0 or newer, or any Valkey"
 TOO_MANY_SHARDS = "is a cluster of 2 shards; Doorbell needs one shard with all slots"
-TOO_NEW = "contains data of a newer Doorbell (schema 99, this version reads 3)"
+TOO_NEW = "contains data of a newer Doorbell (schema 99, this version reads 4)"
 PROCESSES = {
     "web": ("-m", "app", "web", "--port", str(free_port())),
     "uvicorn": ("-m", "uvicorn", "app.main:app", "--port", str(free_port())),
@@ -56,13 +56,19 @@ def older_server(url: str) -> Iterator[str]:
         accepting.join()
 
 
-@pytest.fixture
-def newer_schema(harness: Harness) -> Iterator[str]:
-    """Yield the URL of a database in which a newer Doorbell has written. Our own client cannot empty it."""
+@contextmanager
+def stored_schema(harness: Harness, number: int) -> Iterator[str]:
+    """Yield the URL of a database in which another version of Doorbell has written. Our own client cannot empty it."""
     with redis.Redis.from_url(harness.redis_url) as client:
-        client.set("bell:schema", 99)
+        client.set("bell:schema", number)
         yield harness.redis_url
         client.delete("bell:schema")
+
+
+@pytest.fixture
+def newer_schema(harness: Harness) -> Iterator[str]:
+    with stored_schema(harness, 99) as url:
+        yield url
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +141,15 @@ def test_a_command_is_rejected_by_a_newer_schema(harness: Harness, newer_schema:
     assert TOO_NEW in ended.stderr
 
 
+def test_a_command_is_rejected_by_an_older_schema(harness: Harness) -> None:
+    with stored_schema(harness, 3) as url:
+        ended = python("-m", "app", "failures", **environment(harness, url))
+
+    assert 4 == ended.returncode
+    assert "contains data of an older Doorbell (schema 3, this version reads 4)" in ended.stderr
+
+
 def test_a_worker_records_the_schema(harness: Harness) -> None:
     harness.start_worker()
 
-    assert b"3" == wait_until(lambda: harness.redis_command("GET", "bell:schema"))
+    assert b"4" == wait_until(lambda: harness.redis_command("GET", "bell:schema"))

@@ -56,7 +56,7 @@ end
 local function accept_repeat(first)
   local stored = call('GET', key.delivery .. first)
   local info = stored and cjson.decode(string.match(stored, '^[^\n]*')) or {}
-  for _, task in ipairs(info.t or info.task_ids or {}) do
+  for _, task in ipairs(info.t or {}) do
     if refetch == '1' then call('HSET', key.task .. task, 'last_event_at', now) end
     requeue_failed(task)
     if refetch == '1' then fetch_again(task) end

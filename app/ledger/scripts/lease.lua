@@ -21,7 +21,7 @@ local function request_context(aliases)
     end
   end
   local info = string.match(call('GETRANGE', key.delivery .. newest, 0, 2047), '^[^\n]*')
-  return {newest, head_field(info, 'r', 'request_id') or '', string.match(info, '"traceparent":"([^"]*)"') or ''}
+  return {newest, head_field(info, 'r') or '', head_field(info, 'traceparent') or ''}
 end
 
 -- A released task runs although other tasks of its account are held, and the probe although the circuit is open.

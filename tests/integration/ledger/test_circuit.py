@@ -1,7 +1,6 @@
 """The circuit of an account, and its probes."""
 
 import asyncio
-import json
 import time
 from datetime import UTC, datetime
 
@@ -307,19 +306,6 @@ async def test_held_visits_are_released_in_the_order_of_their_start(ledger: Ledg
     assert [3, 1] == released
     # A was held before its time was known. It may be a cancellation, so it is released first.
     assert [visit_task("A"), visit_task("B"), visit_task("C"), visit_task("D")] == (await jobs(redis))[-4:]
-
-
-async def test_changes_with_full_names_order_held_visits_too(ledger: Ledger, redis: Redis) -> None:
-    """Versions before schema 2 stored them."""
-    await hold(ledger, "A", CircuitSignal(kind="unauthorized", pause_s=30))
-    for visit, day in (("B", 2), ("C", 1)):
-        origin = f"{(await accept(ledger, change(visit))).delivery_id}.0"
-        old = {"a": "update", "o": 1, "f": {"time_completed": None, "time_scheduled": f"2026-10-0{day}T09:00:00Z"}}
-        await redis.command("HSET", f"bell:{visit_task(visit)}", f"change:{origin}", f"1 {json.dumps(old)}")
-        await ledger.lease(visit_task(visit), account="main")
-
-    held = await redis.command("ZRANGE", "bell:held:main", 0, -1)
-    assert [visit_task(visit) for visit in "ACB"] == [task.decode() for task in held]
 
 
 async def test_a_visit_that_always_fails_is_not_every_probe(ledger: Ledger, redis: Redis) -> None:

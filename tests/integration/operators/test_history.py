@@ -333,7 +333,7 @@ async def test_a_delivery_that_is_queued_or_on_hold_says_so(ledger: Ledger) -> N
         (attempt("not_created"), "nothing was sent: Review Rover needs no visit that is cancelled before it exists"),
         (attempt("parked: time_unknown"), "not applied: No time"),
         (attempt("parked: untranslatable: payload.uri"), "not applied: The event cannot be understood"),
-        (attempt("parked"), "not applied: an operator is needed"),  # stored by an older version
+        (attempt("parked"), "not applied: an operator is needed"),
         (Attempt(1, 1, "parked", [["POST /visits", 422]]), "not applied: The values are rejected"),
         (Attempt(1, 1, "timeout", [["POST /visits", "timeout"]]), "not applied: The API does not answer"),
         (Attempt(1, 1, "parked", [["GET /visits/:id", 404]]), "not applied: an operator is needed"),

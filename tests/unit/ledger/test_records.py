@@ -1,4 +1,4 @@
-"""Deliveries and attempts as they are stored, now and by older versions."""
+"""Deliveries and attempts as they are stored."""
 
 import json
 
@@ -28,14 +28,6 @@ def test_a_delivery_is_read_as_it_was_stored(info: DeliveryInfo) -> None:
     assert info == DeliveryInfo.decode(info.encode())
 
 
-def test_a_delivery_with_full_names_is_read() -> None:
-    """Versions before schema 2 stored them."""
-    stored = b'{"hook":"two","source":"calendly","received_at_ms":5,"request_id":"7c2d","task_ids":["visit:main/x-1"]}'
-
-    info = DeliveryInfo("two", "calendly", 5, request_id="7c2d", task_ids=[TaskId("visit:main/x-1")])
-    assert info == DeliveryInfo.decode(stored)
-
-
 def test_a_delivery_of_a_hook_with_the_name_of_its_source_has_the_name_once() -> None:
     assert {"h": "calendly", "a": 1_790_000_000_000} == json.loads(SHORT.encode())
 
@@ -50,9 +42,3 @@ def test_a_delivery_of_a_hook_with_the_name_of_its_source_has_the_name_once() ->
 )
 def test_an_attempt_is_read_as_it_was_stored(attempt: Attempt) -> None:
     assert attempt == Attempt.decode(attempt.encode())
-
-
-def test_an_attempt_with_names_is_read() -> None:
-    stored = b'{"started_at_ms":5,"took_ms":3,"outcome":"created","calls":[["POST /visits",201]],"response_text":""}'
-
-    assert Attempt(5, 3, "created", [["POST /visits", 201]]) == Attempt.decode(stored)

@@ -16,9 +16,8 @@ local function visit_start(task)
   for f = 1, #fields, 2 do
     if string.find(fields[f], '^change:') then
       local change = cjson.decode(string.match(fields[f + 1], '^%d+ (.*)$'))
-      -- `f` and `s` (change.py); before schema 2, the full names.
-      local date = change.f.f or change.f.time_completed
-      if type(date) ~= 'string' then date = change.f.s or change.f.time_scheduled end
+      local date = change.f.f  -- the time of completion; `s`: of the appointment (change.py)
+      if type(date) ~= 'string' then date = change.f.s end
       if type(date) == 'string' and change.o > newest then newest, start = change.o, date end
     end
   end
