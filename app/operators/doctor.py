@@ -96,7 +96,7 @@ async def _examine(settings: Settings, platform: Platform | None, is_release: bo
         async for check in _redis_checks(redis, settings):
             yield check
         if not is_release:
-            yield await _worker(redis, platform)
+            yield await _worker(redis, settings, platform)
     except ServerUnusable as error:
         yield Check("redis", "fail", str(error))
     except RedisUnavailable as error:
@@ -194,7 +194,7 @@ async def local_checks(redis: Redis, settings: Settings) -> AsyncIterator[Check]
         yield check
     async for check in _redis_checks(redis, settings):
         yield check
-    yield await _worker(redis, find_platform(os.environ))
+    yield await _worker(redis, settings, find_platform(os.environ))
 
 
 def _unknown_variables(environ: Mapping[str, str]) -> list[Check]:
@@ -476,13 +476,15 @@ def _queue(backlog: Backlog) -> list[Check]:
     return checks
 
 
-async def _worker(redis: Redis, platform: Platform | None) -> Check:
+async def _worker(redis: Redis, settings: Settings, platform: Platform | None) -> Check:
     seconds, _ = await redis.command("TIME")  # heartbeats have the server's time
     alive = await redis.command("ZCOUNT", keys.WORKERS, (int(seconds) - WORKER_ALIVE_S) * 1000, "+inf")
     if alive:
         return Check("worker", "ok", f"{alive} running")
     detail = "no heartbeat for 30 s: deliveries are stored, but not applied"
     fix = f"Start the worker: {platform.start_worker}." if platform else "Start the worker process."
+    if not settings.with_stored_hooks({}).tokens:  # a worker starts with those of the environment
+        fix = "Set VISITS_API_TOKEN, without which no worker starts. Review Rover shows it under Settings, API."
     return Check("worker", "fail", detail, fix)
 
 

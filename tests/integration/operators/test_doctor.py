@@ -88,7 +88,7 @@ async def test_the_console_reports_such_a_variable_and_names_the_platform_too(
 ) -> None:
     monkeypatch.setenv("RETRY_FRIST_S", "3")
     monkeypatch.setenv("DYNO", "web.1")
-    settings = read_environment({"REDIS_URL": redis.address.url})
+    settings = read_environment({"REDIS_URL": redis.address.url, "VISITS_API_TOKEN": "t"})
 
     report = {check.name: check async for check in local_checks(redis, settings)}
 
@@ -112,6 +112,12 @@ async def test_the_url_of_the_platform_is_shown(redis: Redis) -> None:
 
 async def test_the_fix_of_a_missing_worker_is_a_command_of_the_platform(redis: Redis) -> None:
     assert "heroku ps:scale worker=1" in (await checks(redis, DYNO="run.1"))["worker"].fix
+
+
+async def test_the_fix_of_a_worker_that_cannot_start_is_its_token(redis: Redis) -> None:
+    check = (await checks(redis, VISITS_API_TOKEN=""))["worker"]
+
+    assert ("fail", True) == (check.result, check.fix.startswith("Set VISITS_API_TOKEN"))
 
 
 async def test_sentinels_and_a_replica_that_writes_to_its_disk_are_reported() -> None:
