@@ -17,6 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -111,7 +112,7 @@ def fly() -> Platform:
 
 
 def docker() -> Platform:
-    image, services = dockerfile(), yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
+    image, services = dockerfile(), compose_services()
     commands = {"web": shlex.join(json.loads(image["CMD"])), "worker": shlex.join(services["worker"]["command"])}
     grace_s = {name: float(services[name]["stop_grace_period"].removesuffix("s")) for name in ("web", "worker")}
     [ready] = re.findall(r"'(/\w+)'\)", image["HEALTHCHECK"])
@@ -129,6 +130,11 @@ def kubernetes() -> Platform:
     grace_s["web"] -= before_signal_s
     commands = {name: shlex.join(container["command"]) for name, container in containers.items()}
     return Platform(commands, containers["web"]["readinessProbe"]["httpGet"]["path"], grace_s=grace_s)
+
+
+def compose_services() -> dict[str, Any]:
+    services: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
+    return services
 
 
 def dockerfile() -> dict[str, str]:
@@ -172,7 +178,7 @@ def test_a_platform_gives_both_processes_enough_time_to_stop(platform: Callable[
 
 def test_a_configured_redis_evicts_nothing_and_has_an_append_only_file() -> None:
     services = yaml.safe_load((DEPLOY / "render.yaml").read_text())["services"]
-    composed = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]["redis"]["command"]
+    composed = compose_services()["redis"]["command"]
 
     assert ["noeviction"] == [service["maxmemoryPolicy"] for service in services if service["type"] == "keyvalue"]
     assert "--maxmemory-policy noeviction" in " ".join(composed)
@@ -201,7 +207,6 @@ def test_the_objects_of_kubernetes_refer_to_each_other() -> None:
     for deployment in (web, worker):
         spec = deployment["spec"]
         assert spec["selector"]["matchLabels"] == spec["template"]["metadata"]["labels"]
-        assert spec["template"]["spec"]["securityContext"]["runAsUser"] == int(dockerfile()["USER"])
 
 
 UNIT = DEPLOY / "doorbell@.service"
@@ -231,25 +236,69 @@ def test_systemd_accepts_the_unit(tmp_path: Path, process: str) -> None:
 
 
 def test_compose_waits_for_redis_and_checks_the_worker() -> None:
-    services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
+    services = compose_services()
 
     assert (
         {"redis": {"condition": "service_healthy"}} == services["web"]["depends_on"] == services["worker"]["depends_on"]
     )
     assert "healthcheck" in services["redis"]
     assert ["CMD", "doorbell", "worker", "--check"] == services["worker"]["healthcheck"]["test"]
-    assert ["127.0.0.1:8000:8000"] == services["web"]["ports"]
-    assert [] == services["worker"]["ports"]
 
 
-def test_the_image_has_the_pinned_python_and_packages_and_runs_without_root() -> None:
-    image = dockerfile()
+def test_compose_publishes_only_web_and_only_on_this_machine_whatever_env_says() -> None:
+    """The port in the container is fixed, also if `PORT` is in .env."""
+    web = compose_services()["web"]
 
-    assert f"python:{(ROOT / '.python-version').read_text().strip()}-slim" == image["FROM"]
-    assert int(image["USER"]) > 0
+    assert {"web": ["127.0.0.1:8000:8000"]} == {
+        name: service["ports"] for name, service in compose_services().items() if "ports" in service
+    }
+    assert ("../.env", 8000) == (web["env_file"], web["environment"]["PORT"])
+
+
+def test_compose_builds_one_image_for_both_processes_with_every_up() -> None:
+    """Two services that build the same image would build it twice; a pull would ask a registry for our image."""
+    web, worker = (compose_services()[name] for name in ("web", "worker"))
+
+    assert web["image"] == worker["image"]
+    assert ("build", "never") == (web["pull_policy"], worker["pull_policy"])
+    assert ("build" in web, "build" in worker) == (True, False)
+
+
+@pytest.mark.parametrize("process", ["web", "worker"])
+def test_compose_and_kubernetes_give_a_container_the_same_rights(process: str) -> None:
+    """No capability, no way to others, a file system that cannot be written to, and no user or group of the system."""
+    composed = compose_services()[process]
+    [pod] = [
+        o["spec"]["template"]["spec"]
+        for o in yaml.safe_load_all((DEPLOY / "kubernetes.yaml").read_text())
+        if o["kind"] == "Deployment" and o["metadata"]["name"] == f"doorbell-{process}"
+    ]
+    [container] = pod["containers"]
+
+    assert (True, ["ALL"]) == (composed["read_only"], composed["cap_drop"])
+    assert ["no-new-privileges:true"] == composed["security_opt"]
+    assert {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    } == container["securityContext"]
+    user, group = (pod["securityContext"][name] for name in ("runAsUser", "runAsGroup"))
+    assert f"{user}:{group}" == dockerfile()["USER"]
+    assert min(user, group) >= 1000
+
+
+def test_the_image_has_the_pinned_python_and_packages() -> None:
+    """The digest fixes the image; the tag says for people and Dependabot which Python it is."""
+    version = (ROOT / ".python-version").read_text().strip()
+
+    assert re.fullmatch(rf"python:{version}\.\d+-slim-trixie@sha256:[0-9a-f]{{64}}", dockerfile()["FROM"])
     assert (
         "RUN pip install --no-cache-dir --require-hashes -r requirements.txt\n" in (DEPLOY / "Dockerfile").read_text()
     )
+
+
+def test_the_valkey_of_compose_is_pinned() -> None:
+    assert re.fullmatch(r"valkey/valkey:\d+\.\d+\.\d+@sha256:[0-9a-f]{64}", compose_services()["redis"]["image"])
 
 
 def test_the_files_of_the_image_are_sufficient_to_start_and_stop(harness: Harness, tmp_path: Path) -> None:
@@ -555,6 +604,27 @@ def test_two_generations_and_a_release_fit_into_twenty_connections(sandbox: Serv
 
 
 # Other files
+
+
+def test_every_action_of_ci_is_pinned_by_its_commit_and_named_with_its_version() -> None:
+    text = (ROOT / ".github/workflows/ci.yml").read_text()
+
+    assert text.count("uses:") == len(re.findall(r"uses: [\w/-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+\n", text)) > 0
+
+
+def test_dependabot_renews_everything_that_is_pinned() -> None:
+    updates = yaml.safe_load((ROOT / ".github/dependabot.yml").read_text())["updates"]
+    folders = {
+        (update["package-ecosystem"], folder)
+        for update in updates
+        for folder in update.get("directories", [update.get("directory")])
+    }
+    pinned = {
+        ("pip", f"/{path.parent.relative_to(ROOT)}".rstrip("."))
+        for path in (ROOT / "requirements.txt", *(ROOT / "tests").rglob("requirements.txt"))
+    }
+
+    assert {("docker", "/deploy"), ("docker-compose", "/deploy"), ("github-actions", "/")} | pinned == folders
 
 
 def test_heroku_has_one_list_of_requirements_and_a_supported_python() -> None:
