@@ -37,6 +37,7 @@ from app.ledger.records import (
 from app.ledger.redis import HeldLease, Redis, ServerUnusable
 from app.ledger.remote import decode_remote, encode_remote
 from app.ledger.scripts import Call
+from app.ledger.values import join_values
 from app.visits.change import VisitChange, encode_change, external_id, unix_microseconds, visit_start
 from app.webhooks.delivery import Delivery
 
@@ -695,7 +696,7 @@ def _encode_remote(task_id: TaskId, remote: dict[str, dict[str, Any] | None]) ->
 
 def _decode_task(task_id: bytes, alias_depth: int, flat: list[bytes]) -> Task:
     """flat: names and values of the fields of the hash."""
-    stored = dict(zip(flat[::2], flat[1::2], strict=True))
+    stored = join_values(flat)
 
     def with_prefix(prefix: bytes) -> dict[str, bytes]:
         return {name[len(prefix) :].decode(): value for name, value in stored.items() if name.startswith(prefix)}

@@ -288,7 +288,7 @@ async def _redis(redis: Redis, settings: Settings) -> AsyncIterator[Check]:
         yield Check("redis.role", "fail", "read-only: this is a replica", "Point REDIS_URL at the primary.")
     yield _persistence(info, await _config(redis, "appendfsync"))
     yield _eviction(info)
-    yield _memory(info, await _config(redis, "hash-max-listpack-value"))
+    yield _memory(info)
     if redis.address.sentinel:
         yield await _sentinels(redis.address)
     async for check in _losses(redis):
@@ -387,21 +387,14 @@ def _eviction(info: Mapping[str, str]) -> Check:
     return Check("redis.eviction", "fail", f"{policy}: a full server deletes accepted deliveries", fix)
 
 
-def _memory(info: Mapping[str, str], listpack_bytes: str) -> Check:
-    """listpack_bytes: the longest value for which a hash stays in the compact form; empty if it is unknown."""
+def _memory(info: Mapping[str, str]) -> Check:
     used, limit = int(info["used_memory"]), int(info.get("maxmemory", 0))
-    is_compact = not listpack_bytes or int(listpack_bytes) >= COMPACT_BYTES
-    hint = "" if is_compact else f"; hash-max-listpack-value {COMPACT_BYTES} would save about a fifth"
     if not limit:
-        return Check("redis.memory", "ok", f"{used / 1e6:.1f} MB used, no limit set{hint}")
+        return Check("redis.memory", "ok", f"{used / 1e6:.1f} MB used, no limit set")
     share = used / limit
     result: Result = "ok" if share < 0.7 else "warn" if share < 0.9 else "fail"
     fix = "" if share < 0.7 else "Use a larger plan, or lower RETENTION_DAYS."
-    return Check("redis.memory", result, f"{used / 1e6:.1f} of {limit / 1e6:.1f} MB{hint}", fix)
-
-
-#: Most changes of a visit, and the API's last answer, are shorter than this and longer than the default of Redis.
-COMPACT_BYTES = 512
+    return Check("redis.memory", result, f"{used / 1e6:.1f} of {limit / 1e6:.1f} MB", fix)
 
 
 def _clock(name: str, drift_s: float, against: str) -> Check:

@@ -183,7 +183,6 @@ def test_a_configured_redis_evicts_nothing_and_has_an_append_only_file() -> None
     assert ["noeviction"] == [service["maxmemoryPolicy"] for service in services if service["type"] == "keyvalue"]
     assert "--maxmemory-policy noeviction" in " ".join(composed)
     assert "--appendonly yes" in " ".join(composed)
-    assert "--hash-max-listpack-value 512" in " ".join(composed)
 
 
 def test_the_probes_of_kubernetes_restart_no_pod_because_redis_is_away() -> None:

@@ -4,10 +4,11 @@
 --- @varargs origins
 --- @returns how many changes of this visit were ever deleted; 0 without the lease
 --- @include lib/state
+--- @include lib/values
 
 if get_fields(task, 'lease') ~= token then return 0 end
-local deleted = 0
+local hash, deleted = key.task .. task, 0
 for _, origin in ipairs(origins) do
-  deleted = deleted + call('HDEL', key.task .. task, 'change:' .. origin, 'discarded:' .. origin)
+  deleted = deleted + delete_value(hash, 'change:' .. origin) + delete_value(hash, 'discarded:' .. origin)
 end
-return call('HINCRBY', key.task .. task, 'compacted', deleted)
+return call('HINCRBY', hash, 'compacted', deleted)

@@ -38,11 +38,11 @@ end
 
 local function store_remote(member)
   if member.remote == '-' then
-    call('HDEL', key.task .. member.task, 'remote', 'attempted')
+    delete_value(key.task .. member.task, 'remote')
   elseif member.remote ~= '' then
-    call('HSET', key.task .. member.task, 'remote', member.remote)
-    call('HDEL', key.task .. member.task, 'attempted')
+    replace_value(key.task .. member.task, 'remote', member.remote)
   end
+  if member.remote ~= '' then call('HDEL', key.task .. member.task, 'attempted') end
 end
 
 local function store_start(member)

@@ -6,6 +6,7 @@
 --- @varargs affected
 --- @returns how many changes; at least 1 if this ended the task; -1 while it is running or its account moves, -2 if change_count differs
 --- @include lib/state
+--- @include lib/values
 --- @include lib/aliases
 --- @include lib/activities
 --- @include lib/operations
@@ -13,14 +14,15 @@
 
 -- -> how many changes were discarded, how many remain
 local function discard_changes(task)
-  local hash, fields, discarded, remaining = key.task .. task, call('HGETALL', key.task .. task), 0, 0
-  local applied = tonumber(get_fields(task, 'applied') or 0)
-  for f = 1, #fields, 2 do
-    local origin, number = string.match(fields[f], '^change:(.*)$'), tonumber(string.match(fields[f + 1], '^%d+'))
+  local hash, discarded, remaining = key.task .. task, 0, 0
+  local fields = load_fields(hash)
+  local applied = tonumber(fields.applied or 0)
+  for name, value in pairs(fields) do
+    local origin, number = string.match(name, '^change:(.*%.%d+)$'), tonumber(string.match(value, '^%d+'))
     if origin and number > applied then
       if delivery == '' or string.match(origin, '^(.*)%.%d+$') == delivery then
-        call('HDEL', hash, fields[f])
-        call('HSET', hash, 'discarded:' .. origin, fields[f + 1])
+        delete_value(hash, name)
+        replace_value(hash, 'discarded:' .. origin, join(fields, name))
         discarded = discarded + 1
       else
         remaining = remaining + 1

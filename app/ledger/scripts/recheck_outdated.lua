@@ -3,9 +3,11 @@
 --- remote: that answer, '-' if the API has no visit.
 --- @varargs visits: task remote
 --- @include lib/tasks
+--- @include lib/values
 
 for _, visit in ipairs(visits) do
   local hash = key.task .. visit.task
-  local is_outdated = (get_fields(visit.task, 'remote') or '-') ~= visit.remote
-  if is_outdated and call('EXISTS', hash) == 1 then call('HSETNX', hash, 'recheck', '') end
+  local fields = load_fields(hash)
+  local remote = fields.remote and join(fields, 'remote') or '-'
+  if next(fields) and remote ~= visit.remote then call('HSETNX', hash, 'recheck', '') end
 end

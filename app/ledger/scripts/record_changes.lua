@@ -17,7 +17,8 @@ local function retract_changes(targets)
   for target in string.gmatch(targets, '%S+') do
     local retracted = 0
     for _, field in ipairs(call('HKEYS', key.task .. target)) do
-      if string.sub(field, 1, #prefix) == prefix then retracted = retracted + call('HDEL', key.task .. target, field) end
+      local is_own = string.sub(field, 1, #prefix) == prefix and not is_continuation(field)
+      if is_own then retracted = retracted + delete_value(key.task .. target, field) end
     end
     if retracted > 0 then
       call('HINCRBY', key.task .. target, 'changes', 1)

@@ -5,6 +5,7 @@
 --- @varargs replacements: field value
 --- @returns ok; busy while the task is leased or its account moves; moved if change_count differs
 --- @include lib/state
+--- @include lib/values
 --- @include lib/moves
 
 local hash = key.task .. task
@@ -13,7 +14,7 @@ if is_leased(task, state) or is_moving(task) then return 'busy' end
 if (changes or '') ~= change_count then return 'moved' end
 if record ~= '' then call('SET', key.delivery .. delivery_of(task), record, 'XX', 'KEEPTTL') end
 for _, item in ipairs(replacements) do
-  if call('HEXISTS', hash, item.field) == 1 then call('HSET', hash, item.field, item.value) end
+  if call('HEXISTS', hash, item.field) == 1 then replace_value(hash, item.field, item.value) end
 end
 if changes then call('HSET', hash, 'erased_at', now) end
 return 'ok'

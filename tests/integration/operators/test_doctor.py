@@ -8,11 +8,10 @@ from starlette.applications import Starlette
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from app.demo.valkey import valkey
 from app.ledger.redis import Redis, RedisAddress
 from app.operators.doctor import Check, examine, exit_status, local_checks
 from app.settings.environment import read_environment
-from tests.support.harness import memory_folder, serving
+from tests.support.harness import serving
 from tests.support.sentinels import replicated
 
 
@@ -131,19 +130,6 @@ async def test_sentinels_and_a_replica_that_writes_to_its_disk_are_reported() ->
     assert ("ok", "3 of 3 Sentinels answer") == (reported["redis.sentinel"].result, reported["redis.sentinel"].detail)
     assert "ok" == reported["redis.ack"].result
     assert "fail" == without_file["redis.ack"].result
-
-
-async def test_a_server_setting_that_saves_memory_is_proposed() -> None:
-    with valkey(parent=memory_folder()) as url:
-        redis = Redis(RedisAddress(url))
-        before = (await checks(redis))["redis.memory"]
-        await redis.command("CONFIG", "SET", "hash-max-listpack-value", 512)
-        after = (await checks(redis))["redis.memory"]
-        await redis.close()
-
-    assert ["ok", "ok"] == [before.result, after.result]
-    assert before.detail.endswith("hash-max-listpack-value 512 would save about a fifth")
-    assert after.detail.endswith("no limit set")
 
 
 async def test_ack_replica_without_a_replica_fails(redis: Redis) -> None:

@@ -1,6 +1,7 @@
 --- A change of a visit: the field `change:<origin>` of its hash, or `discarded:<origin>` after an operator discarded it.
 --- The origin is `<delivery>.<index>`. The value is `<number> <change>`; numbers follow the order of arrival.
 --- @include lib/jobs
+--- @include lib/values
 --- @include lib/visit_days
 
 -- Read the fields that add_change needs. Every stored visit has `changes`; to ask for one field of a new visit is fast.
@@ -13,24 +14,31 @@ local function read_visit(task)
     pending_since = pending_since, failed_since = failed_since, linked = linked}
 end
 
+-- A visit with more changes has too many fields for Redis' compact form, however short their values are.
+local MAX_CUT_CHANGES = 100
+
+local function change_fields(field, number, change)
+  local value = number .. ' ' .. change
+  if number > MAX_CUT_CHANGES then return field, value end
+  return cut(field, value)
+end
+
 -- Record a change and queue its visit, unless a scheduled run will see it. -> true if the visit was queued
 -- start: when the visit starts according to this change, or ''. A new visit is listed there until its first run.
 local function add_change(visit, field, change, start)
-  local hash, number = key.task .. visit.task, visit.changes + 1
-  local value = number .. ' ' .. change
+  local hash, number, jobs = key.task .. visit.task, visit.changes + 1, visit.jobs + 1
   if is_scheduled(visit.state, visit.failed_since) then
-    call('HSET', hash, 'changes', number, field, value)
+    call('HSET', hash, 'changes', number, change_fields(field, number, change))
     return false
   end
-  local since, jobs = visit.pending_since or now, visit.jobs + 1
-  if number > 1 then call('PERSIST', hash) end
-  if number == 1 and start ~= '' then
+  write_job(visit.task, visit.state, jobs, 'visits')
+  call('HSET', hash, 'state', 'queued', 'jobs', jobs, 'pending_since', visit.pending_since or now, 'changes', number,
+    change_fields(field, number, change))
+  if number > 1 then
+    call('PERSIST', hash)
+  elseif start ~= '' then
+    call('HSET', hash, 'start', start)
     add_to_day(visit.task, start)
-    call('HSET', hash, 'start', start, 'changes', number, field, value, 'pending_since', since,
-      write_job(visit.task, visit.state, jobs, 'visits'))
-  else
-    call('HSET', hash, 'changes', number, field, value, 'pending_since', since,
-      write_job(visit.task, visit.state, jobs, 'visits'))
   end
   return true
 end

@@ -35,7 +35,9 @@ local function add_changes(delivery, changes, keep_discarded)
     local task, origin, visit = change.task, delivery .. '.' .. i - 1, read_visit(change.task)
     if visit.queue then promote_to_live(task, visit.jobs) end
     local is_discarded = keep_discarded and call('HEXISTS', key.task .. task, 'discarded:' .. origin) == 1
-    local was_idle = add_change(visit, (is_discarded and 'discarded:' or 'change:') .. origin, change.change, change.start)
+    local field = (is_discarded and 'discarded:' or 'change:') .. origin
+    if visit.changes > 0 then delete_value(key.task .. task, field) end
+    local was_idle = add_change(visit, field, change.change, change.start)
     if change.previous ~= '' then link_ids(task, change.previous) end
     if change.previous ~= '' or visit.linked and was_idle then persist_aliases(task) end
   end

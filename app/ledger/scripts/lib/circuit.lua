@@ -6,16 +6,17 @@
 --- @field probe the task that may run although the circuit is open
 --- @field failed_source the source of the last probe that failed
 --- @include lib/state
+--- @include lib/values
 
 local function source_of(task) return string.match(task, '/([^-]*)') end
 
 -- The time of the visit as a sortable number, from its newest change with a time. It only orders held tasks, so the changes are
 -- not merged. A visit without a time is first: its change may be a cancellation.
 local function visit_start(task)
-  local fields, newest, start = call('HGETALL', key.task .. task), -1, ''
-  for f = 1, #fields, 2 do
-    if string.find(fields[f], '^change:') then
-      local change = cjson.decode(string.match(fields[f + 1], '^%d+ (.*)$'))
+  local fields, newest, start = load_fields(key.task .. task), -1, ''
+  for name in pairs(fields) do
+    if string.find(name, '^change:') and not is_continuation(name) then
+      local change = cjson.decode(string.match(join(fields, name), '^%d+ (.*)$'))
       local date = change.f.f  -- the time of completion; `s`: of the appointment (change.py)
       if type(date) ~= 'string' then date = change.f.s end
       if type(date) == 'string' and change.o > newest then newest, start = change.o, date end

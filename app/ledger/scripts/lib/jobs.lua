@@ -6,7 +6,7 @@ local function queue_key(task, queue) return key.queue .. (queue or kind_of(task
 -- The newest job of a task, of which the hash has the number in `jobs`.
 local function job_of(task, number) return task .. '#' .. number end
 
--- Write a job. Returns the fields that the caller writes to the hash of the task.
+-- Write a job. The caller writes `state` and `jobs` to the hash of the task.
 -- number: counts the jobs of the task, so that ids are unique: a worker deletes a finished job by its id, possibly after the next
 -- job of the same task was written. queue: visits | events | replays, by default the queue of the kind; each has its own slots
 -- in a worker, so that slow tools and large replays do not delay other tasks. delay_ms: orders jobs of the same ms.
@@ -16,5 +16,4 @@ local function write_job(task, state, number, queue, delay_ms)
   call('ZADD', queue_key(task, queue), now + (delay_ms or 0), job_of(task, number))
   remove_from_state(task, state)
   call('ZADD', key.queued, now, task)
-  return 'state', 'queued', 'jobs', number
 end

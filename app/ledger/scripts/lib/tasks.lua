@@ -3,6 +3,7 @@
 --- @field changes how many changes arrived
 --- @field applied how many of them the last successful run read
 --- @field change:<delivery>.<index> number and change, in the order of arrival
+--- @field <name>+<number> how a value of more than 64 bytes continues: of a change, an attempt or `remote`
 --- @field discarded:<delivery>.<index> a change that an operator discarded
 --- @field compacted how many changes were deleted because they could never win
 --- @field linked 1 if the visit has several ids

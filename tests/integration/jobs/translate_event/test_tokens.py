@@ -22,6 +22,7 @@ import app.connections.tokens
 import jobs.translate_event
 from app.demo import valkey
 from app.ledger.records import Attempt
+from app.ledger.values import join_values
 from app.visits.client import MAX_RESPONSE_BYTES
 from tests.support.harness import Harness, Server, hmac_sha256, serving, wait_until
 from tests.support.jobber import BOOKED, FIRST_TOKEN, SECOND_TOKEN, connect, send_event, set_token_responses
@@ -264,8 +265,7 @@ def test_a_lost_token_response_is_reported_if_the_tool_has_no_grace_period(servi
 
     def attempts() -> list[Attempt]:
         flat = service.harness.redis_command("HGETALL", f"bell:event:{delivery}")
-        fields = dict(zip(flat[::2], flat[1::2], strict=True))
-        return [Attempt.decode(value) for name, value in fields.items() if name.startswith(b"attempt:")]
+        return [Attempt.decode(value) for name, value in join_values(flat).items() if name.startswith(b"attempt:")]
 
     [attempt] = wait_until(attempts)
     assert b"credentials_rejected" == service.harness.redis_command("HGET", f"bell:event:{delivery}", "reason")
