@@ -7,9 +7,11 @@ import hashlib
 import hmac
 import os
 from collections.abc import Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 #: The first byte of an encrypted value.
 FORMAT = b"\x01"
@@ -28,9 +30,7 @@ class Keyring:
     """keys: newest first. The first one encrypts, each one decrypts."""
 
     def __init__(self, keys: Sequence[str], purpose: str) -> None:
-        self._keys = {
-            derive_key(key, f"{purpose}.name")[:_KEY_ID_BYTES]: AESGCM(derive_key(key, purpose)) for key in keys
-        }
+        self._keys = {derive_key(key, f"{purpose}.name")[:_KEY_ID_BYTES]: derive_key(key, purpose) for key in keys}
 
     @property
     def key_ids(self) -> list[str]:
@@ -45,18 +45,28 @@ class Keyring:
         """place: where the value is stored. It cannot be decrypted as the value of another place."""
         key_id, key = next(iter(self._keys.items()))
         nonce = os.urandom(_NONCE_BYTES)
-        return FORMAT + key_id + nonce + key.encrypt(nonce, value, place.encode())
+        return FORMAT + key_id + nonce + _cipher(key).encrypt(nonce, value, place.encode())
 
     def decrypt(self, encrypted: bytes, place: str) -> bytes:
         """Raise UnknownKey or TamperedValue."""
+        from cryptography.exceptions import InvalidTag
+
         key_id, nonce, ciphertext = encrypted[1:5], encrypted[5:17], encrypted[17:]
         key = self._keys.get(key_id)
         if key is None:
             raise UnknownKey(key_id.hex())
         try:
-            return key.decrypt(nonce, ciphertext, place.encode())
+            return _cipher(key).decrypt(nonce, ciphertext, place.encode())
         except (InvalidTag, ValueError):
             raise TamperedValue(key_id.hex()) from None
+
+
+@lru_cache
+def _cipher(key: bytes) -> "AESGCM":
+    # Imported at the first use: the library takes 7 MB, and not every process encrypts.
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+    return AESGCM(key)
 
 
 def derive_key(key: str, purpose: str) -> bytes:
