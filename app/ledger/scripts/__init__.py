@@ -9,13 +9,13 @@ arguments after them; with `name: field field` a list of tables), `@returns` and
 
 import ast
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from functools import cache, cached_property
 from hashlib import sha1
 from importlib.resources import files
 from importlib.resources.abc import Traversable
-from itertools import chain, takewhile
+from itertools import takewhile
 from typing import Any, NamedTuple
 
 from app.ledger import keys
@@ -83,12 +83,16 @@ def _assemble(name: str, sources: Mapping[str, str]) -> Script:
     header = list(takewhile(lambda line: line.startswith("---"), lines))
     args = _tag(header, "args").split()
     varargs, _, fields = _tag(header, "varargs").partition(":")
-    bindings, included = _bindings(args, varargs, fields.split()), set[str]()
-    parts = (_expand(part, sources, included) for part in (header, bindings, lines[len(header) :]))
-    source = re.sub(r"\bkey\.(\w+)", _key, "\n".join([flags, *chain.from_iterable(parts)]))
+    bindings = _bindings(args, varargs, fields.split())
+    source = _expand("\n".join([flags, *header, *bindings, *lines[len(header) :]]), sources, set())
     prose = " ".join(line[4:] for line in header if not line.startswith("--- @"))
     return Script(
-        name, prose.removeprefix(f"{name}: "), args, (varargs, fields.split()), _tag(header, "returns"), source
+        name,
+        prose.removeprefix(f"{name}: "),
+        args,
+        (varargs, fields.split()),
+        _tag(header, "returns"),
+        _KEY.sub(_key, source),
     )
 
 
@@ -97,17 +101,24 @@ def _tag(lines: list[str], tag: str) -> str:
     return next((line.removeprefix(prefix) for line in lines if line.startswith(prefix)), "")
 
 
-def _expand(lines: Iterable[str], sources: Mapping[str, str], included: set[str]) -> Iterator[str]:
-    """Replace the first include of each file by its lines, and drop the others."""
-    for line in lines:
-        library = line.removeprefix("--- @include ")
-        if library == line:
-            yield line
-        elif library not in sources:
+# Both begin with text, not with `\b` or `^`: a search for text is ten times as fast, and every process does it at its start.
+_INCLUDE = re.compile(r"--- @include (.+)\n?")
+_KEY = re.compile(r"key\.(\w+)")
+
+
+def _expand(text: str, sources: Mapping[str, str], included: set[str]) -> str:
+    """Replace the first include of each file by its text, and drop the others."""
+
+    def include(match: re.Match[str]) -> str:
+        library = match[1]
+        if library not in sources:
             raise LookupError(f"a script includes {library}, and there is no {library}.lua")
-        elif library not in included:
-            included.add(library)
-            yield from _expand(sources[library].splitlines(), sources, included)
+        if library in included:
+            return ""
+        included.add(library)
+        return _expand(sources[library], sources, included).rstrip() + "\n"
+
+    return _INCLUDE.sub(include, text)
 
 
 def _bindings(args: list[str], varargs: str, fields: list[str]) -> Iterator[str]:
@@ -142,16 +153,29 @@ CALLERS = ("buckets.py", "connections.py", "ledger.py", "moves.py", "redis.py")
 
 def check_calls(code: str, file: str, scripts: Mapping[str, Script]) -> None:
     """Raise TypeError if a call `scripts.name(…)` in this Python code does not pass the script's parameters."""
-    for node in ast.walk(ast.parse(code)):
-        match node:
-            case ast.Call(ast.Attribute(ast.Name("scripts"), name), positional, keywords):
-                names = {keyword.arg or "**arguments" for keyword in keywords} | {"*arguments" for _ in positional}
-                try:
-                    if name not in scripts:
-                        raise TypeError(f"there is no script {name}")
-                    scripts[name].check(names)
-                except TypeError as error:
-                    raise TypeError(f"{file}:{node.lineno}: {error}") from None
+    for start in (match.start() for match in _CALL.finditer(code)):
+        call = _parse_call(code, start)
+        name = call.func.attr
+        names = {keyword.arg or "**arguments" for keyword in call.keywords} | {"*arguments" for _ in call.args}
+        try:
+            if name not in scripts:
+                raise TypeError(f"there is no script {name}")
+            scripts[name].check(names)
+        except TypeError as error:
+            line = code.count("\n", 0, start) + 1
+            raise TypeError(f"{file}:{line}: {error}") from None
+
+
+_CALL = re.compile(r"\bscripts\.\w+\(")
+
+
+def _parse_call(code: str, start: int) -> Any:
+    """Return the ast.Call that begins at start. To parse the whole module would take a tenth of a web process's start."""
+    end = start
+    while True:
+        end = code.index(")", end) + 1
+        if code.count("(", start, end) == code.count(")", start, end):
+            return ast.parse(code[start:end], mode="eval").body
 
 
 def _read(folder: Traversable, prefix: str = "") -> Iterator[tuple[str, str]]:
