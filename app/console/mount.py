@@ -13,6 +13,7 @@ from app.connections.stored_hooks import StoredHooks
 from app.ledger.ledger import Ledger
 from app.settings.model import Settings
 from app.telemetry.counters import Counters
+from app.webhooks.registry import load_sources
 
 if TYPE_CHECKING:
     from app.console.context import ConsoleContext
@@ -47,7 +48,7 @@ class Console:
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         if not self._is_open.is_set():
-            await asyncio.to_thread(import_module, PAGES)  # meanwhile webhooks are answered
+            await asyncio.to_thread(_import_pages)  # meanwhile webhooks are answered
         await self._pages(scope, receive, send)
 
     async def run(self) -> None:
@@ -65,6 +66,11 @@ class Console:
         self.start_draining()
         if self._is_open.is_set():
             await self.context.close()
+
+
+def _import_pages() -> None:
+    import_module(PAGES)
+    load_sources().load(load_sources())
 
 
 class ConsoleMount(Mount):

@@ -48,8 +48,7 @@ def read_environment(
     """Read and check all settings. Raises SettingsError with every problem.
 
     An empty variable counts as unset. redis_needed, token_needed: whether the process uses Redis and the Visits API.
-    sources_needed: whether it uses sources that have no hook too. They are loaded and checked: a command starts faster
-    without them.
+    sources_needed: whether to load and check the sources that have no hook, too. Without them a process starts faster.
     """
     variables = read_variables(environ)
     raw: dict[str, Any] = {name: variables[name.upper()] for name in Settings.variables() if name.upper() in variables}

@@ -9,8 +9,6 @@ from typing import Annotated, Any, Literal, NamedTuple
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
-from argon2 import PasswordHasher, extract_parameters
-from argon2.exceptions import InvalidHashError
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PrivateAttr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
@@ -60,6 +58,8 @@ def redis_url(value: str) -> str:
 
 def hash_password(password: str) -> str:
     """Return the hash in the form for the environment, without `$`."""
+    from argon2 import PasswordHasher
+
     return portable_hash(PasswordHasher().hash(password))
 
 
@@ -85,6 +85,9 @@ USER_NAME = re.compile(r"[\w.@+-]{1,80}")
 
 def _argon2(value: str) -> str:
     """Accept both forms of a hash, and return the one with `$`."""
+    from argon2 import extract_parameters
+    from argon2.exceptions import InvalidHashError
+
     argon2_hash = value if value.startswith("$") else "$" + value.replace(".", "$")
     try:
         extract_parameters(argon2_hash)

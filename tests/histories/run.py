@@ -22,11 +22,11 @@ from aiohttp import web
 from app.ledger.ids import TaskId
 from app.ledger.ledger import Ledger
 from app.ledger.redis import Redis, RedisAddress
-from app.main import create_app
 from app.settings.environment import read_environment
 from app.settings.model import Settings
 from app.visits.change import external_id
 from app.visits.client import http_client
+from app.web import create_app
 from app.webhooks.delivery import Delivery
 from app.webhooks.registry import load_sources, load_specimens
 from jobs.apply_visit import run_visit

@@ -12,6 +12,7 @@ import app.cli.run
 import app.intake.http_protocol
 import app.main
 import app.sandbox.api
+import app.web
 import jobs.worker
 from app.ledger.scripts import check_callers
 from app.visits.client import tls_context

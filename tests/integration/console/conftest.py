@@ -8,8 +8,8 @@ import httpx
 import pytest
 
 from app.ledger.redis import Redis
-from app.main import create_app
 from app.settings.environment import read_environment
+from app.web import create_app
 from tests.support.console import HASHES, KEY, OPERATORS, VIEWERS, Opened
 from tests.support.harness import CALENDLY_SECRET, SECRET, TOKEN, sign_standard, standard_body
 
@@ -32,7 +32,7 @@ def environ(redis_url: str) -> dict[str, str]:
 async def opened(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Opened]:
     """Open applications with an environment each, and close them after the test."""
     # It would keep the objects of every test in memory, and each test would go through the tasks of all.
-    monkeypatch.setattr("app.main._tune_garbage_collector", lambda: None)
+    monkeypatch.setattr("app.web._tune_garbage_collector", lambda: None)
     async with AsyncExitStack() as stack:
 
         async def open_app(environ: dict[str, str]) -> Any:

@@ -13,8 +13,8 @@ from app.ledger.keys import KEY_KINDS, kind_of
 from app.ledger.ledger import Ledger
 from app.ledger.redis import Redis
 from app.ledger.scripts import SOURCES, load
-from app.main import create_app
 from app.settings.environment import read_environment
+from app.web import create_app
 from tests.support.console import FINITE_ROUTES, Browser
 from tests.support.every_key import (
     ADA,
