@@ -91,7 +91,7 @@ def connect(
         request = ConnectRequest(source, name, values, secret, settings_of_hook)
         connected = await _connections(ledger, settings, tool, lambda connections: connections.connect(request))
         _report(connected)
-        if connected.reconciled is None and not is_recipe_first:
+        if connected.subscribed is None and not is_recipe_first:
             _print_recipe(tool, name, connected.url, connected.refusal)
         if not no_wait:
             await _wait_for_delivery(ledger, name, started_ms)
@@ -206,9 +206,9 @@ def _print_recipe(tool: LoadedSource, hook: str, url: str, refusal: str = "") ->
 
 
 def _report(connected: Connected) -> None:
-    hook, reconciled = connected.hook, connected.reconciled
+    hook, subscribed = connected.hook, connected.subscribed
     title = hook.source.definition.title
-    if reconciled is None:
+    if subscribed is None:
         print_message(f"{hook.name} is stored, and accepts the webhooks of {title} at {connected.url}")
         if connected.new_secret:
             print_message(f"{SECRET} in the steps is this new secret, which is stored, and not shown again:")
@@ -220,9 +220,9 @@ def _report(connected: Connected) -> None:
     account = f" ({connected.account_name})" if connected.account_name else ""
     print_message(f"{title}{account} is connected as {hook.name}: it sends webhooks to {connected.url}")
     for action, subscriptions in (
-        ("created", reconciled.created),
-        ("adopted", reconciled.adopted),
-        ("deleted", reconciled.deleted),
+        ("created", subscribed.created),
+        ("adopted", subscribed.adopted),
+        ("deleted", subscribed.deleted),
     ):
         for subscription in subscriptions:
             click.echo(f"{action} subscription {subscription.id}")

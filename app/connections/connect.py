@@ -8,7 +8,7 @@ from secrets import token_urlsafe
 from typing import Any
 
 from app.connections.catch_up import can_list, default_since, new_catch_up, store_of
-from app.connections.connector import Connector, Reconciled, connection_lock, describe
+from app.connections.connector import Connector, Subscribed, connection_lock, describe
 from app.connections.context import CallContext, ToolContext
 from app.connections.stored_hooks import StoredHooks
 from app.connections.tokens import tokens_of
@@ -62,7 +62,7 @@ class ConnectRequest:
 class Connected:
     """A connected hook.
 
-    reconciled: None if the tool has no API for subscriptions, so that a person does the steps. refusal: why this account
+    subscribed: None if the tool has no API for subscriptions, so that a person does the steps. refusal: why this account
     cannot use that API. new_secret: the secret that this person enters at the tool, if it was just generated.
     is_importing: a worker will store the coming appointments.
     """
@@ -71,7 +71,7 @@ class Connected:
     url: str
     account_name: str = ""
     account_id: str = ""
-    reconciled: Reconciled | None = None
+    subscribed: Subscribed | None = None
     new_secret: str = field(default="", repr=False)
     is_importing: bool = False
     refusal: str = ""
@@ -133,7 +133,7 @@ class Connections:
             return await self._by_hand(connected)
         is_secret_new = before is None or not before.secrets
         try:
-            reconciled = await connector.reconcile(is_secret_new=is_secret_new, newest_secret=True)
+            subscribed = await connector.ensure_subscriptions(is_secret_new=is_secret_new, newest_secret=True)
         except (Refused, ClientError, Unauthorized) as error:
             if source.subscription.is_by_hand_if_refused:
                 refusal = describe(error, source.definition.title)
@@ -143,22 +143,22 @@ class Connections:
             if before is None and not (await self._states.get(name)).subscription_ids:
                 await self._stored.remove(name, self._actions)
             raise
-        if is_environment and not set(reconciled.secrets) <= set(hook.settings.secrets):
-            await connector.delete(reconciled.created)
+        if is_environment and not set(subscribed.secrets) <= set(hook.settings.secrets):
+            await connector.delete(subscribed.created)
             raise SettingsError([_secret_in_environment(hook)])
-        hook = await self._keep_secrets(hook, wanted, reconciled)
+        hook = await self._keep_secrets(hook, wanted, subscribed)
         last_state = await self._states.get(name)
         since = await default_since(self._context, name)
-        state = connector.with_secret(healthy_state(last_state, reconciled, url, account_name), reconciled)
+        state = connector.with_secret(healthy_state(last_state, subscribed, url, account_name), subscribed)
         account_id = account_id or last_state.account_id
         await self._states.save(replace(state, connected_by=self._actions.actor_name, account_id=account_id))
-        await self._actions.record("connected tool", f"{name}: {_summary(reconciled)}")
+        await self._actions.record("connected tool", f"{name}: {_summary(subscribed)}")
         was_unseen = not last_state.connected_at_ms or last_state.state == "credentials_expired"
-        is_importing = can_list(hook) and bool(reconciled.created or was_unseen)
+        is_importing = can_list(hook) and bool(subscribed.created or was_unseen)
         if is_importing:
             catch_up = new_catch_up(name, since, self._actions.actor_name, "connected")
             await store_of(self._context).save(catch_up)
-        return Connected(hook, url, account_name, account_id, reconciled, is_importing=is_importing)
+        return Connected(hook, url, account_name, account_id, subscribed, is_importing=is_importing)
 
     async def _by_hand(self, connected: Connected) -> Connected:
         """Note the connection of a hook whose webhooks a person sets up, and import the coming appointments once.
@@ -205,12 +205,12 @@ class Connections:
         if not is_environment and wanted != before:
             await self._stored.save(request.hook, wanted, self._actions)
 
-    async def _keep_secrets(self, hook: Hook, stored: HookSettings, reconciled: Reconciled) -> Hook:
+    async def _keep_secrets(self, hook: Hook, stored: HookSettings, subscribed: Subscribed) -> Hook:
         """Store the secrets that the tool chose."""
-        secrets = reconciled.secrets
+        secrets = subscribed.secrets
         if not secrets or set(secrets) <= set(hook.settings.secrets):
             return hook
-        valid = () if all(each.secret for each in reconciled.adopted) else stored.secrets
+        valid = () if all(each.secret for each in subscribed.adopted) else stored.secrets
         wanted = change_hook(stored, {"secrets": list(dict.fromkeys([*secrets, *valid]))})
         await self._stored.save(hook.name, wanted, self._actions)
         return _as_hook(self._context.settings, hook.name, wanted)
@@ -347,25 +347,25 @@ def _with_hook(context: CallContext, name: str, wanted: HookSettings) -> CallCon
     return ToolContext(settings, context.ledger, context.http, context.locks, context.token_exchanges)
 
 
-def _summary(reconciled: Reconciled) -> str:
+def _summary(subscribed: Subscribed) -> str:
     counts = {
-        "created": len(reconciled.created),
-        "adopted": len(reconciled.adopted),
-        "deleted": len(reconciled.deleted),
+        "created": len(subscribed.created),
+        "adopted": len(subscribed.adopted),
+        "deleted": len(subscribed.deleted),
     }
     return ", ".join(f"{count} {action}" for action, count in counts.items() if count)
 
 
-def healthy_state(before: ConnectionState, reconciled: Reconciled, url: str, account_name: str = "") -> ConnectionState:
+def healthy_state(before: ConnectionState, subscribed: Subscribed, url: str, account_name: str = "") -> ConnectionState:
     """Return the state of a connection whose subscriptions have just been seen to be active.
 
     Those with an earlier URL are deleted.
     """
-    now_ms, expires_at = int(time.time() * 1000), reconciled.expires_at
+    now_ms, expires_at = int(time.time() * 1000), subscribed.expires_at
     return replace(
         before,
         state="healthy",
-        subscription_ids=tuple(each.id for each in reconciled.subscriptions),
+        subscription_ids=tuple(each.id for each in subscribed.subscriptions),
         url=url,
         account_name=account_name or before.account_name,
         detail="",

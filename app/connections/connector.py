@@ -46,8 +46,8 @@ OUTAGES = (VisitsApiError, LockContended)
 
 
 @dataclass(frozen=True, slots=True)
-class Reconciled:
-    """What a reconciliation did. The hook now has the adopted and the created subscriptions."""
+class Subscribed:
+    """What `Connector.ensure_subscriptions` did. The hook now has the adopted and the created subscriptions."""
 
     adopted: tuple[SubscriptionState, ...]
     created: tuple[SubscriptionState, ...]
@@ -129,9 +129,9 @@ class Connector:
         events = self.declaration.read_events(response, account)
         return None if events is None else replace(subscription, events=events or NO_EVENTS)
 
-    async def reconcile(
+    async def ensure_subscriptions(
         self, *, is_secret_new: bool = False, newest_secret: bool = False, lasts_until: datetime | None = None
-    ) -> Reconciled:
+    ) -> Subscribed:
         """Make the subscriptions of the hook what they should be.
 
         is_secret_new: the secret is younger than the subscriptions that may exist, so that none of them signs with it.
@@ -166,7 +166,7 @@ class Connector:
         if not (missing and self.declaration.is_url_unique):
             await self.delete(leftover)
         leftover += await self.delete_outdated()
-        return Reconciled(tuple(adopted), tuple(created), tuple(leftover))
+        return Subscribed(tuple(adopted), tuple(created), tuple(leftover))
 
     async def remove(self) -> list[str]:
         """Delete our subscriptions, and return their ids."""
@@ -225,13 +225,13 @@ class Connector:
             return True
         return state.secret_fingerprint in self._fingerprints(secrets[:1] if newest_secret else secrets)
 
-    def with_secret(self, state: ConnectionState, reconciled: Reconciled) -> ConnectionState:
+    def with_secret(self, state: ConnectionState, subscribed: Subscribed) -> ConnectionState:
         """Note with which secret the subscriptions sign."""
         secret_keys, secrets = self._context.settings.secret_key, self._hook.settings.secrets
         if not self._signs_with_own_secret or not secret_keys or not secrets:
             return state
         signing = secrets[0]
-        if not reconciled.created:
+        if not subscribed.created:
             signing = self._fingerprints(secrets).get(state.secret_fingerprint, signing)
         return replace(state, secret_fingerprint=fingerprint(signing, secret_keys))
 

@@ -12,7 +12,7 @@ from app.connections.connect import MAX_SECRETS, can_call, healthy_state
 from app.connections.connector import (
     Connector,
     NotSubscribable,
-    Reconciled,
+    Subscribed,
     connection_lock,
     describe,
     match_groups,
@@ -159,7 +159,7 @@ class Guard:
         if expires_at and expires_at < self._renew_before():
             return await self._renew(hook, connector, before)
         await connector.delete_outdated()
-        after = self._healthy(hook, connector, before, Reconciled(tuple(working), (), ()))
+        after = self._healthy(hook, connector, before, Subscribed(tuple(working), (), ()))
         failing_since = await self._failing_since(hook, working)
         if failing_since is None:
             return after
@@ -207,32 +207,32 @@ class Guard:
             await self._actions.record("noticed connection", f"{hook.name}: {problem}")
         current = await self._states.get(hook.name)
         await self._states.save(replace(current, state=problem, detail=loss))
-        reconciled = await connector.reconcile(lasts_until=self._renew_before())
-        await self._keep_secrets(hook, reconciled)
+        subscribed = await connector.ensure_subscriptions(lasts_until=self._renew_before())
+        await self._keep_secrets(hook, subscribed)
         was = "it signed with another secret" if problem == "degraded" else f"it was {problem}"
         await self._actions.record("repaired connection", f"{hook.name}: {was}")
         if can_list(hook):
             await store_of(self._context).save(new_catch_up(hook.name, since, self._actions.actor_name, "repaired"))
         at = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
-        after = self._healthy(hook, connector, before, reconciled)
-        action = "was subscribed again" if reconciled.created else "its secret was stored"
+        after = self._healthy(hook, connector, before, subscribed)
+        action = "was subscribed again" if subscribed.created else "its secret was stored"
         return replace(after, detail=f"{was}, and {action} at {at}")
 
     async def _renew(self, hook: Hook, connector: Connector, before: ConnectionState) -> ConnectionState:
-        reconciled = await connector.reconcile(lasts_until=self._renew_before())
-        await self._keep_secrets(hook, reconciled)
+        subscribed = await connector.ensure_subscriptions(lasts_until=self._renew_before())
+        await self._keep_secrets(hook, subscribed)
         await self._actions.record("renewed connection", hook.name)
-        return self._healthy(hook, connector, before, reconciled)
+        return self._healthy(hook, connector, before, subscribed)
 
     def _healthy(
-        self, hook: Hook, connector: Connector, before: ConnectionState, reconciled: Reconciled
+        self, hook: Hook, connector: Connector, before: ConnectionState, subscribed: Subscribed
     ) -> ConnectionState:
-        after = healthy_state(before, reconciled, self._context.settings.hook_url(hook))
-        return connector.with_secret(after, reconciled) if before.is_managed else after
+        after = healthy_state(before, subscribed, self._context.settings.hook_url(hook))
+        return connector.with_secret(after, subscribed) if before.is_managed else after
 
-    async def _keep_secrets(self, hook: Hook, reconciled: Reconciled) -> None:
+    async def _keep_secrets(self, hook: Hook, subscribed: Subscribed) -> None:
         """Accept the secrets that the tool chose for new subscriptions, beside the old ones."""
-        new = [secret for secret in reconciled.secrets if secret not in hook.settings.secrets]
+        new = [secret for secret in subscribed.secrets if secret not in hook.settings.secrets]
         if new and self._context.settings.is_stored(hook.name):
             secrets = [*new, *hook.settings.secrets]
             await self._stored.change(hook.name, {"secrets": secrets[:MAX_SECRETS]}, self._actions)

@@ -12,7 +12,7 @@ import uvicorn
 
 from app.connections import turns
 from app.connections.connect import healthy_state
-from app.connections.connector import Connector, Reconciled, connection_lock
+from app.connections.connector import Connector, Subscribed, connection_lock
 from app.connections.context import ToolContext
 from app.connections.listing import ListedChanges, read_pages, translate_record
 from app.ledger.connection_states import ConnectionStates
@@ -68,16 +68,16 @@ class ConnectedTool:
     def connector(self) -> Connector:
         return Connector(self.context, self.hook)
 
-    async def reconcile(self, *, is_secret_new: bool = False) -> Reconciled:
-        """Reconcile, and store the secrets that the tool chose, and then the state, as `connect` does."""
+    async def ensure_subscriptions(self, *, is_secret_new: bool = False) -> Subscribed:
+        """Ensure the subscriptions, and store the secrets that the tool chose, and then the state, as `connect` does."""
         async with connection_lock(self.context, self.hook.name):
-            reconciled = await self.connector().reconcile(is_secret_new=is_secret_new)
-        if reconciled.secrets:
-            settings = self.hook.settings.model_copy(update={"secrets": reconciled.secrets})
+            subscribed = await self.connector().ensure_subscriptions(is_secret_new=is_secret_new)
+        if subscribed.secrets:
+            settings = self.hook.settings.model_copy(update={"secrets": subscribed.secrets})
             self.hook = replace(self.hook, settings=settings)
         state = await self.states.get(self.hook.name)
-        await self.states.save(healthy_state(state, reconciled, self.url))
-        return reconciled
+        await self.states.save(healthy_state(state, subscribed, self.url))
+        return subscribed
 
 
 @asynccontextmanager
@@ -108,7 +108,7 @@ async def subscribed_tool(name: str, redis: Redis) -> AsyncIterator[ConnectedToo
     """Yield a tool that is subscribed to, if it can be: some lists need the account's name in a subscription."""
     async with connected_tool(name, redis) as tool:
         if tool.hook.source.subscription:
-            await tool.reconcile(is_secret_new=True)
+            await tool.ensure_subscriptions(is_secret_new=True)
         yield tool
 
 

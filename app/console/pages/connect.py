@@ -71,7 +71,7 @@ async def connect(request: Request) -> Response:
         again = existed or name in console.settings.hooks
         return await form_page(request, {**values, "again": "1" if again else ""}, _sentences(error, source))
     query = urlencode({"since": started_ms})
-    if connected.reconciled is None and not existed and is_secret_generated(source):
+    if connected.subscribed is None and not existed and is_secret_generated(source):
         return await _waiting_page(request, name, started_ms, connected.hook.settings.secrets[0])
     return redirect(f"/console/hooks/{name}/first-delivery?{query}")
 

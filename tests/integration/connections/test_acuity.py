@@ -20,11 +20,11 @@ async def test_full_lists_are_divided(redis: Redis) -> None:
 
 async def test_a_webhook_that_acuity_does_not_list_is_created_again(redis: Redis) -> None:
     async with connected_tool("acuity", redis) as tool:
-        before = await tool.reconcile()
+        before = await tool.ensure_subscriptions()
         disabled = tool.vendor.subscriptions[before.created[0].id]
         disabled.is_active = False
 
-        again = await tool.reconcile()
+        again = await tool.ensure_subscriptions()
 
         assert [before.created[0].events] == [each.events for each in again.created]
         assert set(before.created[1:]) == set(again.adopted)

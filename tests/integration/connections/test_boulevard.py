@@ -29,7 +29,7 @@ async def test_a_refusal_has_the_words_of_boulevard(redis: Redis) -> None:
         tool.vendor.faults = replace(tool.vendor.faults, forbidden=True)
 
         with pytest.raises(Refused, match=r"^Boulevard refuses the application: You need access to webhooks\.$"):
-            await tool.reconcile()
+            await tool.ensure_subscriptions()
 
 
 def test_the_order_of_an_appointment_that_began_is_listed_once_it_is_closed() -> None:

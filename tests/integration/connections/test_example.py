@@ -85,7 +85,7 @@ async def test_it_is_connected_as_every_tool(tidybook: ConnectedTool) -> None:
 
 
 async def test_its_list_means_what_its_webhooks_mean(tidybook: ConnectedTool, monkeypatch: pytest.MonkeyPatch) -> None:
-    await tidybook.reconcile(is_secret_new=True)
+    await tidybook.ensure_subscriptions(is_secret_new=True)
     receiver = test_fake_webhooks.Receiver(tidybook)
     monkeypatch.setattr(tidybook.vendor, "_post", receiver.receive)
     tidybook.vendor.faults = replace(tidybook.vendor.faults, page_size=1)

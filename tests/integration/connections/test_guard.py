@@ -34,7 +34,7 @@ TOMORROW = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) + timede
 async def tool(redis: Redis) -> AsyncIterator[ConnectedTool]:
     """Return a tool whose hook is connected by Doorbell."""
     async with connected_tool("calendly", redis) as tool:
-        await tool.reconcile(is_secret_new=True)
+        await tool.ensure_subscriptions(is_secret_new=True)
         yield tool
 
 
@@ -107,7 +107,7 @@ def set_secrets(tool: ConnectedTool, *secrets: str) -> None:
 async def connected_with_old_secret(tool: ConnectedTool) -> None:
     set_secrets(tool, OLD_SECRET)
     tool.vendor.subscriptions.clear()
-    await tool.reconcile()
+    await tool.ensure_subscriptions()
     await managed(tool)
     await check(tool)
 
@@ -137,9 +137,9 @@ async def test_connecting_again_moves_the_subscription_to_the_newest_secret(tool
     set_secrets(tool, NEW_SECRET, OLD_SECRET)
 
     async with connection_lock(tool.context, tool.hook.name):
-        reconciled = await tool.connector().reconcile(newest_secret=True)
+        subscribed = await tool.connector().ensure_subscriptions(newest_secret=True)
 
-    assert ([NEW_SECRET], 1) == (secrets_at_the_tool(tool), len(reconciled.deleted))
+    assert ([NEW_SECRET], 1) == (secrets_at_the_tool(tool), len(subscribed.deleted))
 
 
 async def test_a_rotated_secret_key_replaces_no_subscription(tool: ConnectedTool) -> None:
@@ -408,7 +408,7 @@ async def test_a_secret_that_was_rotated_at_the_tool_is_stored_if_the_tool_shows
 
 async def test_a_hook_of_the_environment_is_told_which_variable_lacks_the_secret(redis: Redis) -> None:
     async with connected_tool("savvycal", redis) as tool:
-        await tool.reconcile(is_secret_new=True)
+        await tool.ensure_subscriptions(is_secret_new=True)
         await managed(tool)
         set_secrets(tool, "the secret before its rotation")
 

@@ -25,7 +25,7 @@ async def test_with_the_key_of_a_company_a_person_sets_up_the_webhooks(redis: Re
         connected = await connections.connect(ConnectRequest("housecallpro", "housecallpro"))
         again = await connections.connect(ConnectRequest("housecallpro", "housecallpro"))
 
-        assert connected.reconciled is None
+        assert connected.subscribed is None
         assert connected.refusal.startswith("Only applications that Housecall Pro registered")
         assert (True, False) == (connected.is_importing, again.is_importing)
         assert not (await tool.states.get("housecallpro")).is_managed

@@ -47,7 +47,7 @@ async def test_a_topic_that_another_address_gets_is_a_sentence(tool: ConnectedTo
     tool.vendor.subscribe("https://other.example.com", ("APPOINTMENT_CANCELLED",), "their secret", is_of_app=True)
 
     with pytest.raises(Refused, match="Another address already gets these events"):
-        await tool.reconcile()
+        await tool.ensure_subscriptions()
 
 
 def test_a_page_leads_to_its_patients_and_holds_are_skipped() -> None:

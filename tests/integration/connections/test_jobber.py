@@ -28,9 +28,9 @@ async def tool(redis: Redis) -> AsyncIterator[ConnectedTool]:
 async def test_an_endpoint_whose_creation_was_not_answered_is_adopted(tool: ConnectedTool) -> None:
     tool.vendor.faults = replace(tool.vendor.faults, hang_after=4)
     with pytest.raises(OutcomeUnknown):
-        await tool.reconcile()
+        await tool.ensure_subscriptions()
 
-    await tool.reconcile()
+    await tool.ensure_subscriptions()
 
     declared = tool.hook.source.subscription
     assert declared
@@ -42,7 +42,7 @@ async def test_a_missing_scope_is_a_sentence(tool: ConnectedTool) -> None:
     tool.vendor.faults = replace(tool.vendor.faults, forbidden=True)
 
     with pytest.raises(Refused, match="the app needs the scopes"):
-        await tool.reconcile()
+        await tool.ensure_subscriptions()
 
 
 async def test_a_visit_that_was_destroyed_is_cancelled(tool: ConnectedTool) -> None:

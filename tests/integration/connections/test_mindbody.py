@@ -33,9 +33,9 @@ def change_credentials(tool: ConnectedTool, **changes: str | None) -> None:
 async def test_an_api_key_is_enough_for_subscriptions(tool: ConnectedTool) -> None:
     change_credentials(tool, SITE_ID=None, USERNAME=None, PASSWORD=None)
 
-    reconciled = await tool.reconcile(is_secret_new=True)
+    subscribed = await tool.ensure_subscriptions(is_secret_new=True)
 
-    assert [True] == [each.is_active for each in reconciled.created]
+    assert [True] == [each.is_active for each in subscribed.created]
     assert (True, False) == (can_call(tool.hook), can_list(tool.hook))
     with pytest.raises(CredentialsMissing, match=r"SITE_ID.*USERNAME.*PASSWORD"):
         await listed_changes(tool, WINDOW)
@@ -50,10 +50,10 @@ async def test_a_wrong_log_in_lists_nothing(tool: ConnectedTool) -> None:
 
 async def test_a_deactivated_subscription_is_no_subscription(tool: ConnectedTool) -> None:
     """It stays in Mindbody's list for good."""
-    first = await tool.reconcile(is_secret_new=True)
+    first = await tool.ensure_subscriptions(is_secret_new=True)
     await tool.connector().remove()
 
-    again = await tool.reconcile()
+    again = await tool.ensure_subscriptions()
 
     assert [each.id for each in again.created] != [each.id for each in first.created]
     assert again.adopted == again.deleted == ()

@@ -26,7 +26,7 @@ guarded_tool = pytest.mark.parametrize("tool", GUARDED, indirect=True)
 async def tool(request: pytest.FixtureRequest, redis: Redis) -> AsyncIterator[ConnectedTool]:
     """Yield a tool that Doorbell connected, and then a person changed PUBLIC_URL."""
     async with connected_tool(request.param, redis) as tool:
-        await tool.reconcile(is_secret_new=True)
+        await tool.ensure_subscriptions(is_secret_new=True)
         await tool.states.save(replace(await tool.states.get(tool.hook.name), connected_by="ada"))
         tool.vendor.subscribe(STRANGER, tuple(DECLARED[request.param].groups[0]), "their secret")
         change_url(tool, NEW)
@@ -54,10 +54,10 @@ def urls(tool: ConnectedTool) -> set[str]:
 async def test_the_subscriptions_with_the_old_url_are_deleted_when_new_ones_work(tool: ConnectedTool) -> None:
     old = {id for id, each in tool.vendor.subscriptions.items() if each.url != STRANGER}
 
-    reconciled = await tool.reconcile()
+    subscribed = await tool.ensure_subscriptions()
 
     assert {NEW, STRANGER.partition("/hooks/")[0]} == urls(tool)
-    assert old == {each.id for each in reconciled.deleted}
+    assert old == {each.id for each in subscribed.deleted}
     assert len(own_subscriptions(tool)) == len(DECLARED[tool.vendor.name].groups)
     assert () == (await tool.states.get(tool.hook.name)).outdated
 

@@ -22,11 +22,11 @@ def event(institution_id: int, name: str, is_active: bool = True) -> dict[str, A
 
 async def test_an_endpoint_that_lacks_an_event_is_replaced(redis: Redis) -> None:
     async with connected_tool("nexhealth", redis) as tool:
-        await tool.reconcile()
+        await tool.ensure_subscriptions()
         [old] = tool.vendor.subscriptions.values()
         old.events = old.events[:1]
 
-        await tool.reconcile()
+        await tool.ensure_subscriptions()
 
         [new] = tool.vendor.subscriptions.values()
         assert (new.id != old.id, 3) == (True, len(new.events))

@@ -77,7 +77,7 @@ async def test_odd_values_in_lists_of_appointments(tool: ConnectedTool) -> None:
     source, connector = tool.hook.source, tool.connector()
     listing = source.listing
     assert listing
-    await tool.reconcile(is_secret_new=True)
+    await tool.ensure_subscriptions(is_secret_new=True)
     remaining, kinds = list(listing.start(WINDOW, await connector.account())), set[tuple[Any, ...]]()
     while remaining:
         request = remaining.pop(0)

@@ -45,12 +45,12 @@ def test_the_event_booking_means_all_bookings() -> None:
 
 async def test_a_webhook_gets_a_name_that_no_other_has(redis: Redis) -> None:
     async with connected_tool("oncehub", redis) as tool:
-        await tool.reconcile()
+        await tool.ensure_subscriptions()
         [first] = tool.vendor.subscriptions.values()
         first.attributes["name"] = "Doorbell oncehub"
         first.events = ("booking.canceled",)
 
-        await tool.reconcile()
+        await tool.ensure_subscriptions()
 
         [second] = tool.vendor.subscriptions.values()
         assert second.attributes["name"].startswith("Doorbell oncehub ")

@@ -53,7 +53,7 @@ async def test_a_first_connection_lists_no_payments_of_the_past(tool: ConnectedT
 async def test_webhooks_mean_the_same_payments_as_the_list(
     tool: ConnectedTool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await tool.reconcile(is_secret_new=True)
+    await tool.ensure_subscriptions(is_secret_new=True)
     receiver = Receiver(tool)
     monkeypatch.setattr(tool.vendor, "_post", receiver.receive)
     calendar = tool.vendor.calendar

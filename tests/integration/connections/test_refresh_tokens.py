@@ -34,10 +34,10 @@ async def test_an_app_connects_and_stays_connected_when_its_token_expires(
         tool = with_app(plain)
         oauth_of(tool.vendor).rotates = True
         first_refresh_token = tool.hook.settings.credentials["REFRESH_TOKEN"]
-        first = await tool.reconcile(is_secret_new=True)
+        first = await tool.ensure_subscriptions(is_secret_new=True)
         oauth_of(tool.vendor).expire()
 
-        again = await tool.reconcile()
+        again = await tool.ensure_subscriptions()
 
         assert {each.id for each in first.created} == {each.id for each in again.adopted}
         assert first_refresh_token not in oauth_of(tool.vendor).grants[0].refresh_tokens

@@ -23,10 +23,10 @@ LISTED_AT = datetime(2026, 11, 29, 12, tzinfo=UTC)
 
 async def test_a_disabled_webhook_is_replaced_before_it_is_deleted(redis: Redis) -> None:
     async with connected_tool("savvycal", redis) as tool:
-        first = await tool.reconcile()
+        first = await tool.ensure_subscriptions()
         tool.vendor.disable_all()
 
-        await tool.reconcile()
+        await tool.ensure_subscriptions()
 
         [webhook] = tool.vendor.subscriptions.values()
         writes = [method for method, _, _ in tool.vendor.requests if method != "GET"]

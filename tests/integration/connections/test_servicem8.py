@@ -27,11 +27,11 @@ JOB = "123e4567-e89b-42d3-a456-426614174000"
 
 async def test_a_disabled_webhook_is_changed_in_place(redis: Redis) -> None:
     async with connected_tool("servicem8", redis) as tool:
-        await tool.reconcile()
+        await tool.ensure_subscriptions()
         before = set(tool.vendor.subscriptions)
         tool.vendor.disable_all()
 
-        again = await tool.reconcile()
+        again = await tool.ensure_subscriptions()
 
         assert before == set(tool.vendor.subscriptions) == {each.id for each in again.created}
         assert () == again.deleted

@@ -131,11 +131,11 @@ async def results(tool: ConnectedTool, tenants: list[str]) -> dict[str, int]:
 
 async def test_a_disabled_webhook_is_enabled_and_keeps_its_secret(redis: Redis) -> None:
     async with connected_tool("shopmonkey", redis) as tool:
-        await tool.reconcile(is_secret_new=True)
+        await tool.ensure_subscriptions(is_secret_new=True)
         before = {id: stored.secret for id, stored in tool.vendor.subscriptions.items()}
         tool.vendor.disable_all()
 
-        await tool.reconcile()
+        await tool.ensure_subscriptions()
 
         assert before == {id: stored.secret for id, stored in tool.vendor.subscriptions.items() if stored.is_active}
 
@@ -145,10 +145,10 @@ async def test_webhooks_named_after_the_operation_are_adopted(redis: Redis) -> N
         triggers = ("AppointmentInsert", "AppointmentUpdate", "AppointmentDelete", "OrderInsert", "OrderUpdate")
         mine = tool.vendor.subscribe(tool.url, triggers, tool.hook.settings.secrets[0])
 
-        reconciled = await tool.reconcile()
+        subscribed = await tool.ensure_subscriptions()
 
-        assert [mine.id] == [each.id for each in reconciled.adopted]
-        assert () == reconciled.created
+        assert [mine.id] == [each.id for each in subscribed.adopted]
+        assert () == subscribed.created
 
 
 async def test_every_customer_of_a_page_is_asked_for_in_parts(redis: Redis) -> None:

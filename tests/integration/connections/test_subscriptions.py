@@ -62,18 +62,18 @@ def assert_connected(tool: ConnectedTool) -> None:
 
 
 async def test_connecting_creates_the_subscriptions(tool: ConnectedTool) -> None:
-    reconciled = await tool.reconcile(is_secret_new=True)
+    subscribed = await tool.ensure_subscriptions(is_secret_new=True)
 
     assert_connected(tool)
-    assert {each.id for each in reconciled.created} == set(subscriptions(tool))
-    assert reconciled.adopted == reconciled.deleted == ()
+    assert {each.id for each in subscribed.created} == set(subscriptions(tool))
+    assert subscribed.adopted == subscribed.deleted == ()
 
 
 async def test_connecting_twice_adopts_what_exists(tool: ConnectedTool) -> None:
-    await tool.reconcile(is_secret_new=True)
+    await tool.ensure_subscriptions(is_secret_new=True)
     before = subscriptions(tool)
 
-    again = await tool.reconcile()
+    again = await tool.ensure_subscriptions()
 
     assert before == subscriptions(tool)
     assert again.created == again.deleted == ()
@@ -83,7 +83,7 @@ async def test_subscriptions_of_strangers_stay(tool: ConnectedTool) -> None:
     events = load_sources()[tool.vendor.name].subscription.groups[0]  # type: ignore[union-attr]
     foreign = tool.vendor.subscribe("https://other.example.com/hooks/x", tuple(events), "their secret")
 
-    await tool.reconcile(is_secret_new=True)
+    await tool.ensure_subscriptions(is_secret_new=True)
     async with connection_lock(tool.context, tool.hook.name):
         await tool.connector().remove()
 
@@ -101,10 +101,10 @@ def subscribe_with_unknown_secret(tool: ConnectedTool) -> set[str]:
 async def test_a_subscription_with_another_secret_is_replaced(tool: ConnectedTool) -> None:
     old = subscribe_with_unknown_secret(tool)
 
-    reconciled = await tool.reconcile(is_secret_new=True)
+    subscribed = await tool.ensure_subscriptions(is_secret_new=True)
 
     assert old.isdisjoint(subscriptions(tool))
-    assert old == {each.id for each in reconciled.deleted}
+    assert old == {each.id for each in subscribed.deleted}
     assert_connected(tool)
 
 
@@ -115,7 +115,7 @@ async def test_a_replaced_subscription_leaves_no_gap(tool: ConnectedTool) -> Non
     """The new one exists before the old one is deleted. Some tools refuse two with one URL; they are not here."""
     subscribe_with_unknown_secret(tool)
 
-    await tool.reconcile(is_secret_new=True)
+    await tool.ensure_subscriptions(is_secret_new=True)
 
     writes = [method for method, path, status in tool.vendor.requests if method in ("POST", "DELETE") and status < 300]
     assert "DELETE" in writes
@@ -124,20 +124,20 @@ async def test_a_replaced_subscription_leaves_no_gap(tool: ConnectedTool) -> Non
 
 @pytest.mark.parametrize("tool", LISTABLE, indirect=True)
 async def test_a_disabled_subscription_works_again(tool: ConnectedTool) -> None:
-    await tool.reconcile(is_secret_new=True)
+    await tool.ensure_subscriptions(is_secret_new=True)
     tool.vendor.disable_all()
 
-    await tool.reconcile()
+    await tool.ensure_subscriptions()
 
     assert_connected(tool)
 
 
 @pytest.mark.parametrize("tool", LISTABLE, indirect=True)
 async def test_a_deleted_subscription_is_created_again(tool: ConnectedTool) -> None:
-    await tool.reconcile(is_secret_new=True)
+    await tool.ensure_subscriptions(is_secret_new=True)
     tool.vendor.subscriptions.clear()
 
-    await tool.reconcile()
+    await tool.ensure_subscriptions()
 
     assert_connected(tool)
 
@@ -150,9 +150,9 @@ async def test_a_lost_response_doubles_nothing(tool: ConnectedTool) -> None:
         await tool.states.remove(tool.hook.name)
         tool.vendor.faults = replace(tool.vendor.faults, hang_after=number)
         try:
-            await tool.reconcile(is_secret_new=True)
+            await tool.ensure_subscriptions(is_secret_new=True)
         except OutcomeUnknown:
-            await tool.reconcile(is_secret_new=DECLARED[tool.vendor.name].secret_from == "tool")
+            await tool.ensure_subscriptions(is_secret_new=DECLARED[tool.vendor.name].secret_from == "tool")
             assert_connected(tool)
         else:
             break
@@ -162,14 +162,14 @@ async def test_a_lost_response_doubles_nothing(tool: ConnectedTool) -> None:
 
 @pytest.mark.parametrize("tool", LISTABLE, indirect=True)
 async def test_a_lost_response_to_a_repair_leaves_no_subscription_with_an_unknown_secret(tool: ConnectedTool) -> None:
-    await tool.reconcile(is_secret_new=True)
+    await tool.ensure_subscriptions(is_secret_new=True)
     for number in range(1, 40):
         tool.vendor.subscriptions.clear()
         tool.vendor.faults = replace(tool.vendor.faults, hang_after=number)
         try:
-            await tool.reconcile()
+            await tool.ensure_subscriptions()
         except OutcomeUnknown:
-            await tool.reconcile()
+            await tool.ensure_subscriptions()
             assert_connected(tool)
         else:
             break
@@ -178,7 +178,7 @@ async def test_a_lost_response_to_a_repair_leaves_no_subscription_with_an_unknow
 @pytest.mark.parametrize("tool", [name for name in DECLARED if DECLARED[name].secret_from != "tool"], indirect=True)
 async def test_two_processes_at_once_create_one_connection(tool: ConnectedTool) -> None:
     """Where the tool chooses the secret, the second process may know it only after the first one has stored it."""
-    await asyncio.gather(tool.reconcile(), tool.reconcile())
+    await asyncio.gather(tool.ensure_subscriptions(), tool.ensure_subscriptions())
 
     assert_connected(tool)
 
@@ -187,16 +187,16 @@ async def test_a_connection_is_locked(tool: ConnectedTool, monkeypatch: pytest.M
     monkeypatch.setattr("app.connections.connector.LOCK_WAIT_S", 0.1)
     async with connection_lock(tool.context, tool.hook.name):
         with pytest.raises(LockContended):
-            await tool.reconcile()
+            await tool.ensure_subscriptions()
 
-    await tool.reconcile()
+    await tool.ensure_subscriptions()
 
 
 async def test_a_missing_plan_or_right_is_a_sentence(tool: ConnectedTool) -> None:
     tool.vendor.faults = replace(tool.vendor.faults, forbidden=True)
 
     with pytest.raises((Refused, Unauthorized)) as refused:
-        await tool.reconcile()
+        await tool.ensure_subscriptions()
 
     assert isinstance(refused.value, Refused), "the module has no sentence for this refusal"
     assert str(refused.value).endswith(".")
@@ -206,20 +206,20 @@ async def test_wrong_credentials_are_refused(tool: ConnectedTool) -> None:
     tool.vendor.faults = replace(tool.vendor.faults, unauthorized=True)
 
     with pytest.raises(Unauthorized):
-        await tool.reconcile()
+        await tool.ensure_subscriptions()
 
 
 async def test_a_tool_that_is_down_is_no_refusal(tool: ConnectedTool) -> None:
     tool.vendor.faults = replace(tool.vendor.faults, down=True)
 
     with pytest.raises((ServerError, ConnectionFailed)):
-        await tool.reconcile()
+        await tool.ensure_subscriptions()
 
 
 async def test_a_rate_limit_is_waited_for(tool: ConnectedTool) -> None:
     tool.vendor.faults = replace(tool.vendor.faults, rate_limited=1, retry_after_s=0)
 
-    await tool.reconcile(is_secret_new=True)
+    await tool.ensure_subscriptions(is_secret_new=True)
 
     assert_connected(tool)
 
@@ -227,10 +227,10 @@ async def test_a_rate_limit_is_waited_for(tool: ConnectedTool) -> None:
 async def test_subscriptions_on_a_later_page_are_found(tool: ConnectedTool) -> None:
     for number in range(4):
         tool.vendor.subscribe(f"https://other.example.com/{number}", ("x",), "s")
-    await tool.reconcile(is_secret_new=True)
+    await tool.ensure_subscriptions(is_secret_new=True)
     tool.vendor.faults = replace(tool.vendor.faults, page_size=2)
 
-    again = await tool.reconcile()
+    again = await tool.ensure_subscriptions()
 
     assert again.created == ()
     assert_connected(tool)
@@ -241,11 +241,11 @@ async def test_a_rate_limit_pauses_all_calls_of_the_hook(redis: Redis) -> None:
     async with connected_tool("calendly", redis) as tool:
         tool.vendor.faults = replace(tool.vendor.faults, rate_limited=1, retry_after_s=60)
         with pytest.raises(RateLimited):
-            await tool.reconcile()
+            await tool.ensure_subscriptions()
         requests = len(tool.vendor.requests)
 
         with pytest.raises(RateLimited) as paused:
-            await tool.reconcile()
+            await tool.ensure_subscriptions()
 
     assert requests == len(tool.vendor.requests)
     assert 50 < (paused.value.wait_s or 0) <= 65

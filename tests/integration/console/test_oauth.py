@@ -459,8 +459,8 @@ async def test_connecting_again_without_credentials_uses_the_stored_tokens(tool:
 
     connected = await connections.connect(ConnectRequest("calendly", "calendly"))
 
-    assert connected.reconciled
-    assert (1, 0) == (len(connected.reconciled.adopted), len(connected.reconciled.created))
+    assert connected.subscribed
+    assert (1, 0) == (len(connected.subscribed.adopted), len(connected.subscribed.created))
     assert tool.context.settings.hooks["calendly"].uses_oauth
 
 
