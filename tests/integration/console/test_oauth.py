@@ -125,10 +125,9 @@ async def test_the_authorization_request_is_the_declared_one(any_tool: Tool) -> 
     assert len(query["state"]) > 40
 
 
+@pytest.mark.parametrize("any_tool", [name for name in SOURCES if load_sources()[name].subscription], indirect=True)
 async def test_expired_tokens_are_renewed_with_the_app(any_tool: Tool) -> None:
     tool = any_tool
-    if not load_sources()[tool.name].subscription:
-        pytest.skip("this tool is not called")
     tool.oauth.expires_in = 0
     await tool.login.connect()
     [grant] = tool.oauth.grants
