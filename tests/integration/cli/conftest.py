@@ -10,9 +10,12 @@ from tests.support.harness import Harness, Server, wait_until
 from tests.support.ledger_client import LedgerClient
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def shared_service(sandbox: Server) -> Iterator[Harness]:
-    """Start a web process, and a worker that waits 0.2 s for an e-mail address."""
+    """Start a web process, and a worker that waits 0.2 s for an e-mail address.
+
+    They start again for each file: as many processes that idle until the end of the run would cost more.
+    """
     with valkey() as url, Harness(url, sandbox) as harness:
         harness.env |= {"SECRET_KEY": "key-of-the-tests", "CONTACT_FOR_S": "0.2"}
         harness.start_web()

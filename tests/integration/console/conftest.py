@@ -31,8 +31,9 @@ def environ(redis_url: str) -> dict[str, str]:
 @pytest.fixture
 async def opened(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Opened]:
     """Open applications with an environment each, and close them after the test."""
-    # It would keep the objects of every test in memory, and each test would go through the tasks of all.
+    # They would keep the objects of every test in memory, and each test would go through the tasks of all.
     monkeypatch.setattr("app.web._tune_garbage_collector", lambda: None)
+    monkeypatch.setattr("app.console.mount.gc.freeze", lambda: None)
     async with AsyncExitStack() as stack:
 
         async def open_app(environ: dict[str, str]) -> Any:
