@@ -31,6 +31,7 @@ from app.webhooks.evidence import VERIFIED_BY, Evidence
 from app.webhooks.registry import load_sources, load_specimens
 from app.webhooks.signatures.scheme import SignatureError, VerificationContext
 from tests.architecture.test_layers import LEVELS
+from tests.support.cases import each
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -97,22 +98,22 @@ def test_the_example_source_rejects_another_body(tidybook: Any) -> None:
         tidybook.SOURCE.signature.verify(forged, VerificationContext([specimens["secret"]], now=0))
 
 
-@pytest.mark.parametrize("name", [name.upper() for name in Settings.variables()])
+@each("name", [name.upper() for name in Settings.variables()])
 def test_every_setting_is_in_the_table_of_settings(name: str) -> None:
     assert f"`{name}`" in PAGES["settings.md"]
 
 
-@pytest.mark.parametrize("name", [name.upper() for name in HookSettings.variables()])
+@each("name", [name.upper() for name in HookSettings.variables()])
 def test_every_setting_of_a_hook_is_in_the_table_of_settings(name: str) -> None:
     assert re.search(rf"`(HOOKS__<NAME>|…)__{name}", PAGES["settings.md"])
 
 
-@pytest.mark.parametrize("name", [name.upper() for name in OAuthApp.model_fields])
+@each("name", [name.upper() for name in OAuthApp.model_fields])
 def test_every_setting_of_an_app_is_in_the_table_of_settings(name: str) -> None:
     assert re.search(rf"`(OAUTH__<SOURCE>|…)__{name}", PAGES["settings.md"])
 
 
-@pytest.mark.parametrize("command", sorted(COMMANDS))
+@each("command", sorted(COMMANDS))
 def test_every_command_that_a_page_shows_exists(command: str) -> None:
     result = CliRunner().invoke(main, [command, "--help"])
 
@@ -159,7 +160,7 @@ def test_the_table_of_tools_has_every_source() -> None:
     assert table_of_tools().keys() == {tool.definition.title for tool in load_sources().values()}
 
 
-@pytest.mark.parametrize("name", sorted(load_sources()))
+@each("name", sorted(load_sources()))
 def test_the_table_of_tools_agrees_with_the_sources(name: str) -> None:
     source = load_sources()[name].definition
     row = table_of_tools()[source.title]
@@ -167,7 +168,7 @@ def test_the_table_of_tools_agrees_with_the_sources(name: str) -> None:
     assert (source.signature.coverage, source.evidence) == (row["signed"], row["evidence"])
 
 
-@pytest.mark.parametrize("name", sorted(load_sources()))
+@each("name", sorted(load_sources()))
 def test_the_table_of_tools_agrees_with_the_specimens(name: str) -> None:
     row, fields = table_of_tools()[load_sources()[name].definition.title], fields_in_specimens(name)
 
@@ -186,14 +187,14 @@ WORDS = {
 }
 
 
-@pytest.mark.parametrize("name", sorted(load_sources()))
+@each("name", sorted(load_sources()))
 def test_console_and_command_line_say_the_same_about_a_tool_as_the_table(name: str) -> None:
     row = table_of_tools()[load_sources()[name].definition.title]
 
     assert [word for column, word in WORDS.items() if row[column] != "–"] == capabilities(name)
 
 
-@pytest.mark.parametrize("name", sorted(load_sources()))
+@each("name", sorted(load_sources()))
 def test_the_table_of_tools_says_what_works_through_the_api(name: str) -> None:
     source = load_sources()[name]
     row = table_of_tools()[source.definition.title]
@@ -208,7 +209,7 @@ def test_the_tables_of_connections_are_generated() -> None:
     assert update_readme(README) == README, "run `make docs`"
 
 
-@pytest.mark.parametrize("evidence", VERIFIED_BY)
+@each("evidence", VERIFIED_BY)
 def test_the_readme_explains_each_kind_of_evidence(evidence: Evidence) -> None:
     assert f"`{evidence}`: {VERIFIED_BY[evidence]}" in README
 
@@ -222,7 +223,7 @@ LINKS = [
 ]
 
 
-@pytest.mark.parametrize(("name", "link"), LINKS)
+@each(("name", "link"), LINKS)
 def test_every_link_leads_to_a_page_and_its_heading(name: str, link: str) -> None:
     path, _, anchor = link.partition("#")
     page = PATHS[name].parent / path if path else PATHS[name]
@@ -251,17 +252,17 @@ def test_alerts_yaml_and_the_runbook_are_generated_from_the_alert_rules() -> Non
     assert update_runbook(PAGES["runbook.md"]) == PAGES["runbook.md"], "run `make docs`"
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if "tidybook" not in path])
+@each("path", [path for path in FILES if "tidybook" not in path])
 def test_every_file_that_a_page_names_exists(path: str) -> None:
     assert (ROOT / path).exists()
 
 
-@pytest.mark.parametrize("module", MODULES)
+@each("module", MODULES)
 def test_every_module_that_a_page_runs_exists(module: str) -> None:
     assert importlib.util.find_spec(module)
 
 
-@pytest.mark.parametrize("target", TARGETS)
+@each("target", TARGETS)
 def test_every_make_target_that_a_page_names_exists(target: str) -> None:
     assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
 

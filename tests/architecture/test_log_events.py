@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import pytest
+from tests.support.cases import each
 
 ROOT = Path(__file__).parents[2]
 LEVELS = ("debug", "info", "warning", "error", "critical", "exception")
@@ -60,7 +60,7 @@ def test_every_event_is_a_literal_snake_case_name() -> None:
     assert {} == invalid
 
 
-@pytest.mark.parametrize(
+@each(
     "code",
     [
         "log.info(f'{kind}_finished', state=state)",
@@ -76,8 +76,6 @@ def test_an_invalid_event_is_reported(code: str) -> None:
     assert [] != invalid_events(ast.parse(code))
 
 
-@pytest.mark.parametrize(
-    "code", ["log.info('web_started', hooks=hooks)", "log.log(level, 'run_finished')", "self._log.info('handled')"]
-)
+@each("code", ["log.info('web_started', hooks=hooks)", "log.log(level, 'run_finished')", "self._log.info('handled')"])
 def test_a_literal_event_is_accepted(code: str) -> None:
     assert [] == invalid_events(ast.parse(code))

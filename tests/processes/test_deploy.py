@@ -27,6 +27,7 @@ from app.cli.run import WEB_OPTIONS
 from app.demo.valkey import free_port, valkey
 from app.settings.environment import read_environment
 from jobs.worker import worker_settings
+from tests.support.cases import each
 from tests.support.harness import (
     ROOT,
     Harness,
@@ -146,7 +147,7 @@ def dockerfile() -> dict[str, str]:
 PLATFORMS: list[Callable[[], Platform]] = [heroku_and_dokku, render, railway, fly, docker, kubernetes]
 
 
-@pytest.mark.parametrize("platform", PLATFORMS)
+@each("platform", PLATFORMS)
 def test_a_platform_runs_the_commands_of_the_procfile_and_checks_readyz(platform: Callable[[], Platform]) -> None:
     config = platform()
     # `doorbell web` reads PORT itself, so it needs no shell.
@@ -164,7 +165,7 @@ def test_the_procfile_and_doorbell_web_start_uvicorn_with_the_same_options() -> 
     assert f"uvicorn app.main:app --host 0.0.0.0 --port ${{PORT:-8000}} {options}" == PROCFILE["web"]
 
 
-@pytest.mark.parametrize("platform", PLATFORMS)
+@each("platform", PLATFORMS)
 def test_a_platform_gives_both_processes_enough_time_to_stop(platform: Callable[[], Platform]) -> None:
     config = platform()
     settings = read_environment({"REDIS_URL": "redis://127.0.0.1:6379/0", "VISITS_API_TOKEN": "t"})
@@ -640,7 +641,7 @@ def test_app_json_has_the_settings_for_heroku() -> None:
     assert {"web", "worker"} == set(config["formation"])
 
 
-@pytest.mark.parametrize("option", ["--timeout-keep-alive 95", "--timeout-graceful-shutdown 20", "--no-access-log"])
+@each("option", ["--timeout-keep-alive 95", "--timeout-graceful-shutdown 20", "--no-access-log"])
 def test_the_web_command_has_the_required_options(option: str) -> None:
     assert option in PROCFILE["web"]
 

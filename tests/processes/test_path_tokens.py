@@ -26,6 +26,7 @@ from app.telemetry.rejections import Rejections
 from app.webhooks.registry import _load_source, load_sources, load_specimens
 from app.webhooks.source import InvalidSource, Source
 from app.webhooks.specimens import find_specimen, sign_specimen
+from tests.support.cases import each
 from tests.support.harness import Harness, Server
 
 REDIS = {"REDIS_URL": "redis://127.0.0.1:6379"}
@@ -89,7 +90,7 @@ async def send_request(
         return await client.request(method, path, content=content, headers={"content-type": "application/json"})
 
 
-@pytest.mark.parametrize(
+@each(
     ("path", "status"),
     [
         (f"/hooks/servicem8/{TOKEN}", 200),
@@ -132,7 +133,7 @@ def token_by(key: str) -> bytes:
     return unsigned + b"." + base64.urlsafe_b64encode(digest).rstrip(b"=")
 
 
-@pytest.mark.parametrize("secret", ["doorbell", "servicem8-word-for-tests", "x" * 31])
+@each("secret", ["doorbell", "servicem8-word-for-tests", "x" * 31])
 async def test_a_secret_shorter_than_32_characters_signs_no_token(redis: Redis, secret: str) -> None:
     forged = await send_request(redis, "/hooks/servicem8", content=token_by(secret), HOOKS__SERVICEM8__SECRETS=secret)
 
@@ -320,7 +321,7 @@ async def test_a_repeat_is_detected_whether_compressed_or_not(redis: Redis) -> N
     assert {"delivery": first.json()["delivery"], "repeat": True} == repeat.json()
 
 
-@pytest.mark.parametrize(
+@each(
     "encodings",
     [
         ("deflate",),
@@ -342,9 +343,7 @@ async def test_another_content_encoding_is_rejected_before_the_body_is_read(
     assert "gzip" == response.headers["accept-encoding"]
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in load_sources() if not load_sources()[name].definition.content_encodings]
-)
+@each("name", [name for name in load_sources() if not load_sources()[name].definition.content_encodings])
 async def test_gzip_is_rejected_for_a_tool_that_never_compresses(redis: Redis, name: str) -> None:
     specimens = load_specimens(name)
     env = {
@@ -385,7 +384,7 @@ BROKEN = {
 }
 
 
-@pytest.mark.parametrize("raw", BROKEN.values(), ids=BROKEN)
+@each("raw", BROKEN.values(), ids=BROKEN)
 async def test_a_body_that_is_not_one_complete_gzip_member_is_unreadable(redis: Redis, raw: bytes) -> None:
     response = await send_encoded(redis, raw, "gzip")
 
@@ -393,7 +392,7 @@ async def test_a_body_that_is_not_one_complete_gzip_member_is_unreadable(redis: 
     assert [] == await redis.command("KEYS", "*")
 
 
-@pytest.mark.parametrize(("size", "status"), [(60_000, 202), (60_001, 413), (50_000_000, 413)])
+@each(("size", "status"), [(60_000, 202), (60_001, 413), (50_000_000, 413)])
 async def test_max_body_limits_the_decompressed_size(redis: Redis, size: int, status: int) -> None:
     raw = gzipped(EVENT + b" " * (size - len(EVENT)))
     assert len(raw) < 60_000
@@ -416,7 +415,7 @@ async def test_an_unsigned_body_is_not_decompressed(redis: Redis) -> None:
     assert [401, 401] == [response.status_code for response in responses]
 
 
-@pytest.mark.parametrize("name", load_sources())
+@each("name", load_sources())
 def test_only_sources_that_sign_the_whole_body_accept_compression(name: str) -> None:
     source = load_sources()[name].definition
 
@@ -487,7 +486,7 @@ def test_doctor_warns_of_short_secrets_that_people_choose_and_not_of_generated_o
     }
 
 
-@pytest.mark.parametrize(
+@each(
     ("version", "result", "recommended"),
     [
         ((3, 11, 2), "warn", "3.11.10"),
@@ -518,7 +517,7 @@ def test_doctor_accepts_credentials_that_can_be_exchanged_for_a_token() -> None:
     assert ("fail", 3) == (check.result, check.fix.count("HOOKS__JOBBER__CREDENTIALS__"))
 
 
-@pytest.mark.parametrize("name", load_sources())
+@each("name", load_sources())
 def test_sources_shows_the_timeout_and_the_retry_status_of_a_tool(name: str) -> None:
     source = load_sources()[name].definition
 
@@ -566,7 +565,7 @@ def service(redis_url: str, sandbox: Server) -> Iterator[Harness]:
         yield harness
 
 
-@pytest.mark.parametrize(
+@each(
     ("source", "specimen", "status"),
     [
         ("servicem8", "a job is booked", 202),

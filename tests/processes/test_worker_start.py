@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from app.demo.valkey import free_port, start
+from tests.support.cases import each
 from tests.support.harness import ROOT, SECRET, TOKEN, Harness, Server, wait_until
 from tests.support.processes import run_process, start_process
 
@@ -36,7 +37,7 @@ def new_python(code: str) -> "subprocess.CompletedProcess[str]":
 # Import
 
 
-@pytest.mark.parametrize("module", ["jobs.worker", "jobs.claiming_worker"])
+@each("module", ["jobs.worker", "jobs.claiming_worker"])
 def test_import_changes_nothing_in_arq_and_opens_no_socket(module: str) -> None:
     result = new_python(
         f"""
@@ -98,7 +99,7 @@ def test_arq_check_detects_a_running_worker(harness: Harness) -> None:
 # Errors at start
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@each("command", COMMANDS)
 def test_invalid_settings_end_a_worker_with_every_problem_and_no_value(command: str) -> None:
     env = {"REDIS_URL": f"canary-{SECRET}", "HOOKS__STANDARD__SECRETS": "whsec_canary"}
 
@@ -110,7 +111,7 @@ def test_invalid_settings_end_a_worker_with_every_problem_and_no_value(command: 
     assert [] == [word for word in ("canary", SECRET, "Traceback") if word in result.stderr + result.stdout]
 
 
-@pytest.mark.parametrize("code", CODE)
+@each("code", CODE)
 def test_an_unreachable_redis_ends_a_worker_with_a_message(code: str) -> None:
     result = python("-c", f"import jobs.startup; jobs.startup.REDIS_WAIT_S = 0; {code}")
 
@@ -119,7 +120,7 @@ def test_an_unreachable_redis_ends_a_worker_with_a_message(code: str) -> None:
     assert "Traceback" not in result.stderr
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@each("command", COMMANDS)
 def test_a_worker_that_waits_for_redis_ends_on_sigterm(command: str) -> None:
     with Server([sys.executable, "-m", *command.split()], free_port(), "", ENV) as worker:
         wait_until(lambda: handles_sigterm(worker.process.pid))
@@ -130,7 +131,7 @@ def test_a_worker_that_waits_for_redis_ends_on_sigterm(command: str) -> None:
     assert "Traceback" not in log
 
 
-@pytest.mark.parametrize("code", CODE)
+@each("code", CODE)
 def test_a_signal_before_the_loop_runs_ends_a_worker(code: str) -> None:
     result = python(
         "-c",
@@ -180,7 +181,7 @@ def handles_sigterm(pid: int) -> bool:
     return bool(int(caught, 16) >> signal.SIGTERM - 1 & 1)
 
 
-@pytest.mark.parametrize("code", CODE)
+@each("code", CODE)
 def test_another_version_of_arq_ends_a_worker_with_a_message(code: str) -> None:
     result = new_python(f"import arq.version; arq.version.VERSION = '0.29.0'; {code}")
 

@@ -3,12 +3,11 @@
 from datetime import UTC, datetime
 from typing import Any
 
-import pytest
-
 from app.visits.change import VisitChange, external_id
 from app.visits.merge import DesiredVisit
 from app.webhooks.subscription import Window
 from tests.sources.test_group_bookings import changes_of as changes_of_webhook
+from tests.support.cases import each
 from tests.support.listings import NOW, changes_of, list_requests, read_page, visits_of
 
 ACCOUNT = {"status": "success", "data": {"id": 7, "name": "Ada's Salon"}}
@@ -64,7 +63,7 @@ def test_coming_and_changed_bookings_are_listed_in_the_order_of_their_creation()
     assert {"asc"} == {request.request.params["sortCreated"] for request in (coming, changed)}
 
 
-@pytest.mark.parametrize(("count", "has_more", "expected"), [(2, True, ["2"]), (2, False, []), (0, True, [])])
+@each(("count", "has_more", "expected"), [(2, True, ["2"]), (2, False, []), (0, True, [])])
 def test_the_next_page_begins_after_the_items_of_this_one(count: int, has_more: bool, expected: list[str]) -> None:
     [request, _] = list_requests("calcom", WINDOW, ACCOUNT)
 

@@ -6,13 +6,12 @@ import subprocess
 from collections.abc import Mapping
 from typing import Any
 
-import pytest
-
 from app.operators.setup_steps import setup_steps, with_field_names
 from app.webhooks.registry import load_specimens
+from tests.support.cases import each
 from tests.support.specimens import BY_TOOL, TOOLS, UNREADABLE, _changes, each_tool
 
-every_source = pytest.mark.parametrize("name", TOOLS)
+every_source = each("name", TOOLS)
 
 
 def expected_changes(name: str) -> list[dict[str, Any]]:
@@ -63,7 +62,7 @@ def test_the_help_for_credentials_names_credentials_and_is_made_of_sentences(nam
         assert place.endswith((".", ":"))
 
 
-@pytest.mark.parametrize("name", [name for name, source in TOOLS.items() if source.subscription is None])
+@each("name", [name for name, source in TOOLS.items() if source.subscription is None])
 def test_the_steps_in_the_console_name_fields_and_no_variables(name: str) -> None:
     url = "https://doorbell.example.com/hooks/east"
     steps = with_field_names(setup_steps(TOOLS[name], "east", url), TOOLS[name], "east", url)
@@ -80,7 +79,7 @@ def test_every_credential_that_connects_a_tool_has_help(name: str) -> None:
     assert [] == [each for each in source.missing_credentials({}) if each not in source.credential_help]
 
 
-@pytest.mark.parametrize("name", [name for name, tool in TOOLS.items() if tool.oauth])
+@each("name", [name for name, tool in TOOLS.items() if tool.oauth])
 def test_a_log_in_uses_https_and_the_token_endpoint_of_the_source(name: str) -> None:
     oauth, definition = TOOLS[name].oauth, TOOLS[name].definition
 

@@ -20,6 +20,7 @@ from app.webhooks.registry import load_sources
 from app.webhooks.source import Ignored, PartlyTranslatable
 from app.webhooks.translation import parse_event
 from tests.histories.pure import HOOKS, with_people
+from tests.support.cases import each
 
 ARRIVAL = datetime(2026, 9, 21, 14, tzinfo=UTC)
 #: The addresses of customers who would get a review request, with the times of their visits.
@@ -195,7 +196,7 @@ ZOOM = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", ZOOM)
+@each("case", ZOOM)
 def test_zoom_has_a_visit_for_each_invitee_of_a_group_event(case: str) -> None:
     bodies, expected = ZOOM[case]
 
@@ -211,8 +212,8 @@ def test_a_zoom_event_for_one_invitee_has_a_visit_with_the_id_of_the_event() -> 
     assert ["slot-1"] == [each.visit_id for each in changes_of("zoom", zoom(BOOKED, 0, ADA, "slot-1", counters={}))]
 
 
-@pytest.mark.parametrize("kind", [BOOKED, CANCELED])
-@pytest.mark.parametrize(
+@each("kind", [BOOKED, CANCELED])
+@each(
     ("options", "reason"),
     [
         ({"email": None, "invitee": "i1"}, "without an e-mail address"),
@@ -231,7 +232,7 @@ def test_zoom_parks_a_delivery_without_the_invitee_or_the_limit(
     assert "Ada" not in str(parked.value)
 
 
-@pytest.mark.parametrize(
+@each(
     ("status", "total", "by", "is_parked"),
     [
         ("cancelled", 2, "host", True),
@@ -322,16 +323,14 @@ NYLAS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", NYLAS)
+@each("case", NYLAS)
 def test_nylas_has_a_visit_for_each_booking(case: str) -> None:
     bodies, expected = NYLAS[case]
 
     assert_review_requests("nylas", bodies, expected)
 
 
-@pytest.mark.parametrize(
-    "participants", [(GUEST, OTHER_GUEST), (HOST, GUEST, OTHER_GUEST), ({**HOST, "is_organizer": False}, GUEST)]
-)
+@each("participants", [(GUEST, OTHER_GUEST), (HOST, GUEST, OTHER_GUEST), ({**HOST, "is_organizer": False}, GUEST)])
 def test_nylas_parks_a_booking_with_several_possible_guests(participants: Sequence[Any]) -> None:
     with pytest.raises(Untranslatable, match="look alike") as parked:
         changes_of("nylas", nylas("created", 0, "b1", *participants))
@@ -389,7 +388,7 @@ MINDBODY = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", MINDBODY)
+@each("case", MINDBODY)
 def test_mindbody_has_a_visit_for_each_client_of_a_class(case: str) -> None:
     bodies, expected = MINDBODY[case]
 
@@ -496,7 +495,7 @@ HUBSPOT = {
 }
 
 
-@pytest.mark.parametrize("case", HUBSPOT)
+@each("case", HUBSPOT)
 def test_hubspot_has_a_visit_for_each_contact_of_a_meeting(case: str) -> None:
     meeting, expected = HUBSPOT[case]
     orders = itertools.permutations(meeting.changes)
@@ -557,7 +556,7 @@ CRONOFY = {
 }
 
 
-@pytest.mark.parametrize("case", CRONOFY)
+@each("case", CRONOFY)
 def test_cronofy_has_a_visit_for_each_recipient_who_chooses_the_time(case: str) -> None:
     bodies, expected = CRONOFY[case]
 
@@ -582,7 +581,7 @@ def invited(email: str, status: str) -> Any:
 SLOT_CHOSEN = {"event": {"event_id": "own-1", "start": {"time": START, "tzid": "Europe/London"}}, "user": {}}
 
 
-@pytest.mark.parametrize(
+@each(
     ("replies", "expected"),
     [
         ([(ADA, "accepted")], [(ADA, START)]),
@@ -604,7 +603,7 @@ def test_the_visit_of_a_cronofy_invite_belongs_to_its_first_recipient(
         assert expected == review_requests("cronofy", itertools.chain(*order, order[0]))
 
 
-@pytest.mark.parametrize("name", ["recipients", "replies"])
+@each("name", ["recipients", "replies"])
 def test_cronofy_parks_an_invite_with_several_recipients(name: str) -> None:
     body = invited(ADA, "accepted")
     body["smart_invite"][name] = [{"email": ADA, "status": "accepted"}, {"email": BOB, "status": "declined"}]

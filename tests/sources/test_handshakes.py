@@ -3,19 +3,14 @@
 import re
 from dataclasses import replace
 
-import pytest
-
+from tests.support.cases import each
 from tests.support.specimens import BY_TOOL, TOOLS, Specimen, _name, each_tool, events, mismatches, signed
 
 SPECIMENS = [specimen for name in BY_TOOL for specimen in BY_TOOL[name]]
 
-each_handshake = pytest.mark.parametrize(
-    "specimen", [specimen for specimen in SPECIMENS if specimen.is_handshake], ids=_name
-)
+each_handshake = each("specimen", [specimen for specimen in SPECIMENS if specimen.is_handshake], ids=_name)
 
-each_signed_handshake = pytest.mark.parametrize(
-    "specimen", [specimen for specimen in SPECIMENS if specimen.is_answered], ids=_name
-)
+each_signed_handshake = each("specimen", [specimen for specimen in SPECIMENS if specimen.is_answered], ids=_name)
 
 
 @each_handshake

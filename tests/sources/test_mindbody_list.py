@@ -10,6 +10,7 @@ from app.visits.merge import DesiredVisit
 from app.webhooks.payload import Untranslatable
 from app.webhooks.subscription import ListRequest, Window
 from tests.sources.test_group_bookings import changes_of as changes_of_webhook
+from tests.support.cases import each
 from tests.support.listings import NOW, changes_of, list_requests, read_page, visits_of
 
 WINDOW = Window(NOW, NOW + timedelta(days=30))
@@ -54,7 +55,7 @@ def test_days_of_the_site_are_listed() -> None:
     assert ("2026-09-20T00:00:00", "2026-10-21T23:59:59") == (params["request.startDate"], params["request.endDate"])
 
 
-@pytest.mark.parametrize(
+@each(
     ("local", "utc"), [("2026-07-01T08:00:00", "2026-07-01T12:00:00Z"), ("2026-12-01T08:00:00", "2026-12-01T13:00:00Z")]
 )
 def test_a_time_without_an_offset_is_one_of_the_site(local: str, utc: str) -> None:

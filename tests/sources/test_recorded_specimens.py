@@ -19,6 +19,7 @@ from app.webhooks import registry
 from app.webhooks.fetching import RecordRequest
 from app.webhooks.source import Ignored
 from app.webhooks.specimens import describe_change
+from tests.support.cases import each
 from tests.support.specimens import BY_TOOL, Specimen, _read, each_tool, events
 
 #: Fields of a change whose values come from ids.
@@ -69,8 +70,9 @@ def completed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         for entry in entries:
             list(SpecimenEntry(originals[0].tool, file, entry).complete())
         (tmp_path / f"{name}.json").write_text(json.dumps(file | {"deliveries": entries}))
-        monkeypatch.setattr(registry, "files", lambda _: tmp_path)
-        return list(zip(originals, _read(originals[0].tool), strict=True))
+        with monkeypatch.context() as reading:
+            reading.setattr(registry, "files", lambda _: tmp_path)
+            return list(zip(originals, _read(originals[0].tool), strict=True))
 
     # test_specimen_files.py compares the signatures with those of openssl.
     monkeypatch.setattr(shutil, "which", lambda _: None)
@@ -212,7 +214,7 @@ def test_personal_data_is_replaced_wherever_it_is() -> None:
     assert "https://example.com/" in text
 
 
-@pytest.mark.parametrize("text", ["2026-03-14T16:00:00Z", "14:30", "75.50", "30", "America/New_York", "+02:00", "yes"])
+@each("text", ["2026-03-14T16:00:00Z", "14:30", "75.50", "30", "America/New_York", "+02:00", "yes"])
 def test_values_that_describe_no_person_stay(text: str) -> None:
     original = next(each for each in events("calendly") if "books and pays" in each.recorded["name"])
     body = json.loads(original.delivery.body)

@@ -3,17 +3,16 @@
 import copy
 import re
 
-import pytest
-
 from app.visits.change import encode_change
 from app.visits.merge import RecordedChange
 from app.webhooks.delivery import check_content_type
 from app.webhooks.payload import Payload
 from app.webhooks.source import Ignored
 from app.webhooks.specimens import describe_change
+from tests.support.cases import each
 from tests.support.specimens import BY_TOOL, TOOLS, Specimen, _changes, _name, each_tool, events, mismatches
 
-each_event = pytest.mark.parametrize("specimen", [specimen for name in TOOLS for specimen in events(name)], ids=_name)
+each_event = each("specimen", [specimen for name in TOOLS for specimen in events(name)], ids=_name)
 
 
 @each_tool

@@ -14,6 +14,7 @@ from app.visits.merge import RecordedChange, desired_visit, merge_changes
 from app.webhooks.payload import Payload, Untranslatable
 from app.webhooks.registry import load_sources
 from tests.sources.test_group_bookings import changes_of, event_of, review_requests
+from tests.support.cases import each
 
 START = "2026-10-01T15:00:00Z"
 
@@ -24,7 +25,7 @@ def appointment(status: str, minute: int) -> Any:
     return {"eventId": "appointmentBooking.updated", "eventInstanceOriginationDateTime": happened_at, "eventData": data}
 
 
-@pytest.mark.parametrize(
+@each(
     ("statuses", "is_expected"),
     [
         (["Requested"], False),
@@ -63,7 +64,7 @@ def test_a_new_workiz_job_has_a_visit() -> None:
     assert [("a@example.com", START)] == review_requests("workiz", changes_of("workiz", job(status="new")))
 
 
-@pytest.mark.parametrize("status", ["Converted", "Lost", "on hold"])
+@each("status", ["Converted", "Lost", "on hold"])
 def test_a_workiz_job_with_an_unknown_status_is_parked(status: str) -> None:
     with pytest.raises(Untranslatable, match="a job's status that Workiz has"):
         changes_of("workiz", job(status=status))
@@ -99,7 +100,7 @@ LATER = "2026-10-08T15:00:00Z"
 SCHEDULED, RESCHEDULED = ("SCHEDULED", "01T10:00:00.000"), ("RESCHEDULED", "05T12:00:00.000")
 
 
-@pytest.mark.parametrize(
+@each(
     ("outcomes", "starts", "expected_at"),
     [
         ([SCHEDULED, RESCHEDULED], [(START, "01T10:00:00.000")], None),

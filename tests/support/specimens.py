@@ -20,6 +20,7 @@ from app.webhooks.registry import load_sources, load_specimens
 from app.webhooks.signatures.combined import FirstPresent
 from app.webhooks.signatures.scheme import Scheme, SignatureError, VerificationContext
 from app.webhooks.source import Ignored, InvalidSource, LoadedSource
+from tests.support.cases import each
 
 TOOLS = load_sources()
 
@@ -248,7 +249,7 @@ def _name(specimen: Specimen) -> str:
     return f"{specimen.tool.name}: {specimen.recorded['name']}"
 
 
-each_tool = pytest.mark.parametrize("name", [name for name in TOOLS if BY_TOOL[name]])
+each_tool = each("name", [name for name in TOOLS if BY_TOOL[name]])
 
 
 def _changes(specimen: Specimen) -> list[VisitChange]:

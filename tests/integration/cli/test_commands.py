@@ -8,6 +8,7 @@ from click.testing import CliRunner
 
 from app import __version__
 from app.cli import COMMANDS, main
+from tests.support.cases import each
 from tests.support.harness import ROOT, Harness
 
 
@@ -91,7 +92,7 @@ main(["failures"])
     }
 
 
-@pytest.mark.parametrize("name", [name for section in COMMANDS.values() for name in section])
+@each("name", [name for section in COMMANDS.values() for name in section])
 def test_the_help_of_every_command_has_an_example(name: str) -> None:
     result = CliRunner().invoke(main, [name, "--help"])
 
@@ -106,7 +107,7 @@ def test_version_prints_the_version_of_the_package() -> None:
     assert f'version = "{__version__}"' in (ROOT / "pyproject.toml").read_text("utf-8")
 
 
-@pytest.mark.parametrize("name", ["export", "hooks", "secrets", "specimen"])
+@each("name", ["export", "hooks", "secrets", "specimen"])
 def test_the_help_of_subcommands_is_not_cut(name: str) -> None:
     result = CliRunner().invoke(main, [name, "--help"])
 

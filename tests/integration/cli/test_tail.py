@@ -6,10 +6,9 @@ import signal
 import sys
 from typing import Any
 
-import pytest
-
 from app.cli.tail import _line
 from app.demo.valkey import free_port
+from tests.support.cases import each
 from tests.support.command_line import ADA, PERSONAL, TIME
 from tests.support.harness import Harness, Server, wait_until
 
@@ -42,7 +41,7 @@ def test_tail_shows_deliveries_attempts_and_rejections_until_sigint(service: Har
     assert [] == [word for word in PERSONAL if word in str(rows)]
 
 
-@pytest.mark.parametrize(
+@each(
     ("expected", "row"),
     [
         (

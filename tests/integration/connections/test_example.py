@@ -15,6 +15,7 @@ import app.vendors
 from app.ledger.redis import Redis
 from app.webhooks.registry import load_sources
 from tests.integration.connections import test_fake_webhooks, test_subscriptions
+from tests.support.cases import each
 from tests.support.harness import ROOT
 from tests.support.vendors import ConnectedTool, connected_tool
 
@@ -68,7 +69,7 @@ async def tidybook(redis: Redis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             sys.modules.pop(module, None)
 
 
-@pytest.mark.parametrize("part", [0, 1])
+@each("part", [0, 1])
 def test_it_passes_the_linter(part: int) -> None:
     path = ("app/sources/tidybook.py", "app/vendors/tidybook.py")[part]
     check = [sys.executable, "-m", "ruff", "check", "--ignore", "I001", "--stdin-filename", path, "-"]

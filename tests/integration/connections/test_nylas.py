@@ -5,12 +5,11 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-import pytest
-
 from app.webhooks.fetching import RecordRequest
 from app.webhooks.payload import Payload
 from app.webhooks.registry import load_sources
 from app.webhooks.subscription import ListRequest
+from tests.support.cases import each
 from tests.support.listings import changes_of, read_page
 
 CONFIGURATION, BOOKING = UUID("fbefbeff-ffff-4fff-bfff-fffbefbeffff"), UUID("10f0ffff-0000-4fff-bfff-ffffffffffff")
@@ -33,7 +32,7 @@ def event(**fields: Any) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("reference", [REFERENCE, REFERENCE.replace(b"/", b"%2F"), REFERENCE.replace(b"+", b"-")])
+@each("reference", [REFERENCE, REFERENCE.replace(b"/", b"%2F"), REFERENCE.replace(b"+", b"-")])
 def test_the_booking_is_named_by_the_reference_in_a_link(reference: bytes) -> None:
     link = f'<a href="https://book.example.com/r?ref={reference.decode()}">Move</a>'
 

@@ -3,8 +3,6 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import pytest
-
 from app.connections.catch_up import new_catch_up, plan
 from app.connections.listing import translate_record
 from app.ledger.redis import Redis
@@ -12,6 +10,7 @@ from app.visits.change import VisitChange
 from app.webhooks.fetching import RecordRequest
 from app.webhooks.registry import load_sources, load_specimens
 from app.webhooks.subscription import ApiResponse, Listing, ListRequest, Subscription, SubscriptionState
+from tests.support.cases import each
 from tests.support.vendors import connected_tool
 
 ONCEHUB = load_sources()["oncehub"]
@@ -34,7 +33,7 @@ def test_a_webhook_of_version_1_is_not_signed_and_gets_replaced() -> None:
     assert webhook().is_active
 
 
-@pytest.mark.parametrize("state", [{"active": False}, {"enabled": False}, {"disabled": True}, {"status": "disabled"}])
+@each("state", [{"active": False}, {"enabled": False}, {"disabled": True}, {"status": "disabled"}])
 def test_a_field_that_says_disabled_is_obeyed(state: dict[str, Any]) -> None:
     assert not webhook(**state).is_active
 

@@ -5,8 +5,6 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import pytest
-
 from app.connections.listing import translate_record
 from app.ledger.redis import Redis
 from app.visits.change import UNSET, VisitChange
@@ -14,6 +12,7 @@ from app.webhooks.payload import Payload
 from app.webhooks.registry import load_sources, load_specimens
 from app.webhooks.subscription import ApiResponse, Window
 from tests.integration.connections.test_listings import NOW, listed, visits
+from tests.support.cases import each
 from tests.support.listings import changes_of, list_requests, read_page, visits_of
 from tests.support.vendors import connected_tool
 
@@ -47,7 +46,7 @@ async def test_past_pages_in_descending_order_are_read_until_the_window_begins(r
         assert 3 == [path for _, path, _ in tool.vendor.requests].count("/v1/events")
 
 
-@pytest.mark.parametrize("ages", [range(60, 30, -1), range(59, 51, -1), [40, 31, 45]])
+@each("ages", [range(60, 30, -1), range(59, 51, -1), [40, 31, 45]])
 def test_past_pages_in_another_order_are_read_to_the_end(ages: Sequence[int]) -> None:
     assert SAVVYCAL.listing
     [_, past] = SAVVYCAL.listing.start(Window(NOW - timedelta(days=30), NOW), Payload(None))
@@ -107,7 +106,7 @@ def test_a_listed_group_session_has_a_visit_for_each_attendee_and_restores_nobod
     assert {UNSET} == {change.date_left for change in changes}
 
 
-@pytest.mark.parametrize("state", ["declined", "checkout_expired"])
+@each("state", ["declined", "checkout_expired"])
 def test_an_end_without_a_time_is_the_same_in_each_list(state: str) -> None:
     """The tool does not tell when it was declined: the first webhook or list that shows it counts."""
     booking = {"id": "event_1", "state": state, "start_at": "2026-12-01T15:00:00Z", "attendees": [PERSON]}

@@ -6,8 +6,6 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
-import pytest
-
 from app.connections.catch_up import new_catch_up, plan
 from app.ledger.redis import Redis
 from app.visits.change import unix_microseconds
@@ -16,6 +14,7 @@ from app.webhooks.payload import Payload
 from app.webhooks.registry import load_sources
 from app.webhooks.subscription import ApiResponse, Listing, Subscription, Window
 from tests.integration.connections.test_listings import NOW, TOMORROW, listed, visits
+from tests.support.cases import each
 from tests.support.vendors import connected_tool
 
 SERVICEM8 = load_sources()["servicem8"]
@@ -37,7 +36,7 @@ async def test_a_disabled_webhook_is_changed_in_place(redis: Redis) -> None:
         assert () == again.deleted
 
 
-@pytest.mark.parametrize(
+@each(
     ("id", "expected"),
     [
         (JOB, RecordRequest(f"../webhook_subscriptions/{JOB}", method="DELETE")),
@@ -108,7 +107,7 @@ def test_times_are_written_in_the_time_zone_of_the_account() -> None:
     assert "start_date gt '2026-01-01 10:59:59' and start_date lt '2026-01-02 11:00:00'" in str(request.request.params)
 
 
-@pytest.mark.parametrize("account", [[], [{}], [{"timezone_name": "../etc/passwd"}], [{"timezone_name": "Mars"}]])
+@each("account", [[], [{}], [{"timezone_name": "../etc/passwd"}], [{"timezone_name": "Mars"}]])
 def test_without_a_time_zone_the_window_is_a_day_longer_at_each_end(account: Any) -> None:
     [params] = start(account)
 

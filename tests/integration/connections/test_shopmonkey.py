@@ -13,6 +13,7 @@ from app.webhooks.payload import Payload, Untranslatable
 from app.webhooks.registry import load_sources
 from app.webhooks.subscription import ApiResponse, Listing, ListRequest, Window
 from tests.integration.connections.test_listings import NOW, TOMORROW, all_visits, listed, visits
+from tests.support.cases import each
 from tests.support.vendors import ConnectedTool, connected_tool
 
 SHOPMONKEY = load_sources()["shopmonkey"]
@@ -40,7 +41,7 @@ def appointment(**columns: Any) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("column", ["startDate", "updatedDate"])
+@each("column", ["startDate", "updatedDate"])
 def test_rows_that_nobody_asked_for_stop_the_list(column: str) -> None:
     """Shopmonkey answers with the whole table if it does not know a filter: that may be ten years of appointments."""
     assert LISTING

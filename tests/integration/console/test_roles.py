@@ -9,6 +9,7 @@ from starlette.routing import BaseRoute, Mount, Route
 
 from app.console.pages_app import create_pages
 from app.ledger.redis import Redis
+from tests.support.cases import each
 from tests.support.console import (
     ACTIONS,
     CONSOLE_ROUTES,
@@ -19,6 +20,21 @@ from tests.support.console import (
     console_route,
     path_of,
 )
+
+
+@pytest.fixture
+async def viewer(app: Any, delivery: str) -> Browser:
+    viewer = Browser(app)
+    await viewer.log_in(VIEWERS)
+    return viewer
+
+
+@pytest.fixture
+async def operator(app: Any, delivery: str) -> Browser:
+    operator = Browser(app)
+    await operator.log_in()
+    return operator
+
 
 # -- without a password --
 
@@ -70,9 +86,7 @@ def test_only_the_log_in_page_needs_no_session() -> None:
     } == actions
 
 
-@pytest.mark.parametrize(
-    "page", [page for page in CONSOLE_ROUTES if page.role in ("viewer", "operator")], ids=lambda page: page.path
-)
+@each("page", [page for page in CONSOLE_ROUTES if page.role in ("viewer", "operator")], ids=lambda page: page.path)
 async def test_a_request_without_a_session_is_redirected_to_the_log_in_page(app: Any, delivery: str, page: Any) -> None:
     stranger = Browser(app)
     await stranger.get("/console/login")
@@ -85,12 +99,8 @@ async def test_a_request_without_a_session_is_redirected_to_the_log_in_page(app:
     assert delivery not in response.text
 
 
-@pytest.mark.parametrize(
-    "page", [page for page in CONSOLE_ROUTES if page.role == "operator"], ids=lambda page: page.path
-)
-async def test_a_viewer_gets_403_for_actions(app: Any, delivery: str, redis: Redis, page: Any) -> None:
-    viewer = Browser(app)
-    await viewer.log_in(VIEWERS)
+@each("page", [page for page in CONSOLE_ROUTES if page.role == "operator"], ids=lambda page: page.path)
+async def test_a_viewer_gets_403_for_actions(viewer: Browser, delivery: str, redis: Redis, page: Any) -> None:
     entry_count = await redis.command("XLEN", "bell:activity")
 
     path = path_of(page, delivery)
@@ -102,15 +112,12 @@ async def test_a_viewer_gets_403_for_actions(app: Any, delivery: str, redis: Red
     assert entry_count == await redis.command("XLEN", "bell:activity")
 
 
-@pytest.mark.parametrize(
+@each(
     "page",
     [page for page in FINITE_ROUTES if (page.method, page.role) == ("GET", "viewer")],
     ids=lambda page: page.path,
 )
-async def test_a_viewer_sees_pages_without_personal_data(app: Any, delivery: str, page: Any) -> None:
-    viewer = Browser(app)
-    await viewer.log_in(VIEWERS)
-
+async def test_a_viewer_sees_pages_without_personal_data(viewer: Browser, delivery: str, page: Any) -> None:
     response = await viewer.get(path_of(page, delivery))
 
     assert response.status_code in (200, 404)
@@ -118,11 +125,12 @@ async def test_a_viewer_sees_pages_without_personal_data(app: Any, delivery: str
     assert "/reveal" not in response.text
 
 
-@pytest.mark.parametrize("page", FINITE_ROUTES, ids=lambda page: f"{page.method} {page.path}")
-async def test_every_response_has_the_security_headers(app: Any, delivery: str, page: Any) -> None:
-    operator = Browser(app)
-    await operator.log_in()
+#: The log-out is last, because it ends the session.
+LOG_OUT_LAST = sorted(FINITE_ROUTES, key=lambda page: page.path == "/console/logout")
 
+
+@each("page", LOG_OUT_LAST, ids=lambda page: f"{page.method} {page.path}")
+async def test_every_response_has_the_security_headers(operator: Browser, delivery: str, page: Any) -> None:
     path = path_of(page, delivery)
     response = await (operator.get(path) if page.method == "GET" else operator.post(path))
 

@@ -11,6 +11,7 @@ import pytest
 
 from app.demo.valkey import free_port
 from app.webhooks.registry import load_sources, load_specimens
+from tests.support.cases import each
 from tests.support.console import HASHES, OPERATORS
 from tests.support.intake import (
     MAX_BODY,
@@ -102,7 +103,7 @@ def undocumented(first_requests: dict[int, bytes]) -> dict[int, bytes]:
     return {status: raw for status, raw in first_requests.items() if status not in DOCUMENTED}
 
 
-@pytest.mark.parametrize("method", METHODS)
+@each("method", METHODS)
 def test_every_method_at_every_path_gets_a_documented_status(web: WebProcess, state: str, method: str) -> None:
     """In each state a third of the paths: all pairs of method and shape, of method and hook, and of shape and hook.
 
@@ -155,7 +156,7 @@ def test_every_invalid_body_gets_a_documented_status(web: WebProcess) -> None:
     assert {} == undocumented({status: raw for status, raw in first_requests.items() if status})
 
 
-@pytest.mark.parametrize("name", [name for name in HOOKS if name in BY_TOOL])
+@each("name", [name for name in HOOKS if name in BY_TOOL])
 def test_every_specimen_at_every_path_gets_a_documented_status(web: WebProcess, name: str) -> None:
     """The requests have the vendor's body and headers; not every signature is valid here."""
     requests = []
@@ -170,7 +171,7 @@ def test_every_specimen_at_every_path_gets_a_documented_status(web: WebProcess, 
     assert {} == undocumented(responses(web, requests))
 
 
-@pytest.mark.parametrize("name", load_sources())
+@each("name", load_sources())
 def test_the_unavailable_status_of_every_source_makes_the_tool_retry(name: str) -> None:
     assert load_sources()[name].definition.unavailable_status in (429, 503)
 

@@ -18,6 +18,7 @@ import pytest
 
 from app.intake import http_protocol
 from app.ledger.redis import Redis
+from tests.support.cases import each
 from tests.support.console import HASHES, OPERATORS
 from tests.support.harness import ROOT, sign_standard, wait_until
 from tests.support.intake import (
@@ -57,7 +58,7 @@ LARGE_REQUEST = b"POST /hooks/standard HTTP/1.1\r\nhost: x\r\ncontent-length: 10
 # -- the version of uvicorn --
 
 
-@pytest.mark.parametrize("missing_module", ["", "uvicorn.protocols.http.flow_control"])
+@each("missing_module", ["", "uvicorn.protocols.http.flow_control"])
 def test_an_unsupported_version_of_uvicorn_ends_web_with_a_message(
     missing_module: str,
 ) -> None:

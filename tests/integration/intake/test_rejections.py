@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from app.ledger.redis import Redis
+from tests.support.cases import each
 from tests.support.harness import (
     sign_calendly,
     sign_standard,
@@ -50,13 +51,13 @@ UNREADABLE = {
 }
 
 
-@pytest.mark.parametrize("raw", UNREADABLE.values(), ids=UNREADABLE.keys())
+@each("raw", UNREADABLE.values(), ids=UNREADABLE.keys())
 async def test_a_signed_unreadable_body_is_rejected_and_not_stored(web: WebProcess, redis: Redis, raw: bytes) -> None:
     assert is_error_response(web.send("standard", raw), 400)
     assert set() == await stored_keys(redis)
 
 
-@pytest.mark.parametrize(
+@each(
     ("source", "raw"),
     [
         ("acuity", b""),
@@ -145,7 +146,7 @@ FORGED: dict[str, Callable[[dict[str, Any], bytes], Any]] = {
 }
 
 
-@pytest.mark.parametrize("forge", FORGED.values(), ids=FORGED.keys())
+@each("forge", FORGED.values(), ids=FORGED.keys())
 async def test_an_invalid_signature_is_rejected_and_nothing_is_stored(
     web: WebProcess, redis: Redis, forge: Callable[[dict[str, Any], bytes], Any]
 ) -> None:
@@ -165,8 +166,8 @@ async def test_a_signature_of_white_space_is_rejected(web: WebProcess, redis: Re
     assert is_error_response(web.send_bytes(request(body=raw, content_length=str(len(raw)), **signed)), 401)
 
 
-@pytest.mark.parametrize("source", SOURCES)
-@pytest.mark.parametrize("how", ["unsigned", "for another body", "of another length", "empty"])
+@each("source", SOURCES)
+@each("how", ["unsigned", "for another body", "of another length", "empty"])
 async def test_a_forged_delivery_of_any_tool_is_rejected(web: WebProcess, redis: Redis, source: str, how: str) -> None:
     raw = new_event_body(source)
     headers = SIGN[source](raw + b" " if how == "for another body" else raw)
@@ -180,7 +181,7 @@ async def test_a_forged_delivery_of_any_tool_is_rejected(web: WebProcess, redis:
     assert set() == await stored_keys(redis)
 
 
-@pytest.mark.parametrize(
+@each(
     ("hook", "seconds", "status"),
     [
         ("standard", -290, 202),
@@ -260,7 +261,7 @@ NO_HOOKS = {
 }
 
 
-@pytest.mark.parametrize("path", NO_HOOKS.values(), ids=NO_HOOKS.keys())
+@each("path", NO_HOOKS.values(), ids=NO_HOOKS.keys())
 async def test_a_signed_request_to_an_unknown_hook_is_answered_404(web: WebProcess, redis: Redis, path: str) -> None:
     raw = new_event_body("standard")
     headers = {name: value for name, value in sign_standard(raw).items() if name != "content-type"}
@@ -271,8 +272,8 @@ async def test_a_signed_request_to_an_unknown_hook_is_answered_404(web: WebProce
     assert set() == await stored_keys(redis)
 
 
-@pytest.mark.parametrize("method", ["GET", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD"])
-@pytest.mark.parametrize("hook", ["standard", "calendly", "acuity"])
+@each("method", ["GET", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD"])
+@each("hook", ["standard", "calendly", "acuity"])
 async def test_a_hook_accepts_only_post(web: WebProcess, redis: Redis, method: str, hook: str) -> None:
     response = web.http.request(method, f"/hooks/{hook}")
 
@@ -281,7 +282,7 @@ async def test_a_hook_accepts_only_post(web: WebProcess, redis: Redis, method: s
     assert set() == await stored_keys(redis)
 
 
-@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT"])
+@each("method", ["GET", "HEAD", "PUT"])
 async def test_an_unknown_hook_is_answered_404_for_every_method(web: WebProcess, method: str) -> None:
     assert [404, 404] == [web.http.request(method, path).status_code for path in ("/hooks/nobody", "/hooks/calcom")]
 

@@ -23,6 +23,7 @@ from app.ledger.records import AcceptResult, DeliveryInfo
 from app.ledger.redis import Acknowledge, Redis, RedisAddress, RedisUnavailable
 from app.webhooks.delivery import Delivery
 from jobs.arq_redis import redis_pool
+from tests.support.cases import each
 from tests.support.harness import ROOT, Harness, wait_until
 from tests.support.tcp_server import Handler, listening
 
@@ -344,7 +345,7 @@ async def test_pending_commands_fail_when_the_connection_is_closed(valkey_server
         assert b"PONG" == await retry_until_available(lambda: redis.command("PING"))
 
 
-@pytest.mark.parametrize("when", ["after the greeting", "after a reply", "in the middle of a reply"])
+@each("when", ["after the greeting", "after a reply", "in the middle of a reply"])
 async def test_no_command_waits_after_the_server_closes_the_connection(when: str) -> None:
     async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         commands = Commands(reader)
@@ -362,9 +363,7 @@ async def test_no_command_waits_after_the_server_closes_the_connection(when: str
             assert all(reply == b"PONG" or isinstance(reply, RedisUnavailable) for reply in replies), replies
 
 
-@pytest.mark.parametrize(
-    "answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x00\xff\xfe", b"$99999999999999999999\r\n"], ids=repr
-)
+@each("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"\x00\xff\xfe", b"$99999999999999999999\r\n"], ids=repr)
 async def test_a_server_that_does_not_speak_redis_is_unavailable(answer: bytes) -> None:
     async def respond(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read(1)
@@ -547,7 +546,7 @@ async def test_a_user_name_of_odd_characters_is_accepted(valkey_server: OwnServe
         assert b"us:er@x" == await redis.command("ACL", "WHOAMI")
 
 
-@pytest.mark.parametrize(
+@each(
     "url",
     [
         "redis://localhost",

@@ -24,6 +24,7 @@ from app.operators.operations import OperationRequest, Operations
 from app.settings.environment import read_environment
 from app.visits.change import Contact, VisitChange
 from app.webhooks.delivery import Delivery
+from tests.support.cases import each
 from tests.support.every_key import (
     ADA,
     KEY,
@@ -472,7 +473,7 @@ async def test_the_activity_log_contains_no_address_of_a_search(redis: Redis) ->
     assert "reason=•••&state=parked •••" == activity.target
 
 
-@pytest.mark.parametrize(
+@each(
     ("raw", "is_match"),
     [
         (b'{"email": "Ada@Example.com"}', True),

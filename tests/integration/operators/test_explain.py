@@ -14,10 +14,11 @@ from app.operators.redaction import REDACTED, redact_text, response_sentence
 from app.settings.environment import read_environment
 from app.visits.change import Contact, VisitChange
 from app.webhooks.delivery import Delivery
+from tests.support.cases import each
 from tests.support.ledger import accept, change, done, visit_task
 
 
-@pytest.mark.parametrize(
+@each(
     ("expected", "response_text"),
     [
         ('{"name": "•••"}', '{"name": "Ada Lovelace"}'),
@@ -37,7 +38,7 @@ def test_personal_data_in_a_response_is_hidden(expected: str, response_text: str
     assert expected == redact_text(response_text)
 
 
-@pytest.mark.parametrize(
+@each(
     ("sentence", "response_text"),
     [
         ("email must be an e-mail address", '{"error":"unprocessable","detail":"email must be an e-mail address"}'),
@@ -53,7 +54,7 @@ def test_the_sentence_of_a_response_is_found_and_redacted(sentence: str, respons
     assert sentence == response_sentence(response_text)
 
 
-@pytest.mark.parametrize(
+@each(
     "response_text",
     [
         '{"error": "unprocessable", "field": "amount_collected", "detail": "must be a decimal"}',

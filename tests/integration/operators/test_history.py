@@ -17,6 +17,7 @@ from app.operators.explain import Explain
 from app.operators.history import MAX_MESSAGES, attempt_lines, attempt_sentence
 from app.settings.environment import read_environment
 from app.visits.change import Contact
+from tests.support.cases import each
 from tests.support.ledger import accept, attempt, change, start_run, visit_task
 
 SETTINGS = read_environment(
@@ -325,7 +326,7 @@ async def test_a_delivery_that_is_queued_or_on_hold_says_so(ledger: Ledger) -> N
     assert [["waits for a worker"] * 2, ["on hold"] * 2] == [[lines[-1] for lines in pair] for pair in (queued, held)]
 
 
-@pytest.mark.parametrize(
+@each(
     ("outcome", "sentence"),
     [
         (attempt("translated"), "the record was fetched, and the event translated"),

@@ -32,6 +32,7 @@ from app.visits.change import Contact, VisitChange
 from app.visits.merge import merge_changes
 from app.webhooks.delivery import Delivery
 from app.webhooks.signatures.scheme import fingerprint
+from tests.support.cases import each
 from tests.support.harness import Harness, wait_until
 from tests.support.ledger_client import LedgerClient, end_leases
 
@@ -488,7 +489,7 @@ def body_text(raw: bytes, *revealed: str) -> str:
     return "".join(piece if isinstance(piece, str) else piece.value or piece.placeholder for piece in pieces)
 
 
-@pytest.mark.parametrize(
+@each(
     "raw",
     [
         b'{"email":"ada@example.com","name":"Ada Lovelace","phone":"+15550100001","nested":[{"notes":"knows Ada"}]}',
@@ -515,7 +516,7 @@ def test_a_large_number_is_not_rounded() -> None:
     assert "12345678901234567890123" in body_text(b'{"id": 12345678901234567890123}', "*")
 
 
-@pytest.mark.parametrize("raw", [b"{}", b"[]", b"null", b'{"type": [], "id": {}, "end": [{}, [[]], null, true]}'])
+@each("raw", [b"{}", b"[]", b"null", b'{"type": [], "id": {}, "end": [{}, [[]], null, true]}'])
 def test_the_structure_of_a_body_is_shown(raw: bytes) -> None:
     assert json.loads(raw) == json.loads(body_text(raw))
 
@@ -528,7 +529,7 @@ def test_only_the_requested_field_is_revealed() -> None:
     assert ["v"] == [letter for letter in "xyzwv" if f'"{letter}"' in body_text(raw, "#3")]
 
 
-@pytest.mark.parametrize("depth", [100, 300, 1_000])
+@each("depth", [100, 300, 1_000])
 def test_a_deeply_nested_body_is_truncated(depth: int) -> None:
     raw = b'{"a":' * depth + b"1" + b"}" * depth
 
@@ -536,7 +537,7 @@ def test_a_deeply_nested_body_is_truncated(depth: int) -> None:
     assert raw == re.sub(rb"\s", b"", body_text(raw, "*").encode())
 
 
-@pytest.mark.parametrize(
+@each(
     "raw",
     [
         b"[" + b"1," * 130_000 + b"1]",
@@ -569,7 +570,7 @@ def test_values_up_to_the_limit_are_all_shown() -> None:
         )
 
 
-@pytest.mark.parametrize(
+@each(
     ("shown", "value", "event"),
     [
         (True, "repair_order.posted", ()),

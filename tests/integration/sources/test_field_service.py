@@ -18,6 +18,7 @@ from app.webhooks.delivery import Event
 from app.webhooks.payload import Payload, Untranslatable
 from app.webhooks.registry import load_sources
 from app.webhooks.source import RECORD_GONE, Ignored
+from tests.support.cases import each
 from tests.support.source_world import SourceWorld
 from tests.support.specimens import BY_TOOL, Specimen
 
@@ -58,7 +59,7 @@ def email_status(status: str | None) -> dict[str, Any]:
     return {"dndSettings": {"Email": {"status": status, "message": "unsubscribed", "code": ""}}}
 
 
-@pytest.mark.parametrize(
+@each(
     ("contact", "is_opted_out"),
     [
         ({"dnd": True}, True),
@@ -150,7 +151,7 @@ def test_housecallpro_event_without_a_time_is_ordered_by_its_signed_time() -> No
     assert (1773306061_000000, 1773306000_000000) == (resign.version, occurred.version)
 
 
-@pytest.mark.parametrize("headers", [{}, {"Api-Timestamp": "soon"}, {"Api-Timestamp": "\u0661"}])
+@each("headers", [{}, {"Api-Timestamp": "soon"}, {"Api-Timestamp": "\u0661"}])
 def test_housecallpro_event_without_any_time_is_untranslatable(headers: Mapping[str, str]) -> None:
     with pytest.raises(Untranslatable, match="event_occurred_at"):
         changes(from_housecall("job.updated", None, headers, job=housecall_job()))
@@ -179,8 +180,8 @@ def from_boulevard(event: str, id: str, node: Mapping[str, Any] | None = None) -
 COMPLETED, PAID_FOR = from_boulevard("appointment.completed", APPOINTMENT), from_boulevard("order.completed", ORDER)
 
 
-@pytest.mark.parametrize(("name", "event"), [("appointment", COMPLETED), ("order", PAID_FOR)])
-@pytest.mark.parametrize(
+@each(("name", "event"), [("appointment", COMPLETED), ("order", PAID_FOR)])
+@each(
     "errors",
     [
         [{"message": "Not authorized", "code": "FORBIDDEN"}],
@@ -229,7 +230,7 @@ def test_boulevard_record_is_deleted_where_the_api_says_so() -> None:
         assert RECORD_GONE == load_sources()["boulevard"].translate(with_record(PAID_FOR, response))
 
 
-@pytest.mark.parametrize(
+@each(
     "node",
     [
         {"id": REFUND, "orderId": ORDER},
@@ -247,7 +248,7 @@ def test_boulevard_refund_updates_the_amount_of_its_order(node: Mapping[str, Any
     assert ("c3253094", "77777777", Decimal(200)) == (change.visit_id, change.payment_id, change.amount_collected)
 
 
-@pytest.mark.parametrize("node", [None, {"id": REFUND}, {"id": "88888888", "lineGroups": []}])
+@each("node", [None, {"id": REFUND}, {"id": "88888888", "lineGroups": []}])
 def test_boulevard_refund_without_an_order_id_is_untranslatable(node: Mapping[str, Any] | None) -> None:
     with pytest.raises(Untranslatable, match="does not name its order"):
         load_sources()["boulevard"].fetch(from_boulevard("order_refund.closed", REFUND, node))  # type: ignore[misc]
@@ -260,7 +261,7 @@ def test_boulevard_refund_of_a_missing_order_is_untranslatable() -> None:
         changes(with_record(refunded, {"data": {"order": None}}))
 
 
-@pytest.mark.parametrize(
+@each(
     ("client", "names"),
     [
         ({"name": "Ada Lovelace"}, ("Ada", "Lovelace")),
@@ -365,7 +366,7 @@ async def test_jobber_two_hundred_visits_of_a_series_are_recorded_together(world
     assert 201 == len(set((await world.ledger.load_task(event)).targets))
 
 
-@pytest.mark.parametrize(
+@each(
     ("visits", "page"),
     [
         ([jobber_visit("TmV4dA==", AFTER)], {"hasPreviousPage": False, "startCursor": "MTAw"}),
@@ -415,7 +416,7 @@ def test_jobber_two_invoices_of_a_payment_are_counted_separately() -> None:
     }
 
 
-@pytest.mark.parametrize(("receives", "is_opted_out"), [(False, True), (True, False), (None, UNSET)])
+@each(("receives", "is_opted_out"), [(False, True), (True, False), (None, UNSET)])
 def test_jobber_client_who_receives_no_review_requests_has_opted_out(
     receives: bool | None, is_opted_out: object
 ) -> None:
@@ -441,7 +442,7 @@ def stripe_charge(captured: int, refunded: int) -> dict[str, Any]:
     return {"id": "ch_1", "payment_intent": "pi_1", "captured": True, "status": "succeeded", **amounts}
 
 
-@pytest.mark.parametrize(
+@each(
     ("version", "refunded", "collected"),
     [
         (OLDER, 375, "203.00"),  # released, not refunded
@@ -472,7 +473,7 @@ def test_stripe_charge_before_2020_has_no_captured_amount() -> None:
     assert "203.00" == merged_visit(from_stripe("charge.refunded", OLDER, charge)).fields["amount_collected"]
 
 
-@pytest.mark.parametrize("reference", [INVOICE, INVOICE[:25]])
+@each("reference", [INVOICE, INVOICE[:25]])
 def test_stripe_invoice_and_its_payment_count_once_even_with_a_short_reference(reference: str) -> None:
     invoice = from_stripe("invoice.paid", "2025-11-17.clover", {"id": INVOICE, "amount_paid": 5000})
     intent = {"id": "pi_2", "amount_received": 5000, "payment_details": {"order_reference": reference}}
@@ -505,7 +506,7 @@ def from_nexhealth(envelope: Mapping[str, Any], headers: Mapping[str, str] | Non
 NAMED, IN_ADDRESS = {"subdomain": "example-dental"}, {"?subdomain": "example-dental"}
 
 
-@pytest.mark.parametrize(
+@each(
     ("envelope", "headers"),
     [(NAMED, {}), ({}, IN_ADDRESS), (NAMED, {"?subdomain": "another"}), ({"subdomain": None}, IN_ADDRESS)],
 )
@@ -517,7 +518,7 @@ def test_nexhealth_practice_comes_from_the_event_or_the_hook_url(
     assert ("patients/5001", "example-dental") == (get.path, get.params["subdomain"])
 
 
-@pytest.mark.parametrize("headers", [{}, {"?subdomain": ""}, {"?subdomain": "a/b"}, {"?subdomain": "a&x=1"}])
+@each("headers", [{}, {"?subdomain": ""}, {"?subdomain": "a/b"}, {"?subdomain": "a&x=1"}])
 def test_nexhealth_event_without_a_practice_is_untranslatable(headers: Mapping[str, str]) -> None:
     event = from_nexhealth({}, headers)
 
@@ -543,7 +544,7 @@ def test_nexhealth_event_with_its_patient_needs_no_practice() -> None:
     assert "cancel" == cancelled.action
 
 
-@pytest.mark.parametrize(
+@each(
     ("patient", "phone"),
     [
         ({"bio": {"cell_phone_number": "1", "phone_number": "2"}}, "1"),

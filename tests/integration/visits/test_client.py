@@ -40,6 +40,7 @@ from app.visits.client import (
     http_client,
     retry_after_s,
 )
+from tests.support.cases import each
 from tests.support.harness import Harness, Server, serving, unread_response
 from tests.support.tcp_server import listening
 
@@ -61,11 +62,15 @@ def sandbox_harness(sandbox: Server) -> Iterator[Harness]:
     harness.http.close()
 
 
+def emptied(harness: Harness) -> Harness:
+    harness.clear_faults()
+    harness.http.post(f"{harness.sandbox.url}/_sandbox/reset").raise_for_status()
+    return harness
+
+
 @pytest.fixture
 def api(sandbox_harness: Harness) -> Harness:
-    sandbox_harness.clear_faults()
-    sandbox_harness.http.post(f"{sandbox_harness.sandbox.url}/_sandbox/reset").raise_for_status()
-    return sandbox_harness
+    return emptied(sandbox_harness)
 
 
 @pytest.fixture
@@ -95,7 +100,7 @@ CALLS: dict[str, Call] = {
         {"email": "ada@example.com", "last_name": "Lovelace", "phone": "+15550100001"}
     ),
 }
-EVERY_CALL = pytest.mark.parametrize("route", CALLS)
+EVERY_CALL = each("route", CALLS)
 
 
 # -- requests and responses of the reference --
@@ -195,7 +200,7 @@ async def test_visits_are_listed_in_pages(client: VisitsClient) -> None:
     assert {"page": 2, "limit": 2, "total": 3, "total_pages": 2} == second["pagination"]
 
 
-@pytest.mark.parametrize(
+@each(
     "email",
     ["ada@example.com", "ada+tag@example.com", "o'hara&co=x%41@example.com", "a d@ü.example", "#?/@example.com"],
 )
@@ -221,7 +226,7 @@ async def test_a_contact_is_created_with_all_fields(client: VisitsClient) -> Non
 # -- paths --
 
 
-@pytest.mark.parametrize(
+@each(
     "id",
     [
         "a/b",
@@ -260,7 +265,7 @@ async def error_of(call: Any) -> VisitsApiError:
     return raised.value
 
 
-@pytest.mark.parametrize(
+@each(
     ("status", "kind"),
     [
         (400, ClientError),
@@ -292,24 +297,21 @@ async def test_an_error_status_has_its_exception_class(status: int, kind: type[V
     assert expected == [(type(error), error.status, error.response_text, str(error)) for error in errors]
 
 
-@pytest.mark.parametrize("status", [404, 410])
-@pytest.mark.parametrize(
-    ("route", "expected"), [("GET /visits/:id", None), ("PUT /visits/:id", None), ("DELETE /visits/:id", False)]
-)
+@each("status", [404, 410])
+@each(("route", "expected"), [("GET /visits/:id", None), ("PUT /visits/:id", None), ("DELETE /visits/:id", False)])
 async def test_a_missing_visit_raises_no_error(route: str, expected: object, status: int) -> None:
     async with client_with(lambda _: httpx.Response(status, text="no")) as client:
         assert expected is await CALLS[route](client)
 
 
-@pytest.mark.parametrize("status", [404, 410])
-@pytest.mark.parametrize("route", ["GET /visits", "POST /visits", "GET /contacts", "POST /contacts"])
+@each("status", [404, 410])
+@each("route", ["GET /visits", "POST /visits", "GET /contacts", "POST /contacts"])
 async def test_a_missing_endpoint_is_a_client_error(route: str, status: int) -> None:
     async with client_with(lambda _: httpx.Response(status, text="no")) as client:
         assert ClientError is type(await error_of(CALLS[route](client)))
 
 
-@EVERY_CALL
-@pytest.mark.parametrize(
+@each(
     ("switches", "kind", "status"),
     [
         pytest.param({"down": True}, ServerError, 503, id="down"),
@@ -323,6 +325,7 @@ async def test_a_missing_endpoint_is_a_client_error(route: str, status: int) -> 
         pytest.param({"wrong_json_share": 1}, OutcomeUnknown, 200, id="wrong-json"),
     ],
 )
+@EVERY_CALL
 async def test_every_failure_of_the_api_has_its_exception_class(
     api: Harness,
     client: VisitsClient,
@@ -331,6 +334,7 @@ async def test_every_failure_of_the_api_has_its_exception_class(
     kind: type[VisitsApiError],
     status: int | None,
 ) -> None:
+    emptied(api)
     # The calls need an existing visit, and responses that are long enough to be truncated.
     await client.create_visit(CONTACT, "vis_001", {"time_scheduled": "2025-02-17T09:00:00Z"})
     api.inject_faults(**switches, only=[route])
@@ -343,7 +347,7 @@ async def test_every_failure_of_the_api_has_its_exception_class(
     assert (kind, status) == (type(error), error.status)
 
 
-@pytest.mark.parametrize(
+@each(
     "switches",
     [
         pytest.param({"commit_then_hang_share": 1}, id="done-then-silence"),
@@ -387,7 +391,7 @@ async def test_a_closed_connection_is_an_unknown_outcome(route: str) -> None:
         assert OutcomeUnknown is type(await error_of(CALLS[route](client)))
 
 
-@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@each("status", [301, 302, 303, 307, 308])
 async def test_a_redirect_is_not_followed(status: int) -> None:
     hosts: list[str] = []
 
@@ -404,10 +408,8 @@ async def test_a_redirect_is_not_followed(status: int) -> None:
 # -- bodies --
 
 
-@pytest.mark.parametrize(
-    "response", [(200, b""), (201, b""), (202, b" \n"), (204, b"")], ids=["200", "201", "202", "204"]
-)
-@pytest.mark.parametrize(
+@each("response", [(200, b""), (201, b""), (202, b" \n"), (204, b"")], ids=["200", "201", "202", "204"])
+@each(
     ("route", "expected"),
     [
         ("GET /visits", {}),
@@ -423,7 +425,7 @@ async def test_a_success_without_a_body_is_accepted(route: str, expected: object
         assert expected == await CALLS[route](client)
 
 
-@pytest.mark.parametrize("body", [b"null", b"[]", b'"ok"', b"1", b"{", b"<html>", b"\xff\xfe", b'{"id": NaN}', b"{}}"])
+@each("body", [b"null", b"[]", b'"ok"', b"1", b"{", b"<html>", b"\xff\xfe", b'{"id": NaN}', b"{}}"])
 async def test_a_body_that_is_no_json_object_is_an_unknown_outcome(body: bytes) -> None:
     async with client_with(lambda _: httpx.Response(200, content=body)) as client:
         errors = [await error_of(call(client)) for route, call in CALLS.items() if route != "DELETE /visits/:id"]
@@ -436,7 +438,7 @@ async def test_the_body_of_a_delete_is_ignored() -> None:
         assert await client.delete_visit("vis_001") is True
 
 
-@pytest.mark.parametrize("body", [{}, {"data": None}, {"data": {}}, {"data": [1, "x", None]}, {"has_more": True}])
+@each("body", [{}, {"data": None}, {"data": {}}, {"data": [1, "x", None]}, {"has_more": True}])
 async def test_a_list_of_contacts_in_another_shape_is_empty(body: Any) -> None:
     async with client_with(lambda _: httpx.Response(200, json=body)) as client:
         assert [] == await client.find_contacts("ada@example.com")
@@ -445,7 +447,7 @@ async def test_a_list_of_contacts_in_another_shape_is_empty(body: Any) -> None:
 # -- Retry-After --
 
 
-@pytest.mark.parametrize(
+@each(
     ("header", "wait_s"),
     [
         (None, None),
@@ -478,7 +480,7 @@ def test_retry_after_is_seconds_or_a_date_or_none(header: str | None, wait_s: fl
     assert wait_s == retry_after_s(header, NOW)
 
 
-@pytest.mark.parametrize("skew_s", [-3_600, 0, 3_600])
+@each("skew_s", [-3_600, 0, 3_600])
 def test_a_date_in_retry_after_is_compared_with_the_clock_of_the_api(skew_s: int) -> None:
     sent_at = time.time() + skew_s
     dates = {"date": formatdate(sent_at, usegmt=True), "retry-after": formatdate(sent_at + 30, usegmt=True)}
@@ -567,14 +569,14 @@ async def test_at_most_500_characters_of_a_response_are_stored() -> None:
     assert "ä" * 500 == error.response_text
 
 
-@pytest.mark.parametrize("charset", ["utf-8", "latin-1", "no-such-charset", "utf-16", "idna", "base64"])
+@each("charset", ["utf-8", "latin-1", "no-such-charset", "utf-16", "idna", "base64"])
 async def test_an_error_in_any_charset_is_a_server_error(charset: str) -> None:
     headers = {"content-type": f"text/html; charset={charset}"}
     async with client_with(lambda _: httpx.Response(500, content=b"\xff\xfe\x00broken", headers=headers)) as client:
         assert ServerError is type(await error_of(client.get_visit("vis_001")))
 
 
-@pytest.mark.parametrize("status", [200, 302, 401, 404, 422, 429, 500])
+@each("status", [200, 302, 401, 404, 422, 429, 500])
 async def test_an_exception_contains_no_personal_data(status: int) -> None:
     response = httpx.Response(status, text=" ".join(CANARIES), headers={"location": f"/?{CANARIES[0]}"})
     text = ""
@@ -657,7 +659,7 @@ def large_responses() -> Iterator[tuple[LargeResponses, str]]:
         yield server, url
 
 
-@pytest.mark.parametrize("kind", ["longest", "gzip", "deflate", "gzip-longest"])
+@each("kind", ["longest", "gzip", "deflate", "gzip-longest"])
 async def test_a_response_up_to_the_limit_is_read(large_responses: tuple[LargeResponses, str], kind: str) -> None:
     server, url = large_responses
     async with http_client() as http:
@@ -667,7 +669,7 @@ async def test_a_response_up_to_the_limit_is_read(large_responses: tuple[LargeRe
     assert {"identity"} == set(server.encodings)
 
 
-@pytest.mark.parametrize("kind", ["one-more", "endless", "bomb"])
+@each("kind", ["one-more", "endless", "bomb"])
 async def test_a_response_over_the_limit_is_not_read_to_its_end(
     large_responses: tuple[LargeResponses, str], kind: str
 ) -> None:
@@ -706,7 +708,7 @@ async def test_an_endless_response_is_an_unknown_outcome(
     assert "the response did not end in time" == error.value.response_text
 
 
-@pytest.mark.parametrize("kind", ["brotli", "not-gzip"])
+@each("kind", ["brotli", "not-gzip"])
 async def test_a_response_that_cannot_be_decompressed_is_an_unknown_outcome(
     large_responses: tuple[LargeResponses, str], kind: str
 ) -> None:
@@ -717,7 +719,7 @@ async def test_a_response_that_cannot_be_decompressed_is_an_unknown_outcome(
     assert "DecodingError" == error.value.response_text
 
 
-@pytest.mark.parametrize(
+@each(
     "head",
     [b"HTTP/1.1 200 OK\r\nx-a: " + b"a" * 100_000, b"HTTP/1.1 200 OK\r\n" + b"x: y\r\n" * 40_000, b"220 ready\r\n\r\n"],
     ids=["a long header", "many headers", "no HTTP"],

@@ -1,14 +1,13 @@
 """The rows of a plan: what would happen to a task, in words."""
 
-import pytest
-
 from app.cli.replay import _plan_rows
 from app.ledger.ids import TaskId
 from app.operators.operations import OperationKind
 from app.operators.replay import Call, PlannedTask
+from tests.support.cases import each
 
 
-@pytest.mark.parametrize(
+@each(
     ("kind", "obstacle", "calls", "expected"),
     [
         ("replay", "contact_unknown", (Call("wait: contact_unknown", "standard-1"),), "fail: No e-mail address"),

@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from app.cli.output import TimeType, print_rows, utc_option, with_age
+from tests.support.cases import each
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +34,7 @@ def output(*arguments: str) -> str:
     return CliRunner().invoke(command, arguments, catch_exceptions=False).output
 
 
-@pytest.mark.parametrize(
+@each(
     ("expected", "arguments"),
     [
         ("Jan 15, 2019, 2:00 PM EST", []),
@@ -45,7 +46,7 @@ def test_times_are_in_the_zone_of_the_computer_but_not_in_json(expected: str, ar
     assert expected in output(*arguments)
 
 
-@pytest.mark.parametrize(
+@each(
     ("expected", "arguments"),
     [
         ("2019-07-04T16:30:00+00:00", ["--since", "2019-07-04T12:30"]),
@@ -63,7 +64,7 @@ def test_a_time_that_no_zone_has_is_an_error() -> None:
     assert "is neither a time" in output("--since", "0001-01-01")
 
 
-@pytest.mark.parametrize(
+@each(
     ("expected", "minutes"),
     [(r"\d{1,2}:\d\d [AP]M E[SD]T, 5 min ago", 5), (r"[A-Z][a-z]{2} \d{1,2}, .* E[SD]T", 5_000)],
 )

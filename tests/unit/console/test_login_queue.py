@@ -7,6 +7,7 @@ import pytest
 
 from app.console import login_queue
 from app.console.login_queue import MAX_WAITING, LoginQueue, Priority, TooManyAttempts
+from tests.support.cases import each
 
 KNOWN_BROWSER, STRANGER = Priority(False, 0), Priority(True, 0)
 
@@ -78,7 +79,7 @@ async def test_a_waiter_is_rejected_after_the_time_limit(monkeypatch: pytest.Mon
     assert ["free again"] == order
 
 
-@pytest.mark.parametrize("steps", [0, 1, 2], ids=["while it waits", "as its turn comes", "a moment later"])
+@each("steps", [0, 1, 2], ids=["while it waits", "as its turn comes", "a moment later"])
 async def test_a_cancelled_waiter_passes_its_turn_on(steps: int) -> None:
     queue, order = LoginQueue(), list[Any]()
     async with queue.turn(STRANGER):

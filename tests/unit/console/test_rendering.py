@@ -3,12 +3,11 @@
 import time
 from typing import Any
 
-import pytest
-
 from app.console.rendering import due, marked, plain, sentence, version
+from tests.support.cases import each
 
 
-@pytest.mark.parametrize(
+@each(
     ("expected", "value"),
     [("none", None), ("none", ""), ("yes", True), ("no", False), ("0", 0), ("120.00", "120.00")],
 )
@@ -16,7 +15,7 @@ def test_a_value_of_a_visit_is_shown_in_words(expected: str, value: Any) -> None
     assert expected == plain(value)
 
 
-@pytest.mark.parametrize(("expected", "in_s"), [("in 2 min", 119), ("now", 0), ("now", -7)])
+@each(("expected", "in_s"), [("in 2 min", 119), ("now", 0), ("now", -7)])
 def test_the_next_attempt_is_never_in_the_past(expected: str, in_s: float) -> None:
     assert expected == due((time.time() + in_s) * 1000)
 
@@ -32,8 +31,6 @@ def test_a_sentence_begins_with_a_capital_and_has_readable_times() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("expected", "value"), [("12", 12), ("Jan 15, 2027, 7:00:05 PM UTC", 1_800_039_605_000_000), ("0", 0)]
-)
+@each(("expected", "value"), [("12", 12), ("Jan 15, 2027, 7:00:05 PM UTC", 1_800_039_605_000_000), ("0", 0)])
 def test_the_version_of_a_change_is_a_time_or_a_number(expected: str, value: int) -> None:
     assert expected in version(value)

@@ -3,14 +3,15 @@
 import pytest
 
 from jobs.claiming_worker import idle_delay_s
+from tests.support.cases import each
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@each("workers", [0, 1])
 def test_a_worker_alone_polls_without_further_delay(workers: int) -> None:
     assert 0 == idle_delay_s(0.05, workers)
 
 
-@pytest.mark.parametrize("workers", [2, 3, 4, 8])
+@each("workers", [2, 3, 4, 8])
 def test_several_workers_poll_as_often_as_one(workers: int) -> None:
     polls_per_s = workers / (0.05 + idle_delay_s(0.05, workers))
 

@@ -15,6 +15,7 @@ from app.visits.client import (
     VisitsApiError,
 )
 from jobs.retry import Decision, Schedule, decide, outcome_is_unknown, reason_class
+from tests.support.cases import each
 
 SCHEDULE = Schedule(first_s=5, cap_s=3_600, for_s=259_200)
 CALL = "PUT /visits/:id"
@@ -33,7 +34,7 @@ def after(error: VisitsApiError, failed_attempts: int = 0, failing_for_s: float 
     return decide(error, SCHEDULE, failed_attempts, failing_for_s, jitter)
 
 
-@pytest.mark.parametrize(
+@each(
     ("failed_attempts", "longest_s"),
     [
         (1, 5),
@@ -52,13 +53,13 @@ def test_the_longest_delay_doubles_up_to_the_cap(failed_attempts: int, longest_s
     assert longest_s == SCHEDULE.delay_s(failed_attempts, 1.0)
 
 
-@pytest.mark.parametrize(("jitter", "delay_s"), [(0.0, 0), (0.25, 10), (0.5, 20), (1.0, 40)])
+@each(("jitter", "delay_s"), [(0.0, 0), (0.25, 10), (0.5, 20), (1.0, 40)])
 def test_the_jitter_scales_the_longest_delay(jitter: float, delay_s: float) -> None:
     assert delay_s == SCHEDULE.delay_s(4, jitter)
 
 
-@pytest.mark.parametrize("error", TRANSIENT)
-@pytest.mark.parametrize(("failed_attempts", "due_s"), [(0, 5), (1, 10), (2, 20), (9, 2_560), (50, 3_600)])
+@each("error", TRANSIENT)
+@each(("failed_attempts", "due_s"), [(0, 5), (1, 10), (2, 20), (9, 2_560), (50, 3_600)])
 def test_a_transient_error_is_retried_on_the_schedule(
     error: VisitsApiError, failed_attempts: int, due_s: float
 ) -> None:
@@ -71,8 +72,8 @@ def test_a_transient_error_is_retried_on_the_schedule(
     )
 
 
-@pytest.mark.parametrize("error", TRANSIENT)
-@pytest.mark.parametrize(
+@each("error", TRANSIENT)
+@each(
     ("failing_for_s", "is_retried"),
     [(0, True), (259_199, True), (259_200, False), (10**9, False)],
 )
@@ -85,7 +86,7 @@ def test_a_transient_error_is_parked_after_three_days(
     assert (81, str(error)) == (decision.failed_attempts, decision.reason)
 
 
-@pytest.mark.parametrize("error", TRANSIENT)
+@each("error", TRANSIENT)
 def test_a_transient_error_signals_a_possible_outage(error: VisitsApiError) -> None:
     signal = after(error).circuit_signal
 
@@ -93,9 +94,9 @@ def test_a_transient_error_signals_a_possible_outage(error: VisitsApiError) -> N
     assert ("down", 3) == (signal.kind, signal.threshold)
 
 
-@pytest.mark.parametrize("error", TRANSIENT)
-@pytest.mark.parametrize("jitter", [0.0, 0.5, 1.0])
-@pytest.mark.parametrize("failed_attempts", [0, 3, 40])
+@each("error", TRANSIENT)
+@each("jitter", [0.0, 0.5, 1.0])
+@each("failed_attempts", [0, 3, 40])
 def test_a_recovered_api_is_detected_within_half_a_minute(
     error: VisitsApiError, failed_attempts: int, jitter: float
 ) -> None:
@@ -109,8 +110,8 @@ def test_a_503_with_retry_after_is_retried_after_that_time() -> None:
     assert 120 == after(ServerError(CALL, 503, wait_s=120), jitter=0.0).retry_in_s
 
 
-@pytest.mark.parametrize("jitter", [0.0, 1.0])
-@pytest.mark.parametrize("retry_after_s", [3_601, 86_400])
+@each("jitter", [0.0, 1.0])
+@each("retry_after_s", [3_601, 86_400])
 def test_a_503_with_retry_after_is_retried_no_later_than_the_cap(retry_after_s: float, jitter: float) -> None:
     error = ServerError(CALL, 503, wait_s=retry_after_s)
 
@@ -121,7 +122,7 @@ def test_a_503_with_a_short_retry_after_does_not_shorten_the_schedule() -> None:
     assert 40 == after(ServerError(CALL, 503, wait_s=1), failed_attempts=3).retry_in_s
 
 
-@pytest.mark.parametrize("jitter", [0.0, 0.1, 0.9])
+@each("jitter", [0.0, 0.1, 0.9])
 def test_a_write_without_a_response_is_retried_after_five_seconds_or_more(jitter: float) -> None:
     due_s = after(OutcomeUnknown("POST /visits"), jitter=jitter).retry_in_s
 
@@ -129,9 +130,9 @@ def test_a_write_without_a_response_is_retried_after_five_seconds_or_more(jitter
     assert due_s >= 5
 
 
-@pytest.mark.parametrize("status", [401, 403])
-@pytest.mark.parametrize("jitter", [0.0, 0.5, 1.0])
-@pytest.mark.parametrize("failing_for_s", [0, 10**9])
+@each("status", [401, 403])
+@each("jitter", [0.0, 0.5, 1.0])
+@each("failing_for_s", [0, 10**9])
 def test_a_rejected_token_opens_the_circuit_and_counts_no_attempt(
     status: int, jitter: float, failing_for_s: float
 ) -> None:
@@ -143,8 +144,8 @@ def test_a_rejected_token_opens_the_circuit_and_counts_no_attempt(
     assert 0 < decision.circuit_signal.pause_s <= 30
 
 
-@pytest.mark.parametrize("retry_after_s", [0, 0.5, 7, 86_400])
-@pytest.mark.parametrize("failing_for_s", [0, 10**9])
+@each("retry_after_s", [0, 0.5, 7, 86_400])
+@each("failing_for_s", [0, 10**9])
 def test_a_429_opens_the_circuit_for_retry_after_and_counts_no_attempt(
     retry_after_s: float, failing_for_s: float
 ) -> None:
@@ -159,7 +160,7 @@ def test_a_429_opens_the_circuit_for_retry_after_and_counts_no_attempt(
     )
 
 
-@pytest.mark.parametrize("jitter", [0.0, 0.5, 1.0])
+@each("jitter", [0.0, 0.5, 1.0])
 def test_a_429_without_retry_after_opens_the_circuit_for_some_seconds(jitter: float) -> None:
     signal = after(RateLimited(CALL, 429), jitter=jitter).circuit_signal
 
@@ -167,8 +168,8 @@ def test_a_429_without_retry_after_opens_the_circuit_for_some_seconds(jitter: fl
     assert 1 <= signal.pause_s <= 60
 
 
-@pytest.mark.parametrize("status", [400, 402, 404, 409, 410, 413, 418, 422, 451])
-@pytest.mark.parametrize("failed_attempts", [0, 7])
+@each("status", [400, 402, 404, 409, 410, 413, 418, 422, 451])
+@each("failed_attempts", [0, 7])
 def test_any_other_4xx_is_parked_at_once_with_its_status(status: int, failed_attempts: int) -> None:
     decision = after(ClientError(CALL, status, "who@example.com is not an address"), failed_attempts)
 
@@ -176,8 +177,8 @@ def test_any_other_4xx_is_parked_at_once_with_its_status(status: int, failed_att
     assert Decision(None, failed_attempts + 1, f"PUT /visits/:id: {status}", CircuitSignal(kind="ok")) == decision
 
 
-@pytest.mark.parametrize("error", [*TRANSIENT, pytest.param(RateLimited(CALL, 429), id="429")])
-@pytest.mark.parametrize("jitter", [0.0, 1.0])
+@each("error", [*TRANSIENT, pytest.param(RateLimited(CALL, 429), id="429")])
+@each("jitter", [0.0, 1.0])
 def test_no_delay_exceeds_the_configured_cap(error: VisitsApiError, jitter: float) -> None:
     decision = decide(error, replace(SCHEDULE, first_s=0.2, cap_s=1), 30, 0, jitter)
 
@@ -186,14 +187,14 @@ def test_no_delay_exceeds_the_configured_cap(error: VisitsApiError, jitter: floa
     assert decision.retry_in_s <= (5 if is_unknown else 1)
 
 
-@pytest.mark.parametrize("error", TRANSIENT)
+@each("error", TRANSIENT)
 def test_the_reason_does_not_quote_the_response(error: VisitsApiError) -> None:
     error.response_text = "ada@example.com"
 
     assert "ada" not in after(error).reason
 
 
-@pytest.mark.parametrize(
+@each(
     ("reason", "expected"),
     [
         ("", "none"),
@@ -214,7 +215,7 @@ def test_a_reason_has_one_of_a_few_classes(reason: str, expected: str) -> None:
     assert expected == reason_class(reason)
 
 
-@pytest.mark.parametrize(
+@each(
     ("error", "expected"),
     [
         (OutcomeUnknown("POST /visits"), True),
@@ -236,7 +237,7 @@ def test_only_a_write_without_a_response_of_the_api_has_an_unknown_outcome(
     assert expected == outcome_is_unknown(error)
 
 
-@pytest.mark.parametrize(("jitter", "delay_s"), [(0.0, 15), (0.5, 22.5), (1.0, 30)])
+@each(("jitter", "delay_s"), [(0.0, 15), (0.5, 22.5), (1.0, 30)])
 def test_a_rejected_token_pauses_for_half_of_30_seconds_or_more(jitter: float, delay_s: float) -> None:
     signal = CircuitSignal(kind="unauthorized", pause_s=delay_s)
 
@@ -245,7 +246,7 @@ def test_a_rejected_token_pauses_for_half_of_30_seconds_or_more(jitter: float, d
     )
 
 
-@pytest.mark.parametrize(("jitter", "delay_s"), [(0.0, 7.5), (0.5, 11.25), (1.0, 15)])
+@each(("jitter", "delay_s"), [(0.0, 7.5), (0.5, 11.25), (1.0, 15)])
 def test_a_429_without_retry_after_pauses_for_half_of_15_seconds_or_more(jitter: float, delay_s: float) -> None:
     signal = CircuitSignal(kind="rate_limited", pause_s=delay_s)
 

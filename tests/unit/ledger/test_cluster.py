@@ -1,13 +1,12 @@
 """Replies of servers in cluster mode: https://redis.io/docs/latest/reference/cluster-spec/ and /commands/cluster-slots/."""
 
-import pytest
-
 from app.ledger.cluster import is_moved, moved_to, shards_of
+from tests.support.cases import each
 
 CURRENT = ("10.0.0.5", 6379)
 
 
-@pytest.mark.parametrize(
+@each(
     ("error", "node"),
     [
         ("MOVED 3999 127.0.0.1:6381", ("127.0.0.1", 6381)),
@@ -24,7 +23,7 @@ def test_moved_names_the_node_that_has_the_key(error: str, node: tuple[str, int]
     assert node == moved_to(error, CURRENT)
 
 
-@pytest.mark.parametrize(
+@each(
     ("error", "is_foreign"),
     [
         ("MOVED 3999 127.0.0.1:6381", True),
@@ -36,7 +35,7 @@ def test_a_script_has_its_own_error_for_a_key_of_another_node(error: str, is_for
     assert is_foreign == is_moved(error)
 
 
-@pytest.mark.parametrize(
+@each(
     ("slots", "shards"),
     [
         ([[0, 16383, [b"", 7000, b"a", []]]], [[("10.0.0.5", 7000)]]),

@@ -12,6 +12,7 @@ from app.ledger.bodies import Bodies, BodyUndecryptable
 from app.ledger.compression import compress, decompress
 from app.ledger.train_dictionaries import FOLDER, specimen_bodies, train
 from app.webhooks.registry import load_sources
+from tests.support.cases import each
 
 BODY = b'{"event": "booked", "customer": {"email": "ada@example.com"}, "start": "2026-03-14T16:00:00Z"}'
 
@@ -31,7 +32,7 @@ def forget_dictionaries() -> None:
         cached.cache_clear()
 
 
-@pytest.mark.parametrize("source", list(load_sources()))
+@each("source", list(load_sources()))
 def test_every_recorded_body_is_read_as_it_was_received(source: str) -> None:
     for body in specimen_bodies(source):
         assert body == decompress(compress(body, source))

@@ -7,6 +7,7 @@ import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from app.ledger.encryption import Keyring, TamperedValue, UnknownKey, derive_key
+from tests.support.cases import each
 
 PLACE = "bell:token:square"
 
@@ -41,7 +42,7 @@ def test_a_removed_key_is_named_by_its_id() -> None:
         Keyring(["new"], "doorbell.token").decrypt(encrypted, PLACE)
 
 
-@pytest.mark.parametrize("length", range(17, 38))
+@each("length", range(17, 38))
 def test_a_value_with_a_changed_bit_or_a_lost_end_is_rejected(length: int) -> None:
     keyring = Keyring(["secret"], "doorbell.token")
     encrypted = keyring.encrypt(b"value", PLACE)

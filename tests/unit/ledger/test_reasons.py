@@ -2,14 +2,14 @@
 
 import shlex
 
-import pytest
 from click import Context
 
 from app.cli import main
 from app.ledger.reasons import FAILED_CALLS, REASONS, Reason, find_reason
+from tests.support.cases import each
 
 
-@pytest.mark.parametrize(
+@each(
     ("text", "title"),
     [
         ("contact_unknown", "No e-mail address"),
@@ -27,7 +27,7 @@ def test_a_reason_has_a_title_for_people(text: str, title: str) -> None:
     assert title == find_reason(text).title
 
 
-@pytest.mark.parametrize("reason", [*REASONS.values(), *FAILED_CALLS.values()], ids=[*REASONS, *FAILED_CALLS])
+@each("reason", [*REASONS.values(), *FAILED_CALLS.values()], ids=[*REASONS, *FAILED_CALLS])
 def test_a_command_that_helps_has_valid_arguments(reason: Reason) -> None:
     root = Context(main, info_name="doorbell")
 
@@ -39,7 +39,7 @@ def test_a_command_that_helps_has_valid_arguments(reason: Reason) -> None:
         assert ("doorbell", False) == (program, "ID" in arguments)
 
 
-@pytest.mark.parametrize("name", REASONS)
+@each("name", REASONS)
 def test_texts_are_sentences_without_the_code(name: str) -> None:
     reason = REASONS[name]
 

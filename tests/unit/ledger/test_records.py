@@ -2,10 +2,9 @@
 
 import json
 
-import pytest
-
 from app.ledger.ids import TaskId
 from app.ledger.records import Attempt, DeliveryInfo
+from tests.support.cases import each
 
 VISIT = TaskId("visit:main/calendly-1")
 FULL = DeliveryInfo(
@@ -23,7 +22,7 @@ FULL = DeliveryInfo(
 SHORT = DeliveryInfo(hook="calendly", source="calendly", received_at_ms=1_790_000_000_000)
 
 
-@pytest.mark.parametrize("info", [FULL, SHORT])
+@each("info", [FULL, SHORT])
 def test_a_delivery_is_read_as_it_was_stored(info: DeliveryInfo) -> None:
     assert info == DeliveryInfo.decode(info.encode())
 
@@ -32,7 +31,7 @@ def test_a_delivery_of_a_hook_with_the_name_of_its_source_has_the_name_once() ->
     assert {"h": "calendly", "a": 1_790_000_000_000} == json.loads(SHORT.encode())
 
 
-@pytest.mark.parametrize(
+@each(
     "attempt",
     [
         Attempt(1_790_000_000_000, 0, "created", [["POST /visits", 201]]),

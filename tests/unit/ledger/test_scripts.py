@@ -7,6 +7,7 @@ import pytest
 
 from app.ledger import keys, scripts
 from app.ledger.scripts import CALLERS, Script, check_callers, check_calls, load
+from tests.support.cases import each
 
 GREET = """#!lua flags=allow-oom
 --- greet: Greet somebody.
@@ -63,7 +64,7 @@ def test_a_file_is_included_once() -> None:
     assert 1 == load(sources)["greet"].source.count("local letters")
 
 
-@pytest.mark.parametrize(
+@each(
     ("arguments", "problem"),
     [
         ({"name": "Ada", "friends": []}, "greet() missing 1 required keyword-only argument: 'times'"),
@@ -79,7 +80,7 @@ def test_a_call_with_wrong_arguments_is_rejected(arguments: dict[str, object], p
         greet().call(**arguments)
 
 
-@pytest.mark.parametrize(
+@each(
     ("code", "problem"),
     [
         ("scripts.greet(name=a, times=b)", "scripts.greet needs friends"),
@@ -135,7 +136,7 @@ def test_only_accept_is_refused_by_a_full_server() -> None:
     assert [] == [name for name, line in flags.items() if "allow-cross-slot-keys" not in line]
 
 
-@pytest.mark.parametrize("name", sorted(SCRIPTS))
+@each("name", sorted(SCRIPTS))
 def test_a_script_has_a_description(name: str) -> None:
     assert re.match(r"[A-Z].*[.]", SCRIPTS[name].description)
     assert len(SCRIPTS) == len({script.sha for script in SCRIPTS.values()})
@@ -148,7 +149,7 @@ def local_names(code: str) -> set[str]:
     }
 
 
-@pytest.mark.parametrize("name", sorted(SCRIPTS))
+@each("name", sorted(SCRIPTS))
 def test_a_script_includes_what_it_uses(name: str) -> None:
     """Redis detects a missing include only when the line runs."""
     libraries = {local_name for script in SCRIPTS.values() for local_name in local_names(script.source)}

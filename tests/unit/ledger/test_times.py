@@ -3,14 +3,13 @@
 from datetime import UTC, datetime, timedelta, timezone
 from zoneinfo import ZoneInfo
 
-import pytest
-
 from app.ledger.times import local_time
+from tests.support.cases import each
 
 NEW_YORK = ZoneInfo("America/New_York")
 
 
-@pytest.mark.parametrize(
+@each(
     ("expected", "utc", "zone"),
     [
         ("Jan 15, {year} 2:00 PM EST", "2019-01-15T19:00:00+00:00", NEW_YORK),

@@ -1,11 +1,10 @@
 """Filters in words, as the activity log has them."""
 
-import pytest
-
 from app.operators.filter import Filter
+from tests.support.cases import each
 
 
-@pytest.mark.parametrize(
+@each(
     ("words", "filter", "count"),
     [
         ("7 failures of the hook east", Filter(state="parked", hook="east"), 7),

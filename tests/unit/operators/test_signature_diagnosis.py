@@ -6,13 +6,13 @@ import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 
-import pytest
 from click.testing import CliRunner
 
 from app.cli import main
 from app.operators.signature_diagnosis import Diagnosis, diagnose
 from app.settings.environment import read_environment
 from app.webhooks.delivery import Delivery
+from tests.support.cases import each
 
 NOW = 1_772_442_000
 BODY = (
@@ -71,7 +71,7 @@ def test_a_valid_signature_has_the_number_of_its_secret() -> None:
     assert (True, 2, ()) == (diagnosis.is_valid, diagnosis.secret_number, diagnosis.findings)
 
 
-@pytest.mark.parametrize(
+@each(
     ("expected", "body"),
     [
         ("without the trailing newline", BODY + "\n"),
@@ -89,7 +89,7 @@ def test_a_reformatted_body_is_diagnosed(expected: str, body: str) -> None:
     assert expected in summaries(diagnosis)
 
 
-@pytest.mark.parametrize(
+@each(
     ("expected", "signed_body"),
     [
         ("with spaces after", json.dumps(json.loads(BODY), ensure_ascii=False)),
@@ -113,7 +113,7 @@ def test_the_secret_of_another_hook_is_diagnosed_with_the_hook() -> None:
     assert "hook east" in summaries(diagnosis)
 
 
-@pytest.mark.parametrize("secret", ["'newer-secret' older-secret", 'older-secret "newer-secret"', "whsec_newer-secret"])
+@each("secret", ["'newer-secret' older-secret", 'older-secret "newer-secret"', "whsec_newer-secret"])
 def test_a_secret_with_extra_characters_is_diagnosed(secret: str) -> None:
     diagnosis = diagnose_delivery("calcom", BODY.encode(), calcom(BODY.encode()), HOOKS__CALCOM__SECRETS=secret)
 
@@ -136,7 +136,7 @@ def test_a_wrong_encoding_of_the_signature_is_diagnosed() -> None:
         assert header in summaries(diagnosis)
 
 
-@pytest.mark.parametrize(
+@each(
     ("expected", "signed"),
     [
         ("http:", "http://bell.example.com/hooks/square"),
@@ -174,7 +174,7 @@ def test_verify_reads_the_query_from_the_request_line(tmp_path: Path) -> None:
     assert [0, 3, 3] == codes
 
 
-@pytest.mark.parametrize(
+@each(
     ("expected", "offset_s"),
     [("12 min off", -720), ("12 min off", 720), ("used as UTC", -7_200), ("our clock is slow", 1_000)],
 )
@@ -213,7 +213,7 @@ def test_a_hexadecimal_standard_webhooks_signature_is_diagnosed() -> None:
     assert (False, ["encoding"]) == (diagnosis.is_valid, kinds(diagnosis))
 
 
-@pytest.mark.parametrize(
+@each(
     ("kind", "headers"),
     [
         ("header", {}),

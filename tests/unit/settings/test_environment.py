@@ -11,6 +11,7 @@ import pytest
 
 from app.settings.environment import SettingsError, env_example, read_environment, unknown_variables
 from app.settings.model import Settings
+from tests.support.cases import each
 from tests.support.harness import ROOT, SECRET
 
 REDIS = {"REDIS_URL": "redis://127.0.0.1:6379/0"}
@@ -30,7 +31,7 @@ def problems(token_needed: bool = False, redis_needed: bool = True, **environ: s
 # Defaults
 
 
-@pytest.mark.parametrize(
+@each(
     ("name", "default"),
     [
         ("visits_api_url", "https://dashboard.reviewrover.co/api/v1"),
@@ -57,7 +58,7 @@ def test_deliveries_are_stored_for_longer_than_repeats_are_detected() -> None:
     assert 9 == read_environment({**REDIS, "RETENTION_DAYS": "9"}).retention_days
 
 
-@pytest.mark.parametrize("blank", ["", " ", "\t"])
+@each("blank", ["", " ", "\t"])
 def test_an_empty_variable_counts_as_unset(blank: str) -> None:
     settings = read_environment(
         {**REDIS, "MAX_BODY": blank, "HOOKS__STANDARD__SECRETS": blank, "VISITS_API_TOKEN": blank}
@@ -66,7 +67,7 @@ def test_an_empty_variable_counts_as_unset(blank: str) -> None:
     assert (262_144, {}, None) == (settings.max_body, settings.active_hooks, settings.visits_api_token)
 
 
-@pytest.mark.parametrize("url", ["redis://h", "rediss://:pw@h:6380/1", "unix:///run/redis.sock?db=2"])
+@each("url", ["redis://h", "rediss://:pw@h:6380/1", "unix:///run/redis.sock?db=2"])
 def test_redis_url_has_three_schemes(url: str) -> None:
     assert url == read_environment({"REDIS_URL": url}).redis_url
 
@@ -104,9 +105,7 @@ def test_a_hook_with_another_name_sets_its_source() -> None:
     assert [("north_shop", "calendly")] == [(name, hook.source.name) for name, hook in settings.active_hooks.items()]
 
 
-@pytest.mark.parametrize(
-    "value", ["the-first-one the-second-one", "  the-first-one\tthe-second-one ", "the-first-one\nthe-second-one"]
-)
+@each("value", ["the-first-one the-second-one", "  the-first-one\tthe-second-one ", "the-first-one\nthe-second-one"])
 def test_several_secrets_are_separated_by_white_space(value: str) -> None:
     settings = read_environment({**REDIS, "HOOKS__CALENDLY__SECRETS": value})
 
@@ -200,7 +199,7 @@ def test_a_new_hook_never_renames_the_account_of_another() -> None:
     assert {"square": "square", "acuity": "square"} == after.accounts
 
 
-@pytest.mark.parametrize(
+@each(
     ("environ", "setting"),
     [
         ({"HOOKS__SQUARE__ACCOUNT": "east", "HOOKS__JOBBER__ACCOUNT": "east"}, "HOOKS__JOBBER__ACCOUNT"),
@@ -228,9 +227,7 @@ def test_a_hook_accepts_only_signatures_unless_auth_allows_bearer() -> None:
     assert "FirstPresent" == scheme(HOOKS__STANDARD__AUTH="signature bearer")
 
 
-@pytest.mark.parametrize(
-    ("source", "auth"), [("STANDARD", "password"), ("STANDARD", "signature password"), ("CALENDLY", "bearer")]
-)
+@each(("source", "auth"), [("STANDARD", "password"), ("STANDARD", "signature password"), ("CALENDLY", "bearer")])
 def test_an_unsupported_form_of_authentication_is_a_problem(source: str, auth: str) -> None:
     environ = {f"HOOKS__{source}__SECRETS": SECRET, f"HOOKS__{source}__AUTH": auth}
 
@@ -242,8 +239,8 @@ def test_an_unsupported_form_of_authentication_is_a_problem(source: str, auth: s
 EXAMPLES = ["SECRET_KEY", "BODY_KEYS", "METRICS_TOKEN", "CONSOLE_PROXY_SECRET", "VISITS_API_TOKEN"]
 
 
-@pytest.mark.parametrize("setting", [*EXAMPLES, "HOOKS__CALCOM__SECRETS", "HOOKS__ACUITY__CREDENTIALS__API_KEY"])
-@pytest.mark.parametrize(
+@each("setting", [*EXAMPLES, "HOOKS__CALCOM__SECRETS", "HOOKS__ACUITY__CREDENTIALS__API_KEY"])
+@each(
     "value",
     [
         "change-me",
@@ -265,13 +262,13 @@ def test_env_example_has_no_values_of_secrets() -> None:
     assert {""} == {shown[setting] for setting in EXAMPLES}
 
 
-@pytest.mark.parametrize("setting", ["SECRET_KEY", "BODY_KEYS"])
-@pytest.mark.parametrize("key", ["abc", "fifteen-letters", "a" * 40])
+@each("setting", ["SECRET_KEY", "BODY_KEYS"])
+@each("key", ["abc", "fifteen-letters", "a" * 40])
 def test_a_weak_key_is_a_problem(setting: str, key: str) -> None:
     assert [setting] == list(problems(**REDIS, **{setting: f"{'0123456789abcdef' * 2} {key}"}))
 
 
-@pytest.mark.parametrize("name", ["main", "hook", "visit", "event"])
+@each("name", ["main", "hook", "visit", "event"])
 def test_a_hook_of_any_name_uses_its_own_token(name: str) -> None:
     source, token = f"HOOKS__{name.upper()}__SOURCE", f"HOOKS__{name.upper()}__VISITS_API_TOKEN"
 
@@ -339,7 +336,7 @@ INVALID: list[tuple[dict[str, str], list[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(
+@each(
     ("environ", "names"),
     INVALID,
     ids=lambda value: " ".join(f"{k}={v[:24]}" for k, v in value.items()) if isinstance(value, dict) else "",
@@ -357,16 +354,14 @@ def test_every_problem_has_a_fix() -> None:
     assert [] == sorted({problem.name for problem in reported if not problem.fix})
 
 
-@pytest.mark.parametrize(
-    ("value", "shape"), [("canary", "text of length 6"), ("12", "digits of length 2"), ("", "")], ids=repr
-)
+@each(("value", "shape"), [("canary", "text of length 6"), ("12", "digits of length 2"), ("", "")], ids=repr)
 def test_a_problem_has_the_shape_of_the_value(value: str, shape: str) -> None:
     reported = problems(**{"MAX_BODY": value} if value else {}, redis_needed=True)
 
     assert shape == (reported["MAX_BODY"].shape if value else reported["REDIS_URL"].shape)
 
 
-@pytest.mark.parametrize("is_first", [True, False], ids=["field last", "field first"])
+@each("is_first", [True, False], ids=["field last", "field first"])
 def test_credentials_with_and_without_a_field_are_a_problem(is_first: bool) -> None:
     both = [("HOOKS__ACUITY__CREDENTIALS", "canary"), ("HOOKS__ACUITY__CREDENTIALS__API_KEY", "canary")]
 
@@ -406,7 +401,7 @@ def test_an_invalid_secret_is_reported_with_its_position() -> None:
     assert ["secret 1 of 3", "secret 3 of 3"] == [problem.rule[:13] for problem in error.value.problems]
 
 
-@pytest.mark.parametrize("process", ["web", "worker"])
+@each("process", ["web", "worker"])
 def test_a_process_with_invalid_settings_reports_them_and_exits_3(process: str) -> None:
     arguments = {"web": ["uvicorn", "app.main:app", "--port", "1"], "worker": ["jobs"]}
     environ = {
@@ -434,7 +429,7 @@ def test_a_process_with_invalid_settings_reports_them_and_exits_3(process: str) 
 # Names that were not meant
 
 
-@pytest.mark.parametrize(
+@each(
     ("name", "hint"),
     [
         ("HOOKS__CALENDY__SECRETS", "Did you mean HOOKS__CALENDLY__SECRETS?"),
@@ -450,7 +445,7 @@ def test_the_problem_of_a_hook_names_the_variable_that_was_set(name: str, hint: 
     assert hint in problem.fix
 
 
-@pytest.mark.parametrize(
+@each(
     ("name", "hint"),
     [
         ("RETRY_FRIST_S", "Did you mean RETRY_FIRST_S?"),
@@ -469,7 +464,7 @@ def test_a_variable_that_looks_like_a_setting_is_reported(name: str, hint: str) 
     assert CANARY not in str(problem)
 
 
-@pytest.mark.parametrize(
+@each(
     "name", ["REDIS_TLS_URL", "REDISHOST", "DATABASE_URL", "SECRET_KEY_BASE", "PORT", "DYNO", "PACK", "WEB_CONCURRENCY"]
 )
 def test_variables_of_platforms_and_other_programs_are_not_reported(name: str) -> None:
@@ -511,7 +506,7 @@ HASH = "$argon2id$v=19$m=65536,t=3,p=4$+wCWcNZPvnKLxrHdWsPvjA$TsYYKC/fTSxQmZYdMD
 KEY = {"SECRET_KEY": "0123456789abcdef"}
 
 
-@pytest.mark.parametrize("value", [HASH, HASH[1:].replace("$", ".")], ids=["as-argon2-writes-it", "without-dollars"])
+@each("value", [HASH, HASH[1:].replace("$", ".")], ids=["as-argon2-writes-it", "without-dollars"])
 def test_both_forms_of_a_password_hash_are_read(value: str) -> None:
     settings = read_environment({**REDIS, **KEY, "CONSOLE_PASSWORD_HASH": value})
 
@@ -529,7 +524,7 @@ def test_users_of_the_console_have_names_and_passwords() -> None:
     ] == [(*user, user.display_name) for user in settings.console_users]
 
 
-@pytest.mark.parametrize(
+@each(
     ("value", "rule"),
     [
         (f"ada:{HASH} {HASH}", "one hash, or several with names"),
@@ -550,7 +545,7 @@ def test_a_user_has_one_role() -> None:
     assert "operator too" in problems(**REDIS, **KEY, **hashes)["CONSOLE_VIEWER_PASSWORD_HASH"].rule
 
 
-@pytest.mark.parametrize("quote", ["", '"'], ids=["unquoted", "in-double-quotes"])
+@each("quote", ["", '"'], ids=["unquoted", "in-double-quotes"])
 def test_a_password_hash_that_a_shell_expanded_is_recognized(quote: str) -> None:
     script = f'CONSOLE_PASSWORD_HASH={quote}{HASH}{quote}; printf %s "$CONSOLE_PASSWORD_HASH"'
     expanded = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True).stdout

@@ -1,14 +1,13 @@
 """What Doorbell knows of the platform that runs it. The variables are those of the platforms' documentation."""
 
-import pytest
-
 from app.settings.environment import read_environment
 from app.settings.platform import find_platform
+from tests.support.cases import each
 
 REDIS = {"REDIS_URL": "redis://127.0.0.1:6379/0"}
 
 
-@pytest.mark.parametrize(
+@each(
     ("variable", "value", "url"),
     [
         ("RENDER_EXTERNAL_URL", "https://bell.onrender.com", "https://bell.onrender.com"),
@@ -39,7 +38,7 @@ def test_square_needs_no_public_url_on_a_platform_that_tells_it() -> None:
     assert ["square"] == list(read_environment({**REDIS, **hook, "FLY_APP_NAME": "bell"}).active_hooks)
 
 
-@pytest.mark.parametrize(
+@each(
     ("environ", "title"),
     [
         ({"DYNO": "web.1"}, "Heroku"),

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 
-import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -24,6 +23,7 @@ from app.visits.merge import (
     RecordedChange,
 )
 from app.webhooks.registry import load_sources
+from tests.support.cases import each
 from tests.support.changes import EXAMPLES
 
 # -- the ledger's bytes --
@@ -132,7 +132,7 @@ def test_the_facts_of_single_payments_keep_their_names() -> None:
 NEPAL = timezone(timedelta(hours=5, minutes=45))
 
 
-@pytest.mark.parametrize(
+@each(
     ("expected", "moment"),
     [
         ("2025-02-17T09:00:00Z", datetime(2025, 2, 17, 9, tzinfo=UTC)),
@@ -146,7 +146,7 @@ def test_a_time_is_utc_in_whole_seconds_with_a_z(expected: str, moment: datetime
     assert expected == format_time(moment)
 
 
-@pytest.mark.parametrize(
+@each(
     ("expected", "amount"),
     [
         ("120.00", "120"), ("245.00", "245.0"), ("75.50", "75.5"), ("0.00", "0"), ("0.01", "0.005"), ("0.00", "0.0049"),
@@ -157,7 +157,7 @@ def test_money_has_two_places_and_rounds_half_up(expected: str, amount: str) -> 
     assert expected == format_money(Decimal(amount))
 
 
-@pytest.mark.parametrize(
+@each(
     ("expected", "moment"),
     [
         (1_790_000_000_000_000, datetime(2026, 9, 21, 14, 13, 20, tzinfo=UTC)),
@@ -173,7 +173,7 @@ def test_a_time_orders_by_its_microseconds(expected: int, moment: datetime) -> N
 # -- the visit's name on both sides --
 
 
-@pytest.mark.parametrize(
+@each(
     ("expected", "visit_id"),
     [
         ("standard-A-1042", "A-1042"),

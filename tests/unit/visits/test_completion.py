@@ -3,10 +3,9 @@
 from dataclasses import replace
 from decimal import Decimal
 
-import pytest
-
 from app.visits.change import UNSET, Unset, VisitChange, encode_change, is_external_id
 from app.visits.merge import RecordedChange, currency, merge_changes
+from tests.support.cases import each
 from tests.support.changes import ELEVEN, NINE, TEN, collected, desired_of, paid, recorded
 
 # -- completion, no-show, opt-out --
@@ -67,7 +66,7 @@ def test_an_opt_out_wins_over_an_opt_in_of_the_same_second() -> None:
     assert visit.is_cancelled
 
 
-@pytest.mark.parametrize(
+@each(
     ("order", "at"),
     [(1_796_415_440_000_000, "2026-12-04T20:17:20Z"), (7, "1970-01-01T00:00:00Z")],
     ids=["a time", "a version"],
@@ -105,7 +104,7 @@ def test_the_payments_count_if_they_exceed_the_total() -> None:
     assert "100.00" == collected(nothing, paid(1, "p1", "100"))
 
 
-@pytest.mark.parametrize(
+@each(
     ("expected", "codes"),
     [("USD", ["USD", "USD"]), ("USD", ["USD", None]), (None, ["USD", "EUR"]), (None, [None, None])],
 )
@@ -117,7 +116,7 @@ def test_payments_of_one_currency_have_its_name(expected: str | None, codes: lis
     assert expected == currency(merge_changes(changes))
 
 
-@pytest.mark.parametrize(("expected", "amount"), [("USD", Decimal(5)), (None, None), (None, UNSET)])
+@each(("expected", "amount"), [("USD", Decimal(5)), (None, None), (None, UNSET)])
 def test_a_change_without_an_amount_has_no_currency(expected: str | None, amount: Decimal | None | Unset) -> None:
     change = VisitChange(action="update", visit_id="A", version=1, currency="USD", amount_collected=amount)
 
@@ -137,7 +136,7 @@ def test_a_change_may_name_the_visit_of_another_source() -> None:
     assert {"amount_collected of ch_1": "5.00"} == change.facts()
 
 
-@pytest.mark.parametrize(
+@each(
     ("text", "is_one"),
     [
         ("calendly-INV-1", True),

@@ -3,8 +3,6 @@
 from decimal import Decimal
 from typing import Any
 
-import pytest
-
 from app.visits.change import (
     Contact,
     VisitChange,
@@ -18,12 +16,13 @@ from app.visits.merge import (
     merge_changes,
     values_equal,
 )
+from tests.support.cases import each
 from tests.support.changes import NINE, TEN, collected, desired_of, paid, recorded
 
 AT_NINE, AT_TEN = "2026-03-14T09:00:00Z", "2026-03-14T10:00:00Z"
 
 
-@pytest.mark.parametrize(
+@each(
     ("expected", "remote", "value"),
     [
         (True, None, None), (True, "", None), (True, None, ""), (False, AT_NINE, None), (False, None, AT_NINE),
@@ -37,7 +36,7 @@ def test_equal_times_and_amounts_may_have_other_formats(expected: bool, remote: 
     assert expected is values_equal(remote, value)
 
 
-@pytest.mark.parametrize(
+@each(
     ("sent", "current", "fields"),
     [
         ({}, {}, {}),

@@ -2,8 +2,6 @@
 
 from decimal import Decimal
 
-import pytest
-
 from app.visits.change import (
     Contact,
 )
@@ -11,6 +9,7 @@ from app.visits.merge import (
     deciding_origins,
     merge_changes,
 )
+from tests.support.cases import each
 from tests.support.changes import ELEVEN, NINE, TEN, desired_of, recorded
 
 # -- order and ties --
@@ -44,9 +43,7 @@ def test_an_update_without_the_field_does_not_undo_a_cancel() -> None:
     assert visit.is_cancelled
 
 
-@pytest.mark.parametrize(
-    ("stronger", "weaker"), [("cancel", "update"), ("cancel", "create"), ("update", "create")], ids=str
-)
+@each(("stronger", "weaker"), [("cancel", "update"), ("cancel", "create"), ("update", "create")], ids=str)
 def test_the_action_with_the_greater_rank_wins_at_the_same_time(stronger: str, weaker: str) -> None:
     visit = desired_of(recorded(stronger, 5, time_scheduled=NINE), recorded(weaker, 5, time_scheduled=TEN))
 

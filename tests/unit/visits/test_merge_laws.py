@@ -6,7 +6,6 @@ from dataclasses import replace
 from datetime import timedelta
 from unittest.mock import patch
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -24,6 +23,7 @@ from app.visits.merge import (
     merge_changes,
     required_origins,
 )
+from tests.support.cases import each
 from tests.support.changes import EXAMPLES, NINE, desired_of
 
 # -- the laws of a join --
@@ -265,7 +265,7 @@ def test_equal_observations_are_stored_once() -> None:
     assert {"d8"} == required_origins(changes)
 
 
-@pytest.mark.parametrize("kind", ["observations", "payments", "addresses"])
+@each("kind", ["observations", "payments", "addresses"])
 def test_twenty_thousand_changes_of_one_visit_are_merged(kind: str) -> None:
     """The merge takes less than a second. Joining pair by pair took ten minutes, and blocked the process."""
 

@@ -4,8 +4,6 @@ import hmac
 from datetime import datetime
 from typing import Any
 
-import pytest
-
 from app.visits.change import (
     Contact,
     attendee_visit_id,
@@ -22,6 +20,7 @@ from app.webhooks.delivery import Event
 from app.webhooks.payload import Payload
 from app.webhooks.registry import load_sources
 from app.webhooks.source import Ignored
+from tests.support.cases import each
 from tests.support.changes import ELEVEN, NINE, TEN, desired_of, recorded
 
 # -- the contact of a visit --
@@ -130,7 +129,7 @@ def _standard(stamp: str, **contact: str | None) -> RecordedChange:
 # -- contacts --
 
 
-@pytest.mark.parametrize("label", ["doorbell.hook", "doorbell.token", "doorbell.fingerprint"])
+@each("label", ["doorbell.hook", "doorbell.token", "doorbell.fingerprint"])
 def test_the_digest_of_an_address_differs_from_other_digests_with_the_key(label: str) -> None:
     """Anyone can choose an address, and other digests are HMACs of a label with the same key."""
     digest = Contact(email=label).cache_key(b"key")

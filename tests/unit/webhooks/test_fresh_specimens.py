@@ -4,19 +4,16 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-import pytest
-
 from app.webhooks.fresh_specimens import refresh
 from app.webhooks.registry import load_specimens, specimen_body
 from app.webhooks.source import Ignored
 from app.webhooks.specimens import find_specimen
+from tests.support.cases import each
 from tests.support.specimens import Specimen, each_tool, events
 
 NOW = datetime(2031, 5, 20, 12, 0, tzinfo=UTC)
 #: The tools whose specimens the demo sends, and others that people try first.
-each_familiar_tool = pytest.mark.parametrize(
-    "source", ["acuity", "calcom", "calendly", "housecallpro", "mindbody", "square", "zoom"]
-)
+each_familiar_tool = each("source", ["acuity", "calcom", "calendly", "housecallpro", "mindbody", "square", "zoom"])
 
 
 def refreshed(specimen: Specimen, name: str = "lee") -> Specimen:

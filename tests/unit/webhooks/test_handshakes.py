@@ -1,8 +1,7 @@
 """Tests of unsigned handshakes."""
 
-import pytest
-
 from app.webhooks.handshakes import FixedBody
+from tests.support.cases import each
 from tests.support.signatures import delivery
 
 # -- unsigned handshakes --
@@ -10,7 +9,7 @@ from tests.support.signatures import delivery
 PROBE = FixedBody(b'{"foo":"bar"}', absent_header="Api-Signature")
 
 
-@pytest.mark.parametrize("raw", [b'{"foo":"bar"}', b'{"foo": "bar"}', b'{\n  "foo": "bar"\n}\n'])
+@each("raw", [b'{"foo":"bar"}', b'{"foo": "bar"}', b'{\n  "foo": "bar"\n}\n'])
 def test_a_known_probe_is_answered(raw: bytes) -> None:
     reply = PROBE.answer(delivery(raw))
 
@@ -18,7 +17,7 @@ def test_a_known_probe_is_answered(raw: bytes) -> None:
     assert (b"{}", "application/json") == (reply.body, reply.content_type)
 
 
-@pytest.mark.parametrize(
+@each(
     "raw",
     [b"", b"{}", b'{"foo":"baz"}', b'{"foo":"bar","event":"x"}', b'{"foo":"bar"}{}', b'{"foo":"bar"' + b" " * 99 + b"}",
      b'{"event":"job.canceled"}', b"\xff"],

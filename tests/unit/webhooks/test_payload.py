@@ -37,6 +37,7 @@ from app.webhooks.delivery import (
 )
 from app.webhooks.payload import THREE_DECIMAL_CURRENCIES, Payload, Untranslatable, minor_units
 from app.webhooks.translation import parse_event
+from tests.support.cases import each
 from tests.support.harness import label
 
 EXAMPLES = settings(max_examples=150, deadline=None, derandomize=True, database=None)
@@ -98,7 +99,7 @@ def test_a_list_has_items_and_null_has_none() -> None:
     assert [] == list(Payload(None))
 
 
-@pytest.mark.parametrize("value", [{}, {"a": 1}, "text", 0, True, 1.5])
+@each("value", [{}, {"a": 1}, "text", 0, True, 1.5])
 def test_a_value_that_is_not_a_list_has_no_items(value: Any) -> None:
     with pytest.raises(Untranslatable, match="expected a list"):
         list(Payload(value))
@@ -107,7 +108,7 @@ def test_a_value_that_is_not_a_list_has_no_items(value: Any) -> None:
 EMAIL = "ada@example.com"
 
 
-@pytest.mark.parametrize(
+@each(
     ("sentence", "value", "read"),
     [
         ("expected text, found a list of length 1", [EMAIL], "text"),
@@ -154,7 +155,7 @@ def test_payloads_are_equal_regardless_of_their_path() -> None:
 # -- text, flags, numbers --
 
 
-@pytest.mark.parametrize(
+@each(
     ("expected", "value"),
     [("x", "x"), ("x y", "  x y\n"), (None, ""), (None, "  \t "), (None, None), ("42", 42), ("0", 0), ("-1", -1),
      ("18446744073709551615", 2**64 - 1), ("Zoë 😀", "Zoë 😀"), ("\0", "\0")],
@@ -163,17 +164,17 @@ def test_text_is_stripped_and_a_number_counts_as_text(expected: str | None, valu
     assert expected == Payload(value).text()
 
 
-@pytest.mark.parametrize("value", [True, False, 1.0, 1e300, [], {}, ["x"]])
+@each("value", [True, False, 1.0, 1e300, [], {}, ["x"]])
 def test_a_value_that_is_not_text_is_untranslatable(value: Any) -> None:
     assert "expected text" in error_message(value, "text")
 
 
-@pytest.mark.parametrize("value", [None, "", "   "])
+@each("value", [None, "", "   "])
 def test_required_text_is_not_blank(value: Any) -> None:
     assert "expected text" in error_message(value, "required_text")
 
 
-@pytest.mark.parametrize("value", [0, 1, "true", "", [], {}, 0.0])
+@each("value", [0, 1, "true", "", [], {}, 0.0])
 def test_a_boolean_is_only_true_or_false(value: Any) -> None:
     assert "expected true or false" in error_message(value, "boolean")
 
@@ -182,7 +183,7 @@ def test_a_missing_boolean_is_none() -> None:
     assert [True, False, None] == [Payload(value).boolean() for value in (True, False, None)]
 
 
-@pytest.mark.parametrize(
+@each(
     ("expected", "value"),
     [
         ("USD", "usd"),
@@ -194,7 +195,7 @@ def test_a_currency_is_a_code_of_three_letters_and_never_an_error(expected: str 
     assert expected == Payload(value).currency()
 
 
-@pytest.mark.parametrize("value", [True, False, 1.0, "1", "", [], {}])
+@each("value", [True, False, 1.0, "1", "", [], {}])
 def test_a_whole_number_is_not_a_fraction_a_text_or_a_boolean(value: Any) -> None:
     assert "expected a whole number" in error_message(value, "integer")
 
@@ -214,7 +215,7 @@ def test_a_required_integer_may_be_zero() -> None:
 # -- times --
 
 
-@pytest.mark.parametrize(
+@each(
     ("expected", "written"),
     [
         ("2026-03-14T17:32:05Z", "2026-03-14T17:32:05Z"),
@@ -246,7 +247,7 @@ def test_a_time_does_not_depend_on_the_zone_of_the_machine(monkeypatch: pytest.M
     assert "2026-03-14T17:32:05+00:00" == moment.isoformat()
 
 
-@pytest.mark.parametrize(
+@each(
     ("microseconds", "fraction"),
     [
         (37_339, ".037339943"),
@@ -263,7 +264,7 @@ def test_a_time_is_truncated_to_microseconds(microseconds: int, fraction: str) -
     )
 
 
-@pytest.mark.parametrize(
+@each(
     ("expected", "local"),
     [
         ("2026-07-01T13:00:00Z", "2026-07-01T09:00:00"),
@@ -283,7 +284,7 @@ def test_a_time_without_an_offset_is_untranslatable_without_a_zone() -> None:
     assert "expected a time with an offset" in error_message("2026-07-01", "time")
 
 
-@pytest.mark.parametrize(
+@each(
     "written",
     [
         "now", "tomorrow", "14.03.2026", "03/14/2026 5:32 PM", "2026-02-30T00:00:00Z", "2026-13-01T00:00:00Z",
@@ -300,24 +301,24 @@ def test_a_value_that_is_not_a_time_is_untranslatable(written: str) -> None:
     assert "expected a time" in error_message(written, "time", NEW_YORK)
 
 
-@pytest.mark.parametrize("written", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
+@each("written", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"])
 def test_a_time_outside_the_calendar_in_utc_is_untranslatable(written: str) -> None:
     assert "expected a time in the years 1 to 9999" in error_message(written, "time")
 
 
-@pytest.mark.parametrize("number", [0, 1_790_000_000, 1_712_122_500_000, 20_260_314, 2_026])
+@each("number", [0, 1_790_000_000, 1_712_122_500_000, 20_260_314, 2_026])
 def test_a_number_is_not_an_iso_8601_time(number: int) -> None:
     """1712122500000 is April 2024 in milliseconds; as basic ISO 8601 it would be Christmas of 1712."""
     assert "expected" in error_message(number, "time")
     assert "expected" in error_message(number, "time", NEW_YORK)
 
 
-@pytest.mark.parametrize("value", [True, 1.5, [], {}])
+@each("value", [True, 1.5, [], {}])
 def test_a_value_that_is_not_text_is_not_a_time(value: Any) -> None:
     assert "expected" in error_message(value, "time")
 
 
-@pytest.mark.parametrize(
+@each(
     ("expected", "seconds"),
     [("2026-09-21T14:13:20Z", 1_790_000_000), ("2021-02-25T15:02:10Z", 1_614_265_330), ("1969-12-31T23:59:59Z", -1)],
 )  # `date -u -d @…`
@@ -328,9 +329,7 @@ def test_seconds_since_1970_are_a_time(expected: str, seconds: int) -> None:
     assert expected == format_time(moment)
 
 
-@pytest.mark.parametrize(
-    "value", [2**63, -(2**63), 2**64 - 1, 1_790_000_000_000_000, 1.5, "1790000000", True, math.inf]
-)
+@each("value", [2**63, -(2**63), 2**64 - 1, 1_790_000_000_000_000, 1.5, "1790000000", True, math.inf])
 def test_invalid_seconds_are_untranslatable(value: Any) -> None:
     assert "expected" in error_message(value, "unix_seconds")
 
@@ -338,7 +337,7 @@ def test_invalid_seconds_are_untranslatable(value: Any) -> None:
 # -- money --
 
 
-@pytest.mark.parametrize(
+@each(
     ("expected", "written", "smallest_units"),
     [
         ("245.00", "245.00", 1), ("120", 120, 1), ("75.5", 75.5, 1), ("0.1", 0.1, 1), ("0", 0, 1), ("0", "0.00", 1),
@@ -353,12 +352,12 @@ def test_an_amount_is_exact_and_in_whole_units_of_its_currency(
     assert Decimal(expected) == Payload(written).amount(smallest_units)
 
 
-@pytest.mark.parametrize("value", [None, ""])
+@each("value", [None, ""])
 def test_a_missing_amount_is_none(value: Any) -> None:
     assert Payload(value).amount() is None
 
 
-@pytest.mark.parametrize(
+@each(
     "value",
     [
         "NaN", "sNaN", "nan", "Infinity", "-inf", "1e999999999999999999", "1e400", 10**12, -(10**12), 1e308, 2**64 - 1,
@@ -426,7 +425,7 @@ def test_any_value_is_read_or_untranslatable(value: Any, zone: Any) -> None:
 # -- bodies --
 
 
-@pytest.mark.parametrize(
+@each(
     ("raw", "form"),
     [
         (b"", "json"), (b" ", "json"), (b"{", "json"), (b"{}x", "json"), (b"{'a':1}", "json"), (b'{"a":1,}', "json"),
@@ -448,7 +447,7 @@ def test_a_body_in_another_format_is_unreadable(raw: bytes, form: BodyFormat) ->
         parse_body(delivery(raw), form)
 
 
-@pytest.mark.parametrize(
+@each(
     ("expected", "raw", "form"),
     [
         ({"a": 1}, b' {"a": 1}\r\n', "json"),
@@ -484,7 +483,7 @@ def test_any_bytes_are_parsed_or_unreadable(raw: bytes) -> None:
 # -- content types --
 
 
-@pytest.mark.parametrize(
+@each(
     ("content_type", "form"),
     [
         (None, "json"), (None, "form"), ("", "json"), ("application/json", "json"), ("APPLICATION/JSON", "json"),
@@ -497,7 +496,7 @@ def test_the_content_type_may_be_missing(content_type: str | None, form: BodyFor
     check_content_type(delivery(b"", content_type), form)
 
 
-@pytest.mark.parametrize(
+@each(
     ("content_type", "form"),
     [
         ("text/plain", "json"), ("text/html", "json or form"), ("multipart/form-data; boundary=x", "form"),
@@ -520,7 +519,7 @@ def test_a_lone_surrogate_does_not_make_a_body_unreadable() -> None:
     assert ("Zo\ufffd", "\U0001f600") == (data.at("name").text(), data.at("whole").text())
 
 
-@pytest.mark.parametrize(
+@each(
     ("expected", "written", "currency"),
     [
         ("245", 24500, "usd"),
@@ -548,7 +547,7 @@ def test_milliseconds_since_1970_are_a_time() -> None:
         Payload(10**18).unix_ms()
 
 
-@pytest.mark.parametrize("value", ["a/b", "..", "a b", "a?b", "a#b", "ü", "a'b", "", "a" * 192, 1.5, True])
+@each("value", ["a/b", "..", "a b", "a?b", "a#b", "ü", "a'b", "", "a" * 192, 1.5, True])
 def test_an_id_for_a_path_has_only_letters_digits_and_dashes(value: Any) -> None:
     with pytest.raises(Untranslatable):
         Payload(value).required_id()
@@ -558,14 +557,14 @@ def test_an_id_may_be_a_number() -> None:
     assert ("42", "cst_1-A") == (Payload(42).required_id(), Payload(" cst_1-A ").required_id())
 
 
-@pytest.mark.parametrize("form", ["any", "jwt"])
+@each("form", ["any", "jwt"])
 def test_the_body_of_a_token_is_its_claims(form: BodyFormat) -> None:
     token = b"eyJhbGciOiJIUzI1NiJ9.eyJkYXRhIjp7ImlkIjoxfX0.c2ln"
 
     assert 1 == parse_body(delivery(token), form).at("data", "id").value
 
 
-@pytest.mark.parametrize("raw", [b"a.b.c", b"a.e30", b"not a token", b"e30.e3.e30"])
+@each("raw", [b"a.b.c", b"a.e30", b"not a token", b"e30.e3.e30"])
 def test_a_body_that_is_not_a_token_is_unreadable(raw: bytes) -> None:
     with pytest.raises(UnreadableBody):
         parse_body(delivery(raw), "jwt")
@@ -600,7 +599,7 @@ def test_a_header_is_read_in_any_case_and_a_parameter_only_with_a_question_mark(
     assert replace(sent, query=b"").header("?ne") is None
 
 
-@pytest.mark.parametrize(
+@each(
     ("encoding", "lines"),
     [
         ("", []),
@@ -633,7 +632,7 @@ def test_a_compressed_body_is_not_decompressed_beyond_the_limit() -> None:
     assert most < 1_000_000
 
 
-@pytest.mark.parametrize("size", [0, 1, 1_000])
+@each("size", [0, 1, 1_000])
 def test_a_compressed_body_may_have_the_maximum_size(size: int) -> None:
     assert bytes(size) == decompress(gzip.compress(bytes(size)), 1_000)
     with pytest.raises(BodyTooLarge):
@@ -644,7 +643,7 @@ def gzipped(raw: bytes, encoding: str) -> Delivery:
     return replace(delivery(raw), headers=((b"content-encoding", encoding.encode()),))
 
 
-@pytest.mark.parametrize(
+@each(
     ("sentence", "refuse"),
     [
         ("the body is empty", lambda: parse_body(delivery(b" \n"), "json")),
@@ -692,7 +691,7 @@ def test_an_encoding_of_the_tool_and_no_encoding_are_accepted() -> None:
     check_content_encoding(delivery(b""), ())
 
 
-@pytest.mark.parametrize(
+@each(
     ("expected", "written"),
     [
         (b"", b""), (b"A", b"QQ"), (b"A", b"QQ=="), (b"\xfb\xff", b"-_8"), (b"\0\0\x17", b"AAAX"),

@@ -3,12 +3,11 @@
 import json
 from typing import Any
 
-import pytest
-
 from app.telemetry.payload_watch import documented
 from app.webhooks.payload_shape import Vocabulary, learn, shape_of
 from app.webhooks.registry import load_sources
 from app.webhooks.source_words import constants_of
+from tests.support.cases import each
 from tests.support.specimens import Specimen, events
 
 #: A name that no module and no specimen contains.
@@ -53,7 +52,7 @@ def test_a_new_status_is_a_word() -> None:
     assert {".guest.status": {"tentative"}} == words({"guest": {"status": "tentative"}})
 
 
-@pytest.mark.parametrize(
+@each(
     "payload",
     [
         {"guest": {"first": NAME, "last": NAME, "nickname": NAME}},
@@ -101,7 +100,7 @@ def contact_values(specimen: Specimen) -> set[str]:
     return {value for change in changes for name, value in change.get("contact", {}).items() if name != "id"}
 
 
-@pytest.mark.parametrize("source", load_sources())
+@each("source", load_sources())
 def test_no_shape_of_a_specimen_has_a_value_of_its_person(source: str) -> None:
     for specimen in events(source):
         for payload in payloads(specimen):
@@ -111,7 +110,7 @@ def test_no_shape_of_a_specimen_has_a_value_of_its_person(source: str) -> None:
             assert set() == contact_values(specimen) & (recorded | parts)
 
 
-@pytest.mark.parametrize("source", load_sources())
+@each("source", load_sources())
 def test_a_name_in_every_field_is_recorded_nowhere_but_in_fields_with_fixed_words(source: str) -> None:
     constants, known = constants_of(source), documented(source)
     event_path = f".{'.'.join(load_sources()[source].definition.event_name_path)}"
@@ -123,7 +122,7 @@ def test_a_name_in_every_field_is_recorded_nowhere_but_in_fields_with_fixed_word
             assert not [path for path in with_name if not known.words[path] & constants and path != event_path]
 
 
-@pytest.mark.parametrize("source", load_sources())
+@each("source", load_sources())
 def test_a_field_with_fixed_words_is_no_field_of_a_person(source: str) -> None:
     personal = {value.casefold() for specimen in events(source) for value in contact_values(specimen)}
 

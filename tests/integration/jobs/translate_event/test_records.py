@@ -17,6 +17,7 @@ from app.connections.tool_api import http_request, until_reset
 from app.visits.client import MAX_RESPONSE_BYTES, RateLimited
 from app.webhooks.fetching import ApiKeyAuth, RecordRequest, TokenExchange
 from jobs.records import MAX_CONCURRENT_FETCHES
+from tests.support.cases import each
 from tests.support.jobber import (
     BOOKED,
     FIRST_TOKEN,
@@ -229,7 +230,7 @@ def test_a_template_replaces_only_credentials() -> None:
     assert {"params": ["a{A}", "{B}", 1], "m": "get"} == _render_template(exchange.json, {"A": "a{A}"})
 
 
-@pytest.mark.parametrize(
+@each(
     ("value", "expected"), [("30", 30.0), ("soon", None), ("", None), ("9" * 20, None), ("1", 1.0), ("1000000001", 0.0)]
 )
 def test_the_wait_is_read_from_the_header_of_the_tool(value: str, expected: float | None) -> None:
@@ -238,7 +239,7 @@ def test_the_wait_is_read_from_the_header_of_the_tool(value: str, expected: floa
     assert expected == until_reset(RateLimited("GET x", 429), response, "X-Reset").wait_s
 
 
-@pytest.mark.parametrize(
+@each(
     ("record_request", "expected"),
     [
         (RecordRequest("visits/1"), ("GET", "https://api.example.com/v1/visits/1", {})),

@@ -3,12 +3,12 @@
 from dataclasses import replace
 
 import orjson
-import pytest
 
 from app.webhooks.delivery import Delivery
 from app.webhooks.signatures.combined import AllOf, FieldsHmac
 from app.webhooks.signatures.scheme import VerificationContext
 from app.webhooks.signatures.token import PathToken
+from tests.support.cases import each
 from tests.support.signatures import delivery, reason
 
 # -- HMAC over fields: https://support.gingrapp.com, its rule; the digest was computed separately --
@@ -25,13 +25,13 @@ def fields(**changes: object) -> Delivery:
     return delivery(orjson.dumps(body | changes))
 
 
-@pytest.mark.parametrize("changes", [{}, {"entity_id": 12345}, {"entity_data": {"email": "somebody@example.com"}}])
+@each("changes", [{}, {"entity_id": 12345}, {"entity_data": {"email": "somebody@example.com"}}])
 def test_a_signature_over_fields_does_not_cover_the_others(changes: dict[str, object]) -> None:
     assert 0 == FIELDS.verify(fields(**changes), FIELDS_CONTEXT)
     assert "fields" == FIELDS.coverage
 
 
-@pytest.mark.parametrize(
+@each(
     ("changes", "expected"),
     [
         ({"entity_id": "12346"}, "mismatch"),
@@ -48,7 +48,7 @@ def test_a_changed_field_is_rejected(changes: dict[str, object], expected: str) 
     assert expected == reason(FIELDS, fields(**changes), FIELDS_CONTEXT)
 
 
-@pytest.mark.parametrize("raw", [b"", b"[]", b"1", b"{", b"\xff", b"null"])
+@each("raw", [b"", b"[]", b"1", b"{", b"\xff", b"null"])
 def test_a_body_that_is_not_an_object_has_no_signed_fields(raw: bytes) -> None:
     assert "malformed" == reason(FIELDS, delivery(raw), FIELDS_CONTEXT)
 

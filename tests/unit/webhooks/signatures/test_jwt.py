@@ -13,6 +13,7 @@ from app.webhooks.delivery import parse_body
 from app.webhooks.registry import load_specimens
 from app.webhooks.signatures.jwt import Jwt
 from app.webhooks.signatures.scheme import VerificationContext
+from tests.support.cases import each
 from tests.support.harness import hmac_sha256
 from tests.support.signatures import NOW, declared, delivery, reason
 
@@ -77,7 +78,7 @@ def test_a_token_signed_with_the_public_key_as_a_secret_is_refused() -> None:
         assert "mismatch" == reason(RS256, delivery(token), JWT_CONTEXT)
 
 
-@pytest.mark.parametrize(
+@each(
     ("raw", "expected"),
     [
         (b"", "missing"),
@@ -128,7 +129,7 @@ def test_the_newer_header_alone_counts_where_it_is_there() -> None:
     assert "mismatch" == reason(scheme, delivery(raw, older, wrong), context)
 
 
-@pytest.mark.parametrize(
+@each(
     ("secret", "is_right"),
     [
         (ED25519_PUBLIC, True),

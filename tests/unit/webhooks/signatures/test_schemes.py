@@ -26,6 +26,7 @@ from app.webhooks.signatures.scheme import (
     fingerprint,
 )
 from app.webhooks.signatures.token import HeaderToken, PathToken
+from tests.support.cases import each
 from tests.support.harness import hmac_sha256
 
 NOW, SECRET, BODY = 1_790_000_000, "secret-for-tests", b'{"event":"demo"}'
@@ -120,7 +121,7 @@ STANDARD_SECRET = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="
 STANDARD_DIGEST = f"v1,{base64_of(digest(b'msg_1.1790000000.' + BODY, '0123456789abcdef0123456789abcdef'))}"
 
 
-@pytest.mark.parametrize(
+@each(
     ("scheme", "context", "sent", "headers"),
     [
         pytest.param(PLAIN, CONTEXT, delivery(), {"Plain-Signature": f"sha256={base64_of(digest(BODY))}"}, id="plain"),
@@ -267,8 +268,8 @@ def parts(token: bytes) -> tuple[Any, Any]:
     return orjson.loads(decode_base64url(head) or b""), orjson.loads(decode_base64url(claims) or b"")
 
 
-@pytest.mark.parametrize("raw", [orjson.dumps(JWT_CLAIMS), JWT_TOKEN, b" " + JWT_TOKEN + b"\n"])
-@pytest.mark.parametrize(
+@each("raw", [orjson.dumps(JWT_CLAIMS), JWT_TOKEN, b" " + JWT_TOKEN + b"\n"])
+@each(
     ("scheme", "private", "public", "algorithm"),
     [(HS256, JWT_SECRET, JWT_SECRET, "HS256"), (RS256, RSA_PRIVATE, RSA_PUBLIC, "RS256")],
 )
@@ -317,7 +318,7 @@ def test_only_a_scheme_with_an_address_token_has_one() -> None:
 # -- when a scheme applies, and its coverage --
 
 
-@pytest.mark.parametrize(
+@each(
     ("scheme", "applying", "not_applying"),
     [
         (PLAIN, [delivery(Plain_Signature="wrong")], [delivery(), delivery(Plain_Signature=" ")]),
@@ -344,7 +345,7 @@ def test_a_scheme_applies_to_a_valid_or_invalid_signature(
     assert [False] * len(not_applying) == [scheme.applies_to(sent) for sent in not_applying]
 
 
-@pytest.mark.parametrize(
+@each(
     ("scheme", "covers", "needs_url", "needs_key"),
     [
         (PLAIN, "body", False, False),
@@ -584,7 +585,7 @@ REFUSED: list[tuple[Reason, str, Scheme, Delivery, VerificationContext]] = [
 ]
 
 
-@pytest.mark.parametrize(("reason", "sentence", "scheme", "sent", "context"), REFUSED, ids=[row[1] for row in REFUSED])
+@each(("reason", "sentence", "scheme", "sent", "context"), REFUSED, ids=[row[1] for row in REFUSED])
 def test_a_signature_error_has_a_reason_and_a_message(
     reason: Reason, sentence: str, scheme: Scheme, sent: Delivery, context: VerificationContext
 ) -> None:
@@ -594,9 +595,7 @@ def test_a_signature_error_has_a_reason_and_a_message(
     assert (reason, sentence) == (refused.value.reason, str(refused.value))
 
 
-@pytest.mark.parametrize(
-    "claims", [{"exp": NOW - 300}, {"iat": NOW + 300, "nbf": NOW + 300, "exp": NOW + 1.5}, {"nbf": 0}]
-)
+@each("claims", [{"exp": NOW - 300}, {"iat": NOW + 300, "nbf": NOW + 300, "exp": NOW + 1.5}, {"nbf": 0}])
 def test_a_token_within_the_tolerance_is_accepted(claims: dict[str, float]) -> None:
     assert 0 == HS256.verify(token_of(claims), JWT_CONTEXT)
 
@@ -613,7 +612,7 @@ def test_a_key_too_short_for_hs256_verifies_no_token() -> None:
         assert "mismatch" == refused.value.reason
 
 
-@pytest.mark.parametrize("secret", ["", "é", SECRET, ED25519_PUBLIC, SMALL_RSA_PUBLIC])
+@each("secret", ["", "é", SECRET, ED25519_PUBLIC, SMALL_RSA_PUBLIC])
 def test_a_secret_that_is_not_an_rsa_key_is_skipped(secret: str) -> None:
     token = RS256.encode_body(orjson.dumps(JWT_CLAIMS), VerificationContext([RSA_PRIVATE], NOW))
 
@@ -629,7 +628,7 @@ TOOLS_TEXT, CHOSEN_TEXT = Hmac("Signature"), Hmac("Signature", min_key_bytes=MIN
 TEXT_OF_ANOTHER_KIND = Hmac("Signature", key=lambda secret: text_key(secret) if secret != "odd" else base64_key("?"))
 
 
-@pytest.mark.parametrize(
+@each(
     ("scheme", "secret", "rule"),
     [
         (TOOLS_TEXT, "1234567", "must have 8 characters or more"),
@@ -676,6 +675,6 @@ def test_an_unusable_secret_breaks_a_rule(scheme: Scheme, secret: str, rule: str
     assert rule == scheme.secret_problem(secret)
 
 
-@pytest.mark.parametrize(("keys", "key"), [((), b""), (("new", "old"), b"new")])
+@each(("keys", "key"), [((), b""), (("new", "old"), b"new")])
 def test_a_fingerprint_is_eight_digits_made_with_the_newest_key(keys: tuple[str, ...], key: bytes) -> None:
     assert hmac_sha256(key, b"doorbell.fingerprint secret").hex()[:8] == fingerprint("secret", keys)

@@ -1,15 +1,14 @@
 """Tests of the encoding and length of secrets."""
 
-import pytest
-
 from app.webhooks.signatures.scheme import VerificationContext
+from tests.support.cases import each
 from tests.support.harness import label
 from tests.support.signatures import LISTED, NOW, SPEC_SECRET, STANDARD, declared, listed, standard
 
 # -- secrets --
 
 
-@pytest.mark.parametrize(
+@each(
     "secret",
     [
         "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
@@ -31,7 +30,7 @@ def test_a_standard_secret_may_lack_its_prefix_and_its_padding(secret: str) -> N
     assert 0 == STANDARD.verify(signed, VerificationContext([secret], NOW))
 
 
-@pytest.mark.parametrize(
+@each(
     "secret",
     ["", "whsec_", "whsec_====", "whsec_a", "whsec_äöü", "whsec_ab cd", "whsec_ab-_", "my secret phrase",
      "whsec_whsec_",
@@ -46,7 +45,7 @@ def test_the_problem_of_a_secret_is_a_rule_without_the_secret(secret: str) -> No
     assert not secret.removeprefix("whsec_").strip("=") or secret not in rule
 
 
-@pytest.mark.parametrize("name", ["calendly", "calcom", "acuity", "square", "jobber", "housecallpro"])
+@each("name", ["calendly", "calcom", "acuity", "square", "jobber", "housecallpro"])
 def test_a_text_secret_may_be_any_text_of_the_minimum_length(name: str) -> None:
     assert declared(name).secret_problem("Zoë's secret: 100 %") is None
     assert str(declared(name).secret_problem("x1")).startswith("must have ")

@@ -6,6 +6,7 @@ from app.webhooks.delivery import Delivery, Event, parse_body
 from app.webhooks.registry import load_sources
 from app.webhooks.signatures.hmac import Hmac
 from app.webhooks.signatures.scheme import SignatureError, VerificationContext
+from tests.support.cases import each
 from tests.support.signatures import (
     APART,
     BODY,
@@ -44,7 +45,7 @@ WRONG_SIGNATURE = "v1,Ceo5qEr07ixe2NLpvHk3FH9bwy/WavXrAFQ/9tdO6mc="  # of the sp
 ED25519_SIGNATURE = "v1a,hnO3f9T8Ytu9HwrXslvumlUpqtNVqkhqw/enGzPCXe5BdqzCInXqYXFymVJaA7AZdpXwVLPo3mNl8EM+m7TBAg=="
 
 
-@pytest.mark.parametrize(
+@each(
     "value",
     [
         f"{WRONG_SIGNATURE} {SPEC_SIGNATURE}",
@@ -59,7 +60,7 @@ def test_one_right_signature_among_others_is_enough(value: str) -> None:
     assert 0 == STANDARD.verify(resigned(value), SPEC_CONTEXT)
 
 
-@pytest.mark.parametrize(
+@each(
     ("value", "expected"),
     [
         ("", "missing"),
@@ -123,7 +124,7 @@ LISTED_SIGNATURE = "v1=6ba22405a2fe67d0029c7173c13abb02d043e788f00563a5eecad54a9
 OTHER_SIGNATURE = "v1=0000000000000000000000000000000000000000000000000000000000000000"
 
 
-@pytest.mark.parametrize(
+@each(
     "value",
     [
         f"t=1790000000,{OTHER_SIGNATURE},{LISTED_SIGNATURE}",
@@ -136,7 +137,7 @@ def test_a_list_may_have_unknown_fields_in_any_order(value: str) -> None:
     assert 0 == LISTED.verify(delivery(BODY, ("Listed-Signature", value)), VerificationContext([SECRET], NOW))
 
 
-@pytest.mark.parametrize(
+@each(
     ("value", "expected"),
     [
         ("t=1790000000", "malformed"),
@@ -162,7 +163,7 @@ def test_an_invalid_list_is_rejected_with_a_reason(value: str | bytes, expected:
     assert expected == reason(LISTED, delivery(BODY, ("Listed-Signature", value)), VerificationContext([SECRET], NOW))
 
 
-@pytest.mark.parametrize("spelt", ["{0}", "sha256={0}", "sha256={1}", "{1}"])
+@each("spelt", ["{0}", "sha256={0}", "sha256={1}", "{1}"])
 def test_only_a_lenient_scheme_accepts_other_spellings_of_a_digest(spelt: str) -> None:
     digest = LISTED_SIGNATURE.removeprefix("v1=")
     spelling = spelt.format(digest, digest.upper())
@@ -181,8 +182,8 @@ def test_the_svix_header_names_are_equivalent() -> None:
     assert 0 == STANDARD.verify(standard(prefix="svix"), VerificationContext([SPEC_SECRET], NOW))
 
 
-@pytest.mark.parametrize("signature", ["svix", "webhook"])
-@pytest.mark.parametrize("lacking", ["id", "timestamp"])
+@each("signature", ["svix", "webhook"])
+@each("lacking", ["id", "timestamp"])
 def test_a_missing_header_is_not_taken_from_the_other_prefix(signature: str, lacking: str) -> None:
     unsigned = "webhook" if signature == "svix" else "svix"
     complete = _text(standard(prefix=signature))
@@ -197,8 +198,8 @@ def test_a_wrong_signature_is_not_replaced_by_the_other_prefix() -> None:
     assert "mismatch" == reason(STANDARD, delivery(BODY, *right, *wrong), VerificationContext([SPEC_SECRET], NOW))
 
 
-@pytest.mark.parametrize("prefix", ["webhook", "svix"])
-@pytest.mark.parametrize("added", ["webhook-id", "svix-id"])
+@each("prefix", ["webhook", "svix"])
+@each("added", ["webhook-id", "svix-id"])
 def test_an_unsigned_id_must_equal_the_signed_id(prefix: str, added: str) -> None:
     """Otherwise anyone could repeat a recorded delivery as new, or use the id of a future event."""
     source = load_sources()["standard"].definition
@@ -216,7 +217,7 @@ def test_an_unsigned_id_must_equal_the_signed_id(prefix: str, added: str) -> Non
     assert "msg_1" == key_of(_event(sent))
 
 
-@pytest.mark.parametrize("prefix", ["webhook", "svix"])
+@each("prefix", ["webhook", "svix"])
 def test_an_unsigned_time_must_equal_the_signed_time(prefix: str) -> None:
     """Sources read the time under both prefixes: an unsigned one could date a change to the year 2100."""
     unsigned = "webhook" if prefix == "svix" else "svix"

@@ -1,8 +1,7 @@
 """Signed timestamps and the tolerance."""
 
-import pytest
-
 from app.webhooks.signatures.scheme import VerificationContext
+from tests.support.cases import each
 from tests.support.harness import hmac_sha256, label
 from tests.support.signatures import (
     APART,
@@ -32,25 +31,25 @@ NO_SECONDS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("time", NO_SECONDS, ids=label)
+@each("time", NO_SECONDS, ids=label)
 def test_a_signed_time_that_is_not_a_number_of_seconds_is_rejected(time: bytes) -> None:
     assert "malformed" == reason(APART, apart(time), VerificationContext([SECRET], NOW))
     if b"," not in time:
         assert "malformed" == reason(LISTED, listed(time), VerificationContext([SECRET], NOW))
 
 
-@pytest.mark.parametrize("time", [b" 1790000000", b"1790000000 ", b"\t1790000000"], ids=label)
+@each("time", [b" 1790000000", b"1790000000 ", b"\t1790000000"], ids=label)
 def test_a_signed_time_with_space_around_it_is_rejected(time: bytes) -> None:
     assert reason(LISTED, listed(time), VerificationContext([SECRET], NOW)) in ("malformed", "mismatch")
     assert reason(APART, apart(time), VerificationContext([SECRET], NOW)) in ("malformed", "mismatch")
 
 
-@pytest.mark.parametrize("time", [b"0", b"1", b"1789999819", b"1790000181", b"999999999999", b"000000000000"])
+@each("time", [b"0", b"1", b"1789999819", b"1790000181", b"999999999999", b"000000000000"])
 def test_a_signed_time_beyond_the_tolerance_is_rejected(time: bytes) -> None:
     assert "stale" == reason(LISTED, listed(time), VerificationContext([SECRET], NOW))
 
 
-@pytest.mark.parametrize("time", [b"1789999820", b"1790000000", b"1790000180"])
+@each("time", [b"1789999820", b"1790000000", b"1790000180"])
 def test_a_signed_time_within_the_tolerance_is_accepted(time: bytes) -> None:
     assert 0 == LISTED.verify(listed(time), VerificationContext([SECRET], NOW))
 
@@ -72,7 +71,7 @@ def test_an_empty_header_for_the_time_counts_as_missing() -> None:
         assert "missing" == reason(APART, sent, VerificationContext([SECRET], NOW))
 
 
-@pytest.mark.parametrize("second", [b"t=1790000000", b"t=1", b" t=1790000000"], ids=label)
+@each("second", [b"t=1790000000", b"t=1", b" t=1790000000"], ids=label)
 def test_two_times_in_one_header_are_rejected(second: bytes) -> None:
     assert "malformed" == reason(LISTED, listed(b"1790000000", second), VerificationContext([SECRET], NOW))
 
@@ -80,7 +79,7 @@ def test_two_times_in_one_header_are_rejected(second: bytes) -> None:
 # -- tolerance --
 
 
-@pytest.mark.parametrize(
+@each(
     ("tolerance_s", "apart_s", "expected"),
     [
         (None, 180, 0), (None, 181, "stale"),
@@ -99,7 +98,7 @@ def test_the_tolerance_of_the_hook_overrides_that_of_the_source(
             assert expected == reason(LISTED, listed(b"1790000000"), context)
 
 
-@pytest.mark.parametrize("apart_s", [300, -300])
+@each("apart_s", [300, -300])
 def test_standard_webhooks_allows_five_minutes_in_both_directions(apart_s: int) -> None:
     beyond = apart_s + (1 if apart_s > 0 else -1)
 

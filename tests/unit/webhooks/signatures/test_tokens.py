@@ -7,6 +7,7 @@ import pytest
 from app.webhooks.delivery import Delivery
 from app.webhooks.signatures.scheme import SignatureError, VerificationContext
 from app.webhooks.signatures.token import HeaderToken, PathToken
+from tests.support.cases import each
 from tests.support.signatures import BODY, delivery, reason
 
 # -- tokens instead of signatures --
@@ -14,14 +15,14 @@ from tests.support.signatures import BODY, delivery, reason
 BEARER = HeaderToken("Authorization", prefix="Bearer ")
 
 
-@pytest.mark.parametrize("prefix", ["Bearer ", "bearer ", "BEARER ", "Bearer Bearer ", "Bearer bearer "])
+@each("prefix", ["Bearer ", "bearer ", "BEARER ", "Bearer Bearer ", "Bearer bearer "])
 def test_a_token_in_a_header_is_the_secret_itself(prefix: str) -> None:
     sent = delivery(BODY, ("Authorization", f"{prefix}token-for-tests"))
 
     assert 1 == BEARER.verify(sent, VerificationContext(["another-one", "token-for-tests"], 0))
 
 
-@pytest.mark.parametrize(
+@each(
     ("sent", "expected"),
     [
         ("token-for-tests", "malformed"),
@@ -53,7 +54,7 @@ def test_the_longest_secret_fits_into_its_header() -> None:
     assert 0 == BEARER.verify(sent, VerificationContext([secret], 0))
 
 
-@pytest.mark.parametrize("secret", ["s" * 1_025, "é" * 513])
+@each("secret", ["s" * 1_025, "é" * 513])
 def test_a_secret_that_does_not_fit_into_a_header_is_unusable(secret: str) -> None:
     assert "must have 1024 bytes at most" == BEARER.secret_problem(secret)
 

@@ -15,6 +15,7 @@ from app.webhooks.signatures.scheme import (
     Scheme,
     VerificationContext,
 )
+from tests.support.cases import each
 from tests.support.harness import hmac_sha256
 from tests.support.signatures import (
     BODY,
@@ -79,7 +80,7 @@ STRIPE_SIGNATURES = (
 SQUARE_HEADER = "x-square-hmacsha256-signature"
 
 
-@pytest.mark.parametrize(
+@each(
     ("scheme", "context", "sent"),
     [
         pytest.param(
@@ -142,7 +143,7 @@ HOUSECALL_BODY = (
 ACUITY_BODY = b"action=scheduled&id=123456789&calendarID=1234567&appointmentTypeID=7654321"
 
 
-@pytest.mark.parametrize(
+@each(
     ("name", "secret", "now", "url", "raw", "headers"),
     [
         (
@@ -217,14 +218,14 @@ def test_a_calcom_delivery_without_a_secret_is_rejected() -> None:
     assert "mismatch" == reason(declared("calcom"), sent, VerificationContext([SECRET], NOW))
 
 
-@pytest.mark.parametrize("url", ["https://hooks.example.com/in/square/", "http://hooks.example.com/in/square", ""])
+@each("url", ["https://hooks.example.com/in/square/", "http://hooks.example.com/in/square", ""])
 def test_another_spelling_of_the_signed_address_is_rejected(url: str) -> None:
     sent = delivery(BODY, (SQUARE_HEADER, "abuoY9h+QFLO8mWxL/6rbcsbt93D9+AyPROZY7Y05+g="))
 
     assert "mismatch" == reason(declared("square"), sent, VerificationContext([SECRET], NOW, url))
 
 
-@pytest.mark.parametrize(
+@each(
     ("query", "signature"),
     [
         (
@@ -292,7 +293,7 @@ ONCEHUB = Hmac(header="Oncehub-Signature", fields=("t", "s"), signs="{t}.{body}"
 SAVVYCAL = Hmac(header="x-savvycal-signature", lenient=True)
 
 
-@pytest.mark.parametrize(
+@each(
     ("scheme", "context", "raw", "headers"),
     [
         pytest.param(
@@ -373,7 +374,7 @@ def test_signatures_of_other_libraries_are_valid_and_changes_are_not(
         assert "missing" == reason(scheme, delivery(raw, *((n, v) for n, v in headers.items() if n != name)), context)
 
 
-@pytest.mark.parametrize(
+@each(
     ("scheme", "secret", "headers"),
     [
         (HUBSPOT, SECRET, {"X-HubSpot-Request-Timestamp": "{}", "X-HubSpot-Signature-v3": "AAAA"}),
@@ -381,7 +382,7 @@ def test_signatures_of_other_libraries_are_valid_and_changes_are_not(
         (BOULEVARD, "YWJj", {"x-blvd-hmac-salt": "{}", "x-blvd-hmac-sha256": "AAAA"}),
     ],
 )
-@pytest.mark.parametrize("written", ["nan", "inf", "-1", "1e9", "2026-03-14T17:32:05", "٣", "9" * 30, ":", "é"])
+@each("written", ["nan", "inf", "-1", "1e9", "2026-03-14T17:32:05", "٣", "9" * 30, ":", "é"])
 def test_an_invalid_time_is_rejected_even_if_it_is_signed(
     scheme: Hmac, secret: str, headers: dict[str, str], written: str
 ) -> None:
