@@ -469,6 +469,62 @@ def test_the_state_of_a_row_refreshes_in_place(running: Harness, open_console: O
     assert "live" == console.page.inner_text("#live-state")
 
 
+#: Resolves after two more responses: the first may have been on its way before.
+_TWO_REFRESHES = """() => new Promise((resolve) => {
+  let responses = 0;
+  document.addEventListener("htmx:afterRequest", () => (responses += 1) === 2 && resolve());
+  setInterval(() => document.querySelectorAll("[data-live]").forEach((live) => htmx.trigger(live, "live")), 100);
+})"""
+
+
+def press_during_refreshes(console: ConsoleBrowser, selector: str) -> None:
+    """Press the mouse on an element, wait until the page has refreshed, and release."""
+    console.page.hover(selector)
+    console.page.mouse.down()
+    console.page.evaluate(_TWO_REFRESHES)
+    console.page.mouse.up()
+
+
+def test_a_click_during_a_refresh_of_the_overview_is_not_lost(running: Harness, open_console: OpenConsole) -> None:
+    running.start_worker()
+    create_failure(running, "B-1")
+    wait_until(lambda: failures(running) == 1)
+    console = open_console(OPERATOR)
+
+    press_during_refreshes(console, "#live tbody a >> nth=0")
+
+    console.page.wait_for_url("**/console/failures?*")
+
+
+def test_a_click_during_a_refresh_of_an_operation_is_not_lost(running: Harness, open_console: OpenConsole) -> None:
+    worker = running.start_worker()
+    create_failure(running, "B-1")
+    wait_until(lambda: failures(running) == 1)
+    worker.kill()
+    console = open_console(OPERATOR)
+    console.open("/console/plan?do=replay&ids=standard-B-1")
+    console.page.click("button.main")
+
+    press_during_refreshes(console, "text=Cancel")
+
+    console.page.wait_for_selector("text=Cancelled")
+
+
+def test_a_second_click_during_a_refresh_is_not_lost(running: Harness, open_console: OpenConsole) -> None:
+    """The second press comes before the first click is over for the script, as on a busy computer."""
+    console = open_console(OPERATOR)
+    console.page.evaluate("""() => {
+      window.pressed = document.querySelector("#live");
+      for (const name of ["pointerdown", "pointerup", "pointerdown"]) {
+        pressed.dispatchEvent(new PointerEvent(name, { bubbles: true }));
+      }
+    }""")
+
+    console.page.evaluate(_TWO_REFRESHES)
+
+    assert console.page.evaluate("window.pressed.isConnected")
+
+
 @pytest.mark.parametrize("options", [{"status": 503}, None], ids=["503", "no connection"])
 def test_a_page_without_a_stream_polls(running: Harness, open_console: OpenConsole, options: Any) -> None:
     console = open_console(OPERATOR)

@@ -180,12 +180,15 @@
     update();
   }
 
-  // A refresh between the press and the release of a button would lose the click.
-  let isPressed = false;
-  document.addEventListener("pointerdown", () => (isPressed = true), true);
-  for (const name of ["pointerup", "pointercancel", "dragend"]) document.addEventListener(name, () => setTimeout(() => (isPressed = false)), true);
+  // A refresh between the press and the release of a button would lose the click. The click follows the release.
+  let isPressed = false, released = 0;
+  document.addEventListener("pointerdown", () => {
+    clearTimeout(released);  // of the click before, if this one is fast
+    isPressed = true;
+  }, true);
+  for (const name of ["pointerup", "pointercancel", "dragend"]) document.addEventListener(name, () => (released = setTimeout(() => (isPressed = false))), true);
   document.addEventListener("htmx:beforeSwap", ({ detail, target }) => {
-    if (isPressed && target.matches("[hx-trigger=live]")) detail.shouldSwap = false;
+    if (isPressed && target.matches("[hx-trigger=live], [hx-trigger^=every]")) detail.shouldSwap = false;
   });
 
   // A click on a row opens it, unless it is on something else that reacts, or selects text.
