@@ -28,6 +28,18 @@ class Reason:
 
 
 _REPLAY, _DISCARD = "doorbell replay ID --yes", "doorbell discard ID --yes"
+_TOKEN_REJECTED = Reason(
+    "the API does not accept the token",
+    "The token is rejected",
+    "The API does not accept the token, or it lacks a permission.",
+    ("Set a valid token.",),
+    ("doorbell doctor",),
+)
+_RATE_LIMITED = Reason(
+    "the API limits the rate",
+    "The API limits the rate",
+    "Doorbell waits for as long as the API demands, then continues.",
+)
 #: The console, the command line, docs/glossary.md and docs/runbook.md show them.
 REASONS = {
     "account_moves": Reason(
@@ -35,6 +47,17 @@ REASONS = {
         "The account moves to another cell",
         "`doorbell move` copies its data to another Redis. Its tasks continue there.",
     ),
+    "account_paused": Reason(
+        "an operator paused the account",
+        "The account is paused",
+        "An operator paused the account. The task continues when it is resumed.",
+    ),
+    "api_down": Reason(
+        "the API does not answer the calls of the account",
+        "The API does not answer",
+        "The calls of other visits failed. The task continues as soon as one succeeds.",
+    ),
+    "api_rate_limited": _RATE_LIMITED,
     "body_erased": Reason(
         "the body was erased, with the personal data in it",
         "The delivery was erased",
@@ -160,6 +183,7 @@ REASONS = {
         ("Set the token of the account, then replay.",),
         ("doorbell replay --state parked --reason token_missing --yes",),
     ),
+    "token_rejected": _TOKEN_REJECTED,
     "too_many_changes": Reason(
         "one visit has 5,000 changes",
         "Too many changes of one visit",
@@ -199,13 +223,6 @@ REASONS = {
     ),
 }
 
-_TOKEN_REJECTED = Reason(
-    "the API does not accept the token",
-    "The token is rejected",
-    "The API does not accept the token, or it lacks a permission.",
-    ("Set a valid token.",),
-    ("doorbell doctor",),
-)
 #: By the status of a failed call.
 FAILED_CALLS = {
     "401": _TOKEN_REJECTED,
@@ -217,11 +234,7 @@ FAILED_CALLS = {
         ("Check VISITS_API_URL, then replay the failure.", "Enter the customer's e-mail address."),
         ("doorbell doctor", _REPLAY, "doorbell replay ID --contact EMAIL --yes"),
     ),
-    "429": Reason(
-        "the API limits the rate",
-        "The API limits the rate",
-        "Doorbell waits for as long as the API demands, then continues.",
-    ),
+    "429": _RATE_LIMITED,
     "another 4xx": Reason(
         "the API does not accept the values",
         "The values are rejected",

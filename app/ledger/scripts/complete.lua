@@ -59,7 +59,7 @@ end
 local function store_unfinished()
   local retry_at = now + retry_in_ms
   if outcome == 'held' then
-    hold(primary)
+    hold(primary, reason)
   else
     set_state(primary, outcome, outcome == 'parked' and now or retry_at)
   end

@@ -24,18 +24,24 @@ local function request_context(aliases)
   return {newest, head_field(info, 'r') or '', head_field(info, 'traceparent') or ''}
 end
 
--- A released task runs although other tasks of its account are held, and the probe although the circuit is open.
-local function is_held_back()
+-- Why the task must not run now, or nil: a key of reasons.py. A released task runs although other tasks of its account are held,
+-- and the probe although the circuit is open.
+local CIRCUIT_REASONS = {
+  down = 'api_down', unauthorized = 'token_rejected', rate_limited = 'api_rate_limited', paused = 'account_paused',
+}
+local function reason_to_hold()
   local was_released = call('HDEL', key.task .. task, 'released') == 1
-  if circuit ~= '' and call('EXISTS', key.circuit .. circuit) == 1
-    and call('HGET', key.circuit .. circuit, 'probe') ~= task then return true end
-  return paced == '1' and not was_released and call('EXISTS', state_key(task, 'held')) == 1
+  if circuit ~= '' then
+    local kind, probe = unpack(call('HMGET', key.circuit .. circuit, 'kind', 'probe'))
+    if kind and probe ~= task then return CIRCUIT_REASONS[kind] end
+  end
+  if paced == '1' and not was_released and call('EXISTS', state_key(task, 'held')) == 1 then return 'rate_limited_locally' end
 end
 
 -- A task of a moving account does not run here. A visit is held; an event, which belongs to no account, waits.
 local MOVE_WAIT_MS = 5000
 local function hold_for_move()
-  if kind_of(task) == 'visit' then return hold(task) end
+  if kind_of(task) == 'visit' then return hold(task, 'account_moves') end
   set_state(task, 'waiting', now + MOVE_WAIT_MS)
   call('HSET', key.task .. task, 'retry_at', now + MOVE_WAIT_MS, 'reason', 'account_moves')
 end
@@ -59,8 +65,9 @@ if is_moving(task) then
   hold_for_move()
   return {'held'}
 end
-if is_held_back() then
-  hold(task)
+local reason = reason_to_hold()
+if reason then
+  hold(task, reason)
   return {'held'}
 end
 local reply = {'leased', request_context(aliases), encode_aliases(aliases)}

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from app.ledger.ledger import Ledger
+from app.ledger.reasons import REASONS
 from app.ledger.records import (
     Attempt,
     CircuitSignal,
@@ -70,6 +71,28 @@ async def test_no_response_resumes_a_paused_account(ledger: Ledger, redis: Redis
     assert [True, False] == [await ledger.pause("main", False), await ledger.pause("main", False)]
     assert 2 == await ledger.release_held("main")
     assert [0, 0] == [(await ledger.load_task(visit_task(visit))).failed_attempts for visit in "BC"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        ("down", "api_down"),
+        ("unauthorized", "token_rejected"),
+        ("rate_limited", "api_rate_limited"),
+        ("paused", "account_paused"),
+    ],
+)
+async def test_a_task_that_an_open_circuit_holds_says_why(ledger: Ledger, redis: Redis, kind: str, reason: str) -> None:
+    await accept(ledger, change("A"))
+    failed = await start_run(ledger, "A", account="main")
+    await ledger.complete(failed, waiting(), account="main")
+    await redis.command("HSET", "bell:circuit:main", "kind", kind)
+    await backdate(redis, "waiting", visit_task("A"))
+    await ledger.requeue_due()
+
+    assert "held" == await ledger.lease(visit_task("A"), account="main")
+    assert reason == (await ledger.load_task(visit_task("A"))).reason
+    assert reason in REASONS
 
 
 async def test_resume_does_not_close_a_circuit_that_failures_opened(ledger: Ledger, redis: Redis) -> None:
@@ -398,6 +421,7 @@ async def test_with_a_rate_limit_later_tasks_wait_for_their_turn(ledger: Ledger,
     await redis.command("DEL", "bell:rate:main")
     released = await ledger.release_held("main", calls_per_second=4)
 
+    assert "rate_limited_locally" == (await ledger.load_task(visit_task("C"))).reason
     assert (["held", "held"], "nothing", 0, 2) == (later, unlimited, while_slots_are_taken, released)
     assert [visit_task("B"), visit_task("C")] == await ledger.task_ids("queued")
     assert isinstance(await ledger.lease(visit_task("B"), "main", is_paced=True), Lease)

@@ -27,10 +27,11 @@ end
 
 -- Held tasks are ordered by the start of their visit, those with failed attempts last. A second set orders them by age, so that
 -- later tasks cannot overtake a task forever.
-local function hold(task)
+local function hold(task, reason)
   local failed_attempts, pending_since = get_fields(task, 'failed_attempts', 'pending_since')
   set_state(task, 'held', visit_start(task) + (failed_attempts and 1e14 or 0))
   call('ZADD', key.held_by_age .. account_of(task), pending_since or now, task)
+  call('HSET', key.task .. task, 'reason', reason)
 end
 
 -- The newest outcomes of an account's calls: `+<time>` for a success, the task for its first failure.
