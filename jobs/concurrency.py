@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
-from app.ledger.leases import acquire
+from app.ledger.locks import acquire
 from app.ledger.records import Queue
 
 #: Active jobs, by queue.

@@ -4,8 +4,8 @@ import asyncio
 from dataclasses import dataclass
 
 from app.ledger import keys
-from app.ledger.leases import KeyedLocks, LockContended, single_flight
 from app.ledger.ledger import Ledger
+from app.ledger.locks import KeyedLocks, LockContended, single_flight
 from app.ledger.redis import RedisUnavailable
 from app.visits.change import Contact
 from app.visits.client import ClientError, OutcomeUnknown, Record, VisitsApiError, VisitsClient

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import httpx
 
 from app.connections.stored_hooks import StoredHooks
-from app.ledger.leases import KeyedLocks
 from app.ledger.ledger import Ledger
+from app.ledger.locks import KeyedLocks
 from app.ledger.losses import Losses
 from app.ledger.records import Attempt
 from app.settings.model import Settings

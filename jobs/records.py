@@ -17,7 +17,7 @@ import zstandard
 
 from app.connections.tool_api import CredentialsMissing, ToolApi
 from app.ledger import keys
-from app.ledger.leases import LockContended, single_flight
+from app.ledger.locks import LockContended, single_flight
 from app.ledger.redis import RedisUnavailable
 from app.settings.model import Hook
 from app.webhooks.fetching import RecordRequest

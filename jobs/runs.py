@@ -9,7 +9,7 @@ from random import random
 from typing import Any, ClassVar, Literal
 
 from app.ledger.ids import TaskId
-from app.ledger.leases import LockContended
+from app.ledger.locks import LockContended
 from app.ledger.records import Attempt, Lease, LeaseLost, Outcome, RecordOutdated, VisitLimitReached
 from app.ledger.redis import RedisUnavailable
 from app.telemetry.logs import log

@@ -19,8 +19,8 @@ from app.cli.output import (
     print_message,
 )
 from app.cli.session import actions, cell_url, open_other_ledger, run_with_ledger
-from app.ledger.leases import LockContended
 from app.ledger.ledger import Ledger
+from app.ledger.locks import LockContended
 from app.ledger.moves import MoveRefused
 from app.operators.account_moves import Move, MovePlan
 from app.settings.model import Settings

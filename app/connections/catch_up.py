@@ -27,8 +27,8 @@ from app.ledger import keys
 from app.ledger.catch_ups import PLAN, RESULTS, CatchUp, CatchUpResult, CatchUps, CatchUpStatus
 from app.ledger.connection_states import ConnectionStates
 from app.ledger.ids import new_listed_id, new_token
-from app.ledger.leases import LockContended, exclusive
 from app.ledger.ledger import take_turn
+from app.ledger.locks import LockContended, exclusive
 from app.ledger.moves import moving_hooks
 from app.ledger.records import DeliveryInfo, RecordOutdated
 from app.settings.model import Hook

@@ -18,7 +18,7 @@ from app.connections.tool_api import CredentialsMissing, ToolApi
 from app.ledger import keys
 from app.ledger.connection_states import ConnectionState, ConnectionStates
 from app.ledger.ids import new_token
-from app.ledger.leases import LockContended, exclusive
+from app.ledger.locks import LockContended, exclusive
 from app.settings.model import Hook
 from app.visits.client import ClientError, RateLimited, Unauthorized, VisitsApiError
 from app.webhooks.fetching import RecordRequest

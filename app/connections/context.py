@@ -6,8 +6,8 @@ from typing import Protocol
 
 import httpx
 
-from app.ledger.leases import KeyedLocks
 from app.ledger.ledger import Ledger
+from app.ledger.locks import KeyedLocks
 from app.settings.model import Settings
 
 

@@ -22,7 +22,7 @@ from app.connections.stored_hooks import StoredHooks
 from app.connections.tool_api import CredentialsMissing
 from app.connections.turns import Turns
 from app.ledger.connection_states import ConnectionState, ConnectionStates, Health
-from app.ledger.leases import LockContended
+from app.ledger.locks import LockContended
 from app.ledger.moves import moving_hooks
 from app.ledger.records import NotFound
 from app.operators.actions import Actions, Actor

@@ -30,7 +30,7 @@ from app.ledger import keys
 from app.ledger.connections import TOKEN_PURPOSE
 from app.ledger.encryption import Keyring, TamperedValue, UnknownKey
 from app.ledger.ids import new_token
-from app.ledger.leases import LockContended, single_flight
+from app.ledger.locks import LockContended, single_flight
 from app.ledger.redis import RedisUnavailable
 from app.settings.model import Hook
 from app.telemetry.logs import log

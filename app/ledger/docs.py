@@ -1,5 +1,6 @@
 """Writes docs/redis.md, and the tables of reasons in docs/glossary.md and docs/runbook.md: `make docs`."""
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -106,11 +107,15 @@ def update_runbook(page: str) -> str:
 
 
 def _reason_rows(matches: Callable[[Reason], bool]) -> Iterator[tuple[str, ...]]:
-    names: dict[Reason, str] = {reason: f"`{name}`" for name, reason in REASONS.items()}
+    names = {reason: [f"`{name}`"] for name, reason in REASONS.items()}
+    statuses = defaultdict[Reason, list[str]](list)
     for status, reason in FAILED_CALLS.items():
-        names[reason] = f"{names[reason]}, {status}" if reason in names else f"a call: {status}"
-    for reason, name in names.items():
+        statuses[reason].append(status)
+    for reason, failed in statuses.items():
+        names.setdefault(reason, []).append(f"a call: {', '.join(failed)}")
+    for reason, terms in names.items():
         if matches(reason):
+            name = " or ".join(terms)
             commands = "<br>".join(f"`{command}`" for command in reason.commands)
             yield name, f"**{reason.title}.** {reason.cause}", " ".join(reason.actions), commands
 

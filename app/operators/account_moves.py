@@ -24,8 +24,8 @@ from app.ledger import keys
 from app.ledger.connection_states import ConnectionStates
 from app.ledger.encryption import Keyring
 from app.ledger.ids import new_token
-from app.ledger.leases import LockContended, exclusive
 from app.ledger.ledger import Ledger
+from app.ledger.locks import LockContended, exclusive
 from app.ledger.moves import (
     AccountCopy,
     AccountData,

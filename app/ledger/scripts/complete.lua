@@ -3,8 +3,8 @@
 --- attempt: a JSON list that begins with when it started and how many ms it took, or ''.
 --- outcome: done | waiting | held | parked. circuit: the account, or ''. signal: what the run reports about the API: ok | down |
 --- unauthorized | rate_limited | ''; wait_ms and threshold belong to it. failed_attempts: '' resets the count.
---- members: all ids of the visit, the primary first. remote: '' leaves it unchanged, '-' if the API has no visit. start: the same for
---- the field. unlist, list: when the visit started before and starts now, or '' if both are the same.
+--- members: all ids of the visit, the primary first. remote and start: the new values of these fields of the task, '' to leave one
+--- unchanged, '-' to delete it. unlist, list: when the visit started before and starts now, or '' if both are the same.
 --- @args token outcome retry_in_ms reason attempt keep_ms circuit signal wait_ms threshold failed_attempts
 --- @varargs members: task changes remote start unlist list
 --- @returns ok | lost

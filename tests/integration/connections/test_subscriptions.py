@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from app.connections.connector import connection_lock
-from app.ledger.leases import LockContended
+from app.ledger.locks import LockContended
 from app.ledger.redis import Redis
 from app.vendors.api import vendor_names
 from app.vendors.vendor import StoredSubscription

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 import jobs.concurrency
-from app.ledger.leases import KeyedLocks
 from app.ledger.ledger import Ledger
+from app.ledger.locks import KeyedLocks
 from app.ledger.records import Queue
 from app.ledger.redis import Redis
 from app.visits.change import Contact

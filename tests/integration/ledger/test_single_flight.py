@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from app.ledger.leases import LockContended, single_flight
 from app.ledger.ledger import Ledger
+from app.ledger.locks import LockContended, single_flight
 from app.ledger.redis import Redis
 
 VALUE, LOCK = "bell:record:test", "bell:record:test:lock"

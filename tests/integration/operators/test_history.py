@@ -323,7 +323,8 @@ async def test_a_delivery_that_is_queued_or_on_hold_says_so(ledger: Ledger) -> N
     await ledger.lease(TaskId(visit_task("A")), "main")
     held = await sentences(ledger, delivery.delivery_id), await texts(ledger)
 
-    assert [["waits for a worker"] * 2, ["on hold"] * 2] == [[lines[-1] for lines in pair] for pair in (queued, held)]
+    newest = [[lines[-1] for lines in pair] for pair in (queued, held)]
+    assert [["waits for a worker"] * 2, ["on hold: The account is paused"] * 2] == newest
 
 
 @each(

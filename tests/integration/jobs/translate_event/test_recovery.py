@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from starlette.responses import Response
 
-from app.ledger.leases import KeyedLocks
+from app.ledger.locks import KeyedLocks
 from tests.support.tool_api import BOOKED, MOVED, ToolWorld
 
 
