@@ -15,7 +15,9 @@ from app.settings.model import Hook, Settings
 
 
 @click.command(
-    epilog=examples("keep d019a3b1c2d0a1b2c3d4e", "keep d019a3b1c2d0a1b2c3d4e --as 'a guest moves it' --write")
+    epilog=examples(
+        "keep d019a3b1c2d0q4v8k2m6t0a1c3e5", "keep d019a3b1c2d0q4v8k2m6t0a1c3e5 --as 'a guest moves it' --write"
+    )
 )
 @click.argument("delivery", shell_complete=complete_deliveries)
 @click.option("--as", "name", help="The name of the specimen [default: its event and date].")

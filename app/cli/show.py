@@ -140,7 +140,9 @@ def _list(
 
 @click.command(
     epilog=examples(
-        "show d019a3b1c2d0a1b2c3d4e", "show standard-A-1", "show d019a3b1c2d0a1b2c3d4e --show-personal-data"
+        "show d019a3b1c2d0q4v8k2m6t0a1c3e5",
+        "show standard-A-1",
+        "show d019a3b1c2d0q4v8k2m6t0a1c3e5 --show-personal-data",
     )
 )
 @click.argument("id", shell_complete=complete_deliveries)

@@ -26,7 +26,7 @@ from app.connections.turns import Turns
 from app.ledger import keys
 from app.ledger.catch_ups import PLAN, RESULTS, CatchUp, CatchUpResult, CatchUps, CatchUpStatus
 from app.ledger.connection_states import ConnectionStates
-from app.ledger.ids import new_listed_id, new_token
+from app.ledger.ids import new_token
 from app.ledger.ledger import take_turn
 from app.ledger.locks import LockContended, exclusive
 from app.ledger.moves import moving_hooks
@@ -197,7 +197,7 @@ class CatchUpRunner:
             dedup_id=f"{catch_up.id} {digest_of(record)}",
             event_state="parked" if listed.problem else "",
             reason=f"untranslatable: {listed.problem}" if listed.problem else "",
-            delivery_id=new_listed_id(),
+            is_listed=True,
         )
 
     async def _has_backlog(self) -> bool:

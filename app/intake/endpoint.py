@@ -17,7 +17,7 @@ from app.intake import http_protocol
 from app.intake.exchange import receive_body, send_response
 from app.intake.request_body import BodyDeadlines, HttpRejection
 from app.intake.request_log import RequestLog
-from app.ledger.ids import new_delivery_id
+from app.ledger.ids import new_id
 from app.ledger.ledger import DEDUP_TTL_S, LONG_DEDUP_TTL_S, Ledger
 from app.ledger.records import DeliveryInfo, HookMoved
 from app.ledger.redis import RedisFull, RedisReadOnly, RedisUnavailable
@@ -269,7 +269,7 @@ class WebhookEndpoint:
 
         If all customers of a tool share its keys, any of them could fill Redis.
         """
-        request_log.outcome, request_log.delivery = FOREIGN_TENANT, new_delivery_id()
+        request_log.outcome, request_log.delivery = FOREIGN_TENANT, new_id()
         detail = f"the event is from {_describe_tenant(hook, event)}; TENANTS does not name it"
         self._rejections.record(hook.name, FOREIGN_TENANT, detail)
         received_at_ms = int(event.received_at.timestamp() * 1000)

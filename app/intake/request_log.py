@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from app.ledger.ids import new_delivery_id
+from app.ledger.ids import new_id
 from app.ledger.records import trace_fields
 from app.webhooks.delivery import Delivery
 
@@ -29,7 +29,7 @@ METRIC_OUTCOMES = {
 
 _EVENT_NAME = re.compile("[A-Za-z][A-Za-z0-9_.:/-]*")
 #: A UUID, or an id of ours. Before the signature is verified, no other text of a sender is logged.
-_PLAIN_REQUEST_ID = re.compile("[0-9a-fA-F-]{32,36}|d[0-9a-f]{21}")
+_PLAIN_REQUEST_ID = re.compile("[0-9a-fA-F-]{32,36}|d[0-9a-f]{11}[0-9a-v]{10,16}")
 
 
 @dataclass(slots=True)
@@ -67,7 +67,7 @@ class RequestLog:
 
     def response_request_id(self) -> str:
         """Return the X-Request-ID of the response: the sender's, else the id of the delivery, else a new one."""
-        self.request_id = self.request_id or self.delivery or new_delivery_id()
+        self.request_id = self.request_id or self.delivery or new_id()
         return self.request_id
 
     def note(self, status: int) -> dict[str, Any]:

@@ -1,13 +1,20 @@
 """Ids of tasks, deliveries and changes. No other module builds or parses them.
 
-visit:<account>/<external_id>   task: apply one visit
-event:<delivery>                task: fetch and translate one delivery
-d<11 hex digits><10 hex digits> delivery: ms since 1970, random bits; sorts by time
-<delivery>.<index>              origin of a change: the delivery and the position of the change in it
+visit:<account>/<external_id>    task: apply one visit
+event:<delivery>                 task: fetch and translate one delivery
+d<11 hex digits><16 characters>  delivery: ms since 1970, and a digest of its hook and event; sorts by time
+<delivery>.<index>               origin of a change: the delivery and the position of the change in it
+d<11 hex digits><10 hex digits>  other ids: ms since 1970, random bits
+
+The key of a delivery has the digest without the time, so that a repeat of the event leads to it.
 """
 
+import base64
+import hashlib
 import random
 import time
+
+from app.ledger import keys
 
 #: Also the names that the worker registers arq's functions under.
 VISIT = "visit"
@@ -80,13 +87,36 @@ def new_origin(delivery_id: str, index: int) -> str:
     return f"{delivery_id}.{index}"
 
 
-def new_delivery_id() -> str:
-    return f"d{_time_and_random()}"
+def new_id() -> str:
+    return f"d{time.time_ns() // 1_000_000:011x}{random.getrandbits(40):010x}"
 
 
-def new_listed_id() -> str:
-    """Return the id of a delivery that Doorbell made itself, from an appointment in a tool's list."""
-    return f"{LISTED}{_time_and_random()}"
+def new_delivery_id(hook: str, event: bytes, arrived_at_ms: int, *, is_listed: bool = False) -> str:
+    """Return the id of a delivery. event: what its repeats have in common.
+
+    is_listed: Doorbell made the delivery itself, from an appointment in a tool's list.
+    """
+    digest = hashlib.sha256(hook.encode() + b"\0" + event).digest()[:10]
+    return f"{LISTED if is_listed else 'd'}{arrived_at_ms:011x}{base64.b32hexencode(digest).decode().lower()}"
+
+
+def delivery_key(delivery_id: str) -> str:
+    """Return the key of a delivery: its id without the time."""
+    return f"{keys.DELIVERY}{delivery_id[:1]}{delivery_id[12:]}"
+
+
+def delivery_id_of(key: str, arrived_at_ms: int) -> str:
+    """Return the id of the delivery with this key."""
+    name = key.removeprefix(keys.DELIVERY)
+    return f"{name[:1]}{arrived_at_ms:011x}{name[1:]}"
+
+
+def is_id_of(delivery_id: str, arrived_at_ms: int) -> bool:
+    """Return whether a delivery that arrived then, and has the key of this id, has this id.
+
+    Another delivery of the same event has the same key, if a failover lost the first one.
+    """
+    return delivery_id[1:12] == f"{arrived_at_ms:011x}"
 
 
 def is_listed(delivery_id: str) -> bool:
@@ -96,10 +126,6 @@ def is_listed(delivery_id: str) -> bool:
 LISTED = "l"
 
 
-def _time_and_random() -> str:
-    return f"{(time.time_ns() // 1_000_000 << 40) + random.getrandbits(40):021x}"
-
-
 def delivery_time_ms(delivery_id: str) -> int:
     """Return the time at which the id was made. An origin is accepted too."""
     return int(delivery_id[1:12], 16)
@@ -107,4 +133,4 @@ def delivery_time_ms(delivery_id: str) -> int:
 
 def new_token() -> str:
     """Return a token for a lease or lock: scripts compare it with the stored one."""
-    return new_delivery_id()
+    return new_id()

@@ -15,9 +15,12 @@ PARKED, DISCARDED = f"{STATE}parked", f"{STATE}discarded"
 HELD, HELD_BY_AGE, ACCOUNTS = f"{STATE}held:", "bell:held-by-age:", "bell:accounts"
 #: + day, such as 2026-03-14: the visits that start on it, in UTC. The days that have one, in order.
 VISIT_DAY, VISIT_DAYS = "bell:visit-day:", "bell:visit-days"
-DELIVERY, DELIVERIES, HOOKS = "bell:delivery:", "bell:deliveries:", "bell:hooks"
+#: + id without its time: a delivery. + hook: the ids of its deliveries. + hook, colon and digest: the id of a delivery.
+DELIVERY, DELIVERIES, DEDUP, HOOKS = "bell:delivery:", "bell:deliveries:", "bell:dedup:", "bell:hooks"
 #: + `visits`, `events` or `replays`: the jobs of a queue, sorted by the time at which they are due.
 QUEUE = "bell:queue:"
+#: The queue name in arq's settings; its health check is named after it.
+VISITS_QUEUE = f"{QUEUE}visits"
 CIRCUIT, CIRCUITS, OUTCOMES, RATE = "bell:circuit:", "bell:circuits", "bell:outcomes:", "bell:rate:"
 #: The log of operators' activities; + colon and task id: those that affected a visit or a delivery.
 ACTIVITY, ACTIVITIES = "bell:activity", "bell:activity:"
@@ -32,9 +35,6 @@ WORKERS, PEOPLE, ATTEMPTS_CHANNEL = "bell:workers", "bell:people:", "bell:attemp
 
 # Only Python uses these.
 
-#: The queue name in arq's settings; its health check is named after it.
-VISITS_QUEUE = f"{QUEUE}visits"
-DEDUP = "bell:dedup:"
 CONTACT = "bell:contact:"
 RECORD = "bell:record:"
 #: The stored hooks by name, encrypted, and a random value that each write replaces.
@@ -109,7 +109,7 @@ KEY_KINDS = (
     KeyKind(
         "bell:delivery:*",
         "task",
-        "a delivery: its body, and the headers that its source needs",
+        "a delivery, named by its id without the time, a digest of the event: its body, and headers that its source needs",
         _DELIVERY,
         title="Deliveries",
         personal_data="the body, and the values of headers",
@@ -152,8 +152,8 @@ KEY_KINDS = (
     KeyKind(
         "bell:dedup:*",
         "expires",
-        "the digest of an event, to recognize a repeat",
-        "8 days; 400 for Cronofy",
+        "the digest of an event, to recognize a repeat when the delivery has expired",
+        "400 days, for sources without ids and times of events: Cronofy",
         title="Repeats",
     ),
     KeyKind(

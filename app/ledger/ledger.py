@@ -1,8 +1,7 @@
 """Deliveries, changes and tasks in Redis. Each change of a task's state is one script, and therefore atomic."""
 
 import asyncio
-import base64
-import hashlib
+import itertools
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -10,9 +9,11 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, Literal
 
+import orjson
+
 from app.ledger import keys, scripts
 from app.ledger.bodies import Bodies, BodyUndecryptable
-from app.ledger.ids import TaskId, new_delivery_id, new_token
+from app.ledger.ids import TaskId, delivery_key, is_id_of, new_delivery_id, new_id, new_token
 from app.ledger.records import (
     NO_CAUSE,
     AcceptResult,
@@ -83,59 +84,59 @@ class Ledger:
         reason: str = "",
         refetch: bool = False,
         dedup_ttl_s: int = DEDUP_TTL_S,
-        delivery_id: str = "",
+        is_listed: bool = False,
     ) -> AcceptResult:
         """Store a delivery, its changes and its jobs, unless it is a repeat: all, or nothing.
 
         dedup_id: the tool's id of the event; None: a digest of the body. event_state: `queued` if a worker has to fetch and
         translate the event, `parked` with a reason if an operator has to act, "" if it is translated. refetch: a repeat
         may be another event with the same body, so its record is fetched again. dedup_ttl_s: how long
-        a repeat is recognized. delivery_id: a new id; by default that of a webhook.
+        a repeat is recognized, DEDUP_TTL_S at least. is_listed: the delivery is not a webhook, but from a tool's list.
 
         If a visit accepts no more changes, the delivery is parked without its changes; an operator can retranslate it.
         Raises HookMoved.
         """
-        id = delivery_id or new_delivery_id()
-        packed = _pack_changes(info.source, account, changes)
-        info.task_ids.extend([TaskId.event(id)] if event_state else [task_id for task_id, *_ in packed])
-        record = info.encode() + b"\n" + self._bodies.encode(delivery.body, id, info.source)
+        packed, limit = _pack_changes(info.source, account, changes), ""
+        options: dict[str, Any] = {"event": event_state, "reason": reason, "refetch": refetch}
+        if dedup_ttl_s > DEDUP_TTL_S:
+            options["dedup_ttl_s"] = dedup_ttl_s
+        for occurrence in itertools.count():
+            event = _event_of(delivery, dedup_id, occurrence)
+            id = new_delivery_id(info.hook, event, info.received_at_ms, is_listed=is_listed)
+            reply = await self._store(id, delivery, info, packed, options)
+            if isinstance(reply, list):
+                limit, packed = reply[0].decode(), []
+                reply = await self._store(id, delivery, info, packed, options | {"event": "parked", "reason": limit})
+            if reply != _SEEN_LONG_AGO:
+                break
+        if reply == 0:
+            raise HookMoved(f"the account of the hook {info.hook} moves to another cell, or has moved")
+        return AcceptResult(id if reply == 1 else reply.decode(), reply != 1, limit)
+
+    async def _store(
+        self,
+        id: str,
+        delivery: Delivery,
+        info: DeliveryInfo,
+        changes: Sequence[tuple[TaskId, bytes, str, str]],
+        options: Mapping[str, Any],
+    ) -> Any:
+        """Return the reply of accept.lua."""
+        info.task_ids = [TaskId.event(id)] if options["event"] else [task_id for task_id, *_ in changes]
         lists_hook = time.monotonic() >= self._listed_until.get(info.hook, 0)
+        needed = {name: value for name, value in {**options, "list_hook": lists_hook}.items() if value}
         call = scripts.accept(
             delivery=id,
             hook=info.hook,
-            list_hook=int(lists_hook),
-            dedup_key=_dedup_key(delivery, dedup_id),
-            dedup_ttl_s=dedup_ttl_s,
             keep_ms=self._retention_ms,
-            record=record,
-            event=event_state,
-            reason=reason,
-            refetch=int(refetch),
-            changes=packed,
+            record=info.encode() + b"\n" + self._bodies.encode(delivery.body, id, info.source),
+            options=orjson.dumps(needed) if needed else "",
+            changes=changes,
         )
         reply = await self.redis.script(call, durable=True)
-        if reply == 0:
-            raise HookMoved(f"the account of the hook {info.hook} moves to another cell, or has moved")
-        if isinstance(reply, list):
-            limit, info.task_ids = reply[0].decode(), []
-            result = await self.accept(
-                delivery,
-                info,
-                (),
-                account,
-                dedup_id=dedup_id,
-                event_state="parked",
-                reason=limit,
-                refetch=refetch,
-                dedup_ttl_s=dedup_ttl_s,
-                delivery_id=id,
-            )
-            return result._replace(limit_reached=limit)
-        if reply != 1:
-            return AcceptResult(reply.decode(), True)
-        if lists_hook:
+        if reply == 1 and lists_hook:
             self._listed_until[info.hook] = time.monotonic() + HOOK_LISTED_FOR_S
-        return AcceptResult(id, False)
+        return reply
 
     # -- for the worker --
 
@@ -481,7 +482,7 @@ class Ledger:
     async def assign_contact(self, task_id: TaskId, change: VisitChange) -> None:
         """Record a change of an operator. It is merged like any other."""
         changes = [(task_id, encode_change(change), "", "")]
-        await self.redis.script(scripts.assign_contact(id=new_delivery_id(), changes=changes))
+        await self.redis.script(scripts.assign_contact(id=new_id(), changes=changes))
 
     async def redact(
         self, task_id: TaskId, expected_changes: int | None, record: bytes, fields: Mapping[str, bytes]
@@ -507,8 +508,8 @@ class Ledger:
 
     async def load_delivery(self, delivery_id: str) -> tuple[DeliveryInfo, bytes]:
         """Return a delivery and its body. Raises NotFound, BodyUnavailable."""
-        record = await self.redis.command("GET", f"{keys.DELIVERY}{delivery_id}")
-        if record is None:
+        record = await self.redis.command("GET", delivery_key(delivery_id))
+        if not record or not _is_record_of(delivery_id, record):
             raise NotFound(delivery_id)
         return self.decode_delivery(delivery_id, record)
 
@@ -529,19 +530,22 @@ class Ledger:
 
     async def load_delivery_infos(self, delivery_ids: Sequence[str]) -> list[DeliveryInfo | None]:
         """Return deliveries without their bodies; None for each that is not stored."""
-        heads = await self._heads(delivery_ids)
-        return [DeliveryInfo.decode(head) if head else None for head in heads]
+        infos = await self.load_delivery_infos_by_key([delivery_key(id) for id in delivery_ids])
+        pairs = zip(delivery_ids, infos, strict=True)
+        return [info if info and is_id_of(id, info.received_at_ms) else None for id, info in pairs]
+
+    async def load_delivery_infos_by_key(self, delivery_keys: Sequence[str]) -> list[DeliveryInfo | None]:
+        return [DeliveryInfo.decode(head) if head else None for head in await self._heads(delivery_keys)]
 
     async def _head(self, delivery_id: str) -> bytes:
         """Return the first line of a stored delivery. Raises NotFound."""
-        [head] = await self._heads([delivery_id])
-        if not head:
+        [head] = await self._heads([delivery_key(delivery_id)])
+        if not head or not _is_record_of(delivery_id, head):
             raise NotFound(delivery_id)
         return head
 
-    async def _heads(self, delivery_ids: Sequence[str]) -> list[bytes]:
+    async def _heads(self, delivery_keys: Sequence[str]) -> list[bytes]:
         """Return the first lines of deliveries; an empty one for each that is not stored."""
-        delivery_keys = [f"{keys.DELIVERY}{id}" for id in delivery_ids]
         starts = await self.redis.pipeline([("GETRANGE", key, 0, 4_095) for key in delivery_keys])
         for number, start in enumerate(starts):
             if start and b"\n" not in start:
@@ -629,14 +633,22 @@ async def check_one_shard(redis: Redis) -> None:
 
 async def take_turn(redis: Redis, lock: str, ttl_s: float) -> bool:
     """Return True to one process in ttl_s: the lock is never released. Raises RedisUnavailable."""
-    call = scripts.acquire_lock(expected_ms="", lock=lock, token=new_delivery_id(), ttl_ms=int(ttl_s * 1000))
+    call = scripts.acquire_lock(expected_ms="", lock=lock, token=new_id(), ttl_ms=int(ttl_s * 1000))
     return bool(await redis.script(call))
 
 
-def _dedup_key(delivery: Delivery, dedup_id: str | None) -> str:
-    named = delivery.body if dedup_id is None else b"id:" + dedup_id.encode("utf-8", "surrogatepass")
-    digest = base64.urlsafe_b64encode(hashlib.sha256(named).digest()[:16]).rstrip(b"=").decode()
-    return f"{keys.DEDUP}{delivery.hook}:{digest}"
+def _is_record_of(delivery_id: str, record: bytes) -> bool:
+    return is_id_of(delivery_id, DeliveryInfo.decode(record.partition(b"\n")[0]).received_at_ms)
+
+
+#: The reply of accept.lua for an event that is stored, and is no repeat any more.
+_SEEN_LONG_AGO = 2
+
+
+def _event_of(delivery: Delivery, dedup_id: str | None, occurrence: int) -> bytes:
+    """Return what the repeats of an event have in common. occurrence: how many are stored that are no repeats any more."""
+    event = delivery.body if dedup_id is None else b"id:" + dedup_id.encode("utf-8", "surrogatepass")
+    return b"%d\0%b" % (occurrence, event) if occurrence else event
 
 
 def _pack_changes(source: str, account: str, changes: Sequence[VisitChange]) -> list[tuple[TaskId, bytes, str, str]]:

@@ -17,7 +17,7 @@ from app.ledger import buckets, keys, scripts
 from app.ledger.batches import batched
 from app.ledger.catch_ups import PLAN
 from app.ledger.connections import MAX_STORED_HOOKS
-from app.ledger.ids import TaskId, new_token
+from app.ledger.ids import TaskId, delivery_id_of, delivery_key, new_token
 from app.ledger.ledger import Ledger
 from app.ledger.records import DeliveryInfo
 from app.ledger.redis import Redis
@@ -245,7 +245,7 @@ class Page:
 
 
 def delivery_keys(id: str) -> tuple[str, str]:
-    return f"{keys.DELIVERY}{id}", f"{keys.TASK}{TaskId.event(id)}"
+    return delivery_key(id), f"{keys.TASK}{TaskId.event(id)}"
 
 
 def request_entries(deliveries: Mapping[str, DeliveryInfo]) -> list[tuple[bytes, str]]:
@@ -281,12 +281,21 @@ class AccountData:
             if self.scope.owns(name, way):
                 page.owned.append(name)
             elif name.startswith(keys.DELIVERY):
-                deliveries.append(name.removeprefix(keys.DELIVERY))
+                deliveries.append(name)
             elif name.startswith(keys.INDEX):
                 indexed.append(name)
-        page.deliveries = await self.owned_deliveries(deliveries)
+        page.deliveries = await self._deliveries_of(deliveries)
         page.buckets = await self._own_entries(indexed)
         return page
+
+    async def _deliveries_of(self, names: Sequence[str]) -> dict[str, DeliveryInfo]:
+        """Return the account's deliveries with these keys."""
+        infos = await self.ledger.load_delivery_infos_by_key(names)
+        return {
+            delivery_id_of(name, info.received_at_ms): info
+            for name, info in zip(names, infos, strict=True)
+            if info and self.scope.owns_delivery(info)
+        }
 
     async def _own_entries(self, names: Sequence[str]) -> dict[str, list[bytes]]:
         """Return the account's entries in these lists of indexes."""
@@ -440,8 +449,8 @@ class AccountCopy:
         await self.copy_keys(
             [
                 *(f"{keys.TASK}{task}" for task in tasks),
-                *(f"{keys.DELIVERY}{id}" for id in {*arrived, *events}),
-                *{dedup_key for some in arrived.values() for dedup_key in some},
+                *(delivery_key(id) for id in {*arrived, *events}),
+                *{mark for marks in arrived.values() for mark in marks},
                 *hook_keys,
                 f"{keys.CIRCUIT}{self._scope.account}",
             ]
@@ -460,12 +469,12 @@ class AccountCopy:
             yield keys.CATCH_UP, slot
 
     async def _arrivals(self) -> dict[str, set[str]]:
-        """Return the deliveries that arrived or were repeated since the move began, with their deduplication keys."""
+        """Return the deliveries that arrived or were repeated since the move began, each with the key of its mark."""
         arrivals: dict[str, set[str]] = {}
         for hook in self._scope.hooks:
             for entry in await self._source.command("LRANGE", f"{keys.MOVE_ARRIVALS}{hook}", 0, -1):
-                id, _, dedup_key = entry.decode().partition(" ")
-                arrivals.setdefault(id, set()).add(dedup_key)
+                id, *marks = entry.decode().split()
+                arrivals.setdefault(id, set()).update(marks)
         return arrivals
 
     async def _targets(self, tasks: Iterable[str]) -> set[str]:
@@ -567,7 +576,7 @@ class AccountCopy:
             missing += await self._missing(page.owned)
         for hook in self._scope.hooks:
             ids = await self._source.command("ZRANGE", f"{keys.DELIVERIES}{hook}", 0, -1)
-            missing += await self._missing([f"{keys.DELIVERY}{id.decode()}" for id in ids])
+            missing += await self._missing([delivery_key(id.decode()) for id in ids])
         return missing
 
     async def _missing(self, names: Sequence[str]) -> list[str]:

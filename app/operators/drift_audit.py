@@ -21,7 +21,7 @@ import httpx
 import orjson
 
 from app.ledger import keys
-from app.ledger.ids import NO_TASK, TaskId, new_delivery_id
+from app.ledger.ids import NO_TASK, TaskId, new_id
 from app.ledger.ledger import Ledger
 from app.ledger.records import NO_CAUSE, Cause, NotFound, Task
 from app.operators.explain import merge_visit
@@ -65,7 +65,7 @@ class AuditProgress:
     counts: by kind of difference, and `seen`, `foreign`, `unknown`, `in_progress`, `matching`.
     """
 
-    run_id: str = field(default_factory=new_delivery_id)
+    run_id: str = field(default_factory=new_id)
     page: int = 0
     pages: int = 0
     counts: dict[str, int] = field(default_factory=dict)

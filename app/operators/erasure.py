@@ -26,7 +26,7 @@ import orjson
 
 from app.ledger import keys
 from app.ledger.batches import batched
-from app.ledger.ids import TaskId, delivery_of
+from app.ledger.ids import TaskId, delivery_id_of, delivery_of
 from app.ledger.ledger import Ledger, known_accounts
 from app.ledger.records import BodyUnavailable, DeliveryInfo, NotFound, Task
 from app.operators import search_index
@@ -276,11 +276,12 @@ class Erasure:
         for key, record in zip(batch, records, strict=True):
             if record is None:
                 continue
-            id, is_encrypted = key.removeprefix(keys.DELIVERY), False
+            head, _, body = record.partition(b"\n")
+            id, is_encrypted = delivery_id_of(key, DeliveryInfo.decode(head).received_at_ms), False
             try:
                 meta, raw = self._ledger.decode_delivery(id, record)
             except BodyUnavailable as error:
-                meta, raw, is_encrypted = error.info, b"", bool(record.partition(b"\n")[2])
+                meta, raw, is_encrypted = error.info, b"", bool(body)
             if not meta.erased_at_ms:
                 is_match = self._mentions(raw) or self._mentions(f"{meta.event_name} {meta.ignored}".encode())
                 decoded.append((id, meta, None if is_encrypted and not is_match else is_match))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ParamSpec, TypeVar
 
 from app.ledger import keys
-from app.ledger.ids import TaskId, delivery_of, delivery_time_ms
+from app.ledger.ids import TaskId, delivery_key, delivery_of, delivery_time_ms
 from app.ledger.ledger import Ledger, known_accounts
 from app.ledger.reasons import find_reason
 from app.ledger.records import Attempt, BodyUnavailable, DeliveryInfo, NotFound, Task
@@ -270,7 +270,7 @@ class Explain:
 
     async def is_visit(self, id: str) -> bool:
         """Return False if the id belongs to a delivery."""
-        return not await self._ledger.redis.command("EXISTS", f"{keys.DELIVERY}{id}")
+        return await self._ledger.load_delivery_infos([id]) == [None]
 
     async def visit_task_ids(self, external_id: str) -> list[TaskId]:
         """Return the tasks of this visit in every account.
@@ -396,7 +396,7 @@ class Explain:
             for change in (*alias.recorded_changes(), *alias.recorded_changes(discarded=True))
             if is_assignment(change, delivery_time_ms(change.origin))
         }
-        stored = await self._ledger.redis.pipeline([("EXISTS", f"{keys.DELIVERY}{id}") for id in candidates])
+        stored = await self._ledger.redis.pipeline([("EXISTS", delivery_key(id)) for id in candidates])
         return {id for id, exists in zip(candidates, stored, strict=True) if not exists}
 
     def _visit_details(self, aliases: list[Task]) -> Row:

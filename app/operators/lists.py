@@ -251,13 +251,13 @@ class Lists:
 
     async def search(self, text: str) -> list[SearchResult]:
         """Search by the id of a delivery, request or visit (ours or the tool's), by e-mail address or phone number."""
-        exists, visits, request = await asyncio.gather(
-            self._redis.command("EXISTS", f"{keys.DELIVERY}{text}"),
+        [delivery], visits, request = await asyncio.gather(
+            self._ledger.load_delivery_infos([text]),
             self._existing_visits(_possible_names(text)),
             counters.delivery_of_request(self._redis, text),
         )
         task_ids = await search_index.lookup(self._redis, text, self._settings.secret_key)
-        results = [SearchResult("delivery", text)] if exists else []
+        results = [SearchResult("delivery", text)] if delivery else []
         results += [SearchResult("delivery", request)] if request else []
         names = list(dict.fromkeys([*visits, *(task_id.external_id for task_id in task_ids)]))
         return results + [SearchResult("visit", name) for name in names]

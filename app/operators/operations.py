@@ -23,7 +23,7 @@ import orjson
 
 from app.ledger import keys
 from app.ledger.encryption import Keyring, TamperedValue, UnknownKey
-from app.ledger.ids import TaskId, new_delivery_id, new_token
+from app.ledger.ids import TaskId, new_id, new_token
 from app.ledger.keys import OPERATIONS_KEY, OPERATIONS_TTL_S
 from app.ledger.ledger import Ledger
 from app.ledger.records import Cause, NotFound
@@ -152,7 +152,7 @@ class OutcomePage:
 
 
 def new_operation_id() -> str:
-    return new_delivery_id()
+    return new_id()
 
 
 class Operations:

@@ -19,7 +19,7 @@ import zstandard
 
 from app.demo.valkey import free_port, valkey
 from app.ledger import buckets
-from app.ledger.ids import TaskId
+from app.ledger.ids import TaskId, delivery_key
 from app.ledger.ledger import Ledger
 from app.ledger.records import Attempt, DeliveryInfo
 from app.ledger.redis import Redis, RedisAddress
@@ -91,7 +91,7 @@ def _delivery(redis: Redis, number: int, at: int, names: dict[str, str]) -> list
         "remote": encode_remote({"id": number, "time_scheduled": f"{starts}:00Z", "event_date": f"{starts}:00Z"}),
     }
     commands = [
-        redis.command("SET", f"bell:delivery:{id}", record),
+        redis.command("SET", delivery_key(id), record),
         redis.command("ZADD", f"bell:deliveries:{hook}", at, id),
         buckets.add(redis, buckets.REQUESTS, [(buckets.digest_of(f"req-{number}"), id)], 30 * DAY_MS),
         redis.command("RPUSH", f"bell:visit-day:{starts[:10]}", f"{starts[11:]} main/{name}"),

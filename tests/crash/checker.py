@@ -55,7 +55,8 @@ async def missing_deliveries(url: str, deliveries: Iterable[str]) -> set[str]:
     """Return the deliveries that are not in the ledger."""
     redis = Redis(RedisAddress(url))
     try:
-        return {id for id in deliveries if not await redis.command("EXISTS", f"bell:delivery:{id}")}
+        infos = zip(ids := [*deliveries], await Ledger(redis, 30).load_delivery_infos(ids), strict=True)
+        return {id for id, info in infos if info is None}
     finally:
         await redis.close()
 

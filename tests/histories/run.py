@@ -321,8 +321,9 @@ class World:
         self.models = [history.model for history in histories]
         await _all(self.play, histories)
         await self.check([history for history in histories if history.model.announces_all])
-        for key in await redis.command("KEYS", "bell:dedup:*"):
-            await redis.command("DEL", key)
+        for pattern in ("bell:dedup:*", "bell:delivery:*"):  # nothing is a repeat any more
+            for key in await redis.command("KEYS", pattern):
+                await redis.command("DEL", key)
         await _all(self.redeliver, histories)
         await self.check([history for history in histories if not history.problems])
         return histories

@@ -16,6 +16,7 @@ from click.testing import CliRunner
 
 from app.cli import main
 from app.intake.endpoint import WebhookEndpoint
+from app.ledger.ids import delivery_key
 from app.ledger.ledger import Ledger
 from app.ledger.redis import Redis
 from app.operators.doctor import _hooks, _python, _tenants
@@ -148,9 +149,9 @@ async def test_a_secret_of_32_characters_signs_tokens(redis: Redis) -> None:
     assert 202 == genuine.status_code
 
 
-@pytest.mark.parametrize(("source", "days"), [("cronofy", 400), ("calendly", 8)])
+@pytest.mark.parametrize(("source", "days"), [("cronofy", [400]), ("calendly", [])])
 async def test_repeats_are_detected_for_longer_if_changes_are_ordered_by_arrival(
-    redis: Redis, source: str, days: int
+    redis: Redis, source: str, days: list[int]
 ) -> None:
     """Cronofy signs no time: a recorded request that is sent again after eight days would count as the newest."""
     secret, address = load_specimens(source)["secret"], f"http://doorbell/hooks/{source}"
@@ -162,8 +163,8 @@ async def test_repeats_are_detected_for_longer_if_changes_are_ordered_by_arrival
         response = await client.post(address, content=specimen.body, headers=specimen.headers)
 
     assert 202 == response.status_code
-    [key] = await redis.command("KEYS", "bell:dedup:*")
-    assert days == round(await redis.command("TTL", key) / 86_400)
+    marks = await redis.command("KEYS", "bell:dedup:*")
+    assert days == [round(await redis.command("TTL", mark) / 86_400) for mark in marks]
 
 
 # Events of an account that is not in TENANTS
@@ -268,7 +269,7 @@ async def test_an_event_of_a_tenant_is_stored(redis: Redis) -> None:
     [response] = await NylasEndpoint(redis).send(nylas_event(1, "grant-1"))
 
     assert 202 == response.status_code
-    assert await redis.command("EXISTS", f"bell:delivery:{response.json()['delivery']}")
+    assert await redis.command("EXISTS", delivery_key(response.json()["delivery"]))
 
 
 async def test_doctor_warns_if_every_event_is_foreign(redis: Redis) -> None:

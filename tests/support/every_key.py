@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from app.ledger.ids import delivery_id_of
 from app.ledger.keys import kind_of
 from app.ledger.redis import Redis, RedisAddress
 from app.webhooks.registry import load_specimens
@@ -49,8 +50,10 @@ async def expiry_problems(redis: Redis) -> list[str]:
 
 
 async def has_open_task(redis: Redis, name: str) -> bool:
-    task_key = name.replace("bell:delivery:", "bell:event:")
-    return bool(await redis.command("HEXISTS", task_key, "state"))
+    if name.startswith("bell:delivery:"):
+        head, _, _ = (await redis.command("GET", name)).partition(b"\n")
+        name = f"bell:event:{delivery_id_of(name, json.loads(head)['a'])}"
+    return bool(await redis.command("HEXISTS", name, "state"))
 
 
 @contextmanager

@@ -1,10 +1,13 @@
 """Short forms of the ledger's steps."""
 
 import itertools
+import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+from app.ledger.ids import delivery_id_of, delivery_key
 from app.ledger.ledger import Ledger
 from app.ledger.records import (
     AcceptResult,
@@ -34,10 +37,11 @@ async def newest_delivery_ids(ledger: Ledger, hook: str) -> list[str]:
 async def accept(
     ledger: Ledger, *changes: VisitChange, key: str | None = None, raw: bytes = b"", **options: Any
 ) -> AcceptResult:
-    """Accept a delivery of the `standard` source. key: its deduplication id, unique by default."""
+    """Accept a delivery of the `standard` source. key: its deduplication id, unique by default. at_ms: when it arrived."""
     key = f"evt-{next(_numbers)}" if key is None else key
     delivery = Delivery(options.pop("hook", "standard"), "standard", (), raw or key.encode(), datetime.now(UTC))
-    meta = DeliveryInfo(hook=delivery.hook, source="standard", received_at_ms=1_790_000_000_000)
+    at_ms = options.pop("at_ms", 0) or int(time.time() * 1000)
+    meta = DeliveryInfo(hook=delivery.hook, source="standard", received_at_ms=at_ms)
     return await ledger.accept(delivery, meta, changes, "main", dedup_id=key, **options)
 
 
@@ -136,3 +140,12 @@ def short_retention_ledger(redis: Redis, retention_ms: int = 80) -> Ledger:
     ledger = Ledger(redis, retention_days=1)
     ledger._retention_ms = retention_ms
     return ledger
+
+
+async def move_arrival(redis: Redis, delivery: str, arrived_at_ms: int) -> str:
+    """Let a stored delivery have arrived at another time. Return its new id."""
+    record = await redis.command("GET", delivery_key(delivery))
+    head, _, body = record.partition(b"\n")
+    info = replace(DeliveryInfo.decode(head), received_at_ms=arrived_at_ms)
+    await redis.command("SET", delivery_key(delivery), info.encode() + b"\n" + body, "KEEPTTL")
+    return delivery_id_of(delivery_key(delivery), arrived_at_ms)

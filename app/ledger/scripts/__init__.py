@@ -4,7 +4,8 @@
 
 A file begins with its flags and a header: name and purpose, `@args` (names for ARGV), `@varargs` (a name for the list of all
 arguments after them; with `name: field field` a list of tables), `@returns` and `@include`. The loader replaces the first
-`@include` of a library by its text. `key.queued` is replaced by QUEUED of keys.py.
+`@include` of a library by its text. `@bind` makes the list of `@varargs` there, and not at the begin of the script.
+`key.queued` is replaced by QUEUED of keys.py.
 """
 
 import ast
@@ -83,8 +84,13 @@ def _assemble(name: str, sources: Mapping[str, str]) -> Script:
     header = list(takewhile(lambda line: line.startswith("---"), lines))
     args = _tag(header, "args").split()
     varargs, _, fields = _tag(header, "varargs").partition(":")
-    bindings = _bindings(args, varargs, fields.split())
-    source = _expand("\n".join([flags, *header, *bindings, *lines[len(header) :]]), sources, set())
+    bindings, body = [*_bind_names(args)], "\n".join(lines[len(header) :])
+    list_binding, mark = "\n".join(_bind_list(len(args) + 2, varargs, fields.split())), f"--- @bind {varargs}"
+    if varargs and mark in body:
+        body = body.replace(mark, list_binding)
+    elif varargs:
+        bindings.append(list_binding)
+    source = _expand("\n".join([flags, *header, *bindings, body]), sources, set())
     prose = " ".join(line[4:] for line in header if not line.startswith("--- @"))
     return Script(
         name,
@@ -121,15 +127,19 @@ def _expand(text: str, sources: Mapping[str, str], included: set[str]) -> str:
     return _INCLUDE.sub(include, text)
 
 
-def _bindings(args: list[str], varargs: str, fields: list[str]) -> Iterator[str]:
-    """Yield Lua lines that assign ARGV to named variables."""
+def _bind_names(args: list[str]) -> Iterator[str]:
+    """Yield the Lua line that assigns ARGV to named variables."""
     if args:
         yield f"local {', '.join(args)} = unpack(ARGV, 2, {len(args) + 1})"
+
+
+def _bind_list(first: int, varargs: str, fields: list[str]) -> Iterator[str]:
+    """Yield the Lua lines that make a list of the arguments from the first on."""
     if varargs:
         values = [f"{field} = ARGV[i + {offset}]" for offset, field in enumerate(fields)]
         item = f"{{{', '.join(values)}}}" if fields else "ARGV[i]"
         yield f"local {varargs} = {{}}"
-        yield f"for i = {len(args) + 2}, #ARGV, {len(fields) or 1} do {varargs}[#{varargs} + 1] = {item} end"
+        yield f"for i = {first}, #ARGV, {len(fields) or 1} do {varargs}[#{varargs} + 1] = {item} end"
 
 
 def _key(match: re.Match[str]) -> str:

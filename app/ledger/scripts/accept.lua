@@ -1,40 +1,81 @@
 #!lua flags=allow-cross-slot-keys
 --- accept: Store a delivery with its changes and jobs, unless it is a repeat.
 --- The only script without allow-oom: a full server accepts no deliveries, and tasks continue.
---- event: the state of the event's task: queued, parked (with reason), or '' for an event that needs none. refetch: 1 if a
---- repeat fetches the record again. list_hook: 1 if this process has not listed the hook recently.
---- @args delivery hook list_hook dedup_key dedup_ttl_s keep_ms record event reason refetch
+--- options: '', or JSON of those that apply: event, the state of the event's task: queued, or parked with reason; refetch, if a
+--- repeat fetches the record again; list_hook, if this process has not listed the hook recently; dedup_ttl_s, if a repeat is
+--- recognized for longer than eight days.
+--- @args delivery hook keep_ms record options
 --- @varargs changes: task change previous start
---- @returns 1; the id of the first delivery for a repeat; {limit} if a visit accepts no more changes, or 0 if the account of the hook moves: then nothing was written
---- @include lib/limits
---- @include lib/change
+--- @returns 1; the id of the first delivery for a repeat; {limit} if a visit accepts no more changes, 0 if the account of the hook moves, or 2 if the event was stored too long ago for a repeat: then nothing was written
+--- @include lib/clock
+--- @include lib/cut
 
-local function store_delivery()
-  call('SET', key.delivery .. delivery, record, 'PX', keep_ms)
+local digest = string.sub(delivery, 13)  -- of the event
+local record_key = key.delivery .. string.sub(delivery, 1, 1) .. digest
+local stored, phase = call('GET', record_key), call('GET', key.move_hook .. hook)
+if phase and phase ~= 'copying' then return 0 end
+
+-- The fastest path: one change of a new visit. To create the functions below would take Redis as long as several commands, for
+-- each call; this path needs one, and writes what `store_delivery` and `add_visit` write. The record is the last write of every
+-- path: if the script fails before it, the sender's retry is not a repeat.
+local is_simple = not stored and not phase and options == '' and #ARGV == 10  -- one change
+local task, change, previous, start = unpack(ARGV, 7, 10)
+local hash = is_simple and previous == '' and key.task .. task
+if hash and call('EXISTS', hash) == 0 then
   call('ZADD', key.deliveries .. hook, now, delivery)
-  if list_hook == '1' then call('SADD', key.hooks, hook) end
+  call('ZADD', key.visits_queue, now, task .. '#1')
+  call('ZADD', key.queued, now, task)
+  local field = 'change:' .. delivery .. '.0'
+  if start == '' then
+    call('HSET', hash, 'state', 'queued', 'pending_since', now, 'changes', 1, cut(field, '1 ' .. change))
+  else
+    call('HSET', hash, 'state', 'queued', 'pending_since', now, 'start', start, 'changes', 1, cut(field, '1 ' .. change))
+    local day = string.sub(start, 1, 10)
+    if call('RPUSH', key.visit_day .. day, string.sub(start, 12) .. ' ' .. string.sub(task, 7)) == 1 then
+      call('ZADD', key.visit_days, (string.gsub(day, '-', '')), day)
+    end
+  end
+  call('SET', record_key, record, 'PX', keep_ms)
+  return 1
 end
 
--- The fast path: most deliveries are one new change of a visit with one id. The script returns before it creates the functions
--- below, which takes as long as several commands. The dedup key is the last write: if the script fails before it, the sender's
--- retry is not a repeat.
-local first, phase = call('GET', dedup_key), call('GET', key.move_hook .. hook)
-if phase and phase ~= 'copying' then return 0 end
-if not first and not phase and event == '' and #changes == 1 and changes[1].previous == '' then
-  local visit = read_visit(changes[1].task)
+--- @include lib/limits
+--- @include lib/change
+--- @bind changes
+
+options = options == '' and {} or cjson.decode(options)
+
+local function store_delivery()
+  call('ZADD', key.deliveries .. hook, now, delivery)
+  if options.list_hook then call('SADD', key.hooks, hook) end
+end
+
+-- A fast path: one change of a known visit with one id needs only the functions above.
+if hash then
+  local visit = read_visit(task)
   if visit.changes < MAX_FIELDS and not visit.linked and not visit.queue then
     store_delivery()
-    add_change(visit, 'change:' .. delivery .. '.0', changes[1].change, changes[1].start)
-    call('SET', dedup_key, delivery, 'EX', dedup_ttl_s)
+    add_change(visit, 'change:' .. delivery .. '.0', change, start)
+    call('SET', record_key, record, 'PX', keep_ms)
     return 1
   end
 end
 
 --- @include lib/changes
 
+local REPEAT_MS = 8 * 86400000
+local info = stored and cjson.decode(string.match(stored, '^[^\n]*')) or {}
+local mark = options.dedup_ttl_s and key.dedup .. hook .. ':' .. digest
+
+-- -> the id of the delivery that stored this event first
+local function first_delivery()
+  if stored then return string.sub(delivery, 1, 1) .. string.format('%011x', info.a) .. digest end
+  return mark and call('GET', mark)
+end
+
 -- While an account is copied to another cell, its hooks list what must be copied again.
 local function note_for_move(id)
-  if phase then call('RPUSH', key.move_arrivals .. hook, id .. ' ' .. dedup_key) end
+  if phase then call('RPUSH', key.move_arrivals .. hook, mark and id .. ' ' .. mark or id) end
   return id
 end
 
@@ -54,12 +95,10 @@ local function fetch_again(task)
 end
 
 local function accept_repeat(first)
-  local stored = call('GET', key.delivery .. first)
-  local info = stored and cjson.decode(string.match(stored, '^[^\n]*')) or {}
   for _, task in ipairs(info.t or {}) do
-    if refetch == '1' then call('HSET', key.task .. task, 'last_event_at', now) end
+    if options.refetch then call('HSET', key.task .. task, 'last_event_at', now) end
     requeue_failed(task)
-    if refetch == '1' then fetch_again(task) end
+    if options.refetch then fetch_again(task) end
   end
   return note_for_move(first)
 end
@@ -67,20 +106,27 @@ end
 local function add_event()
   local task = 'event:' .. delivery
   local hash = key.task .. task
-  call('PERSIST', key.delivery .. delivery)  -- it expires after the event is done
-  call('HSET', hash, 'changes', 1, 'last_event_at', now)
+  call('HSET', hash, 'changes', 1, 'last_event_at', now, 'pending_since', now)
   if #changes > 0 then call('HSET', hash, 'targets', task_names(changes)) end
-  if event == 'queued' then return enqueue(task) end
-  set_state(task, 'parked', now)
-  call('HSET', hash, 'reason', reason, 'pending_since', now)
+  if options.event == 'queued' then
+    write_job(task, nil, 1)
+    call('HSET', hash, 'state', 'queued')
+  else
+    set_state(task, 'parked', now)
+    call('HSET', hash, 'reason', options.reason)
+  end
 end
 
+local first = first_delivery()
+if first and not mark and info.a < now - REPEAT_MS then return 2 end
 if first then return accept_repeat(first) end
 local limit = first_exceeded_limit(changes)
 if limit then return {limit} end
 store_delivery()
-if event ~= '' then add_event() end
+if options.event then add_event() end
 add_changes(delivery, changes)
 note_for_move(delivery)
-call('SET', dedup_key, delivery, 'EX', dedup_ttl_s)
+if mark then call('SET', mark, delivery, 'EX', options.dedup_ttl_s) end
+call('SET', record_key, record)
+if not options.event then call('PEXPIRE', record_key, keep_ms) end  -- else it expires after the event is done
 return 1

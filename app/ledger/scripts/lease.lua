@@ -20,7 +20,7 @@ local function request_context(aliases)
       if delivery and delivery > newest then newest = delivery end
     end
   end
-  local info = string.match(call('GETRANGE', key.delivery .. newest, 0, 2047), '^[^\n]*')
+  local info = string.match(call('GETRANGE', delivery_key(newest), 0, 2047), '^[^\n]*')
   return {newest, head_field(info, 'r') or '', head_field(info, 'traceparent') or ''}
 end
 

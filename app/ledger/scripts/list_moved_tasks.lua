@@ -10,5 +10,5 @@ for _, item in ipairs(tasks) do
   local function add(set, score, member) call('ZADD', set, 'NX', score ~= '' and score or now, member) end
   if state then add(state_key(task, state), item.score, task) end
   if state == 'held' then add(key.held_by_age .. account_of(task), item.age, task) end
-  if state == 'queued' and jobs then add(queue_key(task, queue), item.score, job_of(task, jobs)) end
+  if state == 'queued' then add(queue_key(task, queue), item.score, job_of(task, jobs)) end
 end

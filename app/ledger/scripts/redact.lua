@@ -12,7 +12,7 @@ local hash = key.task .. task
 local state, changes = get_fields(task, 'state', 'changes')
 if is_leased(task, state) or is_moving(task) then return 'busy' end
 if (changes or '') ~= change_count then return 'moved' end
-if record ~= '' then call('SET', key.delivery .. delivery_of(task), record, 'XX', 'KEEPTTL') end
+if record ~= '' then call('SET', delivery_key(delivery_of(task)), record, 'XX', 'KEEPTTL') end
 for _, item in ipairs(replacements) do
   if call('HEXISTS', hash, item.field) == 1 then replace_value(hash, item.field, item.value) end
 end

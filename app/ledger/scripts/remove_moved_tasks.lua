@@ -7,7 +7,7 @@
 for _, task in ipairs(tasks) do
   local state, jobs, queue, operation = get_fields(task, 'state', 'jobs', 'queue', 'operation')
   remove_from_state(task, state)
-  if jobs then call('ZREM', queue_key(task, queue), job_of(task, jobs)) end
+  call('ZREM', queue_key(task, queue), job_of(task, jobs))
   if operation then
     stop_tracking(operation, task)
     add_to_operation(operation, 'failed:account_moves', task)

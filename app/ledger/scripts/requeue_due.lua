@@ -76,7 +76,7 @@ local function follow_clock()
   for _, task in ipairs(call('ZRANGEBYSCORE', key.queued, now + MAX_CLOCK_STEP_MS, '+inf', 'LIMIT', 0, limit)) do
     local jobs, queue = get_fields(task, 'jobs', 'queue')
     call('ZADD', key.queued, now, task)
-    if jobs then call('ZADD', queue_key(task, queue), 'XX', now, job_of(task, jobs)) end
+    call('ZADD', queue_key(task, queue), 'XX', now, job_of(task, jobs))
   end
   local latest = now + lease_ms + MAX_CLOCK_STEP_MS
   for _, task in ipairs(call('ZRANGEBYSCORE', key.running, latest, '+inf', 'LIMIT', 0, limit)) do

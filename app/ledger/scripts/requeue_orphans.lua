@@ -8,7 +8,7 @@ local page = call('ZRANGEBYSCORE', key.queued, '-inf', now - min_age_ms, 'LIMIT'
 local requeued = 0
 for _, task in ipairs(valid_tasks(key.queued, page)) do
   local jobs, queue = get_fields(task, 'jobs', 'queue')
-  if not jobs or not call('ZSCORE', queue_key(task, queue), job_of(task, jobs)) then
+  if not call('ZSCORE', queue_key(task, queue), job_of(task, jobs)) then
     enqueue(task)
     requeued = requeued + 1
   end

@@ -8,7 +8,7 @@
 
 local function is_lost_event(task)
   local delivery = delivery_of(task)
-  return delivery and call('EXISTS', key.delivery .. delivery) == 0
+  return delivery and not is_stored(delivery)
 end
 
 for i, task in ipairs(tasks) do

@@ -10,7 +10,7 @@
 --- @include lib/activities
 --- @include lib/operations
 
-local task, record_key = 'event:' .. delivery, key.delivery .. delivery
+local task, record_key = 'event:' .. delivery, delivery_key(delivery)
 local hash, record = key.task .. task, call('GET', record_key)
 if not record then return 'gone' end
 if string.sub(record, 1, #head + 1) ~= head .. '\n' then return 'moved' end

@@ -2,26 +2,28 @@
 
 import html
 import re
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from app.ledger.records import DeliveryInfo
 from app.ledger.redis import Redis
 from tests.support.console import Browser
+from tests.support.ledger import move_arrival
 
 
 @pytest.fixture
-async def operator(app: Any, delivery: str, redis: Redis) -> Browser:
-    """Log in, with a delivery that arrived at 7:00 PM UTC on January 15."""
-    received_at_ms = int(datetime(2027, 1, 15, 19, 0, 5, tzinfo=UTC).timestamp() * 1000)
-    stored = await redis.command("GET", f"bell:delivery:{delivery}")
-    head, _, body = stored.partition(b"\n")
-    info = replace(DeliveryInfo.decode(head), received_at_ms=received_at_ms)
-    await redis.command("SET", f"bell:delivery:{delivery}", info.encode() + b"\n" + body, "KEEPTTL")
-    await redis.command("ZADD", "bell:deliveries:standard", received_at_ms, delivery)
+async def delivery(delivery: str, redis: Redis) -> str:
+    """Return the id of a delivery that arrived at 7:00 PM UTC on January 15."""
+    arrived_at_ms = int(datetime(2027, 1, 15, 19, 0, 5, tzinfo=UTC).timestamp() * 1000)
+    await redis.command("DEL", "bell:deliveries:standard")
+    delivery = await move_arrival(redis, delivery, arrived_at_ms)
+    await redis.command("ZADD", "bell:deliveries:standard", arrived_at_ms, delivery)
+    return delivery
+
+
+@pytest.fixture
+async def operator(app: Any, delivery: str) -> Browser:
     operator = Browser(app)
     await operator.log_in()
     return operator

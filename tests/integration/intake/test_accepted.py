@@ -2,6 +2,7 @@
 
 import pytest
 
+from app.ledger.ids import delivery_key
 from app.ledger.redis import Redis
 from tests.support.harness import (
     SECRET,
@@ -21,7 +22,7 @@ async def test_an_event_is_stored_with_its_job_before_the_202(web: WebProcess, r
     assert (202, "application/json") == (response.status_code, response.headers["content-type"])
     assert {"delivery", "changes"} == set(response.json())
     assert 1 == response.json()["changes"]
-    assert await redis.command("EXISTS", f"bell:delivery:{response.json()['delivery']}")
+    assert await redis.command("EXISTS", delivery_key(response.json()["delivery"]))
     assert 1 == sum([await redis.command("ZCARD", queue) for queue in QUEUE_KEYS])
 
 
@@ -78,7 +79,7 @@ async def test_an_untranslatable_event_is_stored_and_parked(web: WebProcess, red
     assert 202 == response.status_code, response.text
     assert {"delivery": response.json()["delivery"], "changes": 0} == response.json()
     assert [f"event:{response.json()['delivery']}".encode()] == await redis.command("ZRANGE", "bell:parked", 0, -1)
-    assert await redis.command("EXISTS", f"bell:delivery:{response.json()['delivery']}")
+    assert await redis.command("EXISTS", delivery_key(response.json()["delivery"]))
 
 
 @pytest.mark.parametrize(

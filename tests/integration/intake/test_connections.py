@@ -11,6 +11,7 @@ from contextlib import ExitStack, closing, suppress
 
 import pytest
 
+from app.ledger.ids import delivery_key
 from app.ledger.redis import Redis
 from tests.support.harness import (
     sign_standard,
@@ -138,7 +139,7 @@ async def test_a_process_ends_after_its_open_deliveries_are_stored(redis_url: st
 
     assert 202 == response.status
     assert status in (0, -signal.SIGTERM)
-    assert await redis.command("EXISTS", f"bell:delivery:{json.loads(response.body)['delivery']}")
+    assert await redis.command("EXISTS", delivery_key(json.loads(response.body)["delivery"]))
 
 
 def _is_listening(port: int) -> bool:

@@ -2,16 +2,21 @@
 
 import asyncio
 import json
+import re
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
 from app.demo.valkey import valkey
+from app.ledger.ids import delivery_key
 from app.ledger.ledger import Ledger
+from app.ledger.moves import READ
 from app.ledger.records import (
     AcceptResult,
     DeliveryInfo,
     Lease,
+    NotFound,
     Outcome,
 )
 from app.ledger.redis import Redis, RedisAddress, RedisUnavailable
@@ -26,12 +31,16 @@ from tests.support.ledger import (
     done,
     jobs,
     newest_delivery_ids,
+    now_ms,
     parked,
     start_run,
     state_of,
     visit_task,
     waiting,
 )
+
+#: The begin of a visit.
+SOON = datetime(2031, 3, 14, 16, tzinfo=UTC)
 
 
 async def test_an_accepted_change_is_stored_with_a_job(ledger: Ledger, redis: Redis) -> None:
@@ -118,16 +127,64 @@ async def test_a_body_equal_to_a_deduplication_id_is_no_repeat(ledger: Ledger) -
     assert not by_body.is_repeat
 
 
-async def test_a_deduplication_key_expires_after_eight_days_and_a_delivery_after_30(
-    ledger: Ledger, redis: Redis
-) -> None:
+async def test_a_delivery_expires_after_30_days(ledger: Ledger, redis: Redis) -> None:
     written = await accept(ledger, key="evt")
 
-    [dedup_key] = await redis.command("KEYS", "bell:dedup:*")
-    assert 691_200 - 5 <= await redis.command("TTL", dedup_key) <= 691_200  # 8 * 86400
-    assert (
-        2_592_000 - 5 <= await redis.command("TTL", f"bell:delivery:{written.delivery_id}") <= 2_592_000
-    )  # 30 * 86400
+    assert 2_592_000 - 5 <= await redis.command("TTL", delivery_key(written.delivery_id)) <= 2_592_000  # 30 * 86400
+
+
+EIGHT_DAYS_MS = 691_200_000  # 8 * 86400 * 1000
+
+
+@pytest.mark.parametrize(("ago_ms", "is_repeat"), [(EIGHT_DAYS_MS - 60_000, True), (EIGHT_DAYS_MS + 1, False)])
+async def test_an_event_is_a_repeat_for_eight_days(ledger: Ledger, ago_ms: int, is_repeat: bool) -> None:
+    first = await accept(ledger, change("A"), key="evt", at_ms=await now_ms(ledger) - ago_ms)
+    second = await accept(ledger, change("A", version=2), key="evt")
+    third = await accept(ledger, change("A", version=3), key="evt")
+
+    assert (is_repeat, True) == (second.is_repeat, third.is_repeat)
+    assert third.delivery_id == second.delivery_id
+    assert (first.delivery_id == second.delivery_id) == is_repeat
+    assert {first.delivery_id, second.delivery_id} == set(await newest_delivery_ids(ledger, "standard"))
+    for written in (first, second):
+        assert b"evt" == (await ledger.load_delivery(written.delivery_id))[1]
+
+
+async def test_an_event_that_was_lost_and_sent_again_has_another_delivery(ledger: Ledger, redis: Redis) -> None:
+    """Both have the same key."""
+    first = await accept(ledger, change("A"), key="evt", at_ms=await now_ms(ledger) - 5_000)
+    await redis.command("FLUSHDB")
+    second = await accept(ledger, change("A"), key="evt")
+
+    assert not second.is_repeat
+    assert b"evt" == (await ledger.load_delivery(second.delivery_id))[1]
+    assert [None] == await ledger.load_delivery_infos([first.delivery_id])
+    for load in (ledger.load_delivery, ledger.load_delivery_info, ledger.retranslate):
+        with pytest.raises(NotFound):
+            await load(first.delivery_id)
+
+
+async def test_an_event_is_a_repeat_for_longer_than_its_delivery_is_stored(ledger: Ledger, redis: Redis) -> None:
+    days, long_ago = 400 * 86_400, await now_ms(ledger) - 40 * 86_400_000
+    first = await accept(ledger, change("A"), key="evt", dedup_ttl_s=days, at_ms=long_ago)
+    stored = await accept(ledger, change("A"), key="evt", dedup_ttl_s=days)
+    await redis.command("DEL", delivery_key(first.delivery_id))
+    expired = await accept(ledger, change("A"), key="evt", dedup_ttl_s=days)
+
+    assert [(first.delivery_id, True)] * 2 == [stored[:2], expired[:2]]
+    [mark] = await redis.command("KEYS", "bell:dedup:*")
+    assert days - 5 <= await redis.command("TTL", mark) <= days
+
+
+async def test_a_repeat_for_a_full_visit_that_was_seen_long_ago_is_parked(ledger: Ledger, redis: Redis) -> None:
+    await accept(ledger, change("A"), key="evt", at_ms=await now_ms(ledger) - EIGHT_DAYS_MS - 1)
+    await redis.command("HSET", f"bell:{visit_task('A')}", *(f"change:d{number}.0" for number in range(10_000)))
+    await redis.command("HSET", f"bell:{visit_task('A')}", "changes", 5_000)
+
+    written = await accept(ledger, change("A"), key="evt")
+
+    assert ("too_many_changes", False) == (written.limit_reached, written.is_repeat)
+    assert "parked" == await state_of(ledger, f"event:{written.delivery_id}")
 
 
 async def test_all_changes_of_a_delivery_are_stored_even_two_for_one_visit(ledger: Ledger, redis: Redis) -> None:
@@ -320,3 +377,40 @@ async def test_a_hook_is_listed_again_after_redis_was_emptied(
     await accept(ledger, change("C"))
 
     assert ["standard"] == await ledger.hook_names()
+
+
+async def stored(redis: Redis) -> dict[str, Any]:
+    """Return all keys and what they contain, with `T` for each time, and whether they expire."""
+    keys: dict[str, Any] = {}
+    for key in sorted(await all_keys(redis)):
+        read, _ = READ[(await redis.command("TYPE", key)).decode()]
+        flat = await redis.command(*read(key.decode()))
+        parts = [re.sub(rb"\b1[0-9]{12}\b", b"T", part) for part in ([flat] if isinstance(flat, bytes) else flat)]
+        is_hash = b"changes" in parts
+        contents = sorted(zip(parts[::2], parts[1::2], strict=True)) if is_hash else parts
+        keys[key.decode()] = contents, await redis.command("PTTL", key) > 0
+    return keys
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"time_scheduled": SOON}, {"contact": Contact(email=f"{'a' * 90}@example.com")}]
+)
+@pytest.mark.parametrize("state", ["new", "queued", "done"])
+async def test_every_path_of_the_script_stores_the_same(
+    ledger: Ledger, redis: Redis, state: str, fields: dict[str, Any]
+) -> None:
+    """Refetch takes the longest one, and changes nothing for an event that was not stored before."""
+    await accept(ledger, change("A"))  # lists the hook, for ten seconds
+    contents = []
+    for refetch in (False, True):
+        await redis.command("FLUSHDB")
+        if state != "new":
+            await accept(ledger, change("A", **fields), key="first", at_ms=1_790_000_000_001)
+        if state == "done":
+            await complete_run(ledger, "A")
+        again = change("A", version=2, **fields)
+        await accept(ledger, again, key="second", at_ms=1_790_000_000_002, refetch=refetch)
+        contents.append(await stored(redis))
+
+    assert contents[0] == contents[1]
+    assert f"bell:{visit_task('A')}" in contents[0]

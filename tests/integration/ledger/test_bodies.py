@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from app.ledger.ids import delivery_key
 from app.ledger.ledger import Ledger
 from app.ledger.records import BodyUnavailable, DeliveryInfo
 from app.ledger.redis import Redis
@@ -39,7 +40,7 @@ async def test_a_body_is_read_as_it_was_received(redis: Redis, then: tuple[str, 
 
 async def test_an_encrypted_body_is_unreadable_without_its_key_and_33_bytes_longer(redis: Redis) -> None:
     plain, encrypted = await accept_body(redis), await accept_body(redis, NEW)
-    records = [await redis.command("GET", f"bell:delivery:{id}") for id in (plain, encrypted)]
+    records = [await redis.command("GET", delivery_key(id)) for id in (plain, encrypted)]
 
     assert b"canary" in records[0]  # zstd stores incompressible text as it is
     assert b"canary" not in records[1]
@@ -60,7 +61,7 @@ async def test_a_missing_body_key_is_reported_in_a_sentence(redis: Redis, keys: 
 
 async def test_an_encrypted_body_is_unreadable_under_another_delivery_id(redis: Redis) -> None:
     source, target = await accept_body(redis, NEW), await accept_body(redis, NEW, OLD)
-    await redis.command("SET", f"bell:delivery:{target}", await redis.command("GET", f"bell:delivery:{source}"))
+    await redis.command("SET", delivery_key(target), await redis.command("GET", delivery_key(source)))
 
     with pytest.raises(BodyUnavailable, match="was changed after it was encrypted"):
         await load_body(redis, target, NEW)

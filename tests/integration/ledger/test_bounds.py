@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from app.ledger.ids import delivery_key
 from app.ledger.ledger import Ledger
 from app.ledger.records import AcceptResult, DeliveryInfo, Lease, Outcome, VisitLimitReached
 from app.ledger.redis import Redis, RedisAddress
@@ -102,7 +103,7 @@ async def test_a_change_for_a_full_visit_is_stored_and_parked(ledger: Ledger, re
     assert 0 == await redis.command(
         "EXISTS", f"bell:{visit_task('B')}"
     )  # a delivery is stored completely or not at all
-    assert -1 == await redis.command("PTTL", f"bell:delivery:{written.delivery_id}")
+    assert -1 == await redis.command("PTTL", delivery_key(written.delivery_id))
 
 
 def test_a_delivery_for_a_full_visit_is_answered_202_and_listed_as_a_failure(harness: Harness) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from app.ledger.ids import delivery_key
 from app.ledger.ledger import Ledger
 from app.ledger.records import Lease, Outcome
 from app.ledger.redis import Redis
@@ -31,7 +32,7 @@ async def test_a_done_visit_expires_completely_after_the_retention(redis: Redis)
 
     await asyncio.sleep(0.1)
 
-    permanent = (b"bell:dedup:", b"bell:deliveries:", b"bell:hooks", b"bell:last-done")
+    permanent = (b"bell:deliveries:", b"bell:hooks", b"bell:last-done")
     assert set() == {key for key in await all_keys(redis) if not key.startswith(permanent)}
 
 
@@ -115,7 +116,7 @@ async def test_a_delivery_of_changes_expires_a_retention_after_it_arrived(ledger
     delivery = await accept(ledger, change("A"))
     await start_run(ledger, "A")
 
-    ttl_ms = await redis.command("PTTL", f"bell:delivery:{delivery.delivery_id}")
+    ttl_ms = await redis.command("PTTL", delivery_key(delivery.delivery_id))
 
     assert 0 <= 30 * DAY_MS - ttl_ms < 60_000
 
@@ -124,7 +125,7 @@ async def test_the_delivery_of_an_event_expires_a_retention_after_the_event_is_d
     ledger: Ledger, redis: Redis
 ) -> None:
     delivery = await accept(ledger, event_state="queued")
-    key = f"bell:delivery:{delivery.delivery_id}"
+    key = delivery_key(delivery.delivery_id)
     lease = await ledger.lease(f"event:{delivery.delivery_id}")
     assert isinstance(lease, Lease)
 

@@ -9,6 +9,7 @@ import pytest
 
 from app.demo.valkey import valkey
 from app.ledger import buckets
+from app.ledger.ids import delivery_key
 from app.ledger.keys import KEY_KINDS, SCHEMA_VERSION
 from app.ledger.ledger import Ledger
 from app.ledger.moves import MOVE_RULES, AccountCopy, AccountData, Mark, Phase, Scope, load_mark, save_mark
@@ -295,9 +296,9 @@ async def test_what_arrives_while_the_account_is_copied_moves_too(ledger: Ledger
 async def test_a_visit_that_is_absent_in_the_other_cell_is_noticed(ledger: Ledger, other: Ledger) -> None:
     written = await accept(ledger, change("A"))
     moved = await copy(ledger, other)
-    await other.redis.command("DEL", "bell:visit:main/standard-A", f"bell:delivery:{written.delivery_id}")
+    await other.redis.command("DEL", "bell:visit:main/standard-A", delivery_key(written.delivery_id))
 
-    assert ["bell:visit:main/standard-A", f"bell:delivery:{written.delivery_id}"] == await moved.missing()
+    assert ["bell:visit:main/standard-A", delivery_key(written.delivery_id)] == await moved.missing()
 
 
 @pytest.mark.parametrize("phase", ["closed", "moved", "arriving"])

@@ -6,6 +6,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
@@ -130,7 +131,7 @@ async def retry_until_available(operation: Callable[[], Awaitable[Any]]) -> Any:
 async def accept(redis: Redis, raw: bytes) -> AcceptResult:
     """Accept one ignored delivery."""
     delivery = Delivery("standard", "standard", (), raw, datetime.now(UTC))
-    meta = DeliveryInfo(hook="standard", source="standard", received_at_ms=0, ignored="nothing")
+    meta = DeliveryInfo(hook="standard", source="standard", received_at_ms=int(time.time() * 1000), ignored="nothing")
     return await Ledger(redis, retention_days=30).accept(delivery, meta, [], "main", dedup_id=None)
 
 

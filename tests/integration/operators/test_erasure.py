@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from app.ledger.compression import decompress
-from app.ledger.ids import TaskId
+from app.ledger.ids import TaskId, delivery_key
 from app.ledger.ledger import LEASE_S, Ledger
 from app.ledger.records import DeliveryInfo, NotFound
 from app.ledger.redis import Redis
@@ -562,5 +562,5 @@ async def test_names_of_events_are_erased(redis: Redis, ledger: Ledger) -> None:
     after = await ledger.load_delivery_info(receipt.delivery_id)
     assert ("", "removed") == (after.event_name, after.ignored)
     assert after.erased_at_ms
-    assert b"Lovelace" not in flat(await redis.command("GET", f"bell:delivery:{receipt.delivery_id}"))
+    assert b"Lovelace" not in flat(await redis.command("GET", delivery_key(receipt.delivery_id)))
     assert (await Erasure(ledger, read_environment(SETTINGS), EMAIL).plan()).is_empty

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from app.ledger.ids import TaskId
+from app.ledger.ids import TaskId, delivery_key
 from app.ledger.ledger import Ledger
 from app.ledger.records import DeliveryInfo
 from app.ledger.redis import Redis, RedisAddress
@@ -177,7 +177,7 @@ async def store_ignored_deliveries(redis: Redis, numbers: range, at: int | None 
         when = at or 1_700_000_000_000 + number
         info = DeliveryInfo("standard", "standard", when, event_name="ping", ignored="ping")
         ids.append(f"d{when:011x}{number:010x}")
-        await redis.command("SET", f"bell:delivery:{ids[-1]}", info.encode() + b"\n")
+        await redis.command("SET", delivery_key(ids[-1]), info.encode() + b"\n")
         await redis.command("ZADD", "bell:deliveries:standard", when, ids[-1])
     return ids[::-1]
 
@@ -259,9 +259,9 @@ async def test_one_page_reads_a_limited_number_of_deliveries(
     monkeypatch.setattr("app.operators.lists.MAX_SCANNED", 400)
     lists = Lists(ledger, settings := read_environment(SETTINGS), Explain(ledger, settings))
     await store_ignored_deliveries(redis, range(1_000))
-    [oldest, *_] = await store_ignored_deliveries(redis, range(1), 1_600_000_000_000)
+    [oldest] = await store_ignored_deliveries(redis, range(1_000, 1_001), 1_600_000_000_000)
     info = DeliveryInfo("standard", "calendly", 1_600_000_000_000, ignored="ping")
-    await redis.command("SET", f"bell:delivery:{oldest}", info.encode() + b"\n")
+    await redis.command("SET", delivery_key(oldest), info.encode() + b"\n")
 
     rows, most_commands = await walk_pages(ledger.redis, lists, Filter(source="calendly"), monkeypatch)
 
@@ -281,7 +281,7 @@ async def test_one_page_reads_a_limited_number_of_failures(
         hook, reason = ("standard", "time_unknown") if number else ("other", "bug")
         info = DeliveryInfo(hook, "standard", 1_700_000_000_000 + number)
         id = f"d{info.received_at_ms:011x}{number:010x}"
-        await redis.command("SET", f"bell:delivery:{id}", info.encode() + b"\n")
+        await redis.command("SET", delivery_key(id), info.encode() + b"\n")
         await redis.command("HSET", f"bell:event:{id}", "state", "parked", "reason", reason, "pending_since", number)
         await redis.command("ZADD", "bell:parked", number, f"event:{id}")
 

@@ -24,7 +24,7 @@ from app.webhooks.delivery import Delivery, Event
 from app.webhooks.payload import Untranslatable
 from app.webhooks.source import Ignored, PartlyTranslatable
 from tests.support.harness import standard_body
-from tests.support.ledger import visit_task
+from tests.support.ledger import move_arrival, visit_task
 from tests.support.tool_api import BOOKED, MOVED, ToolWorld
 from tests.support.visit_worker import (
     ADA,
@@ -714,11 +714,7 @@ async def test_a_delivery_older_than_the_retention_is_not_retranslated(retransla
     """Newer changes may have expired, and the retranslation would undo them."""
     first = await retranslator.receive(booked())
     retranslator.set_translation([booked(hour=20)])
-    record = await retranslator.world.redis.command("GET", f"bell:delivery:{first}")
-    head, _, body = record.partition(b"\n")
-    info = DeliveryInfo.decode(head)
-    info.received_at_ms -= 31 * 86_400_000
-    await retranslator.world.redis.command("SET", f"bell:delivery:{first}", info.encode() + b"\n" + body)
+    first = await move_arrival(retranslator.world.redis, first, int(time.time() * 1000) - 31 * 86_400_000)
 
     [step] = await plan(retranslator.world, "retranslate", ids=(first,))
 

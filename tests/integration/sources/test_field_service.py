@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from app.ledger.ids import delivery_key
 from app.visits.change import UNSET, VisitChange, encode_change
 from app.visits.merge import DesiredVisit, RecordedChange, desired_visit, merge_changes
 from app.webhooks.delivery import Event
@@ -617,7 +618,7 @@ async def test_tekmetric_event_name_contains_no_person(world: SourceWorld, sente
 
     id = response.json()["delivery"]
     meta, _ = await world.ledger.load_delivery(id)
-    header_line = (await world.redis.command("GET", f"bell:delivery:{id}")).partition(b"\n")[0].lower()
+    header_line = (await world.redis.command("GET", delivery_key(id))).partition(b"\n")[0].lower()
     assert name == meta.event_name
     assert (False, False) == (b"hopper" in header_line, b"grace" in header_line)
 

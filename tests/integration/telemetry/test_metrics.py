@@ -21,6 +21,7 @@ from prometheus_client.samples import Sample
 from app import __version__
 from app.demo.valkey import free_port, valkey
 from app.ledger import keys
+from app.ledger.ids import delivery_key
 from app.ledger.ledger import Ledger
 from app.ledger.records import CircuitSignal
 from app.ledger.redis import Redis
@@ -119,7 +120,7 @@ def test_a_request_without_an_id_gets_one_that_is_not_stored(service: Service) -
     assert delivery == response.headers["x-request-id"]
     calls = [call for call in harness.journal() if call["route"] != "GET /visits"]
     assert [(delivery, "")] == sorted({(call["request_id"], call["traceparent"]) for call in calls})
-    meta = service.command("GET", f"bell:delivery:{delivery}").partition(b"\n")[0]
+    meta = service.command("GET", delivery_key(delivery)).partition(b"\n")[0]
     assert b"trace" not in meta
     assert b"request_id" not in meta
 
@@ -150,7 +151,7 @@ def test_a_call_has_the_request_id_of_the_newest_delivery(harness: Harness) -> N
 def test_an_invalid_traceparent_is_not_stored(service: Service, traceparent: str) -> None:
     delivery = send(service.harness, "A", traceparent=traceparent).json()["delivery"]
 
-    assert b"traceparent" not in service.command("GET", f"bell:delivery:{delivery}")
+    assert b"traceparent" not in service.command("GET", delivery_key(delivery))
 
 
 def test_a_body_cannot_set_the_trace(service: Service) -> None:

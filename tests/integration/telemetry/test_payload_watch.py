@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from app.ledger.ids import new_listed_id
 from app.ledger.ledger import Ledger
 from app.ledger.records import DeliveryInfo
 from app.ledger.redis import Redis
@@ -49,12 +48,12 @@ def watch(ledger: Ledger, settings: Settings) -> PayloadWatch:
     return PayloadWatch(ledger, settings, Samples())
 
 
-async def accept(ledger: Ledger, body: Any, source: str = "calendly", id: str = "") -> str:
+async def accept(ledger: Ledger, body: Any, source: str = "calendly", is_listed: bool = False) -> str:
     raw = body if isinstance(body, bytes) else json.dumps(body).encode()
     delivery = Delivery(source, source, (), raw, BOOKED.delivery.received_at)
     info = DeliveryInfo(source, source, int(time.time() * 1000))
     dedup_id = str(time.monotonic_ns())
-    return (await ledger.accept(delivery, info, [], "main", dedup_id=dedup_id, delivery_id=id)).delivery_id
+    return (await ledger.accept(delivery, info, [], "main", dedup_id=dedup_id, is_listed=is_listed)).delivery_id
 
 
 async def accept_many(ledger: Ledger, watch: PayloadWatch, count: int, body: Any) -> None:
@@ -101,7 +100,7 @@ async def test_a_new_status_is_noticed_once_with_its_delivery(
 
 
 async def test_an_appointment_in_a_list_of_the_tool_is_no_payload(ledger: Ledger, watch: PayloadWatch) -> None:
-    await accept(ledger, booked(status="tentative"), id=new_listed_id())
+    await accept(ledger, booked(status="tentative"), is_listed=True)
     await step(watch)
 
     assert [] == await payload_changes(ledger.redis)

@@ -56,6 +56,22 @@ def test_the_source_binds_argv_to_names_after_the_includes() -> None:
     ] == code
 
 
+def test_a_script_may_make_the_list_of_arguments_later() -> None:
+    sources = SOURCES | {
+        "greet": GREET.replace("\nreturn", "\nif name == '' then return end\n--- @bind friends\nreturn")
+    }
+    code = load(sources)["greet"].source.splitlines()
+
+    assert [
+        "local name, times = unpack(ARGV, 2, 3)",
+        "",
+        "if name == '' then return end",
+        "local friends = {}",
+        "for i = 4, #ARGV, 2 do friends[#friends + 1] = {name = ARGV[i + 0], age = ARGV[i + 1]} end",
+        "return greeting .. name .. 'bell:queued'",
+    ] == code[-6:]
+
+
 def test_a_file_is_included_once() -> None:
     sources = SOURCES | {
         "greet": GREET.replace("--- @include lib/words", "--- @include lib/letters\n--- @include lib/words")

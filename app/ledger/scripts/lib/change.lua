@@ -1,16 +1,16 @@
 --- A change of a visit: the field `change:<origin>` of its hash, or `discarded:<origin>` after an operator discarded it.
 --- The origin is `<delivery>.<index>`. The value is `<number> <change>`; numbers follow the order of arrival.
 --- @include lib/jobs
---- @include lib/values
+--- @include lib/cut
 --- @include lib/visit_days
 
 -- Read the fields that add_change needs. Every stored visit has `changes`; to ask for one field of a new visit is fast.
 local function read_visit(task)
   local changes = call('HGET', key.task .. task, 'changes')
-  if not changes then return {task = task, changes = 0, jobs = 0} end
+  if not changes then return {task = task, changes = 0} end
   local jobs, queue, state, pending_since, failed_since, linked =
     get_fields(task, 'jobs', 'queue', 'state', 'pending_since', 'failed_since', 'linked')
-  return {task = task, changes = tonumber(changes), jobs = tonumber(jobs or 0), queue = queue, state = state,
+  return {task = task, changes = tonumber(changes), jobs = jobs, queue = queue, state = state,
     pending_since = pending_since, failed_since = failed_since, linked = linked}
 end
 
@@ -23,22 +23,31 @@ local function change_fields(field, number, change)
   return cut(field, value)
 end
 
+-- start: when the visit starts according to this change, or ''. It is listed there until its first run.
+local function add_visit(task, field, change, start)
+  local hash = key.task .. task
+  write_job(task, nil, 1, 'visits')
+  call('HSET', hash, 'state', 'queued', 'pending_since', now, 'changes', 1, cut(field, '1 ' .. change))
+  if start ~= '' then
+    call('HSET', hash, 'start', start)
+    add_to_day(task, start)
+  end
+end
+
 -- Record a change and queue its visit, unless a scheduled run will see it. -> true if the visit was queued
--- start: when the visit starts according to this change, or ''. A new visit is listed there until its first run.
 local function add_change(visit, field, change, start)
-  local hash, number, jobs = key.task .. visit.task, visit.changes + 1, visit.jobs + 1
+  if visit.changes == 0 then
+    add_visit(visit.task, field, change, start)
+    return true
+  end
+  local hash, number, jobs = key.task .. visit.task, visit.changes + 1, (visit.jobs or 1) + 1
   if is_scheduled(visit.state, visit.failed_since) then
     call('HSET', hash, 'changes', number, change_fields(field, number, change))
     return false
   end
   write_job(visit.task, visit.state, jobs, 'visits')
+  call('PERSIST', hash)
   call('HSET', hash, 'state', 'queued', 'jobs', jobs, 'pending_since', visit.pending_since or now, 'changes', number,
     change_fields(field, number, change))
-  if number > 1 then
-    call('PERSIST', hash)
-  elseif start ~= '' then
-    call('HSET', hash, 'start', start)
-    add_to_day(visit.task, start)
-  end
   return true
 end

@@ -1,5 +1,6 @@
 --- Changes of several visits, which may have aliases.
 --- @include lib/change
+--- @include lib/values
 --- @include lib/queue
 --- @include lib/aliases
 

@@ -3,8 +3,8 @@
 
 local function queue_key(task, queue) return key.queue .. (queue or kind_of(task) .. 's') end
 
--- The newest job of a task, of which the hash has the number in `jobs`.
-local function job_of(task, number) return task .. '#' .. number end
+-- The newest job of a task. jobs: the field of its hash.
+local function job_of(task, jobs) return task .. '#' .. (jobs or 1) end
 
 -- Write a job. The caller writes `state` and `jobs` to the hash of the task.
 -- number: counts the jobs of the task, so that ids are unique: a worker deletes a finished job by its id, possibly after the next

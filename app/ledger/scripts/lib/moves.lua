@@ -8,7 +8,7 @@
 --- @include lib/tasks
 --- @include lib/deliveries
 
-local function hook_of(delivery) return head_field(call('GETRANGE', key.delivery .. delivery, 0, 255), 'h') end
+local function hook_of(delivery) return head_field(call('GETRANGE', delivery_key(delivery), 0, 255), 'h') end
 
 local function is_moving(task)
   local delivery = string.match(task, '^event:(.*)$')

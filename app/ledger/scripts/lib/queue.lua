@@ -6,7 +6,7 @@
 local function enqueue(task, delay_ms)
   local hash = key.task .. task
   local state, jobs, queue = get_fields(task, 'state', 'jobs', 'queue')
-  local number = (jobs or 0) + 1
+  local number = (jobs or 1) + 1
   write_job(task, state, number, queue, delay_ms)
   call('HSET', hash, 'state', 'queued', 'jobs', number)
   call('HSETNX', hash, 'pending_since', now)

@@ -7,7 +7,7 @@ local function requeue(task, queue)
   local state = get_fields(task, 'state')
   call('HDEL', hash, 'failed_since', 'retry_at', 'expired_leases', 'repeated_at')
   if delivery then
-    call('PERSIST', key.delivery .. delivery)
+    call('PERSIST', delivery_key(delivery))
     call('HSET', hash, 'last_event_at', now)  -- the run fetches the record again
   end
   if state == 'running' then

@@ -1,5 +1,6 @@
 --- State transitions of tasks.
 --- @include lib/tasks
+--- @include lib/deliveries
 
 local function delivery_of(task) return string.match(task, '^event:(.*)$') end
 
@@ -21,7 +22,7 @@ local function finish(task, keep_ms)
   call('HDEL', hash, 'state', 'lease', 'queue', 'pending_since', 'retry_at', 'failed_attempts', 'failed_since', 'reason',
     'probes', 'token_rejections', 'expired_leases')
   call('PEXPIRE', hash, keep_ms)
-  if delivery then call('PEXPIRE', key.delivery .. delivery, keep_ms) end
+  if delivery then call('PEXPIRE', delivery_key(delivery), keep_ms) end
 end
 
 -- The API may have a visit after its first lease, although it has no answer in `remote`.

@@ -9,7 +9,7 @@
 --- @field linked 1 if the visit has several ids
 --- @field previous:<task> an id that the tool replaced by this one
 --- @field next:<task> an id by which the tool replaced this one
---- @field jobs how many jobs were written: the number in the id of the newest
+--- @field jobs the number in the id of the newest job; absent for the first job of a visit
 --- @field queue `replays` while only a replay has queued the task
 --- @field operation the replay that requeued the task, until its outcome is known
 --- @field lease the token of the run that may write the visit; its end is the score in `bell:running`

@@ -1,26 +1,6 @@
---- Long values of a hash. Redis stores a small hash in half the memory if no value of it is longer than 64 bytes. So a longer
---- value is cut: it continues in the fields `<name>+1`, `<name>+2` and so on. values.py joins them again.
+--- Reads, replaces and deletes values that may be cut.
 --- @include lib/clock
-
--- A very long value is not cut: its hash would have too many fields for the compact form.
-local MAX_BYTES, MAX_CONTINUATIONS = 64, 100
-
-local function count_continuations(value)
-  local count = math.max(0, math.ceil(#value / MAX_BYTES) - 1)
-  return count <= MAX_CONTINUATIONS and count or 0
-end
-
--- -> names and values of the fields for a value, for HSET
-local function cut(name, value)
-  local count = count_continuations(value)
-  if count == 0 then return name, value end
-  local fields = {name, string.sub(value, 1, MAX_BYTES)}
-  for number = 1, count do
-    fields[#fields + 1] = name .. '+' .. number
-    fields[#fields + 1] = string.sub(value, number * MAX_BYTES + 1, (number + 1) * MAX_BYTES)
-  end
-  return unpack(fields)
-end
+--- @include lib/cut
 
 local function is_continuation(field) return string.find(field, '+', 1, true) end
 
@@ -36,8 +16,9 @@ local function delete_value(hash, name)
 end
 
 local function replace_value(hash, name, value)
-  call('HSET', hash, cut(name, value))
-  delete_continuations(hash, name, count_continuations(value) + 1)
+  local fields = {cut(name, value)}
+  call('HSET', hash, unpack(fields))
+  delete_continuations(hash, name, #fields / 2)
 end
 
 -- -> the fields of a hash by name
