@@ -146,7 +146,7 @@ def _task_row(change: Mapping[str, Any]) -> Row:
         "state": task_state(change["state"]),
         "problem": find_reason(change["reason"]).title if change.get("reason") else None,
         "since": change.get("since"),
-        "next_attempt": change.get("next_attempt"),
+        "next_attempt": _due(change.get("next_attempt")),
     }
 
 

@@ -239,8 +239,12 @@ FAILED_CALLS = {
         "the API does not accept the values",
         "The values are rejected",
         "The API does not accept the values of this visit or customer. Its response says which.",
-        ("Correct the values at the tool, which sends the booking again.", "Discard the failure."),
-        ("doorbell visit ID", _DISCARD),
+        (
+            "Correct the values at the tool, which sends the booking again.",
+            "Replay the failure, if the API accepts these values by now.",
+            "Discard the failure.",
+        ),
+        ("doorbell visit ID", _REPLAY, _DISCARD),
     ),
     "5xx, 408, 425 or no response": Reason(
         "the API does not answer, or not in time",

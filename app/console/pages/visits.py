@@ -19,6 +19,7 @@ from app.operators.explain import FIELD_TITLES, Explain
 from app.operators.filter import TASK_STATES
 from app.operators.redaction import REDACTED
 from app.operators.visit_lists import WHEN, VisitFilter, VisitLists, When, day_start, period, task_id_of
+from app.settings.model import Settings
 from app.visits.change import CONTACT_FIELDS
 from app.visits.client import VisitsApiError
 from app.webhooks.registry import load_sources, source_of_visit, source_title
@@ -59,8 +60,15 @@ async def _list_page(request: Request, query: "VisitQuery", *, with_customers: b
         when=WHEN,
         counts=counts,
         states=TASK_STATES,
-        sources=sorted(load_sources(), key=source_title),
+        tools=_tools(context(request).settings),
     )
+
+
+def _tools(settings: Settings) -> dict[str, list[str]]:
+    """Return the sources for the filter: the connected ones, then all others, which may have visits of earlier hooks."""
+    connected = {hook.source.name for hook in settings.active_hooks.values()}
+    groups = {"Connected": connected, "Others": load_sources().keys() - connected}
+    return {title: sorted(names, key=source_title) for title, names in groups.items() if names}
 
 
 @dataclass(frozen=True, slots=True)

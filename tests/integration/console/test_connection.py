@@ -125,6 +125,25 @@ async def test_a_disconnect_deletes_our_subscription_after_a_confirmation(office
     assert (b"disconnected tool", b"calendly: 1 subscription deleted") in await office.acts()
 
 
+async def test_a_hook_of_the_environment_is_disconnected_only_if_it_was_subscribed(
+    opened: Opened, environ: dict[str, str]
+) -> None:
+    async with serve_vendor("calendly") as (vendor, api_url):
+        hook = {"SECRETS": "a-secret-of-sixteen", "CREDENTIALS__TOKEN": "token-of-the-account", "API_URL": api_url}
+        app = await opened(environ | {f"HOOKS__CALENDLY__{name}": value for name, value in hook.items()})
+        operator = Browser(app)
+        await operator.log_in()
+
+        before = (await operator.get(PAGE)).text
+        await operator.get("/console/connect/calendly?hook=calendly")
+        connected = await operator.post("/console/connect/calendly", {"name": "calendly", "again": "1"})
+        after = (await operator.get(PAGE)).text
+
+        assert (303, 1) == (connected.status_code, len(vendor.subscriptions))
+    assert ("Check now" in before, "Disconnect" in before) == (True, False)
+    assert "Deletes Doorbell's subscription at Calendly." in html.unescape(after)
+
+
 async def test_a_disconnect_that_the_tool_refuses_changes_nothing(office: Office) -> None:
     office.vendor.faults = Faults(down=True)
     refused = await office.post(f"{PAGE}/disconnect", confirm="calendly")

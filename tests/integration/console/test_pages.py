@@ -295,6 +295,20 @@ async def test_a_failure_quotes_what_the_api_says(app: Any, delivery: str) -> No
 
     assert [1, 1] == [text.count("It says: “email must be an e-mail address”") for text in texts]
     assert "“email must be an e-mail address”" in listed
+    assert (True, False) == (">Enter another e-mail address…</a>" in texts[0], ">Replay…</a>" in texts[0])
+
+
+async def test_a_replay_of_rejected_values_says_when_it_helps(app: Any, delivery: str) -> None:
+    ledger: Ledger = app.state.services.ledger
+    outcome = Outcome(state="parked", attempt=None, reason="POST /visits: 422", failed_attempts=1)
+    await ledger.complete(await start_run(ledger, "A-1042"), outcome)
+    operator = Browser(app)
+    await operator.log_in()
+
+    page = (await operator.get("/console/visits/standard-A-1042")).text
+
+    assert "<li>Replay the failure, if the API accepts these values by now.</li>" in page
+    assert ">Replay…</a>" in page
 
 
 async def test_an_accepted_delivery_waits_for_a_worker(app: Any, delivery: str) -> None:

@@ -14,7 +14,7 @@ from app.ledger.records import Attempt, Outcome
 from app.ledger.redis import Redis
 from app.visits.change import UNSET, Contact
 from tests.support.console import VIEWERS, Browser, activities, main_text
-from tests.support.ledger import accept, change, done, start_run
+from tests.support.ledger import accept, change, done, start_run, waiting
 
 TODAY = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0)
 
@@ -82,6 +82,32 @@ async def test_days_are_those_of_the_browser(operator: Browser) -> None:
 
     starts = {"yesterday": -1, "today": 0, "tomorrow": 1}
     assert local_today == (TODAY + timedelta(starts[visit]) + timedelta(hours=14)).date()
+
+
+async def test_the_filter_has_the_connected_tools_first(operator: Browser) -> None:
+    select = (await operator.get("/console/visits")).text.partition('id="source"')[2].partition("</select>")[0]
+
+    connected, others = [re.findall(r'value="(\w+)"', group) for group in select.split("<optgroup")[1:]]
+
+    assert ["calendly", "standard"] == connected
+    assert 27 == len({*others} - {*connected}) == len(others)
+
+
+async def test_the_next_attempt_of_a_visit_is_now_once_its_time_has_passed(app: Any, redis: Redis) -> None:
+    """No worker runs. In the list of a delivery's visits too."""
+    ledger, operator = Ledger(redis, 30), Browser(app)
+    delivery = (await accept(ledger, change("overdue"))).delivery_id
+    await ledger.complete(await start_run(ledger, "overdue"), waiting(retry_in_s=0))
+    await operator.log_in()
+    await asyncio.sleep(1.1)  # from then on it would be `1 s ago`
+
+    pages = [
+        (await operator.get(f"/console/{page}")).text for page in ("visits/standard-overdue", f"deliveries/{delivery}")
+    ]
+
+    for page in pages:
+        [shown] = re.findall(r'Next attempt(?:</dt><dd>|">)\s*<time [^>]*><span>([^<]*)</span>', page)
+        assert "now" == shown
 
 
 async def test_an_empty_list_says_why(operator: Browser) -> None:

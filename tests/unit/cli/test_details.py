@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
-from app.cli.details import _due
+from app.cli.details import _due, _task_row
 
 
 def test_the_next_attempt_is_never_in_the_past() -> None:
@@ -11,3 +11,4 @@ def test_the_next_attempt_is_never_in_the_past() -> None:
 
     assert (None, "now") == (_due(None), _due(passed))
     assert (_due(coming) or "").endswith(("in 2 h", "in 120 min"))
+    assert "now" == _task_row({"state": "waiting", "next_attempt": passed})["next_attempt"]
