@@ -15,14 +15,14 @@
 -- -> how many changes were discarded, how many remain
 local function discard_changes(task)
   local hash, discarded, remaining = key.task .. task, 0, 0
-  local fields = load_fields(hash)
-  local applied = tonumber(fields.applied or 0)
-  for name, value in pairs(fields) do
-    local origin, number = string.match(name, '^change:(.*%.%d+)$'), tonumber(string.match(value, '^%d+'))
+  local values = load_values(hash)
+  local applied = tonumber(values.applied or 0)
+  for name, value in pairs(values) do
+    local origin, number = string.match(name, '^change:(.*)$'), tonumber(string.match(value, '^%d+'))
     if origin and number > applied then
       if delivery == '' or string.match(origin, '^(.*)%.%d+$') == delivery then
         delete_value(hash, name)
-        replace_value(hash, 'discarded:' .. origin, join(fields, name))
+        replace_value(hash, 'discarded:' .. origin, value)
         discarded = discarded + 1
       else
         remaining = remaining + 1

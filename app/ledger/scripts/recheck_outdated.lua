@@ -7,7 +7,6 @@
 
 for _, visit in ipairs(visits) do
   local hash = key.task .. visit.task
-  local fields = load_fields(hash)
-  local remote = fields.remote and join(fields, 'remote') or '-'
-  if next(fields) and remote ~= visit.remote then call('HSETNX', hash, 'recheck', '') end
+  local values = load_values(hash)
+  if next(values) and (values.remote or '-') ~= visit.remote then call('HSETNX', hash, 'recheck', '') end
 end

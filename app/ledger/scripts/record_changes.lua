@@ -13,11 +13,10 @@ local hash = key.task .. task
 
 -- Remove the changes of an earlier translation of this delivery.
 local function retract_changes(targets)
-  local prefix = 'change:' .. delivery .. '.'
   for target in string.gmatch(targets, '%S+') do
     local retracted = 0
     for _, field in ipairs(call('HKEYS', key.task .. target)) do
-      local is_own = string.sub(field, 1, #prefix) == prefix and not is_continuation(field)
+      local is_own = string.match(field, '^change:(.*)%.%d+$') == delivery
       if is_own then retracted = retracted + delete_value(key.task .. target, field) end
     end
     if retracted > 0 then

@@ -4,7 +4,6 @@
 --- @args task token changes
 --- @varargs fields: name value
 --- @include lib/tasks
---- @include lib/values
 
 local hash = key.task .. task
 local count, lease = get_fields(task, 'changes', 'lease')
@@ -12,6 +11,6 @@ if lease == token or tonumber(count or 0) >= tonumber(changes) then return end
 local restored = 0
 for _, field in ipairs(fields) do
   local is_new = call('HSETNX', hash, field.name, field.value) == 1
-  if is_new and string.find(field.name, '^change:') and not is_continuation(field.name) then restored = restored + 1 end
+  if is_new and string.find(field.name, '^change:.*%.%d+$') then restored = restored + 1 end
 end
 call('HINCRBY', hash, 'changes', restored)

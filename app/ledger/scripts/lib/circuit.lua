@@ -13,10 +13,10 @@ local function source_of(task) return string.match(task, '/([^-]*)') end
 -- The time of the visit as a sortable number, from its newest change with a time. It only orders held tasks, so the changes are
 -- not merged. A visit without a time is first: its change may be a cancellation.
 local function visit_start(task)
-  local fields, newest, start = load_fields(key.task .. task), -1, ''
-  for name in pairs(fields) do
-    if string.find(name, '^change:') and not is_continuation(name) then
-      local change = cjson.decode(string.match(join(fields, name), '^%d+ (.*)$'))
+  local newest, start = -1, ''
+  for name, value in pairs(load_values(key.task .. task)) do
+    if string.find(name, '^change:') then
+      local change = cjson.decode(string.match(value, '^%d+ (.*)$'))
       local date = change.f.f  -- the time of completion; `s`: of the appointment (change.py)
       if type(date) ~= 'string' then date = change.f.s end
       if type(date) == 'string' and change.o > newest then newest, start = change.o, date end
