@@ -46,6 +46,7 @@ async def overview(request: Request) -> Response:
     level, summary = view.status()
     groups, replay = view.groups[:MAX_GROUPS], Replay(console.ledger, console.settings)
     may_help = await asyncio.gather(*map(replay.may_help, groups))
+    connections = {each.hook: each for each in view.connections}
     failures_by_source = Counter[str]()
     for group in view.groups:
         failures_by_source[group.source] += group.count
@@ -59,7 +60,8 @@ async def overview(request: Request) -> Response:
         hooks=sorted(view.hooks, key=lambda hook: _urgency(hook, failures_by_source[hook.source])),
         groups=list(zip(groups, may_help, strict=True)),
         failures=failures_by_source,
-        connections={each.hook: each for each in view.connections},
+        connections=connections,
+        unconnected=[hook for hook in view.hooks if not connections[hook.name].is_managed],
         chart_top=_chart_top(max(hour.total for hour in view.hours)),
         oldest_due=humanize(view.backlog.oldest_s) if view.backlog.oldest_s >= 1 else "none",
         addresses=hook_addresses(request),

@@ -83,6 +83,22 @@ async def test_the_page_of_a_hook_shows_its_connection(office: Office) -> None:
         assert "Connected no delivery yet" in await office.text(f"/console{path}")
 
 
+async def test_the_overview_asks_nobody_to_paste_the_url_of_a_connected_hook(
+    office: Office, opened: Opened, environ: dict[str, str]
+) -> None:
+    mixed = await office.text("/console")
+    operator = Browser(await opened({name: value for name, value in environ.items() if "STANDARD" not in name}))
+    await operator.log_in()
+    connected = main_text((await operator.get("/console")).text)
+
+    for text in (mixed, connected):
+        assert "Book an appointment with your own e-mail address: it appears here." in text
+    assert "Paste this URL into its tool." in mixed
+    assert "Standard Webhooks https://doorbell.example.com/hooks/standard" in mixed
+    assert "Paste" not in connected
+    assert not any("/hooks/calendly" in text for text in (mixed, connected))
+
+
 async def test_a_check_repairs_what_the_tool_switched_off(office: Office) -> None:
     [lost] = office.vendor.subscriptions.values()
     lost.is_active = False
