@@ -22,12 +22,14 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cache, partial
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any, Self, TypeVar
 from unittest.mock import patch
+from urllib.parse import urlsplit
 
 import httpx
 import redis
@@ -38,7 +40,7 @@ from app.cli import main
 from app.cli.run import WEB_OPTIONS
 from app.demo.valkey import free_port
 from app.ledger.redis import Redis, RedisAddress
-from tests.support.processes import ROOT, start_process
+from tests.support.processes import ROOT, run_process, start_process
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # the specification's own example
 CALENDLY_SECRET = "calendly-signing-key-for-tests"
@@ -132,7 +134,7 @@ def wait_until(condition: Callable[[], T], within_s: float = 30.0) -> T:
 
 
 @cache
-def _unverified_tls() -> ssl.SSLContext:
+def unverified_tls() -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     return context
@@ -140,13 +142,15 @@ def _unverified_tls() -> ssl.SSLContext:
 
 def http_client(**options: Any) -> httpx.Client:
     """Return a client for http:// addresses. A TLS context takes as long as a request, loaded certificates as ten."""
-    return httpx.Client(**{"timeout": 30, "trust_env": False, "verify": _unverified_tls(), **options})
+    return httpx.Client(**{"timeout": 30, "trust_env": False, "verify": unverified_tls(), **options})
 
 
 def status_of(url: str) -> int:
     """Return 0 if there is no response."""
-    with http_client() as client, suppress(httpx.HTTPError):
-        return client.get(url).status_code
+    address = urlsplit(url)
+    with closing(HTTPConnection(address.netloc, timeout=30)) as connection, suppress(OSError, HTTPException):
+        connection.request("GET", address.path)
+        return connection.getresponse().status
     return 0
 
 
@@ -252,8 +256,10 @@ class Harness:
         return subprocess.CompletedProcess(arguments, result.exit_code, result.stdout, result.stderr)
 
     def doorbell_process(self, *arguments: str, stdin: bytes = b"", **env: str) -> "subprocess.CompletedProcess[str]":
-        """Run a command in a new process, as a shell does."""
+        """Run a command in a process of its own, as a shell does."""
         command, env = [sys.executable, "-m", "app", *arguments], {**self.env, **env}
+        if not stdin:
+            return run_process(command, env)
         return subprocess.run(
             command, cwd=ROOT, env=env, input=stdin.decode(), capture_output=True, text=True, timeout=60
         )

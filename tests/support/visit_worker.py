@@ -28,7 +28,7 @@ from app.webhooks.delivery import Delivery
 from jobs.apply_visit import run_visit
 from jobs.context import Context
 from jobs.translate_event import run_event
-from tests.support.harness import SECRET, TOKEN, Harness, unread_response
+from tests.support.harness import SECRET, TOKEN, Harness, unread_response, unverified_tls
 
 DOCUMENTED_CONTACT = "cont_KYdl3lftgZXGRbxqoj"
 
@@ -67,7 +67,7 @@ class ApiTransport(httpx.AsyncBaseTransport):
     """
 
     def __init__(self) -> None:
-        self.inner = AiohttpTransport(verify=False)
+        self.inner = AiohttpTransport(verify=unverified_tls())
         self.requests: list[httpx.Request] = []
         self.response_gates: dict[str, asyncio.Event] = {}
         self.before: Callable[[httpx.Request], httpx.Response | None] = lambda request: None

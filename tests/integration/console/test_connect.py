@@ -17,6 +17,7 @@ from app.ledger.redis import Redis
 from app.telemetry import arrivals
 from app.vendors.vendor import Faults, Vendor
 from app.webhooks.registry import load_sources
+from tests.support.cases import each
 from tests.support.console import VIEWERS, Browser, Opened, activities, main_text
 from tests.support.harness import sign_calendly
 from tests.support.intake import new_event_body
@@ -251,7 +252,7 @@ async def test_the_choice_lists_common_tools_first_and_finds_others(
     assert "No tool has “nosuchtool” in its name" in nothing
 
 
-@pytest.mark.parametrize("source", sorted(load_sources()))
+@each("source", sorted(load_sources()))
 async def test_the_form_of_each_tool_asks_for_what_it_needs(operator: Browser, source: str) -> None:
     page = (await operator.get(f"/console/connect/{source}")).text
 
@@ -273,7 +274,7 @@ async def test_viewers_connect_nothing(app: Any) -> None:
     ]
 
 
-@pytest.mark.parametrize("path", ["/console/connect/nosuchtool", "/console/hooks/nosuchhook/first-delivery"])
+@each("path", ["/console/connect/nosuchtool", "/console/hooks/nosuchhook/first-delivery"])
 async def test_unknown_names_are_not_found(operator: Browser, path: str) -> None:
     assert 404 == (await operator.get(path)).status_code
 

@@ -16,6 +16,7 @@ from app.ledger.ledger import Ledger
 from app.ledger.records import Attempt, Outcome
 from app.ledger.redis import Redis
 from app.operators import redaction
+from tests.support.cases import each
 from tests.support.console import KEY, PAGES, Browser, Opened, activities, path_of
 from tests.support.harness import sign_standard, standard_body
 from tests.support.ledger import start_run
@@ -55,7 +56,7 @@ async def test_a_revealed_field_of_a_visit_is_shown_and_recorded(app: Any, deliv
     assert [(b"revealed visit", b"standard-A-1042: contact.email")] == await activities(redis)
 
 
-@pytest.mark.parametrize("field", ["", "ada@example.com", "a b", "x" * 201, "**"])
+@each("field", ["", "ada@example.com", "a b", "x" * 201, "**"])
 async def test_an_invalid_field_name_reveals_nothing(app: Any, delivery: str, redis: Redis, field: str) -> None:
     operator = Browser(app)
     await operator.log_in()
@@ -66,9 +67,7 @@ async def test_an_invalid_field_name_reveals_nothing(app: Any, delivery: str, re
     assert [] == await activities(redis)
 
 
-@pytest.mark.parametrize(
-    "path", ["/console/search?q={}", "/console/visits/{}", "/console/deliveries/{}", "/console/sources/{}"]
-)
+@each("path", ["/console/search?q={}", "/console/visits/{}", "/console/deliveries/{}", "/console/sources/{}"])
 async def test_html_in_a_url_is_escaped(app: Any, path: str) -> None:
     operator = Browser(app)
     await operator.log_in()
@@ -116,10 +115,8 @@ async def test_an_invalid_operation_form_starts_nothing(app: Any, delivery: str,
     assert [] == await redis.command("KEYS", "bell:operation*")
 
 
-@pytest.mark.parametrize("do", ["replay", "discard"])
-@pytest.mark.parametrize(
-    "query", ["", "&ids=", "&ids=%20", "&state=", "&state=nonsense", "&cursor=5_x", "&until=5", "&all=0"]
-)
+@each("do", ["replay", "discard"])
+@each("query", ["", "&ids=", "&ids=%20", "&state=", "&state=nonsense", "&cursor=5_x", "&until=5", "&all=0"])
 async def test_an_operation_without_selection_is_rejected(
     app: Any, delivery: str, redis: Redis, do: str, query: str
 ) -> None:
@@ -354,9 +351,7 @@ async def test_html_in_a_delivery_is_escaped(app: Any) -> None:
     assert [] == [page.url for page in pages if "<img" in page.text]
 
 
-@pytest.mark.parametrize(
-    "name", ["..%2f..%2faccess.py", "%2e%2e/access.py", "access.py", "", "console.css%00", "vendor.json"]
-)
+@each("name", ["..%2f..%2faccess.py", "%2e%2e/access.py", "access.py", "", "console.css%00", "vendor.json"])
 async def test_only_static_files_are_served(app: Any, name: str) -> None:
     response = await Browser(app).get(f"/console/static/v/{name}")
 

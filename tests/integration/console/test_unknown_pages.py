@@ -2,8 +2,7 @@
 
 from typing import Any
 
-import pytest
-
+from tests.support.cases import each
 from tests.support.console import Browser, Opened
 
 HTML = {"accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
@@ -15,8 +14,8 @@ async def test_the_root_leads_to_the_console(app: Any) -> None:
     assert (303, "/console") == (response.status_code, response.headers["location"])
 
 
-@pytest.mark.parametrize("path", ["/console/nowhere", "/console/visits/a/b", "/nowhere"])
-@pytest.mark.parametrize("is_logged_in", [True, False])
+@each("path", ["/console/nowhere", "/console/visits/a/b", "/nowhere"])
+@each("is_logged_in", [True, False])
 async def test_an_unknown_page_answers_a_browser_in_html(app: Any, path: str, is_logged_in: bool) -> None:
     browser = Browser(app)
     if is_logged_in:

@@ -25,7 +25,8 @@ from app.ledger.redis import Acknowledge, Redis, RedisAddress, RedisUnavailable
 from app.webhooks.delivery import Delivery
 from jobs.arq_redis import redis_pool
 from tests.support.cases import each
-from tests.support.harness import ROOT, Harness, wait_until
+from tests.support.harness import Harness, wait_until
+from tests.support.processes import run_process
 from tests.support.tcp_server import Handler, listening
 
 
@@ -691,7 +692,7 @@ async def test_an_unverifiable_certificate_is_named_as_the_reason(
 ) -> None:
     def start() -> "subprocess.CompletedProcess[str]":
         arguments = [sys.executable, "-m", *command.split()]
-        return subprocess.run(arguments, cwd=ROOT, env=env, capture_output=True, text=True, timeout=30)
+        return run_process(arguments, env)
 
     async with listening(forward_to(valkey_server.port), certificate) as port:
         env = {**harness.env, "REDIS_URL": f"rediss://127.0.0.1:{port}/0"}

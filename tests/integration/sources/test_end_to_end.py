@@ -25,10 +25,14 @@ from app.webhooks import specimens
 from app.webhooks.delivery import Event
 from app.webhooks.source import Ignored
 from app.webhooks.translation import parse_event, translate_event
+from tests.support.cases import each
 from tests.support.source_world import SourceWorld
 from tests.support.specimens import BY_TOOL, TOOLS, Specimen
 
-every_source = pytest.mark.parametrize("name", [name for name in TOOLS if BY_TOOL[name]])
+SOURCES = [name for name in TOOLS if BY_TOOL[name]]
+#: In an empty Redis, sandbox and API of the tool for each source; `each_source`: where the sources do not meet.
+every_source = pytest.mark.parametrize("name", SOURCES)
+each_source = each("name", SOURCES)
 
 
 @contextlib.asynccontextmanager
@@ -62,7 +66,7 @@ def creates_visit(change: Mapping[str, Any]) -> bool:
     return bool(has_date and not is_over and has_contact)
 
 
-@every_source
+@each_source
 async def test_every_specimen_becomes_its_visit(world: SourceWorld, name: str) -> None:
     for specimen in BY_TOOL[name]:
         if specimen.is_handshake or specimen.is_answered:
@@ -109,7 +113,7 @@ async def unexpected_reasons(world: SourceWorld) -> list[str]:
     return [reason for reason in reasons if reason not in expected]
 
 
-@every_source
+@each_source
 async def test_every_specimen_is_accepted_when_signed_now(world: SourceWorld, name: str) -> None:
     """The console and `doorbell ring` sign specimens like this, with the hook's secret and its token."""
     for number, specimen in enumerate(BY_TOOL[name], 1):
@@ -129,7 +133,7 @@ async def test_every_specimen_is_accepted_when_signed_now(world: SourceWorld, na
         assert response.status_code in (200, 202), (signed.name, response.text)
 
 
-@every_source
+@each_source
 async def test_every_stored_specimen_is_retranslated_to_the_same_changes(world: SourceWorld, name: str) -> None:
     """The inputs of a source beside the body (time of arrival, headers) are stored with the delivery."""
     for specimen in BY_TOOL[name]:
@@ -242,7 +246,7 @@ async def test_a_plan_to_retranslate_lists_the_calls_of_its_execution(
         assert skipped >= len(dict.fromkeys(id for _, id in delivered)) - len(with_requests)
 
 
-@every_source
+@each_source
 async def test_a_repeat_of_every_source_is_answered_200(world: SourceWorld, name: str) -> None:
     specimen = next(item for item in BY_TOOL[name] if isinstance(item.expect, list))
     world.configure_source(specimen)
@@ -253,7 +257,7 @@ async def test_a_repeat_of_every_source_is_answered_200(world: SourceWorld, name
     assert {"delivery": first.json()["delivery"], "repeat": True} == again.json()
 
 
-@every_source
+@each_source
 async def test_an_unsigned_delivery_of_every_source_is_rejected(world: SourceWorld, name: str) -> None:
     specimen = next(item for item in BY_TOOL[name] if isinstance(item.expect, list))
     world.configure_source(specimen)
@@ -268,7 +272,7 @@ async def test_an_unsigned_delivery_of_every_source_is_rejected(world: SourceWor
     assert [] == await world.redis.command("KEYS", "bell:delivery:*")
 
 
-@every_source
+@each_source
 async def test_handshakes_are_answered_and_nothing_is_stored(world: SourceWorld, name: str) -> None:
     for specimen in BY_TOOL[name]:
         if not (specimen.is_handshake or specimen.is_answered):
@@ -303,7 +307,7 @@ async def test_only_the_probe_methods_of_a_tool_are_answered_200(world: SourceWo
         assert (200 if method in specimen.tool.definition.probe_methods else 405) == response.status_code, method
 
 
-@every_source
+@each_source
 async def test_events_of_foreign_tenants_are_ignored_and_not_stored(world: SourceWorld, name: str) -> None:
     if not TOOLS[name].definition.tenant_of:
         return

@@ -13,6 +13,7 @@ from app.settings.environment import SettingsError, env_example, read_environmen
 from app.settings.model import Settings
 from tests.support.cases import each
 from tests.support.harness import ROOT, SECRET
+from tests.support.processes import run_process
 
 REDIS = {"REDIS_URL": "redis://127.0.0.1:6379/0"}
 #: A part of every invalid value, which must appear in no message.
@@ -412,9 +413,7 @@ def test_a_process_with_invalid_settings_reports_them_and_exits_3(process: str) 
         "VISITS_API_TOKEN": "t",
     }
 
-    result = subprocess.run(
-        [sys.executable, "-m", *arguments[process]], cwd=ROOT, env=environ, capture_output=True, text=True, timeout=30
-    )
+    result = run_process([sys.executable, "-m", *arguments[process]], environ)
 
     output = result.stdout + result.stderr
     assert 3 == result.returncode, output

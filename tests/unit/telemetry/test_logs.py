@@ -1,12 +1,13 @@
 """The format of log lines, of Doorbell and of libraries, and which texts they never contain."""
 
 import json
+import os
 import re
 import subprocess
 import sys
 from typing import Any
 
-from tests.support.harness import ROOT
+from tests.support.processes import run_process
 
 CONFIGURED = """
 import asyncio, logging, sys
@@ -27,8 +28,13 @@ def log_error(write):
 
 
 def run(code: str, **env: str) -> subprocess.CompletedProcess[str]:
-    program = CONFIGURED.replace("ENV", repr(env)) + code
-    return subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    return run_python(CONFIGURED.replace("ENV", repr(env)) + code)
+
+
+def run_python(code: str) -> subprocess.CompletedProcess[str]:
+    result = run_process([sys.executable, "-c", code], os.environ)
+    result.check_returncode()
+    return result
 
 
 def lines(code: str, **env: str) -> list[dict[str, Any]]:
@@ -149,7 +155,7 @@ def test_commands_log_only_warnings_to_stderr() -> None:
         + 'log_error(lambda: log.exception("unhandled_exception"))'
     )
 
-    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    result = run_python(code)
 
     assert "" == result.stdout
     assert 2 == len(result.stderr.splitlines())
