@@ -251,7 +251,7 @@ FAILED_CALLS = {
         "The API does not answer",
         "The call is repeated for up to RETRY_FOR_S.",
         ("Replay the task when the API works again.",),
-        ("doorbell replay --state parked --reason 'POST /visits' --dry-run",),
+        (_REPLAY,),
     ),
 }
 

@@ -27,6 +27,10 @@ def test_a_reason_has_a_title_for_people(text: str, title: str) -> None:
     assert title == find_reason(text).title
 
 
+def test_the_command_for_an_api_that_does_not_answer_names_the_task_whatever_its_call_was() -> None:
+    assert ["doorbell replay standard-A-1 --yes"] == find_reason("GET /visits/:id: 500").commands_for("standard-A-1")
+
+
 @each("reason", [*REASONS.values(), *FAILED_CALLS.values()], ids=[*REASONS, *FAILED_CALLS])
 def test_a_command_that_helps_has_valid_arguments(reason: Reason) -> None:
     root = Context(main, info_name="doorbell")
