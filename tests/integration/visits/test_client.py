@@ -506,7 +506,8 @@ def test_any_retry_after_is_parsed_without_an_error(header: str) -> None:
     ("switches", "wait_s"),
     [
         pytest.param({"retry_after_s": 7}, (7, 7), id="seconds"),
-        pytest.param({"retry_after_s": 30, "retry_after_date": True}, (25, 31), id="date"),
+        # From the Date of the response, which a busy server renews late.
+        pytest.param({"retry_after_s": 30, "retry_after_date": True}, (25, 60), id="date"),
         pytest.param({"retry_after_s": 0}, (0, 0), id="now"),
     ],
 )
