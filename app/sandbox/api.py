@@ -6,8 +6,8 @@ the reference does not specify, can be changed while the sandbox runs:
     GET PUT DELETE /_sandbox/faults         read, change some (JSON), restore the defaults
     GET DELETE     /_sandbox/journal        the calls and their results; ?since=N returns those after entry N
     GET            /_sandbox/calls          the number of calls by endpoint since the journal was last cleared
-    POST           /_sandbox/reset          delete all visits, contacts and the journal; keep the documented contact and
-                                            the faults
+    POST           /_sandbox/reset          delete all visits, contacts and the journal, and execute no call that waits;
+                                            keep the documented contact and the faults
 
 Nothing is logged, and no error quotes the request. Run it without an access log, because queries contain e-mail addresses.
 """
@@ -72,7 +72,7 @@ class VisitsApi:
         return endpoint
 
     async def _serve(self, request: Request, route: str, handler: Handler) -> Response:
-        received_at = time.time()
+        received_at, generation = time.time(), self._store.generation
         failure, slow_s = self._injector.choose(route, request.url)
         try:
             body = b"" if failure == "reset" else await request.body()
@@ -81,6 +81,8 @@ class VisitsApi:
             return Response()
         if slow_s:
             await asyncio.sleep(slow_s)
+        if self._store.generation != generation:
+            return ConnectionReset()
         result = self._rejected(failure) or self._execute(request, body, handler)
         outcome, response = self._response(failure, result)
         self._journal.write(

@@ -51,6 +51,8 @@ class Store:
     """One connection, used only by the event loop's thread."""
 
     def __init__(self, file: str) -> None:
+        #: How often everything was deleted.
+        self.generation = 0
         self.connection = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
         self.connection.row_factory = sqlite3.Row
         # Not the shared generator, because test tools seed it, and ids would repeat.
@@ -100,6 +102,7 @@ class Store:
 
     def clear(self) -> None:
         """Delete everything. Ids of visits start from 1 again."""
+        self.generation += 1
         with self._writing():
             for table in ("visits", "contacts", "sqlite_sequence"):
                 self.connection.execute(f"DELETE FROM {table}")

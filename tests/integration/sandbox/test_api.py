@@ -576,6 +576,18 @@ def test_a_slow_call_is_executed_after_its_caller_has_disconnected(call: Caller)
     assert 1 == wait_until(call.total)
 
 
+def test_a_slow_call_is_not_executed_after_a_reset(call: Caller) -> None:
+    call.set_faults(slow_share=1, slow_s=0.5, times=1)
+    with pytest.raises(httpx.ReadTimeout):
+        call("POST /visits", CREATE, timeout=0.05)
+    wait_until(lambda: call.http.get("/_sandbox/faults").json()["times"] == 0)
+
+    call.http.post("/_sandbox/reset").raise_for_status()
+    time.sleep(0.6)
+
+    assert ([], 0) == (call.journal(), call.total())
+
+
 def test_faults_can_be_limited_to_an_endpoint_and_a_number(call: Caller) -> None:
     call.set_faults(down=True, only=["POST /visits"], times=2)
 
