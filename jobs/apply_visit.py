@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from random import random
 from typing import Any
 
@@ -75,22 +75,48 @@ async def run_visit(context: Context, account: str, external_id: str) -> str:
     return await run(VisitRun, context, TaskId.visit(account, external_id), account)
 
 
+@dataclass(frozen=True, slots=True)
+class CallHooks:
+    """What happens before and after each call of a run. deadline: by time.monotonic().
+
+    These are no methods of VisitRun: it would refer to itself through its client, and stay until a garbage collection.
+    """
+
+    context: Context
+    account: str
+    deadline: float
+
+    async def before_call(self) -> None:
+        if rate := self.context.settings.visits_api_rate:
+            wait_s = await self.context.ledger.acquire_rate_slot(self.account, rate, MAX_RATE_WAIT_S)
+            if wait_s < 0:
+                raise RateLimitedLocally
+            await asyncio.sleep(wait_s)
+        if time.monotonic() > self.deadline:
+            raise DeadlinePassed
+
+    def record_call(self, method: str, route: str, status: str, seconds: float) -> None:
+        self.context.counters.increment(API_REQUESTS, method, route, status)
+        self.context.counters.observe(API_REQUEST_DURATION_S, seconds, method, route)
+        tracing.record_api_call(method, route, status, seconds)
+
+
 class VisitRun(TaskRun):
     kind = "visit"
 
     def __init__(self, context: Context, lease: Lease) -> None:
         super().__init__(context, lease)
         self.account = self.task.account
-        self._deadline = time.monotonic() + RUN_TIMEOUT_S
         settings = context.settings
+        hooks = CallHooks(context, self.account, time.monotonic() + RUN_TIMEOUT_S)
         self._api = VisitsClient(
             context.http,
             settings.visits_api_url,
             settings.tokens.get(self.account, ""),
             self.calls,
-            self._before_call,
+            hooks.before_call,
             lease.request_context.headers | tracing.trace_headers(),
-            self._record_call,
+            hooks.record_call,
         )
         self._contacts = Contacts(context.ledger, self.account, settings.contact_hash_key(self.account), context.locks)
         #: What the Visits API should have, once the changes are merged.
@@ -162,20 +188,6 @@ class VisitRun(TaskRun):
             remote=self.remote,
             circuit_signal=self._circuit_ok(),
         )
-
-    async def _before_call(self) -> None:
-        if rate := self.context.settings.visits_api_rate:
-            wait_s = await self.context.ledger.acquire_rate_slot(self.account, rate, MAX_RATE_WAIT_S)
-            if wait_s < 0:
-                raise RateLimitedLocally
-            await asyncio.sleep(wait_s)
-        if time.monotonic() > self._deadline:
-            raise DeadlinePassed
-
-    def _record_call(self, method: str, route: str, status: str, seconds: float) -> None:
-        self.context.counters.increment(API_REQUESTS, method, route, status)
-        self.context.counters.observe(API_REQUEST_DURATION_S, seconds, method, route)
-        tracing.record_api_call(method, route, status, seconds)
 
     async def _compact(self) -> None:
         """Bound the size of a visit."""

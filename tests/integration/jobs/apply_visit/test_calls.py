@@ -1,5 +1,6 @@
 """The number of API calls for a visit, and what is logged about them."""
 
+import gc
 import json
 from dataclasses import replace
 from decimal import Decimal
@@ -9,6 +10,7 @@ import httpx
 import pytest
 
 from app.visits.change import Contact, VisitChange
+from jobs.apply_visit import VisitRun
 from tests.support.harness import TOKEN
 from tests.support.visit_worker import ADA, BOB, CREATE_CALLS, DOCUMENTED_CONTACT, World, at, booked, change
 
@@ -197,3 +199,16 @@ async def test_logs_contain_no_personal_data(world: World, logged: list[Any], st
     output = json.dumps(logged, default=str)
     assert logged
     assert [] == [word for word in ("ada@", "Lovelace", "5550100001", "bob@", "Babbage", TOKEN) if word in output]
+
+
+# Memory
+
+
+async def test_a_finished_run_is_freed_without_a_garbage_collection(world: World) -> None:
+    gc.disable()
+    try:
+        await world.apply(booked())
+
+        assert not [each for each in gc.get_objects() if type(each) is VisitRun]
+    finally:
+        gc.enable()
