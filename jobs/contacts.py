@@ -38,35 +38,25 @@ class Contacts:
         if contact.id or name is None:
             return contact.id
         cache = f"{keys.CONTACT}{self.account}:{name}"
-        contact_id = await self._cached(cache)
+        contact_id = _decode(await self.ledger.redis.command("GET", cache))
         if contact_id or contact.is_erased:
             return contact_id
-        return await self._resolve_once(contact, api, cache)
+        async with self.locks.hold(cache, LOCAL_LOCK_WAIT_S, LockContended):
+            return await single_flight(
+                self.ledger,
+                cache,
+                ttl_s=LOCK_TTL_MS / 1000,
+                wait_s=LOCK_WAIT_S,
+                decode=_decode,
+                produce=lambda: self._find_or_create(contact, api),
+                encode=str.encode,
+                keep_ms=CACHE_TTL_MS,
+                keeps_lock=_may_be_created,
+            )
 
     async def evict(self, contact: Contact) -> None:
         """Remove the cached contact_id, because the API no longer has this contact."""
         await self.ledger.redis.command("DEL", f"{keys.CONTACT}{self.account}:{self.cache_key(contact)}")
-
-    async def _resolve_once(self, contact: Contact, api: VisitsClient, cache: str) -> str:
-        async def produce() -> str:
-            contact_id = await self._find_or_create(contact, api)
-            await self.ledger.set_with_ttl(cache, contact_id, CACHE_TTL_MS)
-            return contact_id
-
-        async with self.locks.hold(cache, LOCAL_LOCK_WAIT_S, LockContended):
-            return await single_flight(
-                self.ledger,
-                f"{cache}:lock",
-                ttl_s=LOCK_TTL_MS / 1000,
-                wait_s=LOCK_WAIT_S,
-                read=lambda: self._cached(cache),
-                produce=produce,
-                keeps_lock=_may_be_created,
-            )
-
-    async def _cached(self, cache: str) -> str | None:
-        contact_id = await self.ledger.redis.command("GET", cache)
-        return contact_id.decode() if contact_id else None
 
     async def _find_or_create(self, contact: Contact, api: VisitsClient) -> str:
         assert contact.email
@@ -85,6 +75,10 @@ class Contacts:
         if not contacts:
             raise OutcomeUnknown("POST /contacts", response_text="created, but not listed yet")
         return _oldest(contacts)
+
+
+def _decode(stored: bytes | None) -> str | None:
+    return stored.decode() if stored else None
 
 
 def _oldest(contacts: list[Record]) -> str:

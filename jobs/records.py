@@ -7,7 +7,6 @@ later ones.
 
 import hashlib
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -18,7 +17,6 @@ import zstandard
 from app.connections.tool_api import CredentialsMissing, ToolApi
 from app.ledger import keys
 from app.ledger.locks import LockContended, single_flight
-from app.ledger.redis import RedisUnavailable
 from app.settings.model import Hook
 from app.webhooks.fetching import RecordRequest
 from app.webhooks.payload import Payload
@@ -80,18 +78,21 @@ class Records:
     async def _fetch_once(self, request: RecordRequest) -> FetchedRecord:
         key = f"{keys.RECORD}{self.hook.name}:{_request_digest(request)}"
         async with self.context.locks.hold(key, LOCK_WAIT_S, LockContended):
+            if cached := self._decode(await self.context.ledger.redis.command("GET", key)):
+                return cached
             return await single_flight(
                 self.context.ledger,
-                f"{key}:lock",
+                key,
                 ttl_s=LOCK_TTL_S,
                 wait_s=LOCK_WAIT_S,
-                read=lambda: self._cached(key),
-                produce=lambda: self._fetch(request, key),
+                decode=self._decode,
+                produce=lambda: self._fetch(request),
+                encode=_encode,
+                keep_ms=CACHE_TTL_MS,
             )
 
-    async def _cached(self, key: str) -> FetchedRecord | None:
+    def _decode(self, cached: bytes | None) -> FetchedRecord | None:
         """Return the record if another run fetched it after this event arrived."""
-        cached = await self.context.ledger.redis.command("GET", key)
         started_us, _, compressed = (cached or b"0 ").partition(b" ")
         if int(started_us) < (self.event_received_ms + 1) * 1000:  # in the same millisecond it may have been earlier
             return None
@@ -100,7 +101,7 @@ class Records:
         fetched_at = datetime.fromtimestamp(seconds, UTC).replace(microsecond=microseconds)
         return FetchedRecord(record, related, fetched_at)
 
-    async def _fetch(self, request: RecordRequest, key: str) -> FetchedRecord:
+    async def _fetch(self, request: RecordRequest) -> FetchedRecord:
         api = ToolApi(self.context, self.hook, self.calls)
         fetched_at = await self.context.ledger.server_time()
         try:
@@ -109,14 +110,18 @@ class Records:
             related = {name: await api.find(follow_up) for name, follow_up in follow_ups.items()}
         except CredentialsMissing as missing:
             raise NeedsOperator(f"credentials_missing: {missing}") from None
-        fetched = FetchedRecord(record, related, fetched_at)
-        if fetched.is_complete:
-            started_us = int(fetched_at.timestamp()) * 1_000_000 + fetched_at.microsecond
-            # If this fails, the next event fetches the record itself. orjson cannot write all JSON that it reads.
-            with suppress(RedisUnavailable, orjson.JSONEncodeError):
-                value = b"%d " % started_us + zstandard.compress(orjson.dumps([record, related]), 1)
-                await self.context.ledger.set_with_ttl(key, value, CACHE_TTL_MS)
-        return fetched
+        return FetchedRecord(record, related, fetched_at)
+
+
+def _encode(fetched: FetchedRecord) -> bytes | None:
+    """Return what `_decode` reads; None for a record that is not cached."""
+    if not fetched.is_complete:
+        return None
+    started_us = int(fetched.fetched_at.timestamp()) * 1_000_000 + fetched.fetched_at.microsecond
+    try:
+        return b"%d " % started_us + zstandard.compress(orjson.dumps([fetched.record, fetched.related]), 1)
+    except orjson.JSONEncodeError:  # orjson cannot write all JSON that it reads
+        return None
 
 
 def _request_digest(request: RecordRequest) -> str:

@@ -95,16 +95,12 @@ class Tokens:
 
     def _start_renewal(self, rejected: str) -> asyncio.Task[str]:
         """Start the renewal in its own task, which neither the timeout nor the cancellation of the job interrupts."""
-
-        async def read() -> str | None:
-            return _usable_token(await self._load(), rejected) or None
-
         renewal = single_flight(
             self.context.ledger,
-            f"{self._key}:lock",
+            self._key,
             ttl_s=LOCK_TTL_S,
             wait_s=LOCK_WAIT_S,
-            read=read,
+            decode=lambda stored: _usable_token(self._decode(stored), rejected) or None,
             produce=self._renew,
             produce_s=EXCHANGE_TIMEOUT_S,
         )
@@ -254,7 +250,9 @@ class Tokens:
 
     async def _load(self) -> dict[str, Any]:
         """Return the stored token. It is empty if its key was removed from SECRET_KEY, or if the credentials changed."""
-        encrypted = await self.context.ledger.redis.command("GET", self._key)
+        return self._decode(await self.context.ledger.redis.command("GET", self._key))
+
+    def _decode(self, encrypted: bytes | None) -> dict[str, Any]:
         try:
             stored: dict[str, Any] = orjson.loads(self._keyring.decrypt(encrypted, self._key)) if encrypted else {}
         except (UnknownKey, TamperedValue):

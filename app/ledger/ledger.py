@@ -321,19 +321,29 @@ class Ledger:
 
     async def acquire_lock(self, name: str, token: str, lease_s: float) -> bool:
         """Take a lock that expires after lease_s, or extend it. Return False while another token has it."""
+        return (await self.acquire_lock_and_read(name, token, lease_s, ""))[0]
+
+    async def acquire_lock_and_read(self, name: str, token: str, lease_s: float, key: str) -> tuple[bool, bytes | None]:
+        """As `acquire_lock`. Return the value of a key, too, as it was then: with the lock, if it was acquired."""
         until = time.monotonic() + lease_s
 
         def acquire(ttl_ms: int, expected_ms: int | str = "") -> Call:
-            return scripts.acquire_lock(expected_ms=expected_ms, lock=name, token=token, ttl_ms=ttl_ms)
+            return scripts.acquire_lock(expected_ms=expected_ms, lock=name, token=token, ttl_ms=ttl_ms, value=key)
 
-        if not await self.redis.script_after_grace(partial(acquire, int(lease_s * 1000))):
-            return False
-        self.redis.held_leases[token] = HeldLease(until, acquire, acquire)
-        return True
+        is_acquired, value = await self.redis.script_after_grace(partial(acquire, int(lease_s * 1000)))
+        if is_acquired:
+            self.redis.held_leases[token] = HeldLease(until, acquire, acquire)
+        return bool(is_acquired), value
 
-    async def release_lock(self, name: str, token: str) -> None:
+    async def release_lock(
+        self, name: str, token: str, key: str = "", value: bytes | None = None, keep_ms: int = 0
+    ) -> None:
+        """Release the lock, if the token has it. value: what is stored under the key for keep_ms; None for nothing."""
         self.redis.held_leases.pop(token, None)
-        await self.redis.script(scripts.release_lock(lock=name, token=token))
+        call = scripts.release_lock(
+            lock=name, token=token, value="" if value is None else key, content=value or b"", keep_ms=keep_ms
+        )
+        await self.redis.script(call)
 
     async def server_time(self) -> datetime:
         """Return the time by the server's clock, which all processes share."""
@@ -633,8 +643,9 @@ async def check_one_shard(redis: Redis) -> None:
 
 async def take_turn(redis: Redis, lock: str, ttl_s: float) -> bool:
     """Return True to one process in ttl_s: the lock is never released. Raises RedisUnavailable."""
-    call = scripts.acquire_lock(expected_ms="", lock=lock, token=new_id(), ttl_ms=int(ttl_s * 1000))
-    return bool(await redis.script(call))
+    call = scripts.acquire_lock(expected_ms="", lock=lock, token=new_id(), ttl_ms=int(ttl_s * 1000), value="")
+    is_acquired, _ = await redis.script(call)
+    return bool(is_acquired)
 
 
 def _is_record_of(delivery_id: str, record: bytes) -> bool:

@@ -20,48 +20,57 @@ class LockContended(Exception):
 
 async def single_flight(
     ledger: Ledger,
-    lock: str,
+    key: str,
     *,
     ttl_s: float,
     wait_s: float,
-    read: Callable[[], Awaitable[T | None]],
+    decode: Callable[[bytes | None], T | None],
     produce: Callable[[], Awaitable[T]],
     produce_s: float = 0.0,
+    encode: Callable[[T], bytes | None] = lambda value: None,
+    keep_ms: int = 0,
     keeps_lock: Callable[[BaseException], bool] = lambda error: False,
     poll_s: float = 0.05,
 ) -> T:
-    """Return the value of `read`; if it is None, take the lock and return the value of `produce`.
+    """Take the lock of the key, and return the value that is stored under the key; if there is none, that of `produce`.
 
+    decode: returns None if a stored value cannot be used. encode: what is stored for keep_ms after `produce`; None if
+    `produce` stores the value itself, or if it stays unknown to others.
     produce_s: `produce` starts only if the lock lasts at least this long. keeps_lock: returns True for errors of `produce`
     that may take effect later; then the lock is not released, it expires. Raises LockContended.
     """
-    token, wait_until = new_token(), time.monotonic() + wait_s
-    while (value := await read()) is None:
+    lock, token, wait_until = f"{key}:lock", new_token(), time.monotonic() + wait_s
+    while True:
         locked_until = time.monotonic() + ttl_s
-        if await ledger.acquire_lock(lock, token, ttl_s):
+        is_acquired, stored = await ledger.acquire_lock_and_read(lock, token, ttl_s, key)
+        if is_acquired:
             break
+        if (value := decode(stored)) is not None:
+            return value
         if time.monotonic() > wait_until:
             raise LockContended
         await asyncio.sleep(poll_s)
-    else:
-        return value
+    produced = None
     try:
-        value = await read()  # another process may have produced it since
+        value = decode(stored)
         if value is None:
             if time.monotonic() + produce_s > locked_until:
                 raise LockContended
             value = await produce()
+            produced = encode(value)
     except BaseException as error:
         if not keeps_lock(error):
             await _release(ledger, lock, token)
         raise
-    await _release(ledger, lock, token)
+    await _release(ledger, lock, token, key, produced, keep_ms)
     return value
 
 
-async def _release(ledger: Ledger, lock: str, token: str) -> None:
-    with suppress(RedisUnavailable):
-        await ledger.release_lock(lock, token)
+async def _release(
+    ledger: Ledger, lock: str, token: str, key: str = "", value: bytes | None = None, keep_ms: int = 0
+) -> None:
+    with suppress(RedisUnavailable):  # a value that cannot be stored is produced again when it is needed
+        await ledger.release_lock(lock, token, key, value, keep_ms)
 
 
 @asynccontextmanager

@@ -18,12 +18,12 @@ Fly = Callable[..., Awaitable[str]]
 def fly(ledger: Ledger) -> Fly:
     """Return `single_flight` for a value that is stored in Redis."""
 
-    async def read() -> str | None:
-        value = await ledger.redis.command("GET", VALUE)
+    def decode(value: bytes | None) -> str | None:
         return value.decode() if value else None
 
     async def call(produce: Callable[[], Awaitable[str]], **options: Any) -> str:
-        return await single_flight(ledger, LOCK, read=read, produce=produce, **{"ttl_s": 10, "wait_s": 5} | options)
+        options = {"ttl_s": 10, "wait_s": 5, "encode": str.encode, "keep_ms": 60_000} | options
+        return await single_flight(ledger, VALUE, decode=decode, produce=produce, **options)
 
     return call
 
@@ -34,12 +34,23 @@ async def test_only_one_of_many_callers_produces_the_value(fly: Fly, redis: Redi
     async def produce() -> str:
         produced.append(1)
         await asyncio.sleep(0.2)
-        await redis.command("SET", VALUE, "one")
         return "one"
 
     values = await asyncio.gather(*(fly(produce) for _ in range(20)))
 
     assert (["one"] * 20, 1) == (values, len(produced))
+    assert None is await redis.command("GET", LOCK)
+    assert b"one" == await redis.command("GET", VALUE)
+    assert 50_000 < await redis.command("PTTL", VALUE) <= 60_000
+
+
+async def test_a_value_that_was_stored_since_the_caller_looked_is_not_produced(fly: Fly, redis: Redis) -> None:
+    async def produce() -> str:
+        raise AssertionError
+
+    await redis.command("SET", VALUE, "one")
+
+    assert "one" == await fly(produce)
     assert None is await redis.command("GET", LOCK)
 
 
