@@ -150,10 +150,8 @@ class VisitRun(TaskRun):
             await self._compact()
         if self._desired:
             outcome = replace(outcome, start=visit_start(self._desired.fields))
-        await asyncio.gather(
-            complete(self.context, self.lease, outcome, self.account),
-            self._index_contact(outcome),
-        )
+        await complete(self.context, self.lease, outcome, self.account)
+        await self._index_contact(outcome)
 
     def record_metrics(self, outcome: Outcome) -> None:
         super().record_metrics(outcome)
