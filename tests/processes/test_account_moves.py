@@ -48,7 +48,7 @@ class Cells:
         arguments = [sys.executable, "-m", "app", "move", "standard", "--to", self.west.redis_url, "--yes"]
         move = start_process(arguments, self.east.env, log)
         while move.poll() is None and not (killed_at and killed_at in log.read_text()):
-            time.sleep(0.001)
+            time.sleep(0.005)
         move.kill()
         move.wait()
         if killed_at:

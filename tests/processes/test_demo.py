@@ -8,7 +8,8 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.support.harness import ROOT, wait_until
+from tests.support.harness import wait_until
+from tests.support.processes import run_process, start_process
 
 
 def children_of(pid: int) -> list[int]:
@@ -30,10 +31,7 @@ def test_every_step_passes_and_ctrl_c_stops_everything(tmp_path: Path) -> None:
     env = {**os.environ, "TMPDIR": str(tmp_path)}
     env.pop("REDIS_URL", None)
     log = tmp_path / "log"
-    with log.open("wb") as out:
-        demo = subprocess.Popen(
-            [sys.executable, "-m", "app", "demo", "--all"], cwd=ROOT, env=env, stdout=out, stderr=out
-        )
+    demo = start_process([sys.executable, "-m", "app", "demo", "--all"], env, log)
     wait_until(lambda: "Everything keeps running" in log.read_text() or demo.poll() is not None, 90)
     children = children_of(demo.pid)
 
@@ -58,9 +56,7 @@ def test_a_wrong_setting_is_reported_at_once(tmp_path: Path) -> None:
     env = {**os.environ, "TMPDIR": str(tmp_path), "HOOKS__SQUARE__SECRETS": "x"}
     env = {name: value for name, value in env.items() if name not in ("REDIS_URL", "PUBLIC_URL")}
 
-    ran = subprocess.run(
-        [sys.executable, "-m", "app", "demo"], cwd=ROOT, env=env, capture_output=True, text=True, timeout=25
-    )
+    ran = run_process([sys.executable, "-m", "app", "demo"], env, 25)
 
     assert 3 == ran.returncode
     assert "PUBLIC_URL" in ran.stderr

@@ -130,7 +130,7 @@ def wait_until(condition: Callable[[], T], within_s: float = 30.0) -> T:
             return value
         ended = time.monotonic()
         assert ended - start < within_s, f"not within {within_s} s; last seen: {value!r}"
-        time.sleep(min(max(0.01, (ended - start) / 10), 0.1) + min(3 * (ended - began), 0.2))
+        time.sleep(min(max(0.01, (ended - start) / 10), 0.1) + min(10 * (ended - began), 0.3))
 
 
 @cache
