@@ -44,9 +44,10 @@ connections: .venv/dev ## Connect every tool to its fake, disable it and drop it
 picture: .venv/dev ## Take docs/console.png, the picture of the README, from a demo in Chromium
 	$(BIN)/python -m tests.browser.picture
 
-soak: .venv/dev    ## Run 10,000 histories of every source, and 1,000 kills under load (four hours on two cores)
+soak: .venv/dev    ## Run 10,000 histories of every source, 1,000 kills under load, and many generated values (four hours on two cores)
 	$(BIN)/python -m tests.histories
 	$(BIN)/python -m tests.crash
+	$(PYTEST) -n 2 --hypothesis-profile soak tests/sources tests/unit tests/integration/visits
 
 fuzz: .venv/deep   ## Fuzz bodies, translations and the HTTP protocol, guided by coverage (an hour each)
 	for target in body translate http; do $(BIN)/python -m tests.fuzz $$target $(SECONDS_EACH) || exit 1; done

@@ -25,8 +25,10 @@ signal.signal(signal.SIGINT, lambda number, frame: signal.default_int_handler(nu
 # httpx would search the disk for this module, which is not installed, at each request to an application in this process.
 sys.modules.setdefault("sniffio", None)  # type: ignore[arg-type]
 
-# Machines are shared, so no test fails because it is slow; and each run generates the same examples.
-hypothesis.settings.register_profile("doorbell", deadline=None, derandomize=True, database=None)
+# Machines are shared, so no test fails because it is slow; and each run generates the same examples. `make soak` generates
+# many others.
+hypothesis.settings.register_profile("doorbell", deadline=None, derandomize=True, database=None, max_examples=30)
+hypothesis.settings.register_profile("soak", deadline=None, database=None, max_examples=2_000)
 hypothesis.settings.load_profile("doorbell")
 
 

@@ -207,7 +207,7 @@ def odd_events(draw: Any, name: str) -> tuple[Event, Any]:
 
 @each_tool
 def test_an_event_with_odd_values_is_translated_ignored_or_untranslatable(name: str) -> None:
-    @settings(max_examples=60, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+    @settings(suppress_health_check=list(HealthCheck))
     @given(odd_events(name))
     def check(odd_event: tuple[Event, Any]) -> None:
         before = copy.deepcopy(odd_event)
