@@ -33,7 +33,7 @@ dev: .venv/dev .dev/env    ## Run web with reload, worker, sandbox and an embedd
 PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q --dist loadfile --no-loadscope-reorder
 
 test: .venv/dev    ## Run all tests except those in a browser
-	$(PYTEST) -n 3 tests/processes tests/integration tests/sources tests/fuzz tests/bench tests/unit tests/architecture
+	$(PYTEST) -n 5 tests/processes tests/integration tests/sources tests/fuzz tests/bench tests/unit tests/architecture
 
 browser: .venv/dev ## Test the console in a real browser (Chromium), with a screenshot of every page
 	$(PYTEST) -n 2 tests/browser
