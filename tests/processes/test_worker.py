@@ -61,7 +61,7 @@ def killed_worker() -> Iterator[tuple[Harness, LedgerClient, float]]:
         client.accept(booked("1"))
         first = harness.start_worker()
         wait_until(lambda: "POST /contacts" in harness.calls(), 30)
-        wait_until(lambda: harness.http.get(f"{sandbox.url}/_sandbox/faults").json()["times"] == 0)
+        wait_until(lambda: harness.faults()["times"] == 0)
         first.kill(signal.SIGKILL)
         client.command("ZINCRBY", "bell:running", -20_000, "visit:main/standard-1")  # 20 s of its lease have passed
         harness.start_worker()
@@ -318,7 +318,7 @@ def test_a_worker_that_starts_before_redis_waits_for_it(sandbox: Server) -> None
         folder, port = Path(stack.enter_context(tempfile.TemporaryDirectory())), free_port()
         harness, client = Harness(f"redis://127.0.0.1:{port}/0", sandbox), LedgerClient(f"redis://127.0.0.1:{port}/0")
         stack.callback(harness.__exit__)
-        harness.http.post(f"{sandbox.url}/_sandbox/reset").raise_for_status()
+        harness.control("POST", "reset")
         worker = harness.start_worker()
         with pytest.raises(subprocess.TimeoutExpired):
             worker.process.wait(3)

@@ -61,7 +61,7 @@ class BookingWorld(World):
         results = set()
         for order in orders[:: max(1, len(orders) // max_orders)]:
             await self.redis.command("FLUSHDB")
-            self.harness.http.post(f"{self.harness.sandbox.url}/_sandbox/reset").raise_for_status()
+            self.harness.control("POST", "reset")
             await self.process(source, *order)
             await self.receive(source, *order)
             await self.run()

@@ -202,7 +202,7 @@ class World:
         return list(self.harness.get_from_api(f"/contacts?{query}")["data"])
 
     def clear_calls(self) -> None:
-        self.harness.http.delete(f"{self.harness.sandbox.url}/_sandbox/journal").raise_for_status()
+        self.harness.control("DELETE", "journal")
         self.transport.requests.clear()
 
     def calls(self) -> list[str]:
@@ -219,7 +219,7 @@ def route_of(request: httpx.Request) -> str:
 async def open_world(redis: Redis, harness: Harness, **env: str) -> AsyncIterator[World]:
     """Empty the sandbox and yield a `World`; the `redis` fixture has emptied Redis."""
     harness.clear_faults()
-    harness.http.post(f"{harness.sandbox.url}/_sandbox/reset").raise_for_status()
+    harness.control("POST", "reset")
     world = World(redis, harness, **env)
     yield world
     harness.clear_faults()

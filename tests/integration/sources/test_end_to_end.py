@@ -39,7 +39,7 @@ each_source = each("name", SOURCES)
 async def emptied(world: SourceWorld) -> AsyncIterator[None]:
     """Empty Redis, the sandbox and the tool's API."""
     await world.redis.command("FLUSHDB")
-    world.harness.http.post(f"{world.harness.sandbox.url}/_sandbox/reset")
+    world.harness.control("POST", "reset")
     world.api.records.clear()
     yield
 

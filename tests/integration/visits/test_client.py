@@ -64,7 +64,7 @@ def sandbox_harness(sandbox: Server) -> Iterator[Harness]:
 
 def emptied(harness: Harness) -> Harness:
     harness.clear_faults()
-    harness.http.post(f"{harness.sandbox.url}/_sandbox/reset").raise_for_status()
+    harness.control("POST", "reset")
     return harness
 
 

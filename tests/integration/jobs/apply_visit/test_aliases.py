@@ -43,7 +43,7 @@ async def test_a_rescheduled_visit_has_its_first_id_in_every_order_of_arrival(
 ) -> None:
     for stops in itertools.product([True, False], repeat=3):
         await world.redis.command("FLUSHDB")
-        world.harness.http.post(f"{world.harness.sandbox.url}/_sandbox/reset")
+        world.harness.control("POST", "reset")
         changes = chain("b", "a")  # the later id comes first in the alphabet
 
         await accept_all(world, [changes[number] for number in order], stops, random.Random(1))
@@ -95,7 +95,7 @@ async def test_an_id_that_is_rescheduled_twice_has_the_time_of_the_later_change(
 
     for changes in itertools.permutations([booked("old"), requested, moved]):
         await world.redis.command("FLUSHDB")
-        world.harness.http.post(f"{world.harness.sandbox.url}/_sandbox/reset")
+        world.harness.control("POST", "reset")
         for visit_change in changes:
             await world.apply(visit_change)
 

@@ -59,7 +59,7 @@ async def test_a_contact_is_created_once_for_many_visits(world: World) -> None:
 
 async def test_a_deleted_contact_is_looked_up_again_after_a_replay(world: World) -> None:
     await world.apply(booked("1"))
-    world.harness.http.post(f"{world.harness.sandbox.url}/_sandbox/reset")
+    world.harness.control("POST", "reset")
     await world.apply(booked("2"))
 
     assert ("parked", "POST /visits: 422") == ((await world.load_task("2")).state, (await world.load_task("2")).reason)

@@ -55,7 +55,7 @@ async def test_one_failed_call_causes_no_duplicates(world: World, endpoint: str,
     for visit_change in changes:
         world.configure(answer_s=patience_s)
         await world.apply(visit_change)
-        if world.harness.http.get(f"{world.harness.sandbox.url}/_sandbox/faults").json()["times"] == 0:
+        if world.harness.faults()["times"] == 0:
             wait_until(lambda: faulty_calls(world))  # a slow call ends before the next attempt, which is 5 s later
         world.configure()
         for _ in range(4):
@@ -183,7 +183,7 @@ async def test_a_run_that_is_cancelled_at_any_await_leaves_no_duplicates(
     root = "1"
     for k in range(200):
         await world.redis.command("FLUSHDB")
-        world.harness.http.post(f"{world.harness.sandbox.url}/_sandbox/reset")
+        world.harness.control("POST", "reset")
         world.harness.inject_faults(empty_clears=False)
         for each in before:
             await world.apply(each)
