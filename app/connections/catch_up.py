@@ -30,7 +30,7 @@ from app.ledger.ids import new_token
 from app.ledger.ledger import take_turn
 from app.ledger.locks import LockContended, exclusive
 from app.ledger.moves import moving_hooks
-from app.ledger.records import DeliveryInfo, RecordOutdated
+from app.ledger.records import DeliveryInfo, NewDelivery, RecordOutdated
 from app.settings.model import Hook
 from app.telemetry.logs import log
 from app.visits.client import ClientError, Unauthorized, VisitsApiError
@@ -190,14 +190,16 @@ class CatchUpRunner:
         delivery = Delivery(hook.name, hook.source.name, (), encode_body(hook.source, record.body), now)
         info = DeliveryInfo(hook.name, hook.source.name, int(now.timestamp() * 1000), event_name="listed")
         await self._context.ledger.accept(
-            delivery,
-            info,
-            listed.changes,
-            hook.account,
-            dedup_id=f"{catch_up.id} {digest_of(record)}",
-            event_state="parked" if listed.problem else "",
-            reason=f"untranslatable: {listed.problem}" if listed.problem else "",
-            is_listed=True,
+            NewDelivery(
+                delivery,
+                info,
+                listed.changes,
+                hook.account,
+                dedup_id=f"{catch_up.id} {digest_of(record)}",
+                event_state="parked" if listed.problem else "",
+                reason=f"untranslatable: {listed.problem}" if listed.problem else "",
+                is_listed=True,
+            )
         )
 
     async def _has_backlog(self) -> bool:

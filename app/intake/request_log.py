@@ -1,11 +1,15 @@
 """What is logged and counted about one request to a hook."""
 
 import re
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from typing import Any
+
+from starlette.types import Scope
 
 from app.ledger.ids import new_id
 from app.ledger.records import trace_fields
+from app.settings.model import Hook
 from app.webhooks.delivery import Delivery
 
 #: Values of the label `outcome` in /metrics by reason of the rejection. Other reasons stand for themselves.
@@ -38,11 +42,11 @@ class RequestLog:
 
     hook, source: empty for an unknown hook. event_name: the tool's name of the event, once it is translated.
     secret_number: position of the secret that matched, from 1; 0 if none did.
-    detail: the sentence of a rejection. request: the request, once its head is read.
+    detail: the sentence of a rejection. request: the request, once its head is read. started_at: by time.perf_counter().
     """
 
-    hook: str
-    source: str
+    hook: str = ""
+    source: str = ""
     request_id: str = ""
     traceparent: str = ""
     event_name: str = ""
@@ -52,9 +56,21 @@ class RequestLog:
     secret_number: int = 0
     detail: str = ""
     request: Delivery | None = None
+    started_at: float = field(default_factory=time.perf_counter)
+
+    @classmethod
+    def begin(cls, scope: Scope) -> "RequestLog":
+        return cls(request_id=_valid_request_id(dict(scope["headers"]).get(b"x-request-id", b"")))
+
+    def name_hook(self, hook: Hook) -> None:
+        self.hook, self.source = hook.name, hook.source.name
 
     def reject(self, reason: str, detail: str = "") -> None:
         self.outcome, self.reason, self.detail = "rejected", reason, detail[:200]
+
+    @property
+    def took_s(self) -> float:
+        return time.perf_counter() - self.started_at
 
     @property
     def is_stored(self) -> bool:
@@ -92,3 +108,10 @@ class RequestLog:
         if self.secret_number or _PLAIN_REQUEST_ID.fullmatch(self.request_id):
             fields |= trace_fields(self.request_id, self.traceparent)
         return fields
+
+
+def _valid_request_id(value: bytes) -> str:
+    """Return the X-Request-ID of the sender or the router, or an empty string if it is not a plain id."""
+    if 0 < len(value) <= 80 and value.isascii() and value.replace(b"-", b"").replace(b"_", b"").isalnum():
+        return value.decode()
+    return ""

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import orjson
 
@@ -15,7 +15,9 @@ from app.ledger import keys, scripts
 from app.ledger.bodies import Bodies, BodyUndecryptable
 from app.ledger.ids import TaskId, delivery_key, is_id_of, new_delivery_id, new_id, new_token
 from app.ledger.records import (
+    DEDUP_TTL_S,
     NO_CAUSE,
+    AcceptCall,
     AcceptResult,
     Attempt,
     BodyUnavailable,
@@ -24,8 +26,10 @@ from app.ledger.records import (
     HookMoved,
     Lease,
     LeaseLost,
+    NewDelivery,
     NotFound,
     Outcome,
+    PackedChange,
     Queue,
     QueueOverride,
     RecordOutdated,
@@ -44,10 +48,6 @@ from app.webhooks.delivery import Delivery
 
 #: How long the people of a booking are known. Bookings may be made long ahead.
 PEOPLE_TTL_MS = 2 * 366 * 86_400_000
-#: How long a delivery of the same event is recognized as a repeat.
-DEDUP_TTL_S = 8 * 86_400
-#: For sources whose changes are ordered by arrival: a delivery sent again later would count as the newest.
-LONG_DEDUP_TTL_S = 400 * 86_400
 #: The task of a dead worker is requeued after this time. Runs are shorter (jobs.context).
 LEASE_S = 35.0
 LEASE_MS = int(LEASE_S * 1000)
@@ -72,71 +72,59 @@ class Ledger:
 
     # -- for the endpoint --
 
-    async def accept(
-        self,
-        delivery: Delivery,
-        info: DeliveryInfo,
-        changes: Sequence[VisitChange],
-        account: str,
-        *,
-        dedup_id: str | None,
-        event_state: Literal["", "queued", "parked"] = "",
-        reason: str = "",
-        refetch: bool = False,
-        dedup_ttl_s: int = DEDUP_TTL_S,
-        is_listed: bool = False,
-    ) -> AcceptResult:
+    async def accept(self, new: NewDelivery) -> AcceptResult:
         """Store a delivery, its changes and its jobs, unless it is a repeat: all, or nothing.
-
-        dedup_id: the tool's id of the event; None: a digest of the body. event_state: `queued` if a worker has to fetch and
-        translate the event, `parked` with a reason if an operator has to act, "" if it is translated. refetch: a repeat
-        may be another event with the same body, so its record is fetched again. dedup_ttl_s: how long
-        a repeat is recognized, DEDUP_TTL_S at least. is_listed: the delivery is not a webhook, but from a tool's list.
 
         If a visit accepts no more changes, the delivery is parked without its changes; an operator can retranslate it.
         Raises HookMoved.
         """
-        packed, limit = _pack_changes(info.source, account, changes), ""
-        options: dict[str, Any] = {"event": event_state, "reason": reason, "refetch": refetch}
-        if dedup_ttl_s > DEDUP_TTL_S:
-            options["dedup_ttl_s"] = dedup_ttl_s
+        changes, limit = pack_changes(new.info.source, new.account, new.changes), ""
         for occurrence in itertools.count():
-            event = _event_of(delivery, dedup_id, occurrence)
-            id = new_delivery_id(info.hook, event, info.received_at_ms, is_listed=is_listed)
-            reply = await self._store(id, delivery, info, packed, options)
+            accept = self.prepare(new, changes, occurrence)
+            reply = await self.redis.script(accept.call, durable=True)
             if isinstance(reply, list):
-                limit, packed = reply[0].decode(), []
-                reply = await self._store(id, delivery, info, packed, options | {"event": "parked", "reason": limit})
+                changes, limit = [], reply[0].decode()
+                new = replace(new, event_state="parked", reason=limit)
+                accept = self.prepare(new, changes, occurrence)
+                reply = await self.redis.script(accept.call, durable=True)
+            if result := self.result_of(accept, reply):
+                return result._replace(limit_reached=limit)
             if reply != _SEEN_LONG_AGO:
                 break
-        if reply == 0:
-            raise HookMoved(f"the account of the hook {info.hook} moves to another cell, or has moved")
-        return AcceptResult(id if reply == 1 else reply.decode(), reply != 1, limit)
+        raise HookMoved(f"the account of the hook {new.info.hook} moves to another cell, or has moved")
 
-    async def _store(
-        self,
-        id: str,
-        delivery: Delivery,
-        info: DeliveryInfo,
-        changes: Sequence[tuple[TaskId, bytes, str, str]],
-        options: Mapping[str, Any],
-    ) -> Any:
-        """Return the reply of accept.lua."""
-        info.task_ids = [TaskId.event(id)] if options["event"] else [task_id for task_id, *_ in changes]
+    def prepare(self, new: NewDelivery, changes: Sequence[PackedChange], occurrence: int = 0) -> AcceptCall:
+        """Return the call that stores the delivery with these changes, for Redis.send_script. occurrence: see _event_of."""
+        info = new.info
+        event = _event_of(new.delivery, new.dedup_id, occurrence)
+        id = new_delivery_id(info.hook, event, info.received_at_ms, is_listed=new.is_listed)
+        info.task_ids = [TaskId.event(id)] if new.event_state else [task_id for task_id, *_ in changes]
         lists_hook = time.monotonic() >= self._listed_until.get(info.hook, 0)
-        needed = {name: value for name, value in {**options, "list_hook": lists_hook}.items() if value}
+        options = {
+            "event": new.event_state,
+            "reason": new.reason,
+            "refetch": new.refetch,
+            "dedup_ttl_s": new.dedup_ttl_s if new.dedup_ttl_s > DEDUP_TTL_S else 0,
+            "list_hook": lists_hook,
+        }
+        needed = {name: value for name, value in options.items() if value}
         call = scripts.accept(
             delivery=id,
             hook=info.hook,
             keep_ms=self._retention_ms,
-            record=info.encode() + b"\n" + self._bodies.encode(delivery.body, id, info.source),
+            record=info.encode() + b"\n" + self._bodies.encode(new.delivery.body, id, info.source),
             options=orjson.dumps(needed) if needed else "",
             changes=changes,
         )
-        reply = await self.redis.script(call, durable=True)
-        if reply == 1 and lists_hook:
-            self._listed_until[info.hook] = time.monotonic() + HOOK_LISTED_FOR_S
-        return reply
+        return AcceptCall(call, id, info.hook if lists_hook else "")
+
+    def result_of(self, accept: AcceptCall, reply: Any) -> AcceptResult | None:
+        """Return the result if the delivery is stored, now or before. None for the other replies of accept.lua."""
+        if reply != 1:
+            return AcceptResult(reply.decode(), is_repeat=True) if isinstance(reply, bytes) else None
+        if accept.listed_hook:
+            self._listed_until[accept.listed_hook] = time.monotonic() + HOOK_LISTED_FOR_S
+        return AcceptResult(accept.delivery_id, is_repeat=False)
 
     # -- for the worker --
 
@@ -245,7 +233,7 @@ class Ledger:
             attempt=attempt.encode(),
             keep_ms=self._retention_ms,
             reason=parked_reason,
-            changes=_pack_changes(source, account, changes),
+            changes=pack_changes(source, account, changes),
         )
         answer = await self.redis.script(call)
         if isinstance(answer, list):
@@ -662,8 +650,7 @@ def _event_of(delivery: Delivery, dedup_id: str | None, occurrence: int) -> byte
     return b"%d\0%b" % (occurrence, event) if occurrence else event
 
 
-def _pack_changes(source: str, account: str, changes: Sequence[VisitChange]) -> list[tuple[TaskId, bytes, str, str]]:
-    """Return task, change, the previous task of the same visit or "", and its start or "", for each change."""
+def pack_changes(source: str, account: str, changes: Sequence[VisitChange]) -> list[PackedChange]:
     packed = []
     for change in changes:
         task_id, previous = TaskId.visit(account, change.external_id(source)), ""

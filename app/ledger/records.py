@@ -1,6 +1,7 @@
 """The arguments and results of the ledger's methods."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Literal, NamedTuple
@@ -9,6 +10,8 @@ import orjson
 
 from app.ledger.ids import TaskId
 from app.ledger.redis import RedisUnavailable
+from app.ledger.scripts import Call
+from app.visits.change import VisitChange
 from app.visits.merge import RecordedChange
 from app.webhooks.delivery import Delivery, header_lines
 
@@ -16,6 +19,10 @@ from app.webhooks.delivery import Delivery, header_lines
 Queue = Literal["visits", "events", "replays"]
 #: The queue of a task that an operator requeues: "" is the queue of its kind, `replays` is behind live tasks.
 QueueOverride = Literal["", "replays"]
+#: How long a delivery of the same event is recognized as a repeat.
+DEDUP_TTL_S = 8 * 86_400
+#: For sources whose changes are ordered by arrival: a delivery sent again later would count as the newest.
+LONG_DEDUP_TTL_S = 400 * 86_400
 TaskState = Literal["queued", "running", "waiting", "held", "parked", "discarded", "done"]
 
 
@@ -53,6 +60,18 @@ class AcceptResult(NamedTuple):
     delivery_id: str
     is_repeat: bool
     limit_reached: str = ""
+
+
+#: Task, change, the previous task of the same visit or "", and its start or "", as scripts take them.
+PackedChange = tuple[TaskId, bytes, str, str]
+
+
+class AcceptCall(NamedTuple):
+    """The call of accept.lua for a delivery. listed_hook: the hook if the call lists it again, else empty."""
+
+    call: Call
+    delivery_id: str
+    listed_hook: str
 
 
 #: The names of the fields in a stored delivery, and in Python.
@@ -128,6 +147,28 @@ class DeliveryInfo:
 
     def to_delivery(self, body: bytes) -> Delivery:
         return Delivery(self.hook, self.source, header_lines(self.headers), body, self.received_at, self.request_id)
+
+
+@dataclass(slots=True)
+class NewDelivery:
+    """A delivery to store.
+
+    dedup_id: the tool's id of the event; None: a digest of the body. event_state: `queued` if a worker has to fetch and
+    translate the event, `parked` with a reason if an operator has to act, "" if it is translated. refetch: a repeat may be
+    another event with the same body, so its record is fetched again. dedup_ttl_s: how long a repeat is recognized,
+    DEDUP_TTL_S at least. is_listed: the delivery is not a webhook, but from a tool's list.
+    """
+
+    delivery: Delivery
+    info: DeliveryInfo
+    changes: Sequence[VisitChange]
+    account: str
+    dedup_id: str | None
+    event_state: Literal["", "queued", "parked"] = ""
+    reason: str = ""
+    refetch: bool = False
+    dedup_ttl_s: int = DEDUP_TTL_S
+    is_listed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

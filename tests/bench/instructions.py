@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory
 from app.demo import valkey
 from app.ledger.ids import TaskId
 from app.ledger.ledger import Ledger
-from app.ledger.records import DeliveryInfo, Lease, Outcome
+from app.ledger.records import DeliveryInfo, Lease, NewDelivery, Outcome
 from app.ledger.redis import Redis, RedisAddress
 from app.visits.change import Contact, VisitChange
 from app.webhooks.delivery import Delivery
@@ -28,7 +28,7 @@ async def accept(ledger: Ledger, number: int) -> None:
     change = VisitChange(action="create", visit_id=str(number), version=1, contact=contact, time_scheduled=start)
     info = DeliveryInfo("standard", "standard", 1_790_000_000_000 + number, event_name="visit.created")
     delivery = Delivery("standard", "standard", (), b"%0500d" % number, datetime.now(UTC))
-    await ledger.accept(delivery, info, [change], "main", dedup_id=f"msg_{number}")
+    await ledger.accept(NewDelivery(delivery, info, [change], "main", dedup_id=f"msg_{number}"))
 
 
 async def apply(ledger: Ledger, number: int) -> None:

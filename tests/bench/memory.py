@@ -23,11 +23,11 @@ from zoneinfo import ZoneInfo
 import httpx
 
 from app.demo import valkey
-from app.intake.endpoint import _event_name
+from app.intake.acceptance import _event_name
 from app.ledger import keys
 from app.ledger.ids import TaskId
-from app.ledger.ledger import DEDUP_TTL_S, LONG_DEDUP_TTL_S, Ledger
-from app.ledger.records import Attempt, DeliveryInfo, Lease
+from app.ledger.ledger import Ledger
+from app.ledger.records import DEDUP_TTL_S, LONG_DEDUP_TTL_S, Attempt, DeliveryInfo, Lease, NewDelivery
 from app.ledger.redis import Redis, RedisAddress
 from app.sandbox.api import create_sandbox
 from app.settings.environment import read_environment
@@ -144,15 +144,17 @@ class Run:
             headers=event.headers,
         )
         accepted = await self.ledger.accept(
-            delivery,
-            info,
-            translation.changes,
-            "main",
-            dedup_id=translation.repeat_key,
-            event_state=translation.state,
-            reason=translation.reason,
-            refetch=source.events_may_collide,
-            dedup_ttl_s=LONG_DEDUP_TTL_S if source.ordered_by_arrival else DEDUP_TTL_S,
+            NewDelivery(
+                delivery,
+                info,
+                translation.changes,
+                "main",
+                dedup_id=translation.repeat_key,
+                event_state=translation.state,
+                reason=translation.reason,
+                refetch=source.events_may_collide,
+                dedup_ttl_s=LONG_DEDUP_TTL_S if source.ordered_by_arrival else DEDUP_TTL_S,
+            )
         )
         self.context.counters.record_delivery(
             info.hook, "accepted", "secret", info.received_at_ms, info.request_id, accepted.delivery_id

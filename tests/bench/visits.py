@@ -12,7 +12,7 @@ import uvloop
 from app.ledger.ids import TaskId
 from app.ledger.keys import VISITS_QUEUE
 from app.ledger.ledger import Ledger
-from app.ledger.records import Attempt, DeliveryInfo, Lease, Outcome
+from app.ledger.records import Attempt, DeliveryInfo, Lease, NewDelivery, Outcome
 from app.ledger.redis import Redis, RedisAddress
 from app.settings.environment import read_environment
 from app.visits.client import VisitsClient, http_client
@@ -70,7 +70,7 @@ async def queue(redis_url: str, visits: int, seed: str, apply: bool = False) -> 
         delivery = Delivery("standard", "standard", (), raw, await ledger.server_time())
         meaning = translate_event(hook.source, parse_event(hook.source, delivery))
         meta = DeliveryInfo("standard", "standard", int(delivery.received_at.timestamp() * 1000))
-        await ledger.accept(delivery, meta, meaning.changes, "main", dedup_id=None)
+        await ledger.accept(NewDelivery(delivery, meta, meaning.changes, "main", dedup_id=None))
         if apply:
             await complete(ledger, TaskId.visit("main", f"standard-{seed}-{number}"), number)
 

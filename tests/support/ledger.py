@@ -9,14 +9,7 @@ from typing import Any
 
 from app.ledger.ids import delivery_id_of, delivery_key
 from app.ledger.ledger import Ledger
-from app.ledger.records import (
-    AcceptResult,
-    Attempt,
-    DeliveryInfo,
-    Lease,
-    Outcome,
-    Queue,
-)
+from app.ledger.records import AcceptResult, Attempt, DeliveryInfo, Lease, NewDelivery, Outcome, Queue
 from app.ledger.redis import Redis
 from app.visits.change import VisitChange
 from app.webhooks.delivery import Delivery
@@ -42,7 +35,7 @@ async def accept(
     delivery = Delivery(options.pop("hook", "standard"), "standard", (), raw or key.encode(), datetime.now(UTC))
     at_ms = options.pop("at_ms", 0) or int(time.time() * 1000)
     meta = DeliveryInfo(hook=delivery.hook, source="standard", received_at_ms=at_ms)
-    return await ledger.accept(delivery, meta, changes, "main", dedup_id=key, **options)
+    return await ledger.accept(NewDelivery(delivery, meta, changes, "main", dedup_id=key, **options))
 
 
 _numbers = itertools.count()

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from app.ledger.ledger import Ledger
-from app.ledger.records import DeliveryInfo, Task
+from app.ledger.records import DeliveryInfo, NewDelivery, Task
 from app.ledger.redis import Redis, RedisAddress
 from app.visits.change import Contact, VisitChange
 from app.webhooks.delivery import Delivery
@@ -48,7 +48,7 @@ class LedgerClient:
             for change in changes:
                 delivery = Delivery("standard", "standard", (), uuid.uuid4().bytes, datetime.now(UTC))
                 meta = DeliveryInfo("standard", "standard", int(time.time() * 1000))
-                await ledger.accept(delivery, meta, [change], "main", dedup_id=None)
+                await ledger.accept(NewDelivery(delivery, meta, [change], "main", dedup_id=None))
 
         self.run(step)
 

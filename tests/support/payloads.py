@@ -4,7 +4,7 @@ import json
 import time
 
 from app.ledger.ledger import Ledger
-from app.ledger.records import DeliveryInfo
+from app.ledger.records import DeliveryInfo, NewDelivery
 from app.settings.model import Settings
 from app.telemetry.payload_watch import PayloadWatch, Samples, payload_changes
 from app.webhooks.delivery import Delivery
@@ -18,7 +18,7 @@ async def notice_new_status(ledger: Ledger, settings: Settings) -> str:
     body["payload"]["status"] = "tentative"
     delivery = Delivery("calendly", "calendly", (), json.dumps(body).encode(), specimen.delivery.received_at)
     info = DeliveryInfo("calendly", "calendly", int(time.time() * 1000))
-    id = (await ledger.accept(delivery, info, [], "main", dedup_id=None)).delivery_id
+    id = (await ledger.accept(NewDelivery(delivery, info, [], "main", dedup_id=None))).delivery_id
     while not await payload_changes(ledger.redis):  # a running worker may be looking just now
         await PayloadWatch(ledger, settings, Samples()).step()
     return id

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from app.intake.endpoint import WebhookEndpoint
-from app.ledger.records import DeliveryInfo, Task
+from app.ledger.records import DeliveryInfo, NewDelivery, Task
 from app.ledger.redis import Redis
 from app.telemetry.rejections import Rejections
 from app.webhooks.delivery import Delivery
@@ -138,4 +138,6 @@ async def accept_a_minute_ago(world: ToolWorld, tool: str, recorded: Mapping[str
     wire = tuple((name.lower().encode(), value.encode()) for name, value in recorded["headers"].items())
     delivery = Delivery(tool, tool, wire, content.encode(), received_at)
     meta = DeliveryInfo(tool, tool, int(received_at.timestamp() * 1000))
-    return (await world.ledger.accept(delivery, meta, [], "main", dedup_id=None, event_state="queued")).delivery_id
+    return (
+        await world.ledger.accept(NewDelivery(delivery, meta, [], "main", dedup_id=None, event_state="queued"))
+    ).delivery_id

@@ -19,7 +19,7 @@ from httpx_aiohttp import AiohttpTransport
 
 from app.ledger.ids import TaskId
 from app.ledger.ledger import Ledger
-from app.ledger.records import DeliveryInfo, Task
+from app.ledger.records import DeliveryInfo, NewDelivery, Task
 from app.ledger.redis import Redis
 from app.settings.environment import read_environment
 from app.visits.change import UNSET, Contact, VisitChange, visit_start
@@ -126,7 +126,7 @@ class World:
         """Accept one delivery with these changes."""
         delivery = Delivery("standard", "standard", (), uuid.uuid4().bytes, datetime.now(UTC))
         meta = DeliveryInfo("standard", "standard", int(time.time() * 1000))
-        await self.ledger.accept(delivery, meta, changes, account, dedup_id=None)
+        await self.ledger.accept(NewDelivery(delivery, meta, changes, account, dedup_id=None))
 
     async def run(self) -> list[str]:
         """Run queued tasks one by one until the queue is empty, and return the outcome of each."""

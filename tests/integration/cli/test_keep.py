@@ -9,7 +9,7 @@ import pytest
 from starlette.responses import PlainTextResponse
 
 from app.ledger.ledger import Ledger
-from app.ledger.records import DeliveryInfo
+from app.ledger.records import DeliveryInfo, NewDelivery
 from app.webhooks import registry
 from app.webhooks.delivery import Delivery
 from app.webhooks.registry import load_specimens
@@ -57,7 +57,9 @@ async def accept_acuity(ledger: Ledger) -> str:
     at = datetime.now(UTC)
     delivery = Delivery("acuity", "acuity", (), ACUITY["body"].encode(), at)
     info = DeliveryInfo("acuity", "acuity", int(at.timestamp() * 1000), event_name="scheduled")
-    return (await ledger.accept(delivery, info, [], "main", dedup_id=None, event_state="queued")).delivery_id
+    return (
+        await ledger.accept(NewDelivery(delivery, info, [], "main", dedup_id=None, event_state="queued"))
+    ).delivery_id
 
 
 def test_the_record_of_an_event_is_fetched_and_replaced(service: Harness, tool_api: tuple[ToolApi, str]) -> None:

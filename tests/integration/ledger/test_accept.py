@@ -12,13 +12,7 @@ from app.demo.valkey import valkey
 from app.ledger.ids import delivery_key
 from app.ledger.ledger import Ledger
 from app.ledger.moves import READ
-from app.ledger.records import (
-    AcceptResult,
-    DeliveryInfo,
-    Lease,
-    NotFound,
-    Outcome,
-)
+from app.ledger.records import AcceptResult, DeliveryInfo, Lease, NewDelivery, NotFound, Outcome
 from app.ledger.redis import Redis, RedisAddress, RedisUnavailable
 from app.visits.change import Contact
 from app.webhooks.delivery import Delivery
@@ -62,7 +56,7 @@ async def test_a_delivery_is_read_as_it_was_written(ledger: Ledger) -> None:
         "shop", "standard", 1_790_000_000_123, 'a "name"\n\u2028', "request-1", 1, "", {"webhook-id": "\x00é\n"}
     )
 
-    written = await ledger.accept(delivery, meta, [change("A"), change("B")], "main", dedup_id=None)
+    written = await ledger.accept(NewDelivery(delivery, meta, [change("A"), change("B")], "main", dedup_id=None))
 
     info, body = await ledger.load_delivery(written.delivery_id)
     assert raw == body
@@ -122,7 +116,9 @@ async def test_a_body_equal_to_a_deduplication_id_is_no_repeat(ledger: Ledger) -
     delivery = Delivery("standard", "standard", (), b"evt", datetime.now(UTC))
     await accept(ledger, key="evt")
 
-    by_body = await ledger.accept(delivery, DeliveryInfo("standard", "standard", 0), [], "main", dedup_id=None)
+    by_body = await ledger.accept(
+        NewDelivery(delivery, DeliveryInfo("standard", "standard", 0), [], "main", dedup_id=None)
+    )
 
     assert not by_body.is_repeat
 

@@ -7,7 +7,7 @@ import pytest
 
 from app.ledger.ids import delivery_key
 from app.ledger.ledger import Ledger
-from app.ledger.records import BodyUnavailable, DeliveryInfo
+from app.ledger.records import BodyUnavailable, DeliveryInfo, NewDelivery
 from app.ledger.redis import Redis
 from app.settings.environment import SettingsError, read_environment
 from app.webhooks.delivery import Delivery
@@ -21,7 +21,7 @@ async def accept_body(redis: Redis, *keys: str) -> str:
     """Accept a delivery with these BODY_KEYS and return its id."""
     delivery = Delivery("standard", "standard", (), RAW, datetime.now(UTC))
     meta = DeliveryInfo("standard", "standard", 1_790_000_000_000)
-    written = await Ledger(redis, 30, keys).accept(delivery, meta, [], "main", dedup_id=f"evt {keys}")
+    written = await Ledger(redis, 30, keys).accept(NewDelivery(delivery, meta, [], "main", dedup_id=f"evt {keys}"))
     return written.delivery_id
 
 

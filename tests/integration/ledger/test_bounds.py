@@ -11,7 +11,7 @@ import pytest
 
 from app.ledger.ids import delivery_key
 from app.ledger.ledger import Ledger
-from app.ledger.records import AcceptResult, DeliveryInfo, Lease, Outcome, VisitLimitReached
+from app.ledger.records import AcceptResult, DeliveryInfo, Lease, NewDelivery, Outcome, VisitLimitReached
 from app.ledger.redis import Redis, RedisAddress
 from app.telemetry import metric_names, metrics
 from app.telemetry.health import load_backlog
@@ -449,7 +449,7 @@ async def hold_task_in_east(world: World) -> str:
     """Hold a visit of an account without a token for the rate limit, and return the id of its delivery."""
     delivery = Delivery("standard", "standard", (), b"east", datetime.now(UTC))
     meta = DeliveryInfo("standard", "standard", 1_790_000_000_000)
-    written = await world.ledger.accept(delivery, meta, [booked()], "east", dedup_id=None)
+    written = await world.ledger.accept(NewDelivery(delivery, meta, [booked()], "east", dedup_id=None))
     lease = await world.ledger.lease(EAST_TASK, "east", True)
     assert isinstance(lease, Lease)
     await world.ledger.complete(lease, Outcome(state="held", attempt=None, reason="rate_limited_locally"), "east")
@@ -512,7 +512,7 @@ async def flood(redis_url: str, count: int, max_pending: int) -> int:
     async def accept_change(number: int) -> AcceptResult:
         delivery = Delivery("workiz", "workiz", (), b"%d" % number, datetime.now(UTC))
         meta = DeliveryInfo("workiz", "workiz", 1_790_000_000_000)
-        return await ledger.accept(delivery, meta, [observed_change(number)], "main", dedup_id=None)
+        return await ledger.accept(NewDelivery(delivery, meta, [observed_change(number)], "main", dedup_id=None))
 
     try:
         limit_count = 0
@@ -560,7 +560,7 @@ async def test_a_delivery_parked_for_a_full_visit_is_applied_after_a_replay(worl
     delivery = Delivery("standard", "standard", (), raw, datetime.now(UTC))
     moved = VisitChange(action="update", visit_id="1", version=1, time_completed=FIRST_SEEN)
     meta = DeliveryInfo("standard", "standard", 1_790_000_000_000)
-    written = await world.ledger.accept(delivery, meta, [moved], "main", dedup_id=None)
+    written = await world.ledger.accept(NewDelivery(delivery, meta, [moved], "main", dedup_id=None))
     event = f"event:{written.delivery_id}"
 
     await world.ledger.replay(event)

@@ -13,7 +13,7 @@ from app.ledger.ids import delivery_key
 from app.ledger.keys import KEY_KINDS, SCHEMA_VERSION
 from app.ledger.ledger import Ledger
 from app.ledger.moves import MOVE_RULES, AccountCopy, AccountData, Mark, Phase, Scope, load_mark, save_mark
-from app.ledger.records import DeliveryInfo, HookMoved, Lease
+from app.ledger.records import DeliveryInfo, HookMoved, Lease, NewDelivery
 from app.ledger.redis import Redis, RedisAddress
 from app.telemetry.counters import delivery_of_request
 from app.webhooks.delivery import Delivery
@@ -198,7 +198,7 @@ async def accept_request(ledger: Ledger, request_id: str, hook: str = "standard"
     """Accept a delivery with a request id, and return its id."""
     delivery = Delivery(hook, "standard", (), b"{}", datetime.now(UTC))
     info = DeliveryInfo(hook, "standard", 1_790_000_000_000, request_id=request_id)
-    return (await ledger.accept(delivery, info, [change("A")], "main", dedup_id=request_id)).delivery_id
+    return (await ledger.accept(NewDelivery(delivery, info, [change("A")], "main", dedup_id=request_id))).delivery_id
 
 
 async def test_a_delivery_that_arrives_while_the_account_is_copied_is_found_by_its_request_id(

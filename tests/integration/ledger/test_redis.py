@@ -20,7 +20,7 @@ from redis.asyncio.connection import parse_url
 
 from app.demo.valkey import binary, free_port
 from app.ledger.ledger import Ledger
-from app.ledger.records import AcceptResult, DeliveryInfo
+from app.ledger.records import AcceptResult, DeliveryInfo, NewDelivery
 from app.ledger.redis import Acknowledge, Redis, RedisAddress, RedisUnavailable
 from app.webhooks.delivery import Delivery
 from jobs.arq_redis import redis_pool
@@ -133,7 +133,7 @@ async def accept(redis: Redis, raw: bytes) -> AcceptResult:
     """Accept one ignored delivery."""
     delivery = Delivery("standard", "standard", (), raw, datetime.now(UTC))
     meta = DeliveryInfo(hook="standard", source="standard", received_at_ms=int(time.time() * 1000), ignored="nothing")
-    return await Ledger(redis, retention_days=30).accept(delivery, meta, [], "main", dedup_id=None)
+    return await Ledger(redis, retention_days=30).accept(NewDelivery(delivery, meta, [], "main", dedup_id=None))
 
 
 # -- replies --

@@ -13,7 +13,7 @@ import pytest
 from app.ledger.compression import decompress
 from app.ledger.ids import TaskId, delivery_key
 from app.ledger.ledger import LEASE_S, Ledger
-from app.ledger.records import DeliveryInfo, NotFound
+from app.ledger.records import DeliveryInfo, NewDelivery, NotFound
 from app.ledger.redis import Redis
 from app.ledger.scripts import Call
 from app.operators import search_index
@@ -521,7 +521,7 @@ async def test_bodies_are_searched_outside_the_event_loop(
     raw = b'{"email":"ada@example.com"}'
     change = VisitChange(action="create", visit_id="A", version=1, contact=Contact(email="grace@example.com"))
     delivery = Delivery("standard", "standard", (), raw, datetime.now(UTC))
-    await ledger.accept(delivery, DeliveryInfo("standard", "standard", 1), [change], "main", dedup_id=None)
+    await ledger.accept(NewDelivery(delivery, DeliveryInfo("standard", "standard", 1), [change], "main", dedup_id=None))
 
     report = await Erasure(ledger, read_environment(SETTINGS), EMAIL).plan()
 
@@ -533,7 +533,9 @@ async def test_a_large_search_does_not_block_the_event_loop(redis: Redis, ledger
     for number in range(60):
         raw = b'{"note":"%b","n":%d}' % (b"\\\\" * 100_000, number)
         delivery = Delivery("standard", "standard", (), raw, datetime.now(UTC))
-        await ledger.accept(delivery, DeliveryInfo("standard", "standard", 1, ignored="x"), [], "main", dedup_id=None)
+        await ledger.accept(
+            NewDelivery(delivery, DeliveryInfo("standard", "standard", 1, ignored="x"), [], "main", dedup_id=None)
+        )
     loop_turns = 0
 
     async def count_loop_turns() -> None:
@@ -555,7 +557,7 @@ async def test_names_of_events_are_erased(redis: Redis, ledger: Ledger) -> None:
     change = VisitChange(action="create", visit_id="A", version=1, contact=Contact(email=EMAIL))
     delivery = Delivery("standard", "standard", (), b"{}", datetime.now(UTC))
     meta = DeliveryInfo("standard", "standard", 1, event_name=sentence, ignored=f"no: {sentence}")
-    receipt = await ledger.accept(delivery, meta, [change], "main", dedup_id=None)
+    receipt = await ledger.accept(NewDelivery(delivery, meta, [change], "main", dedup_id=None))
 
     await Erasure(ledger, read_environment(SETTINGS), EMAIL).execute()
 

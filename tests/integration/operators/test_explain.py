@@ -7,7 +7,7 @@ from decimal import Decimal
 import pytest
 
 from app.ledger.ledger import Ledger
-from app.ledger.records import Attempt, DeliveryInfo, Lease, Outcome
+from app.ledger.records import Attempt, DeliveryInfo, Lease, NewDelivery, Outcome
 from app.ledger.redis import Redis
 from app.operators.explain import ALL_FIELDS, Explain
 from app.operators.redaction import REDACTED, redact_text, response_sentence
@@ -70,7 +70,7 @@ async def test_a_visit_is_matched_by_an_id_that_is_stored_with_a_digest(redis: R
     ledger, settings = Ledger(redis, 30), read_environment({"REDIS_URL": "redis://127.0.0.1:1"})
     change = VisitChange(action="create", visit_id="1562609287450015", version=1)
     delivery = Delivery("standard", "standard", (), b"", datetime.now(UTC))
-    await ledger.accept(delivery, DeliveryInfo("standard", "standard", 1), [change], "main", dedup_id=None)
+    await ledger.accept(NewDelivery(delivery, DeliveryInfo("standard", "standard", 1), [change], "main", dedup_id=None))
 
     task_ids = await Explain(ledger, settings).visit_task_ids("standard-1562609287450015")
 
@@ -89,7 +89,7 @@ async def test_the_facts_belong_to_the_current_contact_and_list_every_payment(re
         VisitChange(action="update", visit_id="A", version=4, payment_id="pi_2", amount_collected=Decimal(50)),
     ]
     delivery = Delivery("standard", "standard", (), b"", datetime.now(UTC))
-    await ledger.accept(delivery, DeliveryInfo("standard", "standard", 1), changes, "main", dedup_id=None)
+    await ledger.accept(NewDelivery(delivery, DeliveryInfo("standard", "standard", 1), changes, "main", dedup_id=None))
 
     [visit] = await Explain(ledger, settings, ALL_FIELDS).visit("standard-A")
 
@@ -111,7 +111,7 @@ async def test_a_delivery_has_the_attempts_after_it_arrived_despite_clock_skew(
     delivery = Delivery("standard", "standard", (), b"{}", datetime.now(UTC))
     changes = [VisitChange(action="create", visit_id="A", version=1)]
     receipt = await ledger.accept(
-        delivery, DeliveryInfo("standard", "standard", received_at_ms), changes, "main", dedup_id=None
+        NewDelivery(delivery, DeliveryInfo("standard", "standard", received_at_ms), changes, "main", dedup_id=None)
     )
     lease = await ledger.lease("visit:main/standard-A")
     assert isinstance(lease, Lease)

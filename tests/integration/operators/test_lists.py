@@ -15,7 +15,7 @@ import pytest
 
 from app.ledger.ids import TaskId, delivery_key
 from app.ledger.ledger import Ledger
-from app.ledger.records import DeliveryInfo
+from app.ledger.records import DeliveryInfo, NewDelivery
 from app.ledger.redis import Redis, RedisAddress
 from app.operators import redaction, search_index
 from app.operators.explain import MAX_CHANGES_ON_LOOP, Explain
@@ -206,7 +206,7 @@ async def test_deliveries_of_a_removed_hook_are_listed(ledger: Ledger) -> None:
     raw, at = b"{}", datetime.now(UTC)
     delivery = Delivery("gone", "calendly", (), raw, at)
     meta = DeliveryInfo("gone", "calendly", int(at.timestamp() * 1000), ignored="ping")
-    receipt = await ledger.accept(delivery, meta, [], "main", dedup_id=None)
+    receipt = await ledger.accept(NewDelivery(delivery, meta, [], "main", dedup_id=None))
     lists = Lists(ledger, settings := read_environment(SETTINGS), Explain(ledger, settings))
 
     shown = [(await lists.deliveries(filter)).rows for filter in (Filter(), Filter(source="calendly"))]
@@ -300,7 +300,7 @@ async def test_the_failures_of_a_hook_are_counted_if_they_are_few(
     for number in range(4):
         delivery = Delivery("standard", "standard", (), b"%d" % number, datetime.now(UTC))
         meta = DeliveryInfo("standard", "standard", int(delivery.received_at.timestamp() * 1000))
-        await ledger.accept(delivery, meta, [], "main", dedup_id=None, event_state="parked", reason="bug")
+        await ledger.accept(NewDelivery(delivery, meta, [], "main", dedup_id=None, event_state="parked", reason="bug"))
         counts.append(await lists.count(Filter(state="parked", hook="another")))
 
     assert [0, 0, 0, 4] == counts
@@ -312,7 +312,9 @@ async def test_a_count_equals_the_rows_of_its_list(redis: Redis, ledger: Ledger)
     for number, hook in enumerate(["standard", "standard", "other"]):
         delivery = Delivery(hook, "standard", (), b"%d" % number, datetime.now(UTC))
         meta = DeliveryInfo(hook, "standard", int(delivery.received_at.timestamp() * 1000))
-        receipt = await ledger.accept(delivery, meta, [], "main", dedup_id=None, event_state="parked", reason="bug")
+        receipt = await ledger.accept(
+            NewDelivery(delivery, meta, [], "main", dedup_id=None, event_state="parked", reason="bug")
+        )
     id = receipt.delivery_id  # of the hook `other`
 
     filters = [
@@ -347,7 +349,7 @@ async def test_many_matches_are_counted_in_batches(
     for number in range(33):
         delivery = Delivery("standard", "standard", (), b"%d" % number, datetime.now(UTC))
         meta = DeliveryInfo("standard", "standard", int(delivery.received_at.timestamp() * 1000))
-        await ledger.accept(delivery, meta, [], "main", dedup_id=None, event_state="parked", reason="bug")
+        await ledger.accept(NewDelivery(delivery, meta, [], "main", dedup_id=None, event_state="parked", reason="bug"))
 
     lists = Lists(ledger, settings, Explain(ledger, settings))
     filters = (
@@ -604,7 +606,15 @@ async def test_event_names_in_lists_contain_no_personal_data(
     settings, at = read_environment(SETTINGS), datetime.now(UTC)
     meta = DeliveryInfo("standard", source, int(at.timestamp() * 1000), event_name=name)
     receipt = await ledger.accept(
-        Delivery("standard", source, (), b"{}", at), meta, [], "main", dedup_id=None, event_state="parked", reason="bug"
+        NewDelivery(
+            Delivery("standard", source, (), b"{}", at),
+            meta,
+            [],
+            "main",
+            dedup_id=None,
+            event_state="parked",
+            reason="bug",
+        )
     )
     explain = Explain(ledger, settings)
     lists = Lists(ledger, settings, explain)
@@ -635,7 +645,9 @@ async def store_changes(ledger: Ledger, visit: str, numbers: range) -> None:
         raw, at = f"{visit} {number}".encode(), datetime.now(UTC)
         meta = DeliveryInfo("standard", "standard", int(at.timestamp() * 1000), event_name="visit.updated")
         change = VisitChange(action="update", visit_id=visit, version=number, time_scheduled=at)
-        await ledger.accept(Delivery("standard", "standard", (), raw, at), meta, [change], "main", dedup_id=None)
+        await ledger.accept(
+            NewDelivery(Delivery("standard", "standard", (), raw, at), meta, [change], "main", dedup_id=None)
+        )
 
 
 async def test_a_page_merges_each_visit_once(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ import app.operators.replay
 import jobs.apply_visit
 from app.cli.options import build_filter
 from app.ledger.ids import delivery_of
-from app.ledger.records import Attempt, DeliveryInfo, Lease
+from app.ledger.records import Attempt, DeliveryInfo, Lease, NewDelivery
 from app.operators.outcomes import plan_counts
 from app.operators.replay import NO_CONTACTS, Call, NoWorkerProgress, PlannedTask, PlanSummary, Replay
 from app.operators.selection import Mode, TaskSelector
@@ -183,7 +183,9 @@ class Retranslator:
         raw = standard_body("visit.updated", "1", uuid.uuid4().hex)
         delivery = Delivery("standard", "standard", (), raw, datetime.now(UTC))
         meta = DeliveryInfo("standard", "standard", int(datetime.now(UTC).timestamp() * 1000))
-        receipt = await self.world.ledger.accept(delivery, meta, changes, "main", dedup_id=uuid.uuid4().hex)
+        receipt = await self.world.ledger.accept(
+            NewDelivery(delivery, meta, changes, "main", dedup_id=uuid.uuid4().hex)
+        )
         await self.world.run()
         return receipt.delivery_id
 
@@ -583,11 +585,13 @@ async def test_a_filter_applies_to_the_deliveries_of_a_visit_too(world: World) -
 async def test_a_filter_applies_to_a_searched_delivery(world: World, mode: Mode) -> None:
     ten_days_ago = int(time.time() * 1000) - 10 * 86_400_000
     await world.ledger.accept(
-        Delivery("standard", "standard", (), b"old", datetime.now(UTC)),
-        DeliveryInfo("standard", "standard", ten_days_ago),
-        [booked("1")],
-        "main",
-        dedup_id=None,
+        NewDelivery(
+            Delivery("standard", "standard", (), b"old", datetime.now(UTC)),
+            DeliveryInfo("standard", "standard", ten_days_ago),
+            [booked("1")],
+            "main",
+            dedup_id=None,
+        )
     )
     await asyncio.sleep(0.005)  # ids sort by their ms
     await world.accept(change("1", 2))

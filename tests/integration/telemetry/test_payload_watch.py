@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from app.ledger.ledger import Ledger
-from app.ledger.records import DeliveryInfo
+from app.ledger.records import DeliveryInfo, NewDelivery
 from app.ledger.redis import Redis
 from app.operators.actions import Actions, Actor
 from app.operators.activity_log import ActivityLog
@@ -53,7 +53,9 @@ async def accept(ledger: Ledger, body: Any, source: str = "calendly", is_listed:
     delivery = Delivery(source, source, (), raw, BOOKED.delivery.received_at)
     info = DeliveryInfo(source, source, int(time.time() * 1000))
     dedup_id = str(time.monotonic_ns())
-    return (await ledger.accept(delivery, info, [], "main", dedup_id=dedup_id, is_listed=is_listed)).delivery_id
+    return (
+        await ledger.accept(NewDelivery(delivery, info, [], "main", dedup_id=dedup_id, is_listed=is_listed))
+    ).delivery_id
 
 
 async def accept_many(ledger: Ledger, watch: PayloadWatch, count: int, body: Any) -> None:
