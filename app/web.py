@@ -19,8 +19,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.connections.stored_hooks import StoredHooks
 from app.console import Console
+from app.intake.batches import Batches
 from app.intake.endpoint import WebhookEndpoint
-from app.intake.http_protocol import ON_SHUTDOWN, raise_file_limit
+from app.intake.http_protocol import ON_SHUTDOWN, TAKE_REQUEST, raise_file_limit
 from app.intake.tracing import trace_requests
 from app.ledger import scripts
 from app.ledger.ledger import Ledger, check_one_shard
@@ -174,7 +175,10 @@ async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Any]]:
         services.webhooks.start_draining()
         services.console.start_draining()
 
-    yield {ON_SHUTDOWN: start_draining}
+    state: dict[str, Any] = {ON_SHUTDOWN: start_draining}
+    if services.settings.fast_path == "on" and not tracing.is_enabled():
+        state[TAKE_REQUEST] = Batches(services.webhooks).take
+    yield state
     background.cancel()
     with suppress(asyncio.CancelledError):
         await background

@@ -19,8 +19,7 @@ MAX_DRAIN_BYTES, DRAIN_TIMEOUT_S = 16_777_216, 2.0
 async def receive_body(scope: Scope, receive: Receive, limit: int, deadlines: BodyDeadlines) -> bytes:
     """Raise HttpRejection: 400, 408 or 413."""
     request: BufferedRequest | None = scope.get("extensions", {}).get(BUFFERED_REQUEST)
-    if request:
-        body = request.take_body()
+    if request and (body := request.take_body()) is not None:
         if len(body) > limit:
             raise body_too_large(limit)
         return body

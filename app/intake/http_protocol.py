@@ -10,12 +10,14 @@ import asyncio
 import resource
 from collections.abc import Callable, Mapping, Sized
 from contextlib import suppress
+from functools import partial
 from itertools import chain
 from typing import Any, ClassVar, cast
 
 import click
 import httptools
 import uvicorn
+from starlette.types import Scope, Send
 
 #: The methods overridden here, and some attributes, are not public in uvicorn.
 UVICORN_VERSION = "0.54"
@@ -32,6 +34,7 @@ if not uvicorn.__version__.startswith(f"{UVICORN_VERSION}."):
     )
 
 # Imported after the check: another version may have moved these names.
+from uvicorn._types import ASGI3Application  # noqa: E402
 from uvicorn.protocols.http.flow_control import FlowControl  # noqa: E402
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle  # noqa: E402
 
@@ -55,8 +58,10 @@ MAX_CONNECTIONS = 10_000
 SHUTDOWN_GRACE_S = 2.0
 #: Key in the lifespan state of a function to call when this process starts to shut down, so that event streams end.
 ON_SHUTDOWN = "doorbell.on_shutdown"
-#: ASGI extension: the BufferedRequest of a POST that arrived in one piece.
+#: ASGI extension: the BufferedRequest of a POST.
 BUFFERED_REQUEST = "doorbell.buffered_request"
+#: Key in the lifespan state of a function that takes each BufferedRequest once its head has arrived.
+TAKE_REQUEST = "doorbell.take_request"
 #: Formats a pair of name and value.
 HEADER_LINE = b"%b: %b\r\n".__mod__
 
@@ -360,27 +365,40 @@ class CoalescingTransport:
 
 
 class BufferedRequest:
-    """A request that arrived in one piece: its body and its response without ASGI messages.
+    """A POST whose body arrived with its head: its body and its response without ASGI messages.
 
     ASGI needs one message for the body and two for the response, and uvicorn validates the headers that we wrote ourselves.
     A request costs a tenth less without them.
     """
 
-    __slots__ = ("_cycle",)
+    __slots__ = ("_body", "_cycle", "_start")
 
-    def __init__(self, cycle: RequestResponseCycle) -> None:
-        self._cycle = cycle
+    def __init__(self, cycle: RequestResponseCycle, start: Callable[[], None]) -> None:
+        """start: passes the request to the ASGI application."""
+        self._cycle, self._start = cycle, start
+        self._body: bytes | None = None
 
-    def take_body(self) -> bytes:
-        """Return the body and free it. A second call returns nothing."""
-        body = bytes(self._cycle.body)
-        self._cycle.body.clear()
-        return body
+    def start(self) -> None:
+        """Pass the request to the ASGI application, unless the connection was lost."""
+        if self._cycle.scope:
+            self._start()
+
+    @property
+    def scope(self) -> Scope:
+        """The ASGI scope; empty after the request was answered, and after the connection was lost."""
+        return cast(Scope, self._cycle.scope)
+
+    def take_body(self) -> bytes | None:
+        """Return the body, in each call; None if it has not arrived yet. The ASGI messages do not have it any more."""
+        if self._body is None and not self._cycle.more_body:
+            self._body = bytes(self._cycle.body)
+            self._cycle.body.clear()
+        return self._body
 
     def write_response(self, status: int, headers: Mapping[bytes, bytes], body: bytes) -> bool:
         """Write the response at once, and return True.
 
-        Return False, and write nothing, if the client does not read or is disconnected: use the ASGI `send`, which waits.
+        Return False, and write nothing, if the client does not read or is disconnected: use `send`, which waits.
 
         headers: with the content-length. They are not validated, so none may contain unchecked text of a sender.
         """
@@ -395,15 +413,30 @@ class BufferedRequest:
         if not cycle.keep_alive:
             cycle.transport.close()
         cycle.on_response()
+        cycle.on_response = _do_nothing  # breaks a circle of references, as uvicorn does
         return True
+
+    @property
+    def send(self) -> Send:
+        """The ASGI callable."""
+        return cast(Send, self._cycle.send)
 
 
 class HttpProtocol(LimitedHttpProtocol):
-    """The protocol of the web process: with limits, and with a BufferedRequest for each POST that arrives in one piece."""
+    """The protocol of the web process: with limits, and with a BufferedRequest for each POST.
 
-    def on_message_complete(self) -> None:
-        super().on_message_complete()
-        # The application starts in the next turn of the event loop, and sees this only if the body is complete by then.
-        scope: Any = self.scope
-        if self.cycle and scope.get("method") == "POST":
-            scope["extensions"] = {BUFFERED_REQUEST: BufferedRequest(self.cycle)}
+    If the application has TAKE_REQUEST in its lifespan state, that function gets the request, and may start it.
+    """
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        start = partial(super()._start_asgi_task, cycle, app)
+        if cycle.scope["method"] != "POST":
+            start()
+            return
+        request = BufferedRequest(cycle, start)
+        cast(Scope, cycle.scope)["extensions"] = {BUFFERED_REQUEST: request}
+        take = self.app_state.get(TAKE_REQUEST)
+        if take and app is self.app:
+            take(request)
+        else:
+            start()

@@ -353,6 +353,11 @@ class Redis:
         """
         return await self._send(await self._connected(), *command)
 
+    @property
+    def _replicas_needed(self) -> int:
+        """How many replicas must have an acknowledged effect on disk."""
+        return int(self._acknowledge == "replica")
+
     async def endpoint(self) -> Endpoint:
         """Return host and port of the server that is in use, which is the primary. Raises RedisUnavailable."""
         await self._connected()
@@ -380,7 +385,7 @@ class Redis:
                 connection = await self._connected()
         send: Callable[[tuple[Any, ...]], Awaitable[Any]] = connection.send
         if durable and self._acknowledge != "write":
-            send = partial(connection.send_and_wait, replicas=int(self._acknowledge == "replica"))
+            send = partial(connection.send_and_wait, replicas=self._replicas_needed)
         try:
             try:
                 return await send(call.command)
@@ -391,6 +396,18 @@ class Redis:
             return await send(call.command)
         except hiredis.ReplyError as error:
             raise self._classify(connection, error) from None
+
+    def send_script(self, call: Call) -> "asyncio.Future[Any] | None":
+        """Send a durable script, and return the future of its reply; None without a connection.
+
+        The future raises RedisUnavailable, and hiredis.ReplyError, also if the server does not have the script.
+        """
+        connection = self._connection
+        if connection is None or connection.is_lost:
+            return None
+        if self._acknowledge == "write":
+            return connection.send(call.command)
+        return asyncio.ensure_future(connection.send_and_wait(call.command, self._replicas_needed))
 
     async def pipeline(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Run many commands and return their replies, in less time than `command` takes for each. Raises as it does."""

@@ -328,6 +328,9 @@ class Settings(BaseModel):
         "write",
         description="write, fsync or replica: whether 202 waits until the delivery is on disk, or also on that of a replica",
     )
+    fast_path: Literal["on", "off"] = Field(
+        "on", description="on or off: whether web takes the deliveries that arrive together through each step together"
+    )
     log_format: Literal["json", "console"] = Field("json", description="json or console")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")
     metrics_token: Secret | None = Field(
