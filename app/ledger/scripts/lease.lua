@@ -5,10 +5,8 @@
 --- @args expected_ms task token lease_ms circuit paced
 --- @returns {'leased', context, [[task, depth, hash]…]} | {'busy'} | {'held'} | {'parked'} | {'nothing'}
 --- @include lib/clock_check
---- @include lib/queue
+--- @include lib/state
 --- @include lib/aliases
---- @include lib/attempts
---- @include lib/circuit
 --- @include lib/moves
 
 -- -> the newest delivery of the visit, and the X-Request-ID and traceparent of its sender
@@ -38,12 +36,15 @@ local function reason_to_hold()
   if paced == '1' and not was_released and call('EXISTS', state_key(task, 'held')) == 1 then return 'rate_limited_locally' end
 end
 
--- A task of a moving account does not run here. A visit is held; an event, which belongs to no account, waits.
-local MOVE_WAIT_MS = 5000
-local function hold_for_move()
-  if kind_of(task) == 'visit' then return hold(task, 'account_moves') end
-  set_state(task, 'waiting', now + MOVE_WAIT_MS)
-  call('HSET', key.task .. task, 'retry_at', now + MOVE_WAIT_MS, 'reason', 'account_moves')
+local function grant(aliases)
+  local reply = {'leased', request_context(aliases), encode_aliases(aliases)}
+  for _, alias in ipairs(aliases) do
+    set_state(alias.task, 'running', now + lease_ms)
+    call('HSET', key.task .. alias.task, 'lease', token)
+    call('PERSIST', key.task .. alias.task)
+  end
+  note_attempt(aliases[1].task)
+  return reply
 end
 
 local jumped = clock_error(expected_ms)
@@ -54,27 +55,27 @@ for _, alias in ipairs(aliases) do
   if is_leased(alias.task, alias.state) then return {'busy'} end
   if alias.state == 'queued' or alias.state == 'running' then is_due = true end
 end
+if not is_due and not limit then return {'nothing'} end
+local reason = not limit and (is_moving(task) and 'account_moves' or reason_to_hold())
+if not limit and not reason then return grant(aliases) end
+
+-- Redis creates the functions of a script for each call, which takes as long as commands do: most calls end above.
+--- @include lib/attempts
+--- @include lib/circuit
+
 if limit then
   local state = get_fields(task, 'state')
   if state ~= 'queued' and state ~= 'running' then return {'nothing'} end
   park(task, limit, 'the visit exceeds the limits of a run')
   return {'parked'}
 end
-if not is_due then return {'nothing'} end
-if is_moving(task) then
-  hold_for_move()
-  return {'held'}
-end
-local reason = reason_to_hold()
-if reason then
+
+-- A visit is held. An event, which belongs to no account and runs unless a move stops it, waits.
+local MOVE_WAIT_MS = 5000
+if kind_of(task) == 'event' then
+  set_state(task, 'waiting', now + MOVE_WAIT_MS)
+  call('HSET', key.task .. task, 'retry_at', now + MOVE_WAIT_MS, 'reason', reason)
+else
   hold(task, reason)
-  return {'held'}
 end
-local reply = {'leased', request_context(aliases), encode_aliases(aliases)}
-for _, alias in ipairs(aliases) do
-  set_state(alias.task, 'running', now + lease_ms)
-  call('HSET', key.task .. alias.task, 'lease', token)
-  call('PERSIST', key.task .. alias.task)
-end
-note_attempt(aliases[1].task)
-return reply
+return {'held'}

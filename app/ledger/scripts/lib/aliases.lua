@@ -11,9 +11,12 @@ end
 
 local function load_alias(task)
   local alias = {task = task, depth = 0, hash = call('HGETALL', key.task .. task), state = false, previous = {}, next = {}}
-  for f = 1, #alias.hash, 2 do
-    add_link(alias, alias.hash[f])
-    if alias.hash[f] == 'state' then alias.state = alias.hash[f + 1] end
+  local fields = alias.hash
+  for f = 1, #fields, 2 do
+    if fields[f] == 'state' then alias.state = fields[f + 1] end
+    if fields[f] == 'linked' then
+      for each = 1, #fields, 2 do add_link(alias, fields[each]) end
+    end
   end
   return alias
 end
