@@ -205,7 +205,7 @@ async def test_logs_contain_no_personal_data(world: World, logged: list[Any], st
 
 
 async def test_a_finished_run_is_freed_without_a_garbage_collection(world: World) -> None:
-    gc.collect()  # runs of other tests that ended in an exception
+    gc.collect()  # the runs of other tests
     gc.disable()
     try:
         await world.apply(booked())
