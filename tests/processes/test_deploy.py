@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -445,7 +446,7 @@ class Sender(threading.Thread):
     def run(self) -> None:
         try:
             while not self.send():
-                pass
+                time.sleep(0.01)  # without a pause, thousands of visits would have to be applied
         except (OSError, http.client.HTTPException) as error:
             self.error = repr(error)
         finally:
