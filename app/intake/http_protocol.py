@@ -346,6 +346,11 @@ class CoalescingTransport:
             self._loop.call_soon(self._flush)
         self._parts.append(data)
 
+    def write_at_once(self, data: bytes) -> None:
+        """Write a whole response, to which nothing can be added in this turn."""
+        self._parts.append(data)
+        self._flush()
+
     def _flush(self) -> None:
         if self._parts and not self.is_closing():
             self._transport.write(b"".join(self._parts))
@@ -407,7 +412,7 @@ class BufferedRequest:
             return False
         lines = map(HEADER_LINE, chain(cycle.default_headers, headers.items()))
         end = b"\r\n" if cycle.keep_alive else b"connection: close\r\n\r\n"
-        cycle.transport.write(b"".join((STATUS_LINE[status], *lines, end, body)))
+        cast(CoalescingTransport, cycle.transport).write_at_once(b"".join((STATUS_LINE[status], *lines, end, body)))
         cycle.response_started = cycle.response_complete = True
         cycle.message_event.set()
         if not cycle.keep_alive:
