@@ -102,8 +102,10 @@ class LimitedHttpProtocol(HttpToolsProtocol):
     A violation closes the connection. Above MAX_CONNECTIONS the connection that has been idle for longest is closed.
     """
 
-    #: Connections without an active request, the longest idle first.
-    _idle: ClassVar[dict["LimitedHttpProtocol", None]] = {}
+    #: Connections without an active request and when they became idle, the longest idle first.
+    _idle: ClassVar[dict["LimitedHttpProtocol", float]] = {}
+    #: The event loop that will close idle connections.
+    _closing_loop: ClassVar[asyncio.AbstractEventLoop | None] = None
     #: Bytes received of each incomplete head, the oldest first, and their sum.
     _partial_heads: ClassVar[dict["LimitedHttpProtocol", int]] = {}
     _partial_heads_bytes: ClassVar[int] = 0
@@ -122,7 +124,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         self.flow = PipelineFlowControl(transport, self.pipeline)
         self.headers = []
         self.timeout_keep_alive_task = self.loop.call_later(HEAD_TIMEOUT_S, self.timeout_keep_alive_handler)
-        self._idle[self] = None
+        self._idle[self] = self.loop.time()
         if len(self.connections) > MAX_CONNECTIONS:
             next(iter(self._idle))._evict()
 
@@ -183,7 +185,10 @@ class LimitedHttpProtocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
-        """Free the headers, body and scope of the request: the connection may stay open for long."""
+        """Free the headers, body and scope of the request, since the connection may stay open for long; start the next one.
+
+        Replaces uvicorn's method, which has a keep-alive timer for each response.
+        """
         finished, is_latest = self._active_cycle, True
         if finished:
             is_latest = finished.scope is self.scope
@@ -191,12 +196,15 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             finished.body.clear()
             if is_latest:
                 self.scope, self.headers, self.url = finished.scope, [], b""
-        if self.pipeline:
-            self._active_cycle = self.pipeline[-1][0]  # the next request
-            super().on_response_complete()
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
             return
-        super().on_response_complete()
-        self._idle[self] = None
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._active_cycle, app = self.pipeline.pop()
+            self._start_asgi_task(self._active_cycle, app)
+            return
+        self._set_idle()
         if self._is_malformed:
             self._reject()
         elif not is_latest:
@@ -256,6 +264,32 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self.send_400_response(message)
 
     # -- time --
+
+    def _set_idle(self) -> None:
+        self._idle[self] = self.loop.time()
+        if LimitedHttpProtocol._closing_loop is not self.loop:
+            self._close_idle_later(self.loop, self.timeout_keep_alive, self.timeout_keep_alive)
+
+    @classmethod
+    def _close_idle_later(cls, loop: asyncio.AbstractEventLoop, delay_s: float, timeout_s: float) -> None:
+        LimitedHttpProtocol._closing_loop = loop
+        loop.call_later(delay_s, cls._close_idle, loop, timeout_s)
+
+    @classmethod
+    def _close_idle(cls, loop: asyncio.AbstractEventLoop, timeout_s: float) -> None:
+        """Close the connections that were idle for timeout_s. One timer for all costs less than one for each response."""
+        LimitedHttpProtocol._closing_loop = None
+        began_before = loop.time() - timeout_s
+        for protocol, since in list(cls._idle.items()):
+            if protocol._head_timer:  # it has an earlier deadline
+                continue
+            if since > began_before:
+                cls._close_idle_later(loop, since - began_before, timeout_s)
+                return
+            del cls._idle[protocol]
+            protocol.timeout_keep_alive_handler()
+        if cls._idle:
+            cls._close_idle_later(loop, timeout_s, timeout_s)
 
     def _start_head_timer(self) -> None:
         """Limit the time for the rest of a head, or for the rest of a body after its response."""
