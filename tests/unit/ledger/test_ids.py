@@ -1,0 +1,16 @@
+"""Ids of deliveries."""
+
+import base64
+import hashlib
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.ledger.ids import new_delivery_id
+
+
+@given(st.binary(max_size=40))
+def test_the_id_of_a_delivery_has_the_digest_of_its_event_in_base32(event: bytes) -> None:
+    digest = hashlib.sha256(b"calendly\0" + event).digest()[:10]
+
+    assert base64.b32hexencode(digest).decode().lower() == new_delivery_id("calendly", event, 0)[12:]
