@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -135,6 +134,8 @@ def _closest(name: str, names: Iterable[str]) -> str:
 
 @cache  # because each page of the settings asks about every variable, and an answer takes 0.1 ms
 def _closest_of(name: str, names: tuple[str, ...]) -> str:
+    from difflib import get_close_matches  # few processes meet a misspelled name
+
     return next(iter(get_close_matches(name, names, 1, SIMILARITY)), "")
 
 
