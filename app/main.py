@@ -12,7 +12,7 @@ def __getattr__(name: str) -> "ASGIApp":
     """Create `app` when uvicorn asks for it, so that importing this module needs no settings."""
     if name != "app":
         raise AttributeError(name)
-    # Until web.py enables it: what start-up makes stays, so the collector would search in vain, for a tenth of the start.
+    # Until web.py enables it: what start-up makes stays, so the collector would find nothing, in a tenth of the start.
     gc.disable()
     # pydantic would read the metadata of all packages to find plugins, which takes 5 ms; none is used.
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")

@@ -19,8 +19,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.connections.stored_hooks import StoredHooks
 from app.console import Console
-from app.intake.batches import Batches
 from app.intake.endpoint import WebhookEndpoint
+from app.intake.fast_path import FastPath
 from app.intake.http_protocol import ON_SHUTDOWN, TAKE_REQUEST, raise_file_limit
 from app.intake.tracing import trace_requests
 from app.ledger import scripts
@@ -177,7 +177,7 @@ async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Any]]:
 
     state: dict[str, Any] = {ON_SHUTDOWN: start_draining}
     if services.settings.fast_path == "on" and not tracing.is_enabled():
-        state[TAKE_REQUEST] = Batches(services.webhooks).take
+        state[TAKE_REQUEST] = FastPath(services.webhooks).take
     yield state
     background.cancel()
     with suppress(asyncio.CancelledError):

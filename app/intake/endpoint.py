@@ -1,6 +1,6 @@
 """POST /hooks/{hook}: read a delivery up to the size limit, verify it, translate it, store it, and answer.
 
-Nothing is parsed, and Redis is not used, before the signature is verified. acceptance.py has the steps; batches.py takes
+Nothing is parsed, and Redis is not used, before the signature is verified. acceptance.py has the steps; fast_path.py takes
 them for many deliveries together. The endpoint is a plain ASGI application, because each microsecond counts here.
 """
 

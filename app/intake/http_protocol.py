@@ -56,7 +56,8 @@ MAX_CONNECTIONS = 10_000
 #: Time for which an idle connection stays open after SIGTERM. A request that is already on its way is answered, with
 #: `connection: close`, instead of meeting a reset.
 SHUTDOWN_GRACE_S = 2.0
-#: Key in the lifespan state of a function to call when this process starts to shut down, so that event streams end.
+#: Key in the lifespan state of a function to call for each connection when the process shuts down: it ends event streams and
+#: shortens the deadlines of bodies.
 ON_SHUTDOWN = "doorbell.on_shutdown"
 #: ASGI extension: the BufferedRequest of a POST.
 BUFFERED_REQUEST = "doorbell.buffered_request"

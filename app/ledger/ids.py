@@ -1,4 +1,4 @@
-"""Ids of tasks, deliveries and changes. No other module builds or parses them.
+"""Ids of tasks, deliveries and changes. No other module builds or parses them; scripts do.
 
 visit:<account>/<external_id>    task: apply one visit
 event:<delivery>                 task: fetch and translate one delivery
@@ -28,6 +28,11 @@ class TaskId(str):
     @classmethod
     def visit(cls, account: str, external_id: str) -> "TaskId":
         return cls(f"{VISIT}:{account}/{external_id}")
+
+    @classmethod
+    def of_subject(cls, subject: str) -> "TaskId":
+        """subject: of a visit, `<account>/<external_id>`."""
+        return cls(f"{VISIT}:{subject}")
 
     @classmethod
     def event(cls, delivery_id: str) -> "TaskId":

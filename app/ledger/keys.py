@@ -78,9 +78,9 @@ LOGIN_ATTEMPTS = "bell:login-attempts"
 #: The ids of replays and discards, and how long they are stored.
 OPERATIONS_KEY, OPERATIONS_TTL_S = "bell:operations", 90 * 86_400
 
-#: `expires`: the key always has an expiry. `task`: it gets one when its task is done. `members`: the key has none; old
-#: members are removed. `permanent`: no expiry; the number of these keys is bounded by hooks and accounts, and none contains
-#: personal data.
+#: `expires`: the key always has an expiry. `task`: it gets one at once, or when its task is done. `members`: the key has
+#: none; old members are removed. `permanent`: no expiry; the number of these keys is bounded by hooks and accounts, and
+#: none contains personal data.
 Expiry = Literal["expires", "task", "members", "permanent"]
 
 

@@ -227,7 +227,7 @@ class Ledger:
         Raises LeaseLost, VisitLimitReached; then nothing is stored.
         """
         call = scripts.record_changes(
-            delivery=lease.primary.task_id.partition(":")[2],
+            delivery=lease.primary.task_id.delivery_id,
             token=lease.token,
             changes_seen=lease.primary.change_count,
             attempt=attempt.encode(),
@@ -275,7 +275,7 @@ class Ledger:
         """
         entries = set(await self.redis.command("LRANGE", f"{keys.VISIT_DAY}{day}", 0, limit - 1))
         return [
-            (f"{day}T{time}", TaskId(f"visit:{subject}"))
+            (f"{day}T{time}", TaskId.of_subject(subject))
             for time, _, subject in (entry.decode().partition(" ") for entry in sorted(entries))
         ]
 

@@ -15,7 +15,7 @@ from app.ledger.times import humanize
 from app.telemetry import rejections as stored
 
 
-class Cause(NamedTuple):
+class LikelyCause(NamedTuple):
     """title: what happened. text: why, and what to do; {} is the difference between the clocks."""
 
     title: str
@@ -24,75 +24,75 @@ class Cause(NamedTuple):
 
 #: By prefix of the reason.
 CAUSES = {
-    "signature_missing": Cause("No signature", "The tool does not sign, or a proxy removes the header."),
-    "signature_stale": Cause(
+    "signature_missing": LikelyCause("No signature", "The tool does not sign, or a proxy removes the header."),
+    "signature_stale": LikelyCause(
         "The signed time is too far from now",
         "The clocks differ by {}, or the request was delayed or repeated. Synchronize the clock of this server.",
     ),
-    "signature_mismatch": Cause(
+    "signature_mismatch": LikelyCause(
         "The signature does not match",
         "The secret of this hook is not the tool's (an old one, or another hook's), or a proxy changed the body. Compare "
         "the fingerprint of the tool's secret with those of this hook.",
     ),
-    "signature_": Cause(
+    "signature_": LikelyCause(
         "The signature has another format",
         "The header is not in this tool's format: another tool sent it, or a proxy rewrites the header.",
     ),
-    "no_such_hook": Cause(
+    "no_such_hook": LikelyCause(
         "No hook has this URL", "The name in the URL is mistyped, or the hook has no secret: set it, and restart."
     ),
-    "too_large": Cause("The body is too large", "The body is larger than MAX_BODY."),
-    "wrong_content_type": Cause(
+    "too_large": LikelyCause("The body is too large", "The body is larger than MAX_BODY."),
+    "wrong_content_type": LikelyCause(
         "Another content type", "The request is not a webhook of this tool: check the content type in the tool."
     ),
-    "unreadable_body": Cause(
+    "unreadable_body": LikelyCause(
         "The body cannot be parsed",
         "The signature is valid, but the body cannot be parsed: check the format in the tool.",
     ),
-    "method_not_allowed": Cause(
+    "method_not_allowed": LikelyCause(
         "Not a POST request", "The URL was opened in a browser, or the tool uses another method than POST."
     ),
-    "foreign_tenant": Cause(
+    "foreign_tenant": LikelyCause(
         "An event of another account",
         "The event belongs to another customer of the tool. If the account is yours, add it to TENANTS: its events are "
         "lost.",
     ),
-    "wrong_content_encoding": Cause(
+    "wrong_content_encoding": LikelyCause(
         "The body is compressed", "The tool compresses its bodies: turn compression off in the tool."
     ),
-    "redis_down": Cause("Redis did not answer", "Redis did not answer. The tool retries."),
-    "redis_full": Cause("Redis is full", "Use a larger plan, or lower RETENTION_DAYS. The tool retries."),
-    "redis_read_only": Cause(
+    "redis_down": LikelyCause("Redis did not answer", "Redis did not answer. The tool retries."),
+    "redis_full": LikelyCause("Redis is full", "Use a larger plan, or lower RETENTION_DAYS. The tool retries."),
+    "redis_read_only": LikelyCause(
         "Redis accepts no writes",
         "Redis is a replica, cannot save to its disk, or lacks replicas. The tool retries.",
     ),
-    "hook_unavailable": Cause(
+    "hook_unavailable": LikelyCause(
         "The hook could not be loaded",
         "The stored hooks could not be loaded, or this one cannot be used: `doorbell doctor` says why. The tool retries.",
     ),
-    "hook_moved": Cause(
+    "hook_moved": LikelyCause(
         "The hook has moved to another cell",
         "Send its requests to the other cell: `doorbell move` names it. The tool retries.",
     ),
-    "too_many_in_flight": Cause(
+    "too_many_in_flight": LikelyCause(
         "Too many at once", "More deliveries arrive at once than Redis can store. The tool retries."
     ),
-    "too_slow": Cause("The body took too long", "The sender did not finish the body in time."),
-    "unfinished": Cause("The sender disconnected", "The sender disconnected before the body was complete."),
-    "internal_error": Cause(
+    "too_slow": LikelyCause("The body took too long", "The sender did not finish the body in time."),
+    "unfinished": LikelyCause("The sender disconnected", "The sender disconnected before the body was complete."),
+    "internal_error": LikelyCause(
         "An error in Doorbell", "The log has the stack trace at unhandled_exception: report it. The tool retries."
     ),
 }
 _SECONDS = re.compile(r"(\d+) s (old|ahead|in the future)?")
 
 
-def find_cause(reason: str, detail: str = "") -> Cause:
+def find_cause(reason: str, detail: str = "") -> LikelyCause:
     prefixes = [prefix for prefix in CAUSES if reason.startswith(prefix)]
     if not prefixes:
-        return Cause(reason, "–")
+        return LikelyCause(reason, "–")
     match = _SECONDS.search(detail)
     title, text = CAUSES[max(prefixes, key=len)]
-    return Cause(title, text.replace("{}", humanize(float(match[1])) if match else "too much"))
+    return LikelyCause(title, text.replace("{}", humanize(float(match[1])) if match else "too much"))
 
 
 def with_likely_causes(rejections: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -114,7 +114,7 @@ class RejectionGroup:
     reason: str
     count: int
     last: float | None
-    cause: Cause
+    cause: LikelyCause
     details: list[tuple[str, int]]
     tools: list[str]
 

@@ -1,4 +1,4 @@
-"""The fast path (app/intake/batches.py) gives the responses, stores the keys and writes the log lines of the plain path."""
+"""The fast path gives the responses, stores the keys and writes the log lines of the plain path."""
 
 import gzip
 import itertools

@@ -1,9 +1,9 @@
 """The fast path of the endpoint: the requests of one turn of the event loop go through each step together.
 
-The code of a step then stays in the caches of the processor, and a batch needs one task instead of one for each request
+The code of a step then stays in the CPU caches, and a batch needs one task instead of one for each request
 (docs/adr/0016-batches.md has the figures). A delivery that is stored at once, or was before, and one with a wrong
 signature end here. Every other request takes the plain path from its beginning, as if this module did not exist.
-FAST_PATH=off switches it off.
+FAST_PATH=off or tracing switches it off (`lifespan` in app/web.py).
 """
 
 import asyncio
@@ -50,7 +50,7 @@ class Answered(Exception):
     """The request was answered."""
 
 
-class Batches:
+class FastPath:
     def __init__(self, endpoint: WebhookEndpoint) -> None:
         self._endpoint = endpoint
         self._waiting: list[BufferedRequest] = []
