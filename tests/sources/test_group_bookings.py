@@ -610,3 +610,22 @@ def test_cronofy_parks_an_invite_with_several_recipients(name: str) -> None:
 
     with pytest.raises(Untranslatable, match="an invite with several recipients"):
         changes_of("cronofy", body)
+
+
+# -- Cal.com --
+
+
+def seated_calcom(kind: str, *people: str) -> Any:
+    attendees = [{"email": email, "name": email.partition("@")[0], "timeZone": "UTC"} for email in people]
+    payload = {"uid": "u1", "startTime": START, "endTime": LATER, "seatsPerTimeSlot": 10, "attendees": attendees}
+    return {"triggerEvent": kind, "createdAt": "2026-09-21T14:00:00.000Z", "payload": payload}
+
+
+def test_a_booking_whose_seats_nobody_holds_is_parked() -> None:
+    assert [(ADA, START)] == review_requests("calcom", changes_of("calcom", seated_calcom("BOOKING_CREATED", ADA)))
+    with pytest.raises(Untranslatable, match="somebody who holds a seat"):
+        changes_of("calcom", seated_calcom("BOOKING_CREATED"))
+
+
+def test_a_request_for_a_new_booking_with_seats_is_no_visit() -> None:
+    assert [] == changes_of("calcom", seated_calcom("BOOKING_REQUESTED", ADA))
