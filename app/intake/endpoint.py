@@ -4,6 +4,7 @@ Nothing is parsed, and Redis is not used, before the signature is verified. acce
 them for many deliveries together. The endpoint is a plain ASGI application, because each microsecond counts here.
 """
 
+import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
@@ -123,7 +124,9 @@ class WebhookEndpoint:
         self._counters.record_request(request_log.source, request_log.metric_outcome, request_log.secret_number, took_s)
         if request_log.hook in self._arrivals.hooks and not request_log.is_stored:
             self._arrivals.record(request_log.note(status), request_log.request)
-        self._log.info("webhook_handled", **request_log.log_fields(), status=status, took_ms=round(took_s * 1000, 1))
+        if self._log.is_enabled_for(logging.INFO):
+            took_ms = round(took_s * 1000, 1)
+            self._log.info("webhook_handled", **request_log.log_fields(), status=status, took_ms=took_ms)
 
     async def _discover_hook(self, name: str, discover: Discover) -> tuple[Hook | None, bool]:
         """Return the hook if it was just stored, and whether one may be stored that this process cannot load."""

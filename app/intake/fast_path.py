@@ -18,6 +18,7 @@ from app.intake.exchange import send_response
 from app.intake.http_protocol import BufferedRequest
 from app.intake.request_body import HttpRejection
 from app.intake.request_log import RequestLog
+from app.ledger.compression import compress
 from app.ledger.ledger import Ledger, pack_changes
 from app.ledger.records import AcceptCall, NewDelivery, PackedChange
 from app.ledger.redis import RedisUnavailable
@@ -35,6 +36,7 @@ class Entry:
     ledger: Ledger = field(init=False)
     new: NewDelivery = field(init=False)
     changes: list[PackedChange] = field(init=False)
+    body: bytes = field(init=False)
     call: AcceptCall = field(init=False)
     reply: "asyncio.Future[Any]" = field(init=False)
     response: Response = field(init=False)
@@ -73,7 +75,8 @@ class FastPath:
             self._translate,
             self._describe,
             self._pack,
-            self._encode,
+            self._compress,
+            self._prepare,
             self._send,
         ):
             entries = _passed(step, entries)
@@ -143,8 +146,11 @@ class FastPath:
         new = entry.new
         entry.changes = pack_changes(new.info.source, new.account, new.changes)
 
-    def _encode(self, entry: Entry) -> None:
-        entry.call = entry.ledger.prepare(entry.new, entry.changes)
+    def _compress(self, entry: Entry) -> None:
+        entry.body = compress(entry.new.delivery.body, entry.new.info.source)
+
+    def _prepare(self, entry: Entry) -> None:
+        entry.call = entry.ledger.prepare(entry.new, entry.changes, entry.body)
 
     def _send(self, entry: Entry) -> None:
         reply = entry.ledger.redis.send_script(entry.call.call) if self._endpoint.has_capacity(1) else None

@@ -9,7 +9,7 @@ All forms can be read at any time, so keys can be added, changed and removed.
 
 from collections.abc import Sequence
 
-from app.ledger.compression import UnknownDictionary, compress, decompress
+from app.ledger.compression import UnknownDictionary, decompress
 from app.ledger.encryption import FORMAT, Keyring, TamperedValue, UnknownKey
 
 
@@ -28,8 +28,8 @@ class Bodies:
     def key_ids(self) -> list[str]:
         return self._keyring.key_ids
 
-    def encode(self, body: bytes, delivery_id: str, source: str) -> bytes:
-        compressed = compress(body, source)
+    def encode(self, compressed: bytes, delivery_id: str) -> bytes:
+        """compressed: by compression.compress."""
         return self._keyring.encrypt(compressed, delivery_id) if self._is_encrypting else compressed
 
     def decode(self, stored: bytes, delivery_id: str) -> bytes:

@@ -13,6 +13,7 @@ import orjson
 
 from app.ledger import keys, scripts
 from app.ledger.bodies import Bodies, BodyUndecryptable
+from app.ledger.compression import compress
 from app.ledger.ids import TaskId, delivery_key, is_id_of, new_delivery_id, new_id, new_token
 from app.ledger.records import (
     DEDUP_TTL_S,
@@ -79,13 +80,14 @@ class Ledger:
         Raises HookMoved.
         """
         changes, limit = pack_changes(new.info.source, new.account, new.changes), ""
+        body = compress(new.delivery.body, new.info.source)
         for occurrence in itertools.count():
-            accept = self.prepare(new, changes, occurrence)
+            accept = self.prepare(new, changes, body, occurrence)
             reply = await self.redis.script(accept.call, durable=True)
             if isinstance(reply, list):
                 changes, limit = [], reply[0].decode()
                 new = replace(new, event_state="parked", reason=limit)
-                accept = self.prepare(new, changes, occurrence)
+                accept = self.prepare(new, changes, body, occurrence)
                 reply = await self.redis.script(accept.call, durable=True)
             if result := self.result_of(accept, reply):
                 return result._replace(limit_reached=limit)
@@ -93,8 +95,13 @@ class Ledger:
                 break
         raise HookMoved(f"the account of the hook {new.info.hook} moves to another cell, or has moved")
 
-    def prepare(self, new: NewDelivery, changes: Sequence[PackedChange], occurrence: int = 0) -> AcceptCall:
-        """Return the call that stores the delivery with these changes, for Redis.send_script. occurrence: see _event_of."""
+    def prepare(
+        self, new: NewDelivery, changes: Sequence[PackedChange], body: bytes, occurrence: int = 0
+    ) -> AcceptCall:
+        """Return the call that stores the delivery, for Redis.send_script.
+
+        changes, body: by pack_changes and compress. occurrence: see _event_of.
+        """
         info = new.info
         event = _event_of(new.delivery, new.dedup_id, occurrence)
         id = new_delivery_id(info.hook, event, info.received_at_ms, is_listed=new.is_listed)
@@ -112,7 +119,7 @@ class Ledger:
             delivery=id,
             hook=info.hook,
             keep_ms=self._retention_ms,
-            record=info.encode() + b"\n" + self._bodies.encode(new.delivery.body, id, info.source),
+            record=info.encode() + b"\n" + self._bodies.encode(body, id),
             options=orjson.dumps(needed) if needed else "",
             changes=changes,
         )
