@@ -136,8 +136,9 @@ class WebhookEndpoint:
 
     async def _newer_hook(self, hook: Hook) -> Hook | None:
         """Return the hook if its secrets were just changed: a tool uses a new secret at once."""
-        if self._discover is None or not self.may_have_newer_secrets(hook):
+        if not self.may_have_newer_secrets(hook):
             return None
+        assert self._discover
         await self._discover()
         newest = self.hooks.get(hook.name)
         return newest if newest and newest.settings.secrets != hook.settings.secrets else None
@@ -204,10 +205,11 @@ class WebhookEndpoint:
         return self.answer(acceptance, new.info, stored)
 
     def may_have_newer_secrets(self, hook: Hook) -> bool:
+        """Return whether the hook is stored, so that another process may have changed its secrets."""
         return self._discover is not None and self._settings.is_stored(hook.name)
 
     def has_capacity(self, count: int) -> bool:
-        """Return whether so many deliveries more may wait for Redis."""
+        """Return whether this number of further deliveries may wait for Redis."""
         return self.in_flight + count <= self._max_in_flight
 
     def ledger_of(self, hook: Hook) -> Ledger:

@@ -15,7 +15,7 @@ from tests.support.harness import sign_calendly, sign_standard, standard_body, w
 from tests.support.intake import MAX_BODY, WebProcess, start_web, stored_keys
 from tests.support.specimens import BY_TOOL, Specimen
 
-#: So many requests arrive together.
+#: How many requests arrive together.
 CONNECTIONS = 24
 #: A web process that logs each request that takes the plain path.
 COUNTING = """
@@ -125,7 +125,7 @@ def corpus() -> list[bytes]:
 
 
 def send_all(web: WebProcess, requests: list[bytes]) -> Iterator[tuple[Any, ...]]:
-    """Send the requests, so many at once as there are connections. Yield the responses without what differs each time."""
+    """Send a request on each connection at once, until all are sent. Yield the normalized responses."""
     with ExitStack() as stack:
         connections = [stack.enter_context(closing(web.connect())) for _ in range(CONNECTIONS)]
         for start in range(0, len(requests), CONNECTIONS):
