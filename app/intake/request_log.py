@@ -33,7 +33,7 @@ METRIC_OUTCOMES = {
 
 _EVENT_NAME = re.compile("[A-Za-z][A-Za-z0-9_.:/-]*")
 #: A UUID, or an id of ours. Before the signature is verified, no other text of a sender is logged.
-_PLAIN_REQUEST_ID = re.compile("[0-9a-fA-F-]{32,36}|d[0-9a-f]{11}[0-9a-v]{10,16}")
+_PLAIN_REQUEST_ID = re.compile("[0-9a-fA-F-]{32,36}|d[0-9a-f]{11}(?:[0-9a-f]{10}|[0-9A-Za-z]{16})")
 
 
 @dataclass(slots=True)

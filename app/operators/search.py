@@ -19,7 +19,7 @@ from app.settings.model import Settings
 MAX_HITS = 50
 #: A beginning of an id has at least two characters; that of a delivery at least four digits, which is a time.
 _BEGINNING = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,119}")
-_DELIVERY_BEGINNING = re.compile(r"[dl][0-9a-f]{4,11}|[dl][0-9a-f]{11}[0-9a-v]{1,16}")
+_DELIVERY_BEGINNING = re.compile(r"[dl][0-9a-f]{4,11}|[dl][0-9a-f]{11}[0-9A-Za-z]{1,16}")
 
 
 @dataclass(frozen=True, slots=True)

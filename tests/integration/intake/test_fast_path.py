@@ -161,7 +161,7 @@ def normalized(head: bytes, body: bytes, request: bytes) -> tuple[Any, ...]:
 
 def without_times(text: str) -> str:
     """Remove the times and random parts of ids."""
-    return re.sub(r'"d[0-9a-f]{11}(?:[0-9a-f]{10}|([0-9a-v]{16}))"', r'"\1"', text)
+    return re.sub(r'"d[0-9a-f]{11}(?:[0-9a-f]{10}|([0-9A-Za-z]{16}))"', r'"\1"', text)
 
 
 def log_lines(web: WebProcess) -> Counter[str]:
