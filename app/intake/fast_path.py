@@ -1,14 +1,13 @@
 """The fast path of the endpoint: the requests of one turn of the event loop go through each step together.
 
-The code of a step then stays in the CPU caches, and a batch needs one task instead of one for each request
-(docs/adr/0016-batches.md has the figures). A delivery that is stored at once, or was before, and one with a wrong
-signature end here. Every other request takes the plain path from its beginning, as if this module did not exist.
+The code of a step then stays in the CPU caches (docs/adr/0016-batches.md has the figures). A delivery that is stored at
+once, or was before, and one with a wrong signature end here. Every other request takes the plain path from its beginning,
+as if this module did not exist.
 FAST_PATH=off or tracing switches it off (`lifespan` in app/web.py).
 """
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -85,14 +84,9 @@ class FastPath:
         for entry in entries:
             by_ledger.setdefault(entry.ledger, []).append(entry)
         for group in by_ledger.values():
-            self._run(self._finish(group))
+            self._wait(group)
         if self._waiting:
             asyncio.get_running_loop().call_soon(self._send_next)
-
-    def _run(self, coroutine: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(coroutine)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
 
     # -- steps until the delivery is sent to Redis --
 
@@ -161,10 +155,12 @@ class FastPath:
 
     # -- steps after the reply of Redis --
 
-    async def _finish(self, entries: Sequence[Entry]) -> None:
-        for entry in entries:
-            with suppress(Exception):  # _read_reply meets it again
-                await entry.reply
+    def _wait(self, entries: Sequence[Entry]) -> None:
+        """Finish the entries once they have their replies, of which the last usually comes last."""
+        for entry in reversed(entries):
+            if not entry.reply.done():
+                entry.reply.add_done_callback(lambda _: self._wait(entries))
+                return
         self._endpoint.in_flight -= len(entries)
         for step in (self._read_reply, self._respond):
             entries = _passed(step, entries)
@@ -187,7 +183,12 @@ class FastPath:
         request, response = entry.request, entry.response
         headers = response.encode_headers(entry.acceptance.request_log)
         if not request.write_response(response.status, headers, response.body):
-            self._run(send_response(request.scope, request.send, response.status, headers, response.body))
+            self._send_slowly(send_response(request.scope, request.send, response.status, headers, response.body))
+
+    def _send_slowly(self, sending: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(sending)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _record(self, entry: Entry) -> None:
         self._endpoint.record(entry.acceptance.request_log, entry.response.status)
