@@ -120,7 +120,9 @@ class Acceptance:
         """Return what to store."""
         hook, translation, source = self.hook, self.translation, self.hook.source.definition
         self.request_log.traceparent = _valid_traceparent(self.delivery.header("traceparent") or "")
-        trace_headers = {"traceparent": self.request_log.traceparent} if self.request_log.traceparent else {}
+        headers = dict(self.event.headers)
+        if self.request_log.traceparent:
+            headers["traceparent"] = self.request_log.traceparent
         info = DeliveryInfo(
             hook=hook.name,
             source=hook.source.name,
@@ -129,7 +131,7 @@ class Acceptance:
             request_id=self.delivery.request_id,
             secret_index=self.secret_index,
             ignored=translation.ignored,
-            headers={**trace_headers, **self.event.headers},
+            headers=headers,
         )
         return NewDelivery(
             self.delivery,

@@ -10,7 +10,6 @@ import asyncio
 import resource
 from collections.abc import Callable, Mapping, Sized
 from contextlib import suppress
-from functools import partial
 from itertools import chain
 from typing import Any, ClassVar, cast
 
@@ -383,8 +382,10 @@ class CoalescingTransport:
 
     def write_at_once(self, data: bytes) -> None:
         """Write a whole response, to which nothing can be added in this turn."""
-        self._parts.append(data)
-        self._flush()
+        if self._parts:
+            self._flush()
+        if not self.is_closing():
+            self._transport.write(data)
 
     def _flush(self) -> None:
         if self._parts and not self.is_closing():
@@ -411,17 +412,22 @@ class BufferedRequest:
     A request costs a tenth less without them.
     """
 
-    __slots__ = ("_body", "_cycle", "_start")
+    __slots__ = ("_app", "_body", "_cycle", "_start")
 
-    def __init__(self, cycle: RequestResponseCycle, start: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        cycle: RequestResponseCycle,
+        app: ASGI3Application,
+        start: Callable[[RequestResponseCycle, ASGI3Application], None],
+    ) -> None:
         """start: passes the request to the ASGI application."""
-        self._cycle, self._start = cycle, start
+        self._cycle, self._app, self._start = cycle, app, start
         self._body: bytes | None = None
 
     def start(self) -> None:
         """Pass the request to the ASGI application, unless the connection was lost."""
         if self._cycle.scope:
-            self._start()
+            self._start(self._cycle, self._app)
 
     @property
     def scope(self) -> Scope:
@@ -469,14 +475,13 @@ class HttpProtocol(LimitedHttpProtocol):
     """
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
-        start = partial(super()._start_asgi_task, cycle, app)
         if cycle.scope["method"] != "POST":
-            start()
+            super()._start_asgi_task(cycle, app)
             return
-        request = BufferedRequest(cycle, start)
+        request = BufferedRequest(cycle, app, super()._start_asgi_task)
         cast(Scope, cycle.scope)["extensions"] = {BUFFERED_REQUEST: request}
         take = self.app_state.get(TAKE_REQUEST)
         if take and app is self.app:
             take(request)
         else:
-            start()
+            request.start()

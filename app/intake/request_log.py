@@ -60,7 +60,10 @@ class RequestLog:
 
     @classmethod
     def begin(cls, scope: Scope) -> "RequestLog":
-        return cls(request_id=_valid_request_id(dict(scope["headers"]).get(b"x-request-id", b"")))
+        for name, value in scope["headers"]:
+            if name == b"x-request-id":
+                return cls(request_id=_valid_request_id(value))
+        return cls()
 
     def name_hook(self, hook: Hook) -> None:
         self.hook, self.source = hook.name, hook.source.name

@@ -18,7 +18,8 @@ Action = Literal["create", "update", "cancel"]
 ACTION_RANK: dict[str, int] = {"create": 0, "update": 1, "cancel": 2}
 
 MAX_EXTERNAL_ID_CHARS = 120
-_DIGEST_SUFFIX = re.compile(r"-[0-9a-f]{16}$")
+#: An external_id that does not end like one with a digest.
+_WITHOUT_DIGEST = re.compile(rf"[A-Za-z0-9._-]{{1,{MAX_EXTERNAL_ID_CHARS}}}(?<!-[0-9a-f]{{16}})")
 _NOT_ALLOWED = re.compile(r"[^A-Za-z0-9._-]")
 
 
@@ -215,11 +216,11 @@ def external_id(source: str, visit_id: str) -> str:
     two ids never collide.
     """
     name = f"{source}-{visit_id}"
-    allowed = _NOT_ALLOWED.sub("_", name)
-    if allowed == name and len(name) <= MAX_EXTERNAL_ID_CHARS and not _DIGEST_SUFFIX.search(name):
+    if _WITHOUT_DIGEST.fullmatch(name):
         return name
+    allowed = _NOT_ALLOWED.sub("_", name[: MAX_EXTERNAL_ID_CHARS - 17])
     digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:16]
-    return f"{allowed[: MAX_EXTERNAL_ID_CHARS - 17]}-{digest}"
+    return f"{allowed}-{digest}"
 
 
 def attendee_visit_id(booking_id: str, attendee: str) -> str:

@@ -98,12 +98,10 @@ def _check_contact_length(translate: Translate) -> Translate:
             translated, reason = partly.changes, str(partly)
         if isinstance(translated, Ignored):
             return translated
-        if any(change.contact and change.contact.is_too_long for change in translated):
-            reason = CONTACT_TOO_LONG
-            translated = [
-                replace(change, contact=None) if change.contact and change.contact.is_too_long else change
-                for change in translated
-            ]
+        for position, change in enumerate(translated):
+            if change.contact and change.contact.is_too_long:
+                reason = CONTACT_TOO_LONG
+                translated[position] = replace(change, contact=None)
         if reason:
             raise PartlyTranslatable(reason, translated)
         return translated

@@ -61,7 +61,7 @@ def translate_event(source: LoadedSource, event: Event, tenants: Container[str |
         translation.ignored = translated.reason[:80]
     else:
         translation.changes, translation.change_count = translated, len(translated)
-        if translated and all(change.opted_out is True for change in translated):
+        if translated and False not in [change.opted_out is True for change in translated]:
             translation.ignored = "opted_out"
     return translation
 
