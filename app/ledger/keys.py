@@ -9,7 +9,7 @@ from typing import Literal
 #: + task id, `visit:<account>/<external_id>` or `event:<delivery>`: the hash of the task.
 TASK = "bell:"
 #: + state: the tasks in this state.
-STATE = "bell:"
+STATE = "bell:state:"
 QUEUED, RUNNING, WAITING = f"{STATE}queued", f"{STATE}running", f"{STATE}waiting"
 PARKED, DISCARDED = f"{STATE}parked", f"{STATE}discarded"
 HELD, HELD_BY_AGE, ACCOUNTS = f"{STATE}held:", "bell:held-by-age:", "bell:accounts"
@@ -67,7 +67,7 @@ CHECK_CHANNEL = "bell:check"
 OPEN_OPERATIONS = "bell:operations:open"
 CLEANUP = "bell:cleanup"
 #: The version of the keys and their contents. A process that reads another one does not start.
-SCHEMA, SCHEMA_VERSION = "bell:schema", 4
+SCHEMA, SCHEMA_VERSION = "bell:schema", 5
 #: + number: whether commands see what a script has written.
 SHARD_PROBE = "bell:shard-probe:"
 SESSION, SESSIONS = "bell:session:", "bell:sessions"
@@ -229,12 +229,12 @@ KEY_KINDS = (
     KeyKind("bell:catch-ups", "members", "the hooks with an unfinished catch-up", "until it ends"),
     KeyKind("bell:queue:visits:health-check", "expires", "the health check of arq", _SHORT),
     KeyKind("bell:queue:*", "members", "the jobs of a queue, by the time at which they are due", "until they are done"),
-    KeyKind("bell:queued", "members", "tasks by state", _STATE),
-    KeyKind("bell:running", "members", "tasks by state", _STATE),
-    KeyKind("bell:waiting", "members", "tasks by state", _STATE),
-    KeyKind("bell:held:*", "members", "tasks by state", _STATE),
-    KeyKind("bell:parked", "members", "tasks by state", "until an operator acts"),
-    KeyKind("bell:discarded", "members", "tasks by state", _RETENTION),
+    KeyKind("bell:state:queued", "members", "tasks by state", _STATE),
+    KeyKind("bell:state:running", "members", "tasks by state", _STATE),
+    KeyKind("bell:state:waiting", "members", "tasks by state", _STATE),
+    KeyKind("bell:state:held:*", "members", "tasks by state", _STATE),
+    KeyKind("bell:state:parked", "members", "tasks by state", "until an operator acts"),
+    KeyKind("bell:state:discarded", "members", "tasks by state", _RETENTION),
     KeyKind("bell:held-by-age:*", "members", "held tasks by age", _STATE),
     KeyKind("bell:alone", "expires", "when the next task that may crash workers runs alone", "1 hour"),
     KeyKind("bell:outcomes:*", "expires", "the results of an account's newest 20 API calls", "1 minute"),

@@ -558,13 +558,13 @@ class Ledger:
         return [bytes(start[: max(0, start.find(b"\n"))]) for start in starts]
 
     async def scan_by_time(
-        self, name: str, since: float = float("-inf"), until: float = float("inf")
+        self, key: str, since: float = float("-inf"), until: float = float("inf")
     ) -> AsyncIterator[str]:
         """Yield the members of a set sorted by time (ms), page by page, while members are added and removed."""
         seen_at_last_score: set[bytes] = set()  # several members may share a score
         while True:
             limit = 500 + len(seen_at_last_score)
-            command = ("ZRANGEBYSCORE", f"{keys.STATE}{name}", since, until, "WITHSCORES", "LIMIT", 0, limit)
+            command = ("ZRANGEBYSCORE", key, since, until, "WITHSCORES", "LIMIT", 0, limit)
             flat = await self.redis.command(*command)
             page = list(zip(flat[::2], map(float, flat[1::2]), strict=True))
             for member, _ in page:

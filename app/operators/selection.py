@@ -5,6 +5,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from app.ledger import keys
 from app.ledger.ids import NO_TASK, TaskId, delivery_of
 from app.ledger.ledger import Ledger, known_accounts
 from app.ledger.records import BodyUnavailable, DeliveryInfo, NotFound, Task
@@ -63,9 +64,9 @@ class TaskSelector:
             for id in filter.ids:
                 async for selected in self._select_id(id, conditions):
                     yield selected
-        elif indexes := await self._state_indexes(filter):
-            for index in indexes:
-                async for name in self._ledger.scan_by_time(index):
+        elif lists := await self._state_lists(filter):
+            for key in lists:
+                async for name in self._ledger.scan_by_time(key):
                     task_id = TaskId(name)
                     if await self._task_matches(task_id, filter):
                         async for selected in self._select_task(task_id.display_id, task_id):
@@ -74,12 +75,13 @@ class TaskSelector:
             async for selected in self._select_deliveries(filter):
                 yield selected
 
-    async def _state_indexes(self, filter: Filter) -> list[str]:
-        """Return the state indexes that contain every match; empty if only a scan of the deliveries can find them."""
-        held = [f"held:{account}" for account in await known_accounts(self._ledger.redis, self._settings.all_accounts)]
+    async def _state_lists(self, filter: Filter) -> list[str]:
+        """Return the keys of the lists that contain every match; empty if only a scan of the deliveries can find them."""
+        accounts = await known_accounts(self._ledger.redis, self._settings.all_accounts)
+        held = [f"{keys.HELD}{account}" for account in accounts]
         if filter.state in ("", "done", *RESULT_STATES):
-            return ["parked", "waiting", *held] if filter.reason and not filter.state else []
-        return held if filter.state == "held" else [filter.state]
+            return [keys.PARKED, keys.WAITING, *held] if filter.reason and not filter.state else []
+        return held if filter.state == "held" else [f"{keys.STATE}{filter.state}"]
 
     async def _select_id(self, id: str, conditions: Filter) -> AsyncIterator[SelectedTask]:
         try:
@@ -148,7 +150,7 @@ class TaskSelector:
     async def _select_deliveries(self, filter: Filter) -> AsyncIterator[SelectedTask]:
         since, until = filter.since_ms, filter.until_ms
         for hook in [filter.hook] if filter.hook else await self._ledger.hook_names(self._settings.hooks):
-            async for id in self._ledger.scan_by_time(f"deliveries:{hook}", since, until):
+            async for id in self._ledger.scan_by_time(f"{keys.DELIVERIES}{hook}", since, until):
                 try:
                     meta = await self._ledger.load_delivery_info(id)
                 except NotFound:

@@ -111,7 +111,7 @@ async def _live_gauges(redis: Redis, settings: Settings) -> dict[str, Values]:
         server,
         clock,
     ) = await asyncio.gather(
-        _command_each(redis, COUNTED_STATES, "ZCARD", keys.TASK + "{}"),
+        _command_each(redis, COUNTED_STATES, "ZCARD", keys.STATE + "{}"),
         _command_each(redis, accounts, "ZCARD", keys.HELD + "{}"),
         _command_each(redis, accounts, "EXISTS", keys.CIRCUIT + "{}"),
         _command_each(

@@ -99,7 +99,7 @@ def _delivery(redis: Redis, number: int, at: int, names: dict[str, str]) -> list
     ]
     if failed:
         fields |= {"state": "parked", "reason": REASONS[number // 20 % len(REASONS)], "pending_since": at}
-        commands.append(redis.command("ZADD", "bell:parked", at, task_id))
+        commands.append(redis.command("ZADD", "bell:state:parked", at, task_id))
     names |= {"delivery": id, "visit": name, "request": f"req-{number}"}
     if failed:
         names["failure"] = name

@@ -202,11 +202,11 @@ class Servers:
             yield running.pid
 
     def queued(self) -> int:
-        return int(self.redis.zcard("bell:queued"))
+        return int(self.redis.zcard("bell:state:queued"))
 
     def unfinished(self) -> int:
         """Return the number of tasks that are queued or running."""
-        return self.queued() + int(self.redis.zcard("bell:running"))
+        return self.queued() + int(self.redis.zcard("bell:state:running"))
 
     def queue_visits(self, count: int, seed: str) -> None:
         run("tests.bench.visits", "queue", self.url, str(count), seed, env=self.env)

@@ -14,7 +14,13 @@ from app.ledger.redis import Redis, RedisAddress
 from tests.crash.scenarios import FIELDS, SOME_TIME, Scenario
 
 #: The sorted sets of tasks that are not done.
-OPEN_SETS = ("bell:queued", "bell:running", "bell:waiting", "bell:held:main", "bell:parked")
+OPEN_SETS = (
+    "bell:state:queued",
+    "bell:state:running",
+    "bell:state:waiting",
+    "bell:state:held:main",
+    "bell:state:parked",
+)
 
 
 class UnfinishedTask(NamedTuple):

@@ -349,7 +349,7 @@ class Run:
             worker.kill()
         await asyncio.sleep(2 * SLOW_S)
         redis = Redis(RedisAddress(self.supervisor.redis_url))
-        for key in ("bell:running", "bell:waiting", f"{QUEUE}visits", f"{QUEUE}events"):
+        for key in ("bell:state:running", "bell:state:waiting", f"{QUEUE}visits", f"{QUEUE}events"):
             for name in await redis.command("ZRANGE", key, 0, -1):
                 await redis.command("ZINCRBY", key, -60_000, name)
         for lock in await redis.command("KEYS", "bell:contact:*:lock"):
@@ -449,4 +449,4 @@ class Run:
     async def _open_tasks(self) -> dict[str, str]:
         """Return the tasks that are not done, without those that may wait for lost changes."""
         tasks, excused = await open_tasks(self.supervisor.redis_url), self._excused_tasks()
-        return {task: key for task, key in tasks.items() if not (key == "bell:waiting" and task in excused)}
+        return {task: key for task, key in tasks.items() if not (key == "bell:state:waiting" and task in excused)}

@@ -196,7 +196,7 @@ class World:
                 return
             for task, state in busy:
                 if state == b"waiting":
-                    await redis.command("ZADD", "bell:waiting", "XX", 0, task)
+                    await redis.command("ZADD", "bell:state:waiting", "XX", 0, task)
                     await ledger.requeue_due(1_000)
             await asyncio.gather(*(self.task(history.rng, task) for task, _ in busy))
             await asyncio.sleep(0)

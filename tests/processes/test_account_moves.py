@@ -57,8 +57,8 @@ class Cells:
 
     def end_waits(self) -> None:
         """Let waiting tasks run now: the event of a repeat would wait for a minute."""
-        for task in self.west.redis_command("ZRANGE", "bell:waiting", 0, -1):
-            self.west.redis_command("ZADD", "bell:waiting", "XX", 1, task)
+        for task in self.west.redis_command("ZRANGE", "bell:state:waiting", 0, -1):
+            self.west.redis_command("ZADD", "bell:state:waiting", "XX", 1, task)
 
     def end_locks(self) -> None:
         """Remove the locks of a killed move, which would expire after half a minute."""

@@ -21,7 +21,7 @@ from tests.support.ledger import QUEUE_KEYS, accept, change, done, start_run, st
 from tests.support.ledger_client import LedgerClient, all_visits, booked
 
 CONTACT = Contact(id="cont_KYdl3lftgZXGRbxqoj")
-SETS = ("bell:running", "bell:queued", "bell:waiting", "bell:workers", *QUEUE_KEYS.values())
+SETS = ("bell:state:running", "bell:state:queued", "bell:state:waiting", "bell:workers", *QUEUE_KEYS.values())
 
 
 async def jump(seconds: float, *ledgers: Ledger) -> None:
@@ -140,7 +140,7 @@ async def test_queued_tasks_are_due_after_a_jump_back(ledger: Ledger, redis: Red
 
     now_ms = (await ledger.server_time()).timestamp() * 1000
     claimed = [job for _, job, _ in await ledger.claim({"visits": 10}, 35)]
-    [_, due] = await redis.command("ZRANGE", "bell:waiting", 0, -1, "WITHSCORES")
+    [_, due] = await redis.command("ZRANGE", "bell:state:waiting", 0, -1, "WITHSCORES")
     [_, beat] = await redis.command("ZRANGE", "bell:workers", 0, -1, "WITHSCORES")
     assert {f"{visit_task(visit)}#1" for visit in "AB"} <= set(claimed)
     assert 0 < float(due) - now_ms < 61_000
@@ -157,7 +157,7 @@ async def test_the_lease_of_a_dead_worker_ends_within_a_minute_after_a_jump_back
     await jump(-3_600, ledger, second)
     await second.requeue_due()
 
-    [_, until] = await redis.command("ZRANGE", "bell:running", 0, -1, "WITHSCORES")
+    [_, until] = await redis.command("ZRANGE", "bell:state:running", 0, -1, "WITHSCORES")
     assert float(until) - (await ledger.server_time()).timestamp() * 1000 <= 60_000
 
 
@@ -284,8 +284,8 @@ def test_waiting_visits_are_tried_a_few_times_and_replays_run_after_a_jump_of_th
         time.sleep(5)
 
         assert len(harness.calls()) - calls_before <= 2 * len(visits)
-        assert remaining_s(client, "bell:running") <= 60
-        wait_until(lambda: remaining_s(client, "bell:waiting") <= 60, 5)
+        assert remaining_s(client, "bell:state:running") <= 60
+        wait_until(lambda: remaining_s(client, "bell:state:waiting") <= 60, 5)
         harness.clear_faults()
         names = [f"standard-{visit}" for visit in visits]
         assert 0 == harness.doorbell("replay", *names, "--yes").returncode
@@ -314,7 +314,7 @@ def test_workers_with_wrong_clocks_lose_double_and_delay_nothing(
         deadline = time.monotonic() + 60
         while len(all_visits(harness)) < len(visits) or not client.is_done():
             assert time.monotonic() < deadline
-            leases_s.append(remaining_s(client, "bell:running"))
+            leases_s.append(remaining_s(client, "bell:state:running"))
             time.sleep(0.2)
 
         assert max(leases_s) <= 60

@@ -151,7 +151,7 @@ def clean(harness: Harness, standby: StandbyWorker) -> None:
 
 def pass_minute(client: LedgerClient) -> None:
     for task in client.tasks("queued"):
-        client.command("ZINCRBY", "bell:queued", -60_000, task)
+        client.command("ZINCRBY", "bell:state:queued", -60_000, task)
 
 
 # A server that loses the end of its append-only file

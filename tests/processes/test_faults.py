@@ -172,7 +172,7 @@ def test_an_outage_is_probed_by_one_visit_and_then_the_backlog_drains(
     service.harness.inject_faults(**faults)
     service.accept_bookings()
     accepted_at = time.monotonic()
-    wait_until(lambda: service.client.command("ZCARD", "bell:held:main") > VISIT_COUNT - 10)
+    wait_until(lambda: service.client.command("ZCARD", "bell:state:held:main") > VISIT_COUNT - 10)
     wait_until(lambda: not service.client.tasks("running"))
     first_calls, opened_at = len(service.harness.journal()), time.monotonic()
 

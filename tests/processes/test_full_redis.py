@@ -123,7 +123,10 @@ def test_deliveries_from_before_redis_was_full_are_applied(service: Harness, too
     service.start_worker()
     wait_until(lambda: len(service.visits()) >= 2 * COUNT + 1, 60)
     wait_until(
-        lambda: not service.redis_command("ZCARD", "bell:queued") + service.redis_command("ZCARD", "bell:running")
+        lambda: (
+            not service.redis_command("ZCARD", "bell:state:queued")
+            + service.redis_command("ZCARD", "bell:state:running")
+        )
     )
 
     expected = {f"standard-A-{number}" for number in range(COUNT)}
@@ -132,7 +135,10 @@ def test_deliveries_from_before_redis_was_full_are_applied(service: Harness, too
     assert expected == {name for name in created if not name.startswith("jobber-")}
     assert 2 * COUNT + 1 == len(created)
     assert {503} == {response.status_code for response in rejected}
-    assert (0, 0) == (service.redis_command("ZCARD", "bell:parked"), service.redis_command("ZCARD", "bell:waiting"))
+    assert (0, 0) == (
+        service.redis_command("ZCARD", "bell:state:parked"),
+        service.redis_command("ZCARD", "bell:state:waiting"),
+    )
     # The worker also asks the tools about the connections.
     paths = tools[0].requested_paths
     assert {"/token", "/graphql"} <= set(paths)
@@ -148,7 +154,7 @@ def test_operators_can_act_on_a_full_redis(service: Harness) -> None:
     for number in range(4):
         send(service, f"A-{number}", contact={"id": "cont_nobody", "email": f"a-{number}@example.com"})
     service.start_worker()
-    wait_until(lambda: service.redis_command("ZCARD", "bell:parked") == 4)
+    wait_until(lambda: service.redis_command("ZCARD", "bell:state:parked") == 4)
     fill(service)
 
     # By commands, whose processes connect when the server is already full
@@ -171,7 +177,7 @@ def test_operators_can_act_on_a_full_redis(service: Harness) -> None:
 
     wait_until(lambda: service.visit("standard-A-2"))
     assert ["standard-A-0", "standard-A-2"] == sorted(visit["external_id"] for visit in service.visits())
-    assert 0 == service.redis_command("ZCARD", "bell:parked")
+    assert 0 == service.redis_command("ZCARD", "bell:state:parked")
     actions = [json.loads(line)["action"] for line in service.doorbell("activity", "--json").stdout.splitlines()]
     assert ["resumed", "paused", "started discard", "started replay", "logged in"] == actions[:5]
     assert {"started replay", "started discard", "paused", "resumed", "erased person"} <= set(actions[5:])

@@ -63,7 +63,9 @@ def killed_worker() -> Iterator[tuple[Harness, LedgerClient, float]]:
         wait_until(lambda: "POST /contacts" in harness.calls(), 30)
         wait_until(lambda: harness.faults()["times"] == 0)
         first.kill(signal.SIGKILL)
-        client.command("ZINCRBY", "bell:running", -20_000, "visit:main/standard-1")  # 20 s of its lease have passed
+        client.command(
+            "ZINCRBY", "bell:state:running", -20_000, "visit:main/standard-1"
+        )  # 20 s of its lease have passed
         harness.start_worker()
         yield harness, client, time.monotonic()
 
@@ -205,7 +207,7 @@ def test_a_task_without_a_job_is_requeued(service: Harness, monkeypatch: pytest.
     service.send("visit.updated", "1", amount_collected="1.00")
     wait_until(lambda: "amount_collected" in (service.visit("standard-1") or {}))
     wait_until(client.is_done)
-    client.command("ZADD", "bell:queued", 1, "visit:main/standard-1")  # queued, but without a job
+    client.command("ZADD", "bell:state:queued", 1, "visit:main/standard-1")  # queued, but without a job
     client.command("HSET", "bell:visit:main/standard-1", "state", "queued")
     monkeypatch.setattr(app.ledger.ledger, "ORPHAN_AFTER_S", 0)
 

@@ -78,8 +78,8 @@ async def complete_run(ledger: Ledger, visit: str) -> Lease:
 
 async def backdate(redis: Redis, state: str, *task_ids: str) -> None:
     """Move the tasks' times back by a day, so that leases end and waits are over. task_ids: all of the state by default."""
-    for name in task_ids or [name.decode() for name in await redis.command("ZRANGE", f"bell:{state}", 0, -1)]:
-        await redis.command("ZINCRBY", f"bell:{state}", -86_400_000, name)
+    for name in task_ids or [name.decode() for name in await redis.command("ZRANGE", f"bell:state:{state}", 0, -1)]:
+        await redis.command("ZINCRBY", f"bell:state:{state}", -86_400_000, name)
 
 
 async def state_of(ledger: Ledger, name: str) -> str:

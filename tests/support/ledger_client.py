@@ -68,10 +68,10 @@ class LedgerClient:
 async def has_no_work(ledger: Ledger) -> bool:
     """Return whether nothing is queued, running, waiting or held, and no queue has a job."""
     keys = (
-        "bell:queued",
-        "bell:running",
-        "bell:waiting",
-        "bell:held:main",
+        "bell:state:queued",
+        "bell:state:running",
+        "bell:state:waiting",
+        "bell:state:held:main",
         "bell:queue:visits",
         "bell:queue:events",
         "bell:queue:replays",
@@ -81,7 +81,7 @@ async def has_no_work(ledger: Ledger) -> bool:
 
 def end_leases(client: LedgerClient) -> None:
     """Move leases a minute back, and delete locks."""
-    for key in ("bell:running", "bell:queue:visits"):
+    for key in ("bell:state:running", "bell:queue:visits"):
         for name in client.command("ZRANGE", key, 0, -1):
             client.command("ZINCRBY", key, -60_000, name)
     for lock in client.command("KEYS", "bell:contact:*:lock"):

@@ -155,7 +155,7 @@ class World:
     async def advance_time(self, seconds: float) -> None:
         """Move every stored time back by `seconds`, then requeue due tasks and release the circuit."""
         ms = int(seconds * 1000)
-        for key in ("bell:waiting", "bell:running"):
+        for key in ("bell:state:waiting", "bell:state:running"):
             for name in await self.redis.command("ZRANGE", key, 0, -1):
                 await self.redis.command("ZINCRBY", key, -ms, name)
         for key in await self.redis.command("KEYS", "bell:*:*"):

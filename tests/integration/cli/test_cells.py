@@ -58,7 +58,7 @@ def cells(shared_cells: Cells) -> Cells:
     """Return two cells; the first has one visit that is done, one that failed, and one on hold."""
     for harness in (shared_cells.east, shared_cells.west):
         # A run that goes on after the reset would store the id of a contact that the sandbox no longer has.
-        for state in ("bell:queued", "bell:running"):
+        for state in ("bell:state:queued", "bell:state:running"):
             wait_until(lambda harness=harness, state=state: not harness.redis_command("ZCARD", state))  # type: ignore[misc]
         workers = harness.redis_command("ZRANGE", "bell:workers", 0, -1, "WITHSCORES")
         reports = [(key, harness.redis_command("GET", key)) for key in workers[::2]]

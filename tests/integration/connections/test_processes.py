@@ -73,7 +73,7 @@ def test_two_web_processes_and_a_worker_follow(harness: Harness) -> None:
             lambda: harness.doorbell("ring", "acuity", "1", "--to", f"{webs[0].url}/hooks/acuity").returncode == 0
         )
         wait_until(lambda: harness.visit("acuity-123456789"))
-        assert not harness.redis_command("ZCARD", "bell:parked")
+        assert not harness.redis_command("ZCARD", "bell:state:parked")
 
     change(harness.redis_url, lambda hooks, by: hooks.remove("north", by))
     wait_until(lambda: {404} == statuses(SECOND), FOLLOWED_S)

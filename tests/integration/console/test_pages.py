@@ -163,7 +163,7 @@ async def test_a_page_that_stops_its_search_says_so_and_continues_on_request(
     app: Any, delivery: str, redis: Redis, monkeypatch: pytest.MonkeyPatch, path: str
 ) -> None:
     monkeypatch.setattr("app.operators.lists.MAX_SCANNED", 1)
-    await redis.command("ZADD", "bell:parked", 1, f"event:{delivery}")
+    await redis.command("ZADD", "bell:state:parked", 1, f"event:{delivery}")
     operator = Browser(app)
     await operator.log_in()
 
@@ -187,7 +187,7 @@ async def test_a_page_of_very_many_failures_counts_only_the_newest(
         fields = {"state": "parked", "reason": "time_unknown", "pending_since": 1_700_000_000_000}
         pairs = (part for pair in fields.items() for part in pair)
         await redis.command("HSET", f"bell:visit:main/standard-{number}", *pairs)
-        await redis.command("ZADD", "bell:parked", number, f"visit:main/standard-{number}")
+        await redis.command("ZADD", "bell:state:parked", number, f"visit:main/standard-{number}")
     operator = Browser(app)
     await operator.log_in()
 

@@ -78,7 +78,9 @@ async def test_an_untranslatable_event_is_stored_and_parked(web: WebProcess, red
 
     assert 202 == response.status_code, response.text
     assert {"delivery": response.json()["delivery"], "changes": 0} == response.json()
-    assert [f"event:{response.json()['delivery']}".encode()] == await redis.command("ZRANGE", "bell:parked", 0, -1)
+    assert [f"event:{response.json()['delivery']}".encode()] == await redis.command(
+        "ZRANGE", "bell:state:parked", 0, -1
+    )
     assert await redis.command("EXISTS", delivery_key(response.json()["delivery"]))
 
 
@@ -108,7 +110,7 @@ async def test_an_untranslatable_event_of_any_tool_is_parked(
     response = web.send(source, raw)
 
     assert (202, 0) == (response.status_code, response.json().get("changes")), response.text
-    assert 1 == await redis.command("ZCARD", "bell:parked")
+    assert 1 == await redis.command("ZCARD", "bell:state:parked")
 
 
 @pytest.mark.parametrize(
@@ -129,4 +131,4 @@ async def test_an_unusual_but_valid_event_is_queued(web: WebProcess, redis: Redi
     response = web.send("standard", raw)
 
     assert (202, 1) == (response.status_code, response.json().get("changes")), response.text
-    assert 1 == await redis.command("ZCARD", "bell:queued")
+    assert 1 == await redis.command("ZCARD", "bell:state:queued")

@@ -40,7 +40,7 @@ async def test_an_event_irrelevant_to_visits_is_ignored_with_its_name(
 
     assert 200 == response.status_code, response.text
     assert {"delivery": response.json()["delivery"], "ignored": name} == response.json()
-    for key in (*QUEUE_KEYS, "bell:parked", "bell:queued"):
+    for key in (*QUEUE_KEYS, "bell:state:parked", "bell:state:queued"):
         assert not await redis.command("EXISTS", key)
 
 
@@ -147,7 +147,10 @@ async def test_one_of_fifty_concurrent_repeats_is_the_first(web: WebProcess, red
     assert [200] * 49 + [202] == sorted(response.status_code for response in responses)
     assert 1 == len({response.json()["delivery"] for response in responses})
     assert 49 == sum(response.json().get("repeat") is True for response in responses)
-    assert (1, 1) == (await redis.command("ZCARD", "bell:queue:visits"), await redis.command("ZCARD", "bell:queued"))
+    assert (1, 1) == (
+        await redis.command("ZCARD", "bell:queue:visits"),
+        await redis.command("ZCARD", "bell:state:queued"),
+    )
 
 
 async def test_a_repeat_of_a_parked_event_requeues_it(web: WebProcess, redis: Redis) -> None:
@@ -157,8 +160,8 @@ async def test_a_repeat_of_a_parked_event_requeues_it(web: WebProcess, redis: Re
     again = web.post(raw, headers)
 
     assert (202, 200) == (first.status_code, again.status_code)
-    assert [f"event:{first.json()['delivery']}".encode()] == await redis.command("ZRANGE", "bell:queued", 0, -1)
-    assert 0 == await redis.command("ZCARD", "bell:parked")
+    assert [f"event:{first.json()['delivery']}".encode()] == await redis.command("ZRANGE", "bell:state:queued", 0, -1)
+    assert 0 == await redis.command("ZCARD", "bell:state:parked")
 
 
 @pytest.mark.parametrize("raw", [b'{"foo":"bar"}', b'{ "foo": "bar" }\n'], ids=repr)

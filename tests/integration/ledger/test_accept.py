@@ -302,10 +302,10 @@ async def test_frequent_repeats_are_fetched_once_a_minute(ledger: Ledger, redis:
         for _ in range(20):
             await accept(ledger, key="evt", event_state="queued", refetch=True)
         states.append(await state_of(ledger, task_id))
-        [_, due] = await redis.command("ZRANGE", "bell:waiting", 0, -1, "WITHSCORES")
+        [_, due] = await redis.command("ZRANGE", "bell:state:waiting", 0, -1, "WITHSCORES")
         wait_ms = float(due) - (await ledger.server_time()).timestamp() * 1000
         assert 0 < wait_ms <= 60_000, minute
-        await redis.command("ZINCRBY", "bell:waiting", -int(wait_ms + 1), task_id)
+        await redis.command("ZINCRBY", "bell:state:waiting", -int(wait_ms + 1), task_id)
         await redis.command("HINCRBY", f"bell:{task_id}", "repeated_at", -int(wait_ms + 1))
         assert 1 == await ledger.requeue_due()
         await run_event(ledger, task_id, repeats)

@@ -183,7 +183,7 @@ async def test_a_visit_with_more_changes_than_a_run_can_read_is_parked(ledger: L
     assert ("parked", "too_many_changes") == (task.state, task.reason)
     assert ["parked"] == [item.outcome for item in task.attempts]
     assert "nothing" == await ledger.lease(visit_task("A"))
-    assert 0 == await redis.command("ZCARD", "bell:running")
+    assert 0 == await redis.command("ZCARD", "bell:state:running")
 
 
 async def test_accepting_a_change_costs_the_same_commands_for_two_or_a_thousand_changes(
@@ -220,7 +220,7 @@ async def test_a_reschedule_over_the_limit_is_parked_and_the_visit_still_runs(le
     assert not (await accept(ledger, change(last, f"v{MAX_IDS - 2}"))).limit_reached  # an existing link
     lease = await complete_run(ledger, last)
     assert MAX_IDS == len(lease.tasks)
-    assert 0 == await redis.command("ZCARD", "bell:running")
+    assert 0 == await redis.command("ZCARD", "bell:state:running")
 
 
 async def test_two_chains_that_exceed_the_limit_together_are_not_joined(ledger: Ledger) -> None:
@@ -241,7 +241,7 @@ async def test_a_chain_longer_than_the_limit_is_parked_with_all_its_ids(ledger: 
 
     task = await ledger.load_task(visit_task("v4000"))
     assert ("parked", "too_many_reschedules") == (task.state, task.reason)
-    assert 0 == await redis.command("ZCARD", "bell:running")
+    assert 0 == await redis.command("ZCARD", "bell:state:running")
     assert MAX_IDS_READ == len(await ledger.load_aliases(visit_task("v4000")))
     assert "queued" == await ledger.replay(visit_task("v4000"))
 
@@ -393,7 +393,7 @@ async def test_an_invalid_task_id_is_removed_and_harmless(ledger: Ledger, redis:
     await start_run(ledger, "B")
     await accept(ledger, change("C"))
     await redis.command("DEL", "bell:queue:visits")
-    await redis.command("ZADD", f"bell:{state}", 0, name)
+    await redis.command("ZADD", f"bell:state:{state}", 0, name)
     for set_name in ("waiting", "running", "queued"):
         await backdate(redis, set_name)
 
@@ -401,7 +401,7 @@ async def test_an_invalid_task_id_is_removed_and_harmless(ledger: Ledger, redis:
     await ledger.requeue_orphans()
 
     assert sorted([visit_task("A"), visit_task("B"), visit_task("C")]) == sorted(await jobs(redis))
-    assert None is await redis.command("ZSCORE", f"bell:{state}", name)
+    assert None is await redis.command("ZSCORE", f"bell:state:{state}", name)
 
 
 async def test_an_invalid_task_id_does_not_stop_the_release_of_a_circuit(ledger: Ledger, redis: Redis) -> None:
@@ -409,7 +409,7 @@ async def test_an_invalid_task_id_does_not_stop_the_release_of_a_circuit(ledger:
     await ledger.complete(
         await start_run(ledger, "A"), Outcome(state="held", attempt=None, reason="rate_limited_locally")
     )
-    await redis.command("ZADD", "bell:held:main", -1, "nonsense")
+    await redis.command("ZADD", "bell:state:held:main", -1, "nonsense")
     await redis.command("DEL", "bell:queue:visits")
 
     assert 1 == await ledger.release_held("main")
@@ -547,7 +547,7 @@ def test_a_flood_for_one_visit_does_not_stop_other_visits(harness: Harness, is_b
     loop = wait_until(lambda: harness.visit("workiz-loop"), 120)
 
     assert "2026-03-14T09:00:00Z" == loop["time_completed"]  # the time of the first observation
-    assert parked == harness.redis_command("ZCARD", "bell:parked")
+    assert parked == harness.redis_command("ZCARD", "bell:state:parked")
     assert parked in (range(3_000, 3_050) if is_backlog else [0])
     wait_until(lambda: harness.redis_command("HLEN", "bell:visit:main/workiz-loop") < 500, 60)
     assert not harness.redis_command("EXISTS", "bell:circuit:main")

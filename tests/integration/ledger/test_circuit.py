@@ -285,7 +285,9 @@ async def test_a_rate_limited_visit_is_not_overtaken_forever(ledger: Ledger, red
             break
 
     assert visit_task("patient") in released
-    assert 0 == await redis.command("ZCARD", "bell:held-by-age:main") - await redis.command("ZCARD", "bell:held:main")
+    assert 0 == await redis.command("ZCARD", "bell:held-by-age:main") - await redis.command(
+        "ZCARD", "bell:state:held:main"
+    )
 
 
 async def _replayed(ledger: Ledger, visit: str) -> Lease:

@@ -44,7 +44,7 @@ def test_every_key_has_a_kind_and_expires(harness: Harness) -> None:
     async def use_console(redis: Redis) -> None:
         """Open every page of the console, search, and start an operation."""
         async with console_browser(harness) as browser:
-            [failure] = await redis.command("ZRANGE", "bell:parked", 0, 0)
+            [failure] = await redis.command("ZRANGE", "bell:state:parked", 0, 0)
             for page in FINITE_ROUTES:
                 if page.method == "GET" and "{" not in page.path:
                     await browser.get(page.path, params={"q": "ada@example.com"})
@@ -55,7 +55,7 @@ def test_every_key_has_a_kind_and_expires(harness: Harness) -> None:
             assert started.headers["location"].startswith("/console/operations/"), started.text
 
     async def count_parked(redis: Redis) -> int:
-        return int(await redis.command("ZCARD", "bell:parked"))
+        return int(await redis.command("ZCARD", "bell:state:parked"))
 
     with acuity_api() as url:
         configure(harness, url)
@@ -73,7 +73,9 @@ def test_every_key_has_a_kind_and_expires(harness: Harness) -> None:
         assert 0 == harness.doorbell("replay", "standard-A", "--recheck", "--yes").returncode
         assert harness.doorbell("audit").returncode in (0, 3)
         harness.doorbell("discard", "standard-B", "--yes")
-        wait_until(lambda: not run_with_redis(harness.redis_url, lambda redis: redis.command("ZCARD", "bell:queued")))
+        wait_until(
+            lambda: not run_with_redis(harness.redis_url, lambda redis: redis.command("ZCARD", "bell:state:queued"))
+        )
         # The web process writes its counters every few seconds.
         wait_until(
             lambda: run_with_redis(
@@ -94,8 +96,9 @@ def test_every_key_has_a_kind_and_expires(harness: Harness) -> None:
 NOT_WRITTEN = {
     "bell:alone", "bell:dedup:*", "bell:token:*", "bell:record:*", "bell:alerts", "bell:circuits", "bell:circuit:*",
     "bell:outcomes:*",
-    "bell:held-by-age:*", "bell:held:*", "bell:rate:*", "bell:retry-after:*", "bell:queued", "bell:running",
-    "bell:waiting", "bell:queue:*", "bell:audit:*", "bell:operations:open", "bell:rejections:*:*",
+    "bell:held-by-age:*",
+    "bell:state:held:*", "bell:rate:*", "bell:retry-after:*", "bell:state:queued", "bell:state:running",
+    "bell:state:waiting", "bell:queue:*", "bell:audit:*", "bell:operations:open", "bell:rejections:*:*",
     "bell:payload:*", "bell:payload-changes", "bell:payload-cursors",
     "bell:arrivals:*", "bell:catch-up:*", "bell:catch-ups", "bell:listening", "bell:oauth:*",
     "bell:loss", "bell:move:*", "bell:move-arrivals:*", "bell:move-hook:*",

@@ -75,7 +75,7 @@ async def test_a_lease_ends_within_a_minute(ledger: Ledger, redis: Redis) -> Non
     await start_run(ledger, "A")
 
     remaining_ms = (
-        float(await redis.command("ZSCORE", "bell:running", visit_task("A")))
+        float(await redis.command("ZSCORE", "bell:state:running", visit_task("A")))
         - (await ledger.server_time()).timestamp() * 1_000
     )
     assert 0 < remaining_ms <= 60_000

@@ -119,7 +119,7 @@ async def test_keys_of_the_account_and_its_hooks_move_with_their_expiry(
 
 async def test_keys_of_the_cell_stay(ledger: Ledger, redis: Redis, other: Ledger) -> None:
     names = [pattern.replace("*", "standard") for pattern, rule in MOVE_RULES.items() if rule.way == "stays"]
-    for key in set(names) - {"bell:running", "bell:move-arrivals:standard"}:
+    for key in set(names) - {"bell:state:running", "bell:move-arrivals:standard"}:
         await redis.command("SET", key, SCHEMA_VERSION)  # as in bell:schema, without which no process connects
 
     await copy(ledger, other)
@@ -244,7 +244,7 @@ async def test_tasks_of_every_state_continue_in_the_other_cell(ledger: Ledger, r
     event = await accept(ledger, event_state="queued")
     odd = await accept(ledger, event_state="parked", reason="untranslatable: type")
     await mark(ledger, "copying")
-    before = await redis.command("ZRANGE", "bell:waiting", 0, -1, "WITHSCORES")
+    before = await redis.command("ZRANGE", "bell:state:waiting", 0, -1, "WITHSCORES")
 
     moved = await copy(ledger, other)
     await mark(ledger, "moved")
@@ -256,10 +256,10 @@ async def test_tasks_of_every_state_continue_in_the_other_cell(ledger: Ledger, r
     assert ["visit:main/standard-queued"] == await jobs(other.redis, "visits")
     assert ["visit:main/standard-replayed"] == await jobs(other.redis, "replays")
     assert [f"event:{event.delivery_id}"] == await jobs(other.redis, "events")
-    assert before == await other.redis.command("ZRANGE", "bell:waiting", 0, -1, "WITHSCORES")
+    assert before == await other.redis.command("ZRANGE", "bell:state:waiting", 0, -1, "WITHSCORES")
     assert {visit_task("parked"), f"event:{odd.delivery_id}"} == set(await other.task_ids("parked"))
     assert [visit_task("discarded")] == await other.task_ids("discarded")
-    assert [visit_task("held").encode()] == await other.redis.command("ZRANGE", "bell:held:main", 0, -1)
+    assert [visit_task("held").encode()] == await other.redis.command("ZRANGE", "bell:state:held:main", 0, -1)
     assert [visit_task("held").encode()] == await other.redis.command("ZRANGE", "bell:held-by-age:main", 0, -1)
     await other.pause("main", is_paused=False)
     assert 1 == await other.release_held("main")

@@ -134,7 +134,7 @@ class LedgerMachine(RuleBasedStateMachine):
     async def expire_lease(self, lease: Lease) -> None:
         for alias in lease.tasks:
             if lease.token.encode() == await self.redis.command("HGET", f"bell:{alias.task_id}", "lease"):
-                await self.redis.command("ZADD", "bell:running", "XX", 1, alias.task_id)
+                await self.redis.command("ZADD", "bell:state:running", "XX", 1, alias.task_id)
 
     @rule()
     def time_passes(self) -> None:
@@ -184,7 +184,7 @@ class LedgerMachine(RuleBasedStateMachine):
         command, task_ids = self.redis.command, [visit_task(visit) for visit in self.VISITS]
         replies = await asyncio.gather(*(command("HGETALL", f"bell:{task_id}") for task_id in task_ids))
         expiry = await asyncio.gather(*(command("PTTL", f"bell:{task_id}") for task_id in task_ids))
-        sets = await asyncio.gather(*(command("ZRANGE", f"bell:{state}", 0, -1) for state in STATES))
+        sets = await asyncio.gather(*(command("ZRANGE", f"bell:state:{state}", 0, -1) for state in STATES))
         hashes = {}
         for task_id, reply in zip(task_ids, replies, strict=True):
             if texts := [part.decode() for part in reply]:
@@ -222,7 +222,7 @@ class LedgerMachine(RuleBasedStateMachine):
                 if isinstance(lease, Lease):
                     await self.ledger.complete(lease, done())
                 await self.ledger.ack(job, queue_name)
-            if not await self.redis.command("ZCARD", "bell:queued"):
+            if not await self.redis.command("ZCARD", "bell:state:queued"):
                 break
         (await self.take_snapshot()).assert_all_is_done(self.accepted)
 

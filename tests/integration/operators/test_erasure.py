@@ -121,7 +121,9 @@ def test_an_erasure_removes_all_personal_data_from_redis(harness: Harness) -> No
 
 def wait_for_workers(harness: Harness) -> None:
     async def open_tasks(redis: Redis) -> int:
-        return int(await redis.command("ZCARD", "bell:queued")) + int(await redis.command("ZCARD", "bell:running"))
+        return int(await redis.command("ZCARD", "bell:state:queued")) + int(
+            await redis.command("ZCARD", "bell:state:running")
+        )
 
     wait_until(lambda: not run_with_redis(harness.redis_url, open_tasks))
 
@@ -256,7 +258,7 @@ async def test_an_erasure_waits_for_the_lease_of_a_worker(harness: Harness, redi
     task = await ledger.load_task("visit:main/standard-A")
 
     busy = await ledger.redact(task.task_id, task.change_count, b"", {})
-    await redis.command("ZINCRBY", "bell:running", -LEASE_S * 1000, task.task_id)  # it died
+    await redis.command("ZINCRBY", "bell:state:running", -LEASE_S * 1000, task.task_id)  # it died
     moved = await ledger.redact(task.task_id, task.change_count - 1, b"", {})
     erased = await Erasure(ledger, read_environment(harness.env), EMAIL).execute()
 

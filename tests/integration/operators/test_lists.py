@@ -283,7 +283,7 @@ async def test_one_page_reads_a_limited_number_of_failures(
         id = f"d{info.received_at_ms:011x}{number:010x}"
         await redis.command("SET", delivery_key(id), info.encode() + b"\n")
         await redis.command("HSET", f"bell:event:{id}", "state", "parked", "reason", reason, "pending_since", number)
-        await redis.command("ZADD", "bell:parked", number, f"event:{id}")
+        await redis.command("ZADD", "bell:state:parked", number, f"event:{id}")
 
     rows, most_commands = await walk_pages(ledger.redis, lists, filter, monkeypatch)
 

@@ -138,10 +138,10 @@ async def test_a_task_that_crashes_workers_fails_again(world: World) -> None:
     await park(world, "1")
     id = await run_operation(world, "replay", Filter(state="parked"))
     for _ in range(5):
-        await world.redis.command("ZADD", "bell:queued", 0, visit_task("1"))
+        await world.redis.command("ZADD", "bell:state:queued", 0, visit_task("1"))
         lease = await world.ledger.lease(visit_task("1"))
         assert isinstance(lease, Lease)
-        await world.redis.command("ZADD", "bell:running", 0, visit_task("1"))
+        await world.redis.command("ZADD", "bell:state:running", 0, visit_task("1"))
         await world.ledger.requeue_due()
 
     assert {"crashed_repeatedly": 1} == (await load(world, id)).failed

@@ -689,13 +689,15 @@ async def test_at_most_one_batch_is_requeued_at_once(world: World, monkeypatch: 
 
 async def test_a_scan_yields_all_tasks_while_the_set_changes(world: World) -> None:
     for number in range(1_300):
-        await world.redis.command("ZADD", "bell:parked", 1_000 + number // 600, f"visit:main/standard-{number:04}")
+        await world.redis.command(
+            "ZADD", "bell:state:parked", 1_000 + number // 600, f"visit:main/standard-{number:04}"
+        )
     scanned = []
 
-    async for task_id in world.ledger.scan_by_time("parked"):
+    async for task_id in world.ledger.scan_by_time("bell:state:parked"):
         scanned.append(task_id)
-        await world.redis.command("ZREM", "bell:parked", task_id)
-        await world.redis.command("ZADD", "bell:parked", 9_000, f"{task_id}-again")
+        await world.redis.command("ZREM", "bell:state:parked", task_id)
+        await world.redis.command("ZADD", "bell:state:parked", 9_000, f"{task_id}-again")
         if len(scanned) == 1_300:
             break
 

@@ -52,7 +52,7 @@ def test_the_source_binds_argv_to_names_after_the_includes() -> None:
         "local friends = {}",
         "for i = 4, #ARGV, 2 do friends[#friends + 1] = {name = ARGV[i + 0], age = ARGV[i + 1]} end",
         "",
-        "return greeting .. name .. 'bell:queued'",
+        "return greeting .. name .. 'bell:state:queued'",
     ] == code
 
 
@@ -68,7 +68,7 @@ def test_a_script_may_make_the_list_of_arguments_later() -> None:
         "if name == '' then return end",
         "local friends = {}",
         "for i = 4, #ARGV, 2 do friends[#friends + 1] = {name = ARGV[i + 0], age = ARGV[i + 1]} end",
-        "return greeting .. name .. 'bell:queued'",
+        "return greeting .. name .. 'bell:state:queued'",
     ] == code[-6:]
 
 

@@ -12,7 +12,7 @@
 --- @field jobs the number in the id of the newest job; absent for the first job of a visit
 --- @field queue `replays` while only a replay has queued the task
 --- @field operation the replay that requeued the task, until its outcome is known
---- @field lease the token of the run that may write the visit; its end is the score in `bell:running`
+--- @field lease the token of the run that may write the visit; its end is the score in `bell:state:running`
 --- @field expired_leases how many leases expired since a run last ended
 --- @field released 1 if the task may run although others of its account are held
 --- @field probes how often the task was the probe of an open circuit

@@ -204,8 +204,8 @@ class Service:
 
     def end_leases(self) -> None:
         """End the leases and locks of a killed worker at once."""
-        for task in self.harness.redis_command("ZRANGE", "bell:running", 0, -1):
-            self.harness.redis_command("ZADD", "bell:running", 1, task)
+        for task in self.harness.redis_command("ZRANGE", "bell:state:running", 0, -1):
+            self.harness.redis_command("ZADD", "bell:state:running", 1, task)
         for lock in self.harness.redis_command("KEYS", "bell:*:lock"):
             self.harness.redis_command("DEL", lock)
 
