@@ -1,10 +1,11 @@
 """Instructions that Redis runs for a new delivery and for its visit's run, which no other load affects. Needs valgrind.
 
 callgrind counts the instructions of a Valkey with an append-only file, without those of the kernel. Each delivery is one
-change of a new visit, in a body of 0.5 KB.
+change of a new visit, in a body of 0.5 KB. HELD="0 1000000" measures with other numbers of visits held.
 """
 
 import asyncio
+import os
 import re
 import subprocess
 from datetime import UTC, datetime
@@ -18,8 +19,10 @@ from app.ledger.records import DeliveryInfo, Lease, NewDelivery, Outcome
 from app.ledger.redis import Redis, RedisAddress
 from app.visits.change import Contact, VisitChange
 from app.webhooks.delivery import Delivery
+from tests.bench import visits
 
 DELIVERIES, RUNS = 2_000, 200
+HELD = [int(count) for count in os.environ.get("HELD", "0 100000").split()]
 
 
 async def accept(ledger: Ledger, number: int) -> None:
@@ -48,7 +51,18 @@ def counted(output: Path, part: int) -> int:
     return int(totals[1])
 
 
-async def measure(port: int, server: "subprocess.Popen[bytes]", output: Path) -> None:
+def hold_visits(folder: Path, count: int) -> None:
+    """Leave a file with applied visits in the folder, for the next server."""
+    port = valkey.free_port()
+    server = valkey.start(port, folder)
+    try:
+        url = f"redis://127.0.0.1:{port}/0"
+        asyncio.run(visits.queue(url, count, "held", apply=True))
+    finally:
+        valkey.stop(server)
+
+
+async def measure(held: int, port: int, server: "subprocess.Popen[bytes]", output: Path) -> None:
     redis = Redis(RedisAddress(f"redis://127.0.0.1:{port}/0"))
     ledger = Ledger(redis, 30)
     for number in range(300):  # loads the script, and lets the tables grow
@@ -61,20 +75,27 @@ async def measure(port: int, server: "subprocess.Popen[bytes]", output: Path) ->
         await apply(ledger, number)
     control("-d", server)
     await redis.close()
-    print(f"\nRedis: {counted(output, 1) // DELIVERIES:,} instructions for a new delivery of a new visit")
-    print(f"  {counted(output, 2) // RUNS:,} for the lease and the end of its run")
+    print(f"  {held:13,}{counted(output, 1) // DELIVERIES:13,}{counted(output, 2) // RUNS:15,}", flush=True)
 
 
 def main() -> None:
+    print("\nInstructions of Redis, for a new delivery of a new visit, and for the lease and the end of its run")
+    print(f"  {'visits held':>13}{'a delivery':>13}{'a run':>15}")
+    for held in HELD:
+        count_instructions(held)
+
+
+def count_instructions(held: int) -> None:
     port = valkey.free_port()
     with TemporaryDirectory() as folder:
+        hold_visits(Path(folder), held)
         output = Path(folder) / "callgrind"
         command = ["valgrind", "--tool=callgrind", f"--callgrind-out-file={output}"]
         command += valkey._command(port, Path(folder), appendfsync="everysec")
         server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             valkey._wait_until_ready(server, port)
-            asyncio.run(measure(port, server, output))
+            asyncio.run(measure(held, port, server, output))
         finally:
             valkey.stop(server)
 
