@@ -15,20 +15,22 @@ from redis.exceptions import RedisError
 
 from app.ledger.ids import TaskId
 from app.ledger.records import Queue
-from app.ledger.redis import RedisUnavailable
+from app.ledger.redis import Redis, RedisUnavailable
 from app.telemetry.logs import log
 from app.telemetry.metric_names import RUN_DURATION_S, TASK_WAIT_S
 from app.visits.client import RESPONSE_TIMEOUT_S
 from jobs.arq_redis import redis_pool
 from jobs.concurrency import Job
 from jobs.context import RUN_TIMEOUT_S, Context
+from jobs.queue_watch import QueueWatch
 from jobs.startup import connect_to_redis
 
 #: arq's own limit, which no run reaches (RUN_TIMEOUT_S). Ten seconds after it, another worker may claim the job.
 JOB_TIMEOUT_S = RUN_TIMEOUT_S + RESPONSE_TIMEOUT_S + 2
 STOP_SIGNALS = {signal.SIGINT, signal.SIGTERM}
-#: The longest time by which an idle worker extends its poll delay.
-MAX_IDLE_DELAY_S = 0.5
+#: The longest time by which an idle worker extends its poll delay, and for which it waits for a report of a queued job.
+#: A job that becomes due later, like one whose account has no free slots, waits up to MAX_IDLE_S longer.
+MAX_IDLE_DELAY_S, MAX_IDLE_S = 0.5, 0.5
 #: How long a worker that stops waits for Redis.
 CLOSE_TIMEOUT_S = 2.0
 
@@ -62,6 +64,7 @@ class ClaimingWorker(arq.worker.Worker):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         self.ctx["client"] = await connect_to_redis(self.ctx["settings"])
         self._pool = redis_pool(self.ctx["client"])
+        self._queue_watch = QueueWatch(Redis(self.ctx["client"].address))
         await super().main()
 
     async def _poll_iteration(self) -> None:
@@ -73,7 +76,14 @@ class ClaimingWorker(arq.worker.Worker):
             await self._beat()
         await self._beat()
         if not self.tasks:
+            await self._wait_while_idle()
+
+    async def _wait_while_idle(self) -> None:
+        """Wait until a job may be due: a queue has changed, or time has passed."""
+        if not await self._queue_watch.start():
+            # All workers claim when a job is queued, but not more often than they would without the watch.
             await asyncio.sleep(idle_delay_s(self.poll_delay_s, self.ctx["context"].running_jobs.worker_count))
+            await self._queue_watch.wait(MAX_IDLE_S, self.poll_delay_s)
 
     async def _wait_for_job_end(self) -> None:
         """Wait until a job ends, or for the poll delay."""
@@ -97,6 +107,8 @@ class ClaimingWorker(arq.worker.Worker):
             claimed = await context.ledger.claim(capacity, self.in_progress_timeout_s, full_shares)
             for queue, job_id, due_ms in claimed:
                 self._start(context, queue, job_id, due_ms)
+            if claimed:
+                await self._queue_watch.stop()
             counts = Counter(queue for queue, _, _ in claimed)
             return any(counts[queue] == limit for queue, limit in capacity.items())
         return False
@@ -142,6 +154,7 @@ class ClaimingWorker(arq.worker.Worker):
                 await self.pool.delete(self.health_check_key)
         if self.on_shutdown:
             await self.on_shutdown(self.ctx)
+        await self._queue_watch.close()
         await self.pool.aclose(close_connection_pool=True)
         self._pool = None
 

@@ -209,7 +209,7 @@ class _Connection(asyncio.Protocol):
         try:
             self._reader.feed(data)
             while (reply := self._reader.gets()) is not False:
-                if self._on_message and not self._pending:
+                if self._on_message and (not self._pending or isinstance(reply, hiredis.PushNotification)):
                     self._on_message(reply)
                     continue
                 future, _ = self._pending.popleft()
@@ -260,6 +260,13 @@ class _Connection(asyncio.Protocol):
         """Pass each message of the channel to on_message, and None at the end. The connection takes no more commands."""
         self._on_message = on_message
         await self.send(("SUBSCRIBE", channel))
+
+    async def track_keys(self, prefix: str, on_message: Callable[[Any], None]) -> None:
+        """Pass a message to on_message after each turn of the server in which keys with this prefix changed."""
+        if self._on_message is None:
+            await self.send(("HELLO", 3))
+        self._on_message = on_message
+        await self.send(("CLIENT", "TRACKING", "ON", "BCAST", "PREFIX", prefix))
 
     async def send_and_wait(self, command: tuple[Any, ...], replicas: int) -> Any:
         """Return the reply once the effect is on the server's disk. replicas: how many of them must have it on disk, too.
@@ -494,6 +501,17 @@ class Redis:
         while (message := await messages.get()) is not None:
             yield message[2]
         raise RedisUnavailable("Redis closed the connection")
+
+    async def track_keys(self, prefix: str, on_change: Callable[[Any], None]) -> None:
+        """Call on_change when keys with this prefix have changed, until untrack_keys; with None when the connection is lost.
+
+        Use a Redis of its own for it. Raises RedisUnavailable; hiredis.ReplyError if the server has no such reports.
+        """
+        await (await self._connected()).track_keys(prefix, on_change)
+
+    async def untrack_keys(self) -> None:
+        """End the calls of track_keys. Raises RedisUnavailable."""
+        await self.command("CLIENT", "TRACKING", "OFF")
 
     async def close(self) -> None:
         """Close the connection for good: commands raise RedisUnavailable from now on."""
