@@ -507,7 +507,11 @@ class Redis:
 
         Use a Redis of its own for it. Raises RedisUnavailable; hiredis.ReplyError if the server has no such reports.
         """
-        await (await self._connected()).track_keys(prefix, on_change)
+        connection = await self._connected()
+        try:
+            await connection.track_keys(prefix, on_change)
+        except hiredis.ReplyError as error:
+            raise self._classify(connection, error) from None
 
     async def untrack_keys(self) -> None:
         """End the calls of track_keys. Raises RedisUnavailable."""
