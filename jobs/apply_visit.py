@@ -79,7 +79,7 @@ async def run_visit(context: Context, account: str, external_id: str) -> str:
 class CallHooks:
     """What happens before and after each call of a run. deadline: by time.monotonic().
 
-    These are no methods of VisitRun: it would refer to itself through its client, and stay until a garbage collection.
+    These are not methods of VisitRun: it would refer to itself through its client, and stay until a garbage collection.
     """
 
     context: Context

@@ -28,9 +28,10 @@ from jobs.startup import connect_to_redis
 #: arq's own limit, which no run reaches (RUN_TIMEOUT_S). Ten seconds after it, another worker may claim the job.
 JOB_TIMEOUT_S = RUN_TIMEOUT_S + RESPONSE_TIMEOUT_S + 2
 STOP_SIGNALS = {signal.SIGINT, signal.SIGTERM}
-#: The longest time by which an idle worker extends its poll delay, and for which it waits for a report of a queued job.
-#: A job that becomes due later, like one whose account has no free slots, waits up to MAX_IDLE_S longer.
-MAX_IDLE_DELAY_S, MAX_IDLE_S = 0.5, 0.5
+#: The longest time by which an idle worker extends its poll delay.
+MAX_IDLE_DELAY_S = 0.5
+#: The longest wait of an idle worker for the report of a new job. Nobody reports that an older job becomes due.
+MAX_IDLE_S = 0.5
 #: How long a worker that stops waits for Redis.
 CLOSE_TIMEOUT_S = 2.0
 

@@ -27,6 +27,7 @@ from app.ledger.records import (
     HookMoved,
     Lease,
     LeaseLost,
+    Member,
     NewDelivery,
     NotFound,
     Outcome,
@@ -49,7 +50,7 @@ from app.webhooks.delivery import Delivery
 
 #: How long the people of a booking are known. Bookings may be made long ahead.
 PEOPLE_TTL_MS = 2 * 366 * 86_400_000
-#: The task of a dead worker is requeued after this time. Runs are shorter (jobs.context).
+#: The task of a dead worker is requeued after this time. A run takes RUN_TIMEOUT_S and its last call at most, 30 s together.
 LEASE_S = 35.0
 LEASE_MS = int(LEASE_S * 1000)
 #: A queued task without a job gets another job after this time.
@@ -184,7 +185,7 @@ class Ledger:
             wait_ms=int(signal.pause_s * 1000) if signal else 0,
             threshold=signal.threshold if signal else 1,
             failed_attempts="" if outcome.failed_attempts is None else outcome.failed_attempts,
-            members=[_encode_member(task, lease.primary, outcome) for task in lease.tasks],
+            members=[_member(task, lease.primary, outcome) for task in lease.tasks],
         )
         answer = await self.redis.script(call)
         self.redis.held_leases.pop(lease.token, None)
@@ -647,12 +648,12 @@ def _is_record_of(delivery_id: str, record: bytes) -> bool:
     return is_id_of(delivery_id, DeliveryInfo.decode(record.partition(b"\n")[0]).received_at_ms)
 
 
-#: The reply of accept.lua for an event that is stored, and is no repeat any more.
+#: The reply of accept.lua for an event that is stored, and no longer counts as a repeat.
 _SEEN_LONG_AGO = 2
 
 
 def _event_of(delivery: Delivery, dedup_id: str | None, occurrence: int) -> bytes:
-    """Return what the repeats of an event have in common. occurrence: how many are stored that are no repeats any more."""
+    """Return what the repeats of an event have in common. occurrence: how many no longer count as repeats."""
     event = delivery.body if dedup_id is None else b"id:" + dedup_id.encode("utf-8", "surrogatepass")
     return b"%d\0%b" % (occurrence, event) if occurrence else event
 
@@ -665,7 +666,7 @@ def pack_changes(source: str, account: str, changes: Sequence[VisitChange]) -> l
             previous = TaskId.visit(account, external_id(source, change.previous_visit_id))
         facts = change.facts()
         encoded, start = encode_change(change, facts), visit_start(facts)
-        packed.append((task_id, encoded, previous if previous != task_id else "", start))
+        packed.append(PackedChange(task_id, encoded, previous if previous != task_id else "", start))
     return packed
 
 
@@ -683,15 +684,17 @@ def time_until_visit_ms(lease: Lease, outcome: Outcome) -> int:
     return min(max(0, int(ahead.total_seconds() * 1000)), MAX_TIME_UNTIL_VISIT_MS)
 
 
-def _encode_member(task: Task, primary: Task, outcome: Outcome) -> tuple[TaskId, int, bytes, str, str, str]:
-    """Return a member of complete.lua. A visit is listed once, under its primary id."""
-    encoded = task.task_id, task.change_count, _encode_remote(task.task_id, outcome.remote)
+def _member(task: Task, primary: Task, outcome: Outcome) -> Member:
+    """Return an item for complete.lua. A visit is listed once, under its primary id."""
+    member = Member(task.task_id, task.change_count, _encode_remote(task.task_id, outcome.remote))
     if outcome.start is None:
-        return *encoded, "", "", ""
+        return member
     start = outcome.start if task is primary else ""
     # The hash has no field for a time that `remote` has.
     stored = "-" if start == visit_start(outcome.remote.get(task.task_id, task.remote) or {}) else start or "-"
-    return (*encoded, stored, *(("", "") if start == task.start else (task.start, start)))
+    if start == task.start:
+        return member._replace(start=stored)
+    return member._replace(start=stored, unlist=task.start, list=start)
 
 
 def _restore_changes(token: str, tasks: Sequence[tuple[bytes, int, list[bytes]]]) -> Iterator[Call]:

@@ -31,7 +31,7 @@ _REPLAY, _DISCARD = "doorbell replay ID --yes", "doorbell discard ID --yes"
 _TOKEN_REJECTED = Reason(
     "the API does not accept the token",
     "The token is rejected",
-    "The API does not accept the token, or it lacks a permission.",
+    "The API does not accept the token, or the token lacks a permission.",
     ("Set a valid token.",),
     ("doorbell doctor",),
 )
@@ -87,7 +87,7 @@ REASONS = {
     "crashed_repeatedly": Reason(
         "the worker died during five runs in a row",
         "The worker crashed five times",
-        "Each run of this task ended with the death of its worker.",
+        "Its worker process died during every run of this task.",
         ("Find the cause in the worker's log.", "Replay the task when the cause is fixed."),
         (_REPLAY,),
     ),

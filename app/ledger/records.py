@@ -19,7 +19,7 @@ from app.webhooks.delivery import Delivery, header_lines
 Queue = Literal["visits", "events", "replays"]
 #: The queue of a task that an operator requeues: "" is the queue of its kind, `replays` is behind live tasks.
 QueueOverride = Literal["", "replays"]
-#: How long a delivery of the same event is recognized as a repeat.
+#: How long a delivery of the same event is recognized as a repeat: REPEAT_MS in accept.lua. RETENTION_DAYS is greater.
 DEDUP_TTL_S = 8 * 86_400
 #: For sources whose changes are ordered by arrival: a delivery sent again later would count as the newest.
 LONG_DEDUP_TTL_S = 400 * 86_400
@@ -62,8 +62,30 @@ class AcceptResult(NamedTuple):
     limit_reached: str = ""
 
 
-#: Task, change, the previous task of the same visit or "", and its start or "", as scripts take them.
-PackedChange = tuple[TaskId, bytes, str, str]
+class PackedChange(NamedTuple):
+    """An item of the list `changes` of scripts, which have these fields in the same order.
+
+    previous: the task of the visit's earlier id, or "". start: of the visit, or "".
+    """
+
+    task: TaskId
+    change: bytes
+    previous: str
+    start: str
+
+
+class Member(NamedTuple):
+    """An item of the list `members` of complete.lua, with these fields in the same order: a task of the visit.
+
+    The header of complete.lua explains the fields.
+    """
+
+    task: TaskId
+    changes: int
+    remote: bytes
+    start: str = ""
+    unlist: str = ""
+    list: str = ""
 
 
 class AcceptCall(NamedTuple):

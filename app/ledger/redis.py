@@ -642,7 +642,7 @@ class Redis:
             raise RedisUnavailable(f"{primary[0]}:{primary[1]} is not the primary (yet): a failover is under way")
 
     def _watch(self, connection: _Connection, primary: Endpoint) -> None:
-        """Leave the connection when the Sentinels name another primary: the old one may not know that it is no longer."""
+        """Leave the connection when the Sentinels name another primary: the old one may not know yet."""
 
         async def watch() -> None:
             while not connection.is_lost:

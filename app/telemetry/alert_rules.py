@@ -239,7 +239,7 @@ def _table() -> Iterator[str]:
     yield "| --- | --- | --- | --- | --- |"
     for alert in ALERTS:
         message = re.sub(r"\{(\w+)\}", lambda match: "3" if match[1] == "count" else match[1].upper(), alert.message)
-        name = f"`{alert.name}`" if alert.key else f"`{alert.name}` only"
+        name = f"`{alert.name}`" if alert.key else f"`{alert.name}` (Prometheus only)"
         yield f"| {message} | {name} | `{alert.command}` | {alert.output} | {alert.fix} |"
 
 

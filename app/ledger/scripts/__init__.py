@@ -4,7 +4,7 @@
 
 A file begins with its flags and a header: name and purpose, `@args` (names for ARGV), `@varargs` (a name for the list of all
 arguments after them; with `name: field field` a list of tables), `@returns` and `@include`. The loader replaces the first
-`@include` of a library by its text. `@bind` makes the list of `@varargs` there, and not at the begin of the script.
+`@include` of a library by its text. `@bind` makes the list of `@varargs` there, and not at the beginning of the script.
 `key.queued` is replaced by QUEUED of keys.py.
 """
 

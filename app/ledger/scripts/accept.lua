@@ -6,7 +6,7 @@
 --- recognized for longer than eight days.
 --- @args delivery hook keep_ms record options
 --- @varargs changes: task change previous start
---- @returns 1; the id of the first delivery for a repeat; {limit} if a visit accepts no more changes, 0 if the account of the hook moves, or 2 if the event was stored too long ago for a repeat: then nothing was written
+--- @returns 1; the id of the first delivery for a repeat; {limit} if a visit accepts no more changes, 0 if the account of the hook moves, or 2 if the event was stored too long ago to count as a repeat: then nothing was written
 --- @include lib/clock
 --- @include lib/cut
 
@@ -63,7 +63,7 @@ end
 
 --- @include lib/changes
 
-local REPEAT_MS = 8 * 86400000
+local REPEAT_MS = 8 * 86400000  -- DEDUP_TTL_S in records.py; RETENTION_DAYS is greater
 local info = stored and cjson.decode(string.match(stored, '^[^\n]*')) or {}
 local mark = options.dedup_ttl_s and key.dedup .. hook .. ':' .. digest
 

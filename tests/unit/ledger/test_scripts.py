@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from app.ledger import keys, scripts
+from app.ledger.records import Member, PackedChange
 from app.ledger.scripts import CALLERS, Script, check_callers, check_calls, load
 from tests.support.cases import each
 
@@ -187,3 +188,13 @@ def test_every_field_that_a_script_reads_is_described() -> None:
 
     assert read
     assert set() == read - described
+
+
+ITEMS = {"accept": PackedChange, "record_changes": PackedChange, "assign_contact": PackedChange, "complete": Member}
+
+
+@each("name", ITEMS)
+def test_the_items_of_a_list_have_the_fields_of_the_script(name: str) -> None:
+    _, fields = SCRIPTS[name].varargs
+
+    assert list(ITEMS[name]._fields) == fields
