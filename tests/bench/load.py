@@ -81,10 +81,10 @@ class Run:
         for connection in self.connections:
             connection.socket.close()
 
-    def receive(self) -> list[Connection]:
-        """Read what has arrived. Return the connections that became free."""
+    def receive(self, wait_s: float) -> list[Connection]:
+        """Wait for responses, and read what has arrived. Return the connections that became free."""
         free = []
-        for file, _ in self.epoll.poll(0):
+        for file, _ in self.epoll.poll(wait_s):
             connection = self.by_file[file]
             if status := connection.receive():
                 self.latencies_ms.append((time.perf_counter() - connection.due_at) * 1000)
@@ -92,17 +92,12 @@ class Run:
                 free.append(connection)
         return free
 
-    def wait(self, seconds: float) -> None:
-        """Wait for a response. `epoll.poll` waits whole milliseconds, `select` shorter times."""
-        select.select([self.epoll], [], [], max(0.0, seconds))
-
     def closed(self) -> None:
         for connection in self.connections:
             connection.send(self.requests.popleft(), time.perf_counter())
         stop_at = time.perf_counter() + TIMEOUT_S
         while len(self.latencies_ms) < self.total and time.perf_counter() < stop_at:
-            self.wait(1)
-            for connection in self.receive():
+            for connection in self.receive(1):
                 if self.requests:
                     connection.send(self.requests.popleft(), time.perf_counter())
 
@@ -114,8 +109,9 @@ class Run:
                 free.popleft().send(self.requests.popleft(), due_at)
                 sent += 1
             next_at = started + sent / rate if free and self.requests else now + 1
-            self.wait(next_at - time.perf_counter())
-            free.extend(self.receive())
+            # `epoll.poll` waits whole milliseconds, `select` shorter times.
+            select.select([self.epoll], [], [], max(0.0, next_at - time.perf_counter()))
+            free.extend(self.receive(0))
 
 
 def main(load: Load) -> None:
