@@ -137,6 +137,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        cast(CoalescingTransport, self.transport).on_unsent = _do_nothing  # breaks a circle of references
         self._idle.pop(self, None)
         self._unset_keepalive_if_required()  # a running timer would keep this object alive
         self._stop_head_timer()
@@ -371,7 +372,7 @@ class CoalescingTransport:
         self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, on_unsent: Callable[[], None]
     ) -> None:
         """on_unsent: called when close() leaves bytes that the client has not read."""
-        self._transport, self._loop, self._on_unsent = transport, loop, on_unsent
+        self._transport, self._loop, self.on_unsent = transport, loop, on_unsent
         self._parts: list[bytes] = []
         self.is_closing = transport.is_closing
 
@@ -396,7 +397,7 @@ class CoalescingTransport:
         self._flush()
         self._transport.close()
         if self._transport.get_write_buffer_size():
-            self._on_unsent()
+            self.on_unsent()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
