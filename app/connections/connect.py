@@ -64,7 +64,7 @@ class Connected:
 
     subscribed: None if the tool has no API for subscriptions, so that a person does the steps. refusal: why this account
     cannot use that API. new_secret: the secret that this person enters at the tool, if it was just generated.
-    is_importing: a worker will store the coming appointments.
+    is_importing: a worker will store the upcoming appointments.
     """
 
     hook: Hook
@@ -161,7 +161,7 @@ class Connections:
         return Connected(hook, url, account_name, account_id, subscribed, is_importing=is_importing)
 
     async def _by_hand(self, connected: Connected) -> Connected:
-        """Note the connection of a hook whose webhooks a person sets up, and import the coming appointments once.
+        """Note the connection of a hook whose webhooks a person sets up, and import the upcoming appointments once.
 
         It is not managed: workers do not try to subscribe again.
         """

@@ -197,7 +197,7 @@ class DemoSteps:
         printed = tools.connect_all(self.system.env)
         imported = [source for source in HOOKS if self._wait_for_start(f"early.{source}@example.com", _on_day(7))]
         response = f"subscriptions created: {printed.count('created subscription')}"
-        result = f"coming appointments imported: {len(imported)}"
+        result = f"upcoming appointments imported: {len(imported)}"
         sent = f"doorbell connect: {', '.join(map(source_title, HOOKS))}"
         return Step(sent, response, result, len(imported) == len(HOOKS))
 

@@ -73,7 +73,7 @@ SETUP = """
    it with a PING.
 3. For the sandbox set HOOKS__BOULEVARD__API_URL to https://sandbox.joinblvd.com/api/2020-01/admin.
 4. If several businesses use this address, set HOOKS__BOULEVARD__TENANTS to the full `businessId` of yours.
-5. `doorbell connect boulevard` does step 2 with the credentials of step 1, and imports the coming appointments.
+5. `doorbell connect boulevard` does step 2 with the credentials of step 1, and imports the upcoming appointments.
 
 Visits get no amount from an order for several appointments. Boulevard does not send opt-outs. After eight hours of
 failures Boulevard disables the webhook: then do step 2 again.

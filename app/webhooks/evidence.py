@@ -9,5 +9,5 @@ Evidence = Literal["vendor", "second-hand", "recalled"]
 VERIFIED_BY: Mapping[Evidence, str] = {
     "vendor": "the vendor's documentation",
     "second-hand": "integrators' code and recorded payloads",
-    "recalled": "nobody: it is from memory",
+    "recalled": "nobody; the facts are from memory",
 }

@@ -247,7 +247,7 @@ class Listing:
     @property
     def imported(self) -> str:
         """What is stored when the tool is connected."""
-        return "the coming appointments" if self.records == "appointments" else f"missed {self.records}"
+        return "the upcoming appointments" if self.records == "appointments" else f"missed {self.records}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -474,7 +474,7 @@ def test_doctor_warns_of_a_tool_that_does_not_sign_the_body() -> None:
 def test_doctor_warns_of_a_source_that_is_not_verified() -> None:
     details = warnings_of(**SERVICEM8)
 
-    assert "the module for ServiceM8 is verified by nobody: it is from memory" in details
+    assert "the module for ServiceM8 is verified by nobody; the facts are from memory" in details
 
 
 def test_doctor_warns_of_short_secrets_that_people_choose_and_not_of_generated_ones() -> None:

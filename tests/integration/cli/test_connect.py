@@ -239,7 +239,7 @@ def test_a_tool_whose_accounts_sign_alike_is_connected_with_the_id_of_the_accoun
     assert without.returncode
     assert "TENANTS" in without.stderr
     assert 0 == connected.returncode, connected.stderr
-    assert "a worker stores the coming appointments" in connected.stderr
+    assert "a worker stores the upcoming appointments" in connected.stderr
 
 
 def test_the_steps_by_hand_name_what_the_command_asks_for(harness: Harness) -> None:
