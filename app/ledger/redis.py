@@ -237,6 +237,9 @@ class _Connection(asyncio.Protocol):
             self._on_message(None)
         if self._timer:
             self._timer.cancel()
+        if self._on_disk is not None:  # _flush comes too late to make it pending
+            self._pending.append((self._on_disk, 0.0))
+            self._on_disk = None
         while self._pending:
             future, _ = self._pending.popleft()
             if not future.done():

@@ -497,6 +497,21 @@ async def test_with_fsync_an_unsupported_server_still_accepts_a_first_delivery(
     assert (False, True) == (written.is_repeat, again.is_repeat)
 
 
+async def test_with_fsync_no_delivery_waits_after_the_server_closes_the_connection(valkey_server: OwnServer) -> None:
+    accepting = list[asyncio.Task[AcceptResult]]()
+    async with connected(valkey_server.url, acknowledge="fsync") as redis:
+        for _ in range(5):
+            await retry_until_available(lambda: accept(redis, b"before"))
+            closing = asyncio.to_thread(valkey_server.cli, "CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+            closed = asyncio.create_task(closing)
+            while not closed.done():
+                accepting.append(asyncio.create_task(accept(redis, b"during")))
+                await asyncio.sleep(0)
+        results = await asyncio.wait_for(asyncio.gather(*accepting, return_exceptions=True), 20)
+
+    assert all(isinstance(result, AcceptResult | RedisUnavailable) for result in results), results
+
+
 async def test_with_fsync_the_disk_is_awaited_after_the_scripts_were_lost(valkey_server: OwnServer) -> None:
     async with connected(valkey_server.url, acknowledge="fsync") as redis, connected(valkey_server.url) as watching:
         await accept(redis, b"before the flush")
