@@ -43,11 +43,11 @@ POLL_S, NO_WORKER_AFTER_S = 0.5, 5.0
 @utc_option
 @click.option("--dry-run", is_flag=True, help="List the appointments, and store nothing.")
 @click.option("--cancel", is_flag=True, help="Stop the running catch-up.")
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def catch_up(hook: str, since: datetime | None, dry_run: bool, cancel: bool, yes: bool) -> None:
-    """List a tool's appointments, and store the changes that no webhook told.
+    """List a tool's appointments, and store the changes that no webhook reported.
 
-    Appointments to come and those that changed since the connection was last healthy are stored. Earlier ones need
+    Upcoming appointments and those that changed since the connection was last healthy are stored. Earlier ones need
     --since, since their customers may be asked for a review.
     """
     if cancel:
@@ -96,7 +96,7 @@ def _print_plan(plan: CatchUpPlan) -> None:
 
 
 def _confirm_past(count: int, yes: bool) -> None:
-    """Ask for the number: a visit of the past can start a review request."""
+    """Ask for the number: a past visit can start a review request."""
     visits = "1 past visit" if count == 1 else f"{count:,} past visits"
     warning = f"{visits} would be created or changed: their customers may be asked for a review."
     confirm(warning, yes, typed=str(count))

@@ -57,9 +57,9 @@ SECRET, TENANTS = "SECRET", "TENANTS"
     epilog=examples("connect calendly", "connect square --hook square-east --account east < credentials.txt")
 )
 @click.argument("source", shell_complete=complete_sources)
-@click.option("--hook", default="", metavar="NAME", help="The name of the hook; by default that of the source.")
+@click.option("--hook", default="", metavar="NAME", help="The name of the hook [default: the name of the source].")
 @click.option("--account", metavar="NAME", help="The Review Rover account of its visits.")
-@click.option("--api-url", metavar="URL", help="The URL of the tool's API, if it is not the usual one.")
+@click.option("--api-url", metavar="URL", help="The URL of the tool's API, if it is not the default.")
 @click.option("--timezone", metavar="ZONE", help="The time zone of local times, such as America/New_York.")
 @click.option("--no-wait", is_flag=True, help="Do not wait for the first delivery.")
 def connect(
@@ -130,11 +130,11 @@ def _ids(ids: Sequence[str], as_json: bool) -> str | None:
 
 @click.command(epilog=examples("disconnect calendly"))
 @click.argument("hook", shell_complete=complete_hooks)
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def disconnect(hook: str, yes: bool) -> None:
     """Delete the subscriptions of a hook at its tool, and the hook if it is stored.
 
-    Subscriptions of others stay, and so do the visits. If the tool does not answer or rejects the credentials, nothing
+    Other subscriptions and the visits are kept. If the tool does not answer or rejects the credentials, nothing
     changes: `doorbell hooks remove` removes the hook alone.
     """
 
@@ -167,7 +167,7 @@ async def _connections(
 
 @contextmanager
 def tool_errors(title: str) -> Iterator[None]:
-    """End the command with a sentence if the tool refuses something, or cannot be reached."""
+    """End the command with a message if the tool refuses something, or cannot be reached."""
     try:
         yield
     except REFUSALS as error:
@@ -195,7 +195,7 @@ def _read_values(tool: LoadedSource, settings: Settings, hook: str) -> dict[str,
     if needs_copied_secret(tool) and credential not in {**(stored.credentials if stored else {}), **values}:
         has_secret = bool(stored and stored.secrets)
         print_message(f"Enter the signing secret as soon as {definition.title} shows it: later steps may need it.")
-        values[SECRET] = ask_for(SECRET, without="Enter: the stored one stays" if has_secret else "")
+        values[SECRET] = ask_for(SECRET, without="Enter keeps the stored one" if has_secret else "")
     return values
 
 
@@ -237,7 +237,7 @@ def _report_import(connected: Connected) -> None:
 
 
 async def _wait_for_delivery(ledger: Ledger, hook: str, since_ms: int) -> None:
-    click.echo("Waiting for the first delivery; Ctrl-C stops waiting, not the connection.", err=True)
+    click.echo("Waiting for the first delivery. Ctrl-C ends the wait; the connection is kept.", err=True)
     if delivery := await first_delivery(ledger, hook, since_ms, FIRST_DELIVERY_S):
         click.echo(f"the first delivery arrived, and its signature is valid: doorbell show {delivery}", err=True)
     else:

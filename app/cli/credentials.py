@@ -23,16 +23,16 @@ def ask_for_credentials(tool: Source, stored: Mapping[str, str]) -> dict[str, st
     """Ask on the terminal for what a hook needs to call the tool. A token is enough, where a person can create one."""
     names = tool.missing_credentials({})
     if TOKEN not in names and TOKEN in tool.credential_help:
-        token = ask_for(TOKEN, tool, "Enter: the next ones instead")
+        token = ask_for(TOKEN, tool, "Enter skips to the next ones")
         if token:
             return {TOKEN: token}
-    keep = "Enter: the stored one stays"
+    keep = "Enter keeps the stored one"
     answers = {name: ask_for(name, tool, keep if name in stored else "") for name in names}
     return {name: value for name, value in answers.items() if value}
 
 
 def ask_for(name: str, tool: Source | None = None, without: str = "") -> str:
-    """Ask for a value, and say where the tool has it. without: what happens without a value, if it is not required."""
+    """Ask for a value, and say where the tool shows it. without: what happens without a value, if it is not required."""
     title, place = tool.credential_help.get(name, ("", "")) if tool else ("", "")
     if place:
         print_message(f"{title}: {place}")

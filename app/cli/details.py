@@ -1,4 +1,4 @@
-"""One delivery or visit for people: what happened, what helps, and the tables behind it. Programs use --json."""
+"""One delivery or visit for people: what happened, how to fix it, and the tables with the details. Programs use --json."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime

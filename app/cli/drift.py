@@ -24,8 +24,8 @@ from app.telemetry.payload_watch import PayloadChange, payload_changes
 def drift(source: str | None, show_all: bool, acknowledge: bool, as_json: bool) -> None:
     """List what tools changed in their payloads, newest first.
 
-    A new field, a new word in a field like `status`, and a field that always came and stopped are each noticed once, with a
-    delivery. The list of a source begins again when its module or its specimens change.
+    A new field, a new word in a field like `status`, and a missing field that was always there are each reported once, with
+    a delivery. The list of a source starts over when its module or its specimens change.
     """
     name = find_tool(source).name if source else ""
     if acknowledge and not name:
@@ -43,7 +43,9 @@ def drift(source: str | None, show_all: bool, acknowledge: bool, as_json: bool) 
             exit_with(NOTHING_MATCHED, "nothing matched")
         click.echo(f"acknowledged: {count}", err=True)
         return
-    nothing = "nothing matched" if source or show_all else "no change is open: --all lists acknowledged ones too"
+    nothing = (
+        "nothing matched" if source or show_all else "no unacknowledged changes: --all also lists acknowledged ones"
+    )
     print_rows([_row(change, as_json) for change in run_with_ledger(load)], as_json, nothing)
 
 

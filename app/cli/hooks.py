@@ -47,9 +47,11 @@ def setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--account", metavar="NAME", help="The Review Rover account of its visits."),
         click.option("--timezone", metavar="ZONE", help="The time zone of local times, such as America/New_York."),
         click.option("--tenants", metavar="IDS", help="The tool's accounts that are accepted, separated by spaces."),
-        click.option("--api-url", metavar="URL", help="The URL of the tool's API, if it is not the usual one."),
-        click.option("--token-url", metavar="URL", help="The URL that renews tokens, if it is not the usual one."),
-        click.option("--reconcile", metavar="WHEN", help="daily or never: look for missed changes each day."),
+        click.option("--api-url", metavar="URL", help="The URL of the tool's API, if it is not the default."),
+        click.option("--token-url", metavar="URL", help="The URL that renews tokens, if it is not the default."),
+        click.option(
+            "--reconcile", metavar="WHEN", help="Whether to look for missed changes each day: daily or never."
+        ),
         click.option("--auth", metavar="FORMS", help="signature, bearer, or both."),
         click.option("--tolerance", metavar="SECONDS", help="The maximum age of a signed time."),
     ]
@@ -68,8 +70,8 @@ def setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def hooks(context: click.Context, as_json: bool) -> None:
     """List the hooks, and add, change or remove stored ones.
 
-    Hooks of the environment are set with variables, and win over stored hooks of the same name. Stored hooks are
-    encrypted in Redis; all processes follow a change within 5 seconds.
+    Hooks of the environment are set with variables, and take precedence over stored hooks of the same name.
+    Stored hooks are encrypted in Redis; all processes apply a change within 5 seconds.
     """
     if context.invoked_subcommand:
         return
@@ -91,7 +93,7 @@ def _row(hook: HookSummary, as_json: bool) -> dict[str, Any]:
 
 @hooks.command(epilog=examples("hooks add standard --generate", "hooks add shop --source acuity < credentials.txt"))
 @click.argument("name")
-@click.option("--source", default="", help="The tool; by default the name.", shell_complete=complete_sources)
+@click.option("--source", default="", help="The tool [default: the name].", shell_complete=complete_sources)
 @setting_options
 @generate_option
 def add(name: str, source: str, generate: bool, **options: str | None) -> None:
@@ -167,7 +169,7 @@ def rotate(name: str, generate: bool, only_new: bool, finish: bool) -> None:
     """Give a stored hook a new secret; the old ones are accepted until --finish.
 
     The secret is read as a line SECRET=… from standard input, or asked for. If Doorbell subscribed to the webhooks with a
-    secret of its own, `doorbell connect` replaces the subscription by one with the new secret.
+    secret of its own, `doorbell connect` replaces the subscription with one that has the new secret.
     """
 
     async def step(stored: StoredHooks, act: Actions) -> tuple[str, int]:
@@ -196,11 +198,11 @@ def rotate(name: str, generate: bool, only_new: bool, finish: bool) -> None:
 
 @hooks.command(epilog=examples("hooks remove shop"))
 @name_argument
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def remove(name: str, yes: bool) -> None:
     """Remove a stored hook with its secrets and credentials.
 
-    Its webhooks are answered 404. Its deliveries and visits stay.
+    Its webhooks are answered 404. Its deliveries and visits are kept.
     """
 
     async def step(stored: StoredHooks, act: Actions) -> None:

@@ -26,8 +26,8 @@ def keep(delivery: str, name: str | None, write: bool) -> None:
     """Turn a stored delivery into a specimen of its source, without personal data.
 
     Names, addresses, phone numbers, ids and free text are replaced, the same value by the same replacement everywhere.
-    Records that the event refers to are fetched again and replaced alike. The signature is made with the secret of the
-    specimens, and `expect` is proposed: what the module translates. Read the result before you publish it.
+    Records that the event refers to are fetched again and replaced in the same way. The signature is made with the secret of
+    the specimens, and `expect` is proposed: what the module translates. Read the result before you publish it.
     """
     from app.cli.specimen_files import CannotComplete, NotTranslatable, SpecimenEntry, SpecimenFile
     from app.cli.specimen_recorder import RecordedSpecimen, as_json

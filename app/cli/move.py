@@ -32,14 +32,16 @@ from app.settings.model import Settings
     "--to", "target", required=True, metavar="CELL", help="The other cell: a name in CELLS, or its REDIS_URL."
 )
 @click.option("--dry-run", "dry_run", is_flag=True, help="Only show what would move.")
-@click.option("--cancel", "is_cancelled", is_flag=True, help="End a move that has not switched yet: the account stays.")
+@click.option(
+    "--cancel", "is_cancelled", is_flag=True, help="End a move that has not switched yet: the account stays here."
+)
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @json_option
 def move(hook: str, target: str, dry_run: bool, is_cancelled: bool, yes: bool, as_json: bool) -> None:
     """Move a hook's account from this cell to another.
 
-    All hooks of the account move together. Deliveries are accepted while the data is copied. Then, for some seconds, their
-    senders are told to retry, and from the switch on they must reach the other cell. A killed move continues when the
+    All hooks of the account move together. Deliveries are accepted while the data is copied. Then their senders are told
+    to retry for some seconds. After the switch, they must reach the other cell. A killed move continues when the
     command runs again.
     """
     if is_cancelled:

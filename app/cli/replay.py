@@ -355,7 +355,7 @@ class _Results:
 
 
 def outcome_state(outcome: str) -> State:
-    """Return what became of a task. outcome: as in `Operation.outcomes`."""
+    """Return the outcome of a task in words. outcome: as in `Operation.outcomes`."""
     return State(outcome_title(outcome), outcome.partition(":")[0])
 
 
@@ -420,7 +420,7 @@ def _print_outcome(operation: Operation) -> None:
         command = f"`doorbell failures --reason '{reason}'`"
         print_message(f"  {count} × {find_reason(reason).title}: {command}")
     if operation.pending:
-        print_message(f"`doorbell operations {operation.id}` shows what becomes of those that are pending")
+        print_message(f"`doorbell operations {operation.id}` shows the outcomes of the pending ones")
     if operation.state == "stalled":
         print_message(
             "the workers do not run the requeued tasks; the other tasks were not changed: run the command again"

@@ -187,7 +187,7 @@ def hash_password(name: str | None) -> None:
     """Hash a console password, for CONSOLE_PASSWORD_HASH.
 
     The password is read from a prompt, or from standard input. With the NAME of a user, the output is one of several
-    entries of CONSOLE_PASSWORD_HASH, separated by spaces: each user has a password, and the activity log their names.
+    entries of CONSOLE_PASSWORD_HASH, separated by spaces: each user has a password, and the activity log shows their names.
     """
     from app.settings.model import USER_NAME, hash_password
 

@@ -63,7 +63,7 @@ def run_with_ledger(step: Callable[[Ledger, Settings], Awaitable[T]]) -> T:
     except SettingsError as error:
         exit_with(CHECK_FAILED, str(error))
     except RedisUnavailable as error:
-        exit_with(UNREACHABLE, f"{error}; `doorbell doctor` says what to check")
+        exit_with(UNREACHABLE, f"{error}; `doorbell doctor` shows what to check")
     except NotFound as error:
         exit_with(
             NOTHING_MATCHED,

@@ -86,7 +86,7 @@ def failures(limit: int, cursor: str, as_json: bool, **options: str | datetime |
     nothing = _nothing(options, "no failures: nothing needs attention")
     _list(filter, limit, as_json, FAILURE_FIELDS, _failure_row, nothing)
     if not as_json:
-        print_message("\n`doorbell show ID` says what helps")
+        print_message("\n`doorbell show ID` shows the fix")
 
 
 def _nothing(options: Mapping[str, object], sentence: str) -> str:
@@ -150,9 +150,9 @@ def _list(
 @utc_option
 @json_option
 def show(id: str, reveal: bool, as_json: bool) -> None:
-    """Show one delivery or visit: what happened, what helps, and every attempt.
+    """Show one delivery or visit: what happened, how to fix it, and every attempt.
 
-    ID is that of a delivery, or of a visit: what `doorbell failures` lists is either.
+    ID is the id of a delivery or of a visit, as `doorbell failures` lists it.
     """
 
     async def load(ledger: Ledger, settings: Settings) -> list[Row]:

@@ -55,7 +55,7 @@ WAIT_S = 15.0
     metavar="[=NAME]",
     help="Send new ids, and dates around today. The same NAME gives the same ids: one visit, in several specimens.",
 )
-@click.option("--wait", is_flag=True, help="Wait until a worker is done with the delivery, and show what became of it.")
+@click.option("--wait", is_flag=True, help="Wait until a worker is done with the delivery, and show the result.")
 @utc_option
 def ring(source: str, specimen: str | None, url: str | None, fresh: str | None, wait: bool) -> None:
     """Send a specimen with a valid signature of its hook.
@@ -104,7 +104,7 @@ def _variables(hook: str) -> dict[str, str]:
 
 
 def _show_result(response: "httpx.Response", wait: bool, is_fresh: bool) -> None:
-    """Say what became of a delivery, or which command does."""
+    """Print the result of a delivery, or the command that shows it."""
     is_json = response.headers.get("content-type", "").startswith("application/json")
     answer = response.json() if is_json else {}
     id = answer.get("delivery") if isinstance(answer, dict) else None
@@ -117,7 +117,7 @@ def _show_result(response: "httpx.Response", wait: bool, is_fresh: bool) -> None
         click.echo()
         print_delivery(run_with_ledger(lambda ledger, settings: _wait_for_result(Explain(ledger, settings), id)))
     else:
-        print_message(f"`doorbell show {id}` shows what becomes of it")
+        print_message(f"`doorbell show {id}` shows the result")
 
 
 async def _wait_for_result(explain: Explain, id: str) -> dict[str, Any]:

@@ -204,7 +204,7 @@ def workers(as_json: bool) -> None:
 def operations(operation: str | None, limit: int, as_json: bool) -> None:
     """List replays and discards with their results, newest first.
 
-    OPERATION is the id of one of them: then also its tasks with their outcomes. `doorbell cancel` stops an operation.
+    With OPERATION, the id of one of them, also its tasks with their outcomes. `doorbell cancel` stops an operation.
     """
 
     async def load(ledger: Ledger, settings: Settings) -> list[Operation]:
@@ -272,7 +272,7 @@ def _operation_row(operation: Operation, as_json: bool) -> Row:
     epilog=examples("activity --user ada --since 7d", "activity standard-A-2", "activity --action replay --json")
 )
 @click.argument("id", required=False, shell_complete=complete_deliveries)
-@click.option("--user", default="", help="Only of this user, or part of a name.")
+@click.option("--user", default="", help="Only this user, or part of a name.")
 @click.option("--action", default="", help="Only this action, or part of one.", shell_complete=complete_actions)
 @since_option
 @until_option

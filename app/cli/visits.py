@@ -100,7 +100,7 @@ def visits(
 def search(text: str, as_json: bool) -> None:
     """Find visits and deliveries by a name, an id or its beginning, an e-mail address or a phone number.
 
-    Names, addresses and numbers are those of the customers of visits that a worker has run.
+    Names, addresses and numbers are those of the customers of visits that a worker has processed.
     """
     from app.operators.search import Search
 

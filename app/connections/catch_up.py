@@ -1,4 +1,4 @@
-"""Catching up: lists the appointments of a tool, and stores the changes that no webhook told.
+"""Catching up: lists the appointments of a tool, and stores the changes that no webhook reported.
 
 A listed appointment becomes a delivery of our own with the changes that its webhook would have, so it merges like any other:
 doing it twice, or late, harms nothing. Creating a visit can start a review request. Therefore appointments that began before

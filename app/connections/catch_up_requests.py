@@ -17,7 +17,7 @@ from app.telemetry.health import live_workers
 RESULT_TEXTS: dict[CatchUpResult, str] = {
     "changed": "with changes that Doorbell lacks",
     "unchanged": "as Doorbell has them",
-    "past": "over before that time, and without a visit: left alone",
+    "past": "over before that time, and without a visit: not imported",
     "unclear": "that cannot be translated",
 }
 #: The counts of an older plan may be wrong.
@@ -87,9 +87,9 @@ class CatchUpRequests:
             or finished_plan.status != "done"
             or finished_plan.ended_at_ms < oldest_ms
         ):
-            raise PlanNotConfirmed("The plan has changed, or is too old. Nothing was started: look at it again.")
+            raise PlanNotConfirmed("The plan has changed, or is too old. Nothing was started: check it again.")
         if finished_plan.new_past and typed.strip() != str(finished_plan.new_past):
-            raise PlanNotConfirmed("The number that you typed is another one. Nothing was started.")
+            raise PlanNotConfirmed("The number that you typed does not match. Nothing was started.")
         started = await self.start(name, datetime.fromtimestamp(finished_plan.since_ms / 1000, UTC))
         await store_of(self._context).remove(finished_plan.slot)
         return started

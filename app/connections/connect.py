@@ -297,8 +297,8 @@ def _other_account(state: ConnectionState, name: str, id: str, title: str) -> st
         other, own = f"{other} ({id})", f"{own} ({state.account_id})"
     return (
         f"The account {other} of {title} is not that of the hook {state.hook}, which is {own}. Nothing was changed. Connect "
-        f"with {own}; or connect the other account as a hook with another name; or, if it replaces the first one, "
-        "disconnect this hook before."
+        f"with {own}; or connect the other account as a hook with another name; or, if it replaces the first account, "
+        "disconnect this hook first."
     )
 
 

@@ -1,4 +1,4 @@
-"""Checks the connections at the tools, repairs them, and catches up what was missed meanwhile."""
+"""Checks the connections at the tools, repairs them, and catches up on what was missed."""
 
 import logging
 from collections.abc import Sequence

@@ -168,7 +168,7 @@ class Authorizations:
     async def _take(self, source: str, state: str, session: str) -> Authorization:
         """Return what belongs to the state, once. A state of another session or source is refused."""
         refusal = AuthorizationFailed(
-            "This answer belongs to no log-in that this browser began in the last ten minutes, or it was used already. "
+            "This answer does not belong to a log-in that this browser began in the last ten minutes, or was already used. "
             "Nothing was stored: connect again."
         )
         try:
@@ -225,8 +225,8 @@ ERRORS = {
     "unauthorized_client": "{title} does not let this app connect accounts (unauthorized_client)",
     "unsupported_response_type": "{title} does not let this app connect accounts (unsupported_response_type)",
     "invalid_scope": "{title} does not give this app the rights that Doorbell needs (invalid_scope)",
-    "server_error": "{title} has a problem of its own (server_error)",
-    "temporarily_unavailable": "{title} cannot answer now (temporarily_unavailable)",
+    "server_error": "{title} reports an internal error (server_error)",
+    "temporarily_unavailable": "{title} is temporarily unavailable (temporarily_unavailable)",
 }
 
 

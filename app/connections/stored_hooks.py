@@ -204,7 +204,7 @@ class StoredHooks:
                 raise SettingsError([Problem("NAME", f"{MAX_STORED_HOOKS} hooks are stored, the most that can be")])
             if result == "stored":
                 return await self._reload(name)
-        raise RedisUnavailable(f"the hook {name} is changed by others all the time")
+        raise RedisUnavailable(f"the hook {name} is being changed by other processes")
 
     async def _reload(self, name: str) -> None:
         """Load the changed hook. Its former account stays known, because its visits are stored under it."""

@@ -7,7 +7,7 @@ Many tools accept a refresh token only once, so its replacement must not be lost
 which outlives its job; it starts only after Redis has accepted a write; and the new access token is used only after the new
 refresh token is stored, which is retried as long as the process lives. One gap remains: the process is killed, or the
 response is lost, after the tool has replaced the token and before the new one is stored. Then the old one is used again,
-which tools with a grace period accept. With other tools the account must be connected again, and the attempt says so.
+which tools with a grace period accept. With other tools the account must be connected again, as the attempt says.
 """
 
 import asyncio

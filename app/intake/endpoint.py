@@ -38,7 +38,7 @@ RETRY_LATER_HEADERS = {"retry-after": "5"}
 UNAVAILABLE_ANSWERS: dict[type[RedisUnavailable], tuple[str, str]] = {
     RedisFull: ("redis_full", "the delivery cannot be stored: Redis is full"),
     RedisReadOnly: ("redis_read_only", "the delivery cannot be stored: Redis accepts no writes"),
-    HookMoved: ("hook_moved", "the delivery cannot be stored here: the hook moves to another server, or has moved"),
+    HookMoved: ("hook_moved", "the delivery cannot be stored here: the hook is moving or has moved to another server"),
     RedisUnavailable: ("redis_down", "the delivery cannot be stored: Redis does not answer"),
 }
 

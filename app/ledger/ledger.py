@@ -94,7 +94,7 @@ class Ledger:
                 return result._replace(limit_reached=limit)
             if reply != _SEEN_LONG_AGO:
                 break
-        raise HookMoved(f"the account of the hook {new.info.hook} moves to another cell, or has moved")
+        raise HookMoved(f"the account of the hook {new.info.hook} is moving or has moved to another cell")
 
     def prepare(
         self, new: NewDelivery, changes: Sequence[PackedChange], body: bytes, occurrence: int = 0

@@ -1,4 +1,4 @@
-"""Why a task is not done, and what helps.
+"""Why a task is not done, and how to fix it.
 
 A reason is a key of REASONS, alone or followed by `: details`, or a failed call (`POST /visits: 422`).
 """
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 class Reason:
     """meaning: for docs/glossary.md. title, cause, actions: for people who do not know Doorbell's terms.
 
-    actions: what an operator can do, the most helpful first; empty if nothing is to be done.
+    actions: what an operator can do, the most helpful first; empty if no action is needed.
     commands: those of the actions that the command line can do. ID is a visit or delivery. is_final: a replay fails again,
     unless the code of Doorbell changed.
     """
@@ -38,13 +38,13 @@ _TOKEN_REJECTED = Reason(
 _RATE_LIMITED = Reason(
     "the API limits the rate",
     "The API limits the rate",
-    "Doorbell waits for as long as the API demands, then continues.",
+    "Doorbell waits as long as the API requires, then continues.",
 )
 #: The console, the command line, docs/glossary.md and docs/runbook.md show them.
 REASONS = {
     "account_moves": Reason(
-        "the account moves to another cell",
-        "The account moves to another cell",
+        "the account is moving to another cell",
+        "The account is moving to another cell",
         "`doorbell move` copies its data to another Redis. Its tasks continue there.",
     ),
     "account_paused": Reason(
@@ -55,7 +55,7 @@ REASONS = {
     "api_down": Reason(
         "the API does not answer the calls of the account",
         "The API does not answer",
-        "The calls of other visits failed. The task continues as soon as one succeeds.",
+        "Calls for other visits failed. The task continues as soon as one succeeds.",
     ),
     "api_rate_limited": _RATE_LIMITED,
     "body_erased": Reason(
@@ -79,7 +79,7 @@ REASONS = {
         "The booking came without an e-mail address, so Review Rover cannot tell whose visit this is.",
         (
             "Enter the customer's e-mail address or contact id, and replay.",
-            "Add the address at the tool, which sends the booking again.",
+            "Add the address at the tool; the tool then sends the booking again.",
             "Discard the failure: no review request will be sent.",
         ),
         ("doorbell replay ID --contact EMAIL --yes", _DISCARD),
@@ -87,7 +87,7 @@ REASONS = {
     "crashed_repeatedly": Reason(
         "the worker died during five runs in a row",
         "The worker crashed five times",
-        "Its worker process died during every run of this task.",
+        "The worker process died during every run of this task.",
         ("Find the cause in the worker's log.", "Replay the task when the cause is fixed."),
         (_REPLAY,),
     ),
@@ -104,7 +104,7 @@ REASONS = {
         "The token or password for the tool's API expired, was revoked, or lacks a permission.",
         (
             "Set new credentials of the tool, then replay.",
-            "Connect the account again, if the attempt says that a new refresh token was lost.",
+            "If the attempt says that a new refresh token was lost, connect the account again.",
         ),
         ("doorbell replay --state parked --reason credentials --yes",),
     ),
@@ -124,7 +124,7 @@ REASONS = {
     "hook_not_configured": Reason(
         "the hook of the delivery is no longer in the settings",
         "The hook was removed",
-        "The settings no longer have the hook that received this delivery.",
+        "The settings no longer contain the hook that received this delivery.",
         ("Configure the hook again, then replay.", "Discard the failure."),
         (_REPLAY, _DISCARD),
     ),
@@ -163,7 +163,7 @@ REASONS = {
     "several_people": Reason(
         "the tool uses one id for several people",
         "Several people have one id",
-        "The tool uses one id for several people. The visit of the first is up to date, the others have none.",
+        "The tool uses one id for several people. The first person's visit is up to date; the others have no visit.",
         ("Set up the tool to use one id per person.", "Discard the failure."),
         (_DISCARD,),
         is_final=True,
@@ -186,19 +186,19 @@ REASONS = {
     "token_rejected": _TOKEN_REJECTED,
     "too_many_changes": Reason(
         "one visit has 5,000 changes",
-        "Too many changes of one visit",
+        "Too many changes to one visit",
         "One visit has 5,000 changes: the tool is probably in a loop.",
         ("Find the loop at the tool.", "Replay the task afterwards."),
         (_REPLAY,),
     ),
     "too_many_fetches": Reason(
-        "the hook already fetches as many records as it may at once",
+        "the hook already fetches the maximum number of records at once",
         "Other records go first",
-        "The hook already fetches as many records as it may at once. This one continues within 5 seconds.",
+        "The hook already fetches the maximum number of records at once. This one continues within 5 seconds.",
     ),
     "too_many_payments": Reason(
         "one visit has over 500 payments",
-        "Too many payments of one visit",
+        "Too many payments for one visit",
         "One visit has over 500 payments, so its amount cannot be added up.",
         ("Look at the changes of the visit.", "Discard those that were not applied."),
         ("doorbell visit ID", _DISCARD),
@@ -215,8 +215,8 @@ REASONS = {
     "untranslatable": Reason(
         "the event lacks a value that a visit needs, or has an unknown value",
         "The event cannot be understood",
-        "The event lacks a value that a visit needs, or has an unknown value. The details name its place. "
-        "What could be translated is applied.",
+        "The event lacks a value that a visit needs, or has an unknown value. The details name the field. "
+        "The part that could be translated is applied.",
         ("Make the change in Review Rover by hand.", "Discard the failure afterwards."),
         ("doorbell show ID", _DISCARD),
         is_final=True,
@@ -240,8 +240,8 @@ FAILED_CALLS = {
         "The values are rejected",
         "The API does not accept the values of this visit or customer. Its response says which.",
         (
-            "Correct the values at the tool, which sends the booking again.",
-            "Replay the failure, if the API accepts these values by now.",
+            "Correct the values at the tool; the tool then sends the booking again.",
+            "Replay the failure if the API now accepts these values.",
             "Discard the failure.",
         ),
         ("doorbell visit ID", _REPLAY, _DISCARD),

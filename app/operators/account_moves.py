@@ -154,7 +154,7 @@ class Move:
             yield f"the other cell has {limit - used:,} bytes left, and the account has {size.bytes:,}"
         workers = await live_workers(target)
         if not workers:
-            yield "no worker runs in the other cell: start it, since its settings are compared"
+            yield "no worker runs in the other cell: start one, because its settings are compared"
         for problem in sorted({each for worker in workers for each in self._differences(worker.configuration)}):
             yield problem
         if (await load_mark(source, self.account)).phase == "arriving":

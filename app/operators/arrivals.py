@@ -270,7 +270,7 @@ def _customer(fields: Row) -> str:
 def _event_note(event: Task) -> Sequence[str]:
     if event.state in ("queued", "running", "waiting"):
         wait = f": {find_reason(event.reason).title}" if event.state == "waiting" and event.reason else ""
-        return [f"a worker fetches the record that it is about{wait}"]
+        return [f"a worker fetches its record{wait}"]
     if event.state == "parked":
         return [f"needs attention: {find_reason(event.reason).title} ({event.reason})"]
     outcome = event.attempts[-1].outcome if event.attempts else ""

@@ -226,7 +226,7 @@ async def _stored_hooks(redis: Redis, settings: Settings) -> AsyncIterator[Check
             fix = f"Restore its key in SECRET_KEY, or change its settings; or `doorbell hooks remove {hook.name}`."
             yield Check(name, "fail", f"the stored hook cannot be used: {hook.detail.removesuffix('.')}", fix)
         elif hook.state == "overridden":
-            detail = "a stored hook of this name is not used: the environment has one"
+            detail = "a stored hook with this name is not used: the environment has one"
             yield Check(name, "warn", detail, f"Remove one: `doorbell hooks remove {hook.name}`, or its variables.")
     if len(settings.secret_key) < 2:
         return
@@ -273,7 +273,7 @@ def _keys(settings: Settings) -> list[Check]:
 def _weak_signature(name: str, source: Source) -> Check:
     signed = "only some fields of the body" if source.signature.coverage == "fields" else "nothing of the body"
     detail = f"{source.title} signs {signed}: anyone with the URL and its token can forge a delivery"
-    return Check(f"hook {name}", "warn", detail, "Keep the URL out of logs and e-mails; a new secret makes a new URL.")
+    return Check(f"hook {name}", "warn", detail, "Keep the URL out of logs and e-mails; a new secret changes the URL.")
 
 
 async def _redis(redis: Redis, settings: Settings) -> AsyncIterator[Check]:
@@ -312,15 +312,15 @@ async def _losses(redis: Redis) -> AsyncIterator[Check]:
     when = f"Redis restarted or failed over at {iso_timestamp(loss.changed_at_ms)}"
     if lost := await losses.lost_visits():
         detail = f"{when} and lost writes: {visit_names(lost)} in Review Rover, without a stored change"
-        fix = "Let the tools send these again, or run `doorbell catch-up HOOK`. ACK=replica prevents it."
+        fix = "Make the tools send these visits again, or run `doorbell catch-up HOOK`. ACK=replica prevents the loss."
         yield Check("redis.losses", "warn", detail, fix)
     elif loss.problem and loss.audited_at_ms:
         yield Check("redis.losses", "warn", f"{when}; {loss.problem}", "Run `doorbell audit`.")
     elif not loss.audited_at_ms:
-        yield Check("redis.losses", "ok", f"{when}; a worker compares soon what it lost")
+        yield Check("redis.losses", "ok", f"{when}; a worker will soon check what it lost")
     elif not loss.is_complete:
         detail = f"{when}; only the newest {loss.visit_count} visits were compared, and they are stored"
-        yield Check("redis.losses", "warn", detail, "Run `doorbell audit`, which compares all.")
+        yield Check("redis.losses", "warn", detail, "Run `doorbell audit`, which compares all visits.")
     else:
         yield Check("redis.losses", "ok", f"{when}, and lost no visit")
 
@@ -506,7 +506,9 @@ async def _visits_api(settings: Settings, account: str, token: str) -> Check:
     if not response.is_success:
         return Check(name, "down", f"response {response.status_code}", "Changes wait until it recovers.")
     if "json" not in (kind := response.headers.get("content-type", "no content type")):
-        return Check(name, "fail", f"the answer is {kind} and not JSON: this is no Visits API", "Check VISITS_API_URL.")
+        return Check(
+            name, "fail", f"the answer is {kind} and not JSON: this is not a Visits API", "Check VISITS_API_URL."
+        )
     drift = _drift_s(response.headers.get("date"))
     note = f", its clock differs by {drift:.0f} s" if drift and drift > MAX_CLOCK_DRIFT_S else ""
     return Check(name, "ok", f"token accepted, {took_ms:.0f} ms{note}")

@@ -91,7 +91,7 @@ class HookStats:
 
     @property
     def has_wrong_secret(self) -> bool:
-        """Whether the tool's own requests are rejected. A stranger's do not count while genuine ones arrive."""
+        """Whether the tool's own requests are rejected. Forged requests do not count while genuine ones arrive."""
         return self.mismatches >= (MIN_BAD_SIGNATURES if self.last else 1)
 
     @property
@@ -243,7 +243,7 @@ class Overview:
             if mark.phase == "moved":
                 sentence = (
                     f"The account {account} has moved to the cell at {mark.cell}: its senders get 503 here, and retry. "
-                    "Remove its hooks here when none comes any more."
+                    "Remove its hooks here when requests stop arriving."
                 )
                 yield Problem("moved", "warn", sentence, hook)
 
@@ -258,7 +258,7 @@ class Overview:
         if self.lost:
             lost = "1 visit" if len(self.lost) == 1 else f"{len(self.lost)} visits"
             sentence = (
-                f"Redis lost its newest writes, and with them the changes of {lost} in Review Rover: let the tools send "
+                f"Redis lost its newest writes, and with them the changes of {lost} in Review Rover: make the tools send "
                 "these again, or catch up."
             )
             yield Problem("lost", "warn", sentence)
@@ -271,9 +271,7 @@ class Overview:
         for source, changes in groupby(sorted(self.payload_changes, key=lambda change: change.source), _source_of):
             newest, *others = changes
             more = f", and {len(others)} more" if others else ""
-            sentence = (
-                f"{source_title(source)} sends something else than before: {newest.sentence.replace('`', '')}{more}."
-            )
+            sentence = f"{source_title(source)} changed its payloads: {newest.sentence.replace('`', '')}{more}."
             hook = next((hook.name for hook in self.hooks if hook.source == source), "")
             yield Problem("payload", "warn", sentence, hook)
 

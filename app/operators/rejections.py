@@ -43,14 +43,14 @@ CAUSES = {
     ),
     "too_large": LikelyCause("The body is too large", "The body is larger than MAX_BODY."),
     "wrong_content_type": LikelyCause(
-        "Another content type", "The request is not a webhook of this tool: check the content type in the tool."
+        "Wrong content type", "The request is not a webhook of this tool: check the content type in the tool."
     ),
     "unreadable_body": LikelyCause(
         "The body cannot be parsed",
         "The signature is valid, but the body cannot be parsed: check the format in the tool.",
     ),
     "method_not_allowed": LikelyCause(
-        "Not a POST request", "The URL was opened in a browser, or the tool uses another method than POST."
+        "Not a POST request", "The URL was opened in a browser, or the tool uses a method other than POST."
     ),
     "foreign_tenant": LikelyCause(
         "An event of another account",

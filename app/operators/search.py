@@ -58,10 +58,10 @@ class Search:
 
     def _searched(self) -> list[str]:
         by_contact = (
-            "customers of visits that a worker has run, by e-mail address, phone number or name (whole words; the newest "
-            f"{search_index.MAX_VISITS_PER_KEY} visits of each)"
+            "customers of visits that a worker has processed, by e-mail address, phone number or name (whole words; the "
+            f"newest {search_index.MAX_VISITS_PER_KEY} visits of each)"
             if self._settings.secret_key
-            else "no customers: that needs SECRET_KEY"
+            else "no customers: SECRET_KEY is not set"
         )
         return [
             "ids of visits (Doorbell's and the tool's), deliveries and requests",

@@ -135,7 +135,7 @@ def _with_names(steps: Sequence[SetupStep], hook: str, url: str, name_of: Callab
 
 
 def is_secret_generated(source: LoadedSource) -> bool:
-    """Whether Doorbell makes up the signing secret, instead of the tool or a person."""
+    """Whether Doorbell generates the signing secret, instead of the tool or a person."""
     return new_secret(source.definition) is not None
 
 

@@ -72,7 +72,7 @@ SETUP = """
    `invoice.refund.succeeded`, as far as your list has them. The other events are ignored.
 4. If retries are rejected because their time is too old, increase HOOKS__HOUSECALLPRO__TOLERANCE (seconds, default 300).
 5. With an API key (My Apps → App Store → API keys), `doorbell connect housecallpro` also lists jobs: it imports those to
-   come, and finds what no webhook told; with the key of a registered application it does steps 2 and 3, too.
+   come, and finds the changes that no webhook reported; with the key of a registered application it does steps 2 and 3, too.
 
 Customers with disabled notifications, and jobs that are already rated, get no review request. Housecall Pro sends no
 no-shows; cancel the job instead.

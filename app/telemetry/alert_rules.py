@@ -20,7 +20,7 @@ WINDOW_S = 600.0
 #: Wrong signatures in this period. Scanners send no signature, or send wrong ones while genuine deliveries arrive.
 MIN_BAD_SIGNATURES = 3
 FULL_FRACTION = 0.8
-#: Short outages and limits of the rate end by themselves.
+#: Short outages and rate limits end by themselves.
 STOPPED_AFTER_S = 600.0
 
 
@@ -62,7 +62,7 @@ max by (cell, source) (increase({_GENUINE})) > 0,
 "hook", "$1", "source", "(.*)")""",
     command="doorbell rejections --hook HOOK",
     output="`signature_mismatch` and its likely cause",
-    fix="If the secret changed at the tool, set the new one beside the old one, separated by a space.",
+    fix="If the secret changed at the tool, set both, the new one and the old one, separated by a space.",
 )
 OLD_TASK = Alert(
     key="oldest",
@@ -92,7 +92,7 @@ STOPPED_CALLS = Alert(
     expr=f"max by (cell, account) ({metrics.CIRCUIT_OPEN}) == 1",
     for_min=round(STOPPED_AFTER_S / 60),
     command="doorbell overview",
-    output="which of these it is, and how many changes wait",
+    output="the cause, and how many changes wait",
     fix="Set a valid token, wait for the API, or run `doorbell resume HOOK`.",
 )
 FAILURES = Alert(
@@ -102,7 +102,7 @@ FAILURES = Alert(
     expr=f'max by (cell) (delta({metrics.TASKS}{{state="parked"}}[{_WINDOW}])) > 0',
     command="doorbell failures",
     output="the parked tasks with their reasons",
-    fix="The message and `doorbell show ID` say what helps.",
+    fix="The message and `doorbell show ID` show the fix.",
 )
 SILENT_HOOK = Alert(
     key="silent",
@@ -117,13 +117,13 @@ LOST_CONNECTION = Alert(
     key="connection",
     name="DoorbellLostConnection",
     severity="critical",
-    message="{hook} is not connected to its tool any more: {state}.",
+    message="{hook} is no longer connected to its tool: {state}.",
     expr=f"""
 max by (cell, hook, state) ({metrics.CONNECTION_STATE}{{state=~"{"|".join(UNHEALTHY)}"}}) == 1
 unless on (cell, hook) max by (cell, hook) ({metrics.HOOK_SILENT}) == 1""",
     command="doorbell connections",
     output="the hook with its state and the tool's answer",
-    fix="Doorbell subscribes again by itself. If it cannot, `doorbell doctor` says what helps.",
+    fix="Doorbell subscribes again by itself. If it cannot, `doorbell doctor` shows the fix.",
 )
 NO_WORKER = Alert(
     key="workers",
@@ -139,11 +139,11 @@ NO_WORKER = Alert(
 PAYLOAD_CHANGED = Alert(
     key="payload",
     name="DoorbellPayloadChanged",
-    message="{source} sends something else than before. Changes that nobody has acknowledged: {count}.",
+    message="{source} changed its payloads. Unacknowledged changes: {count}.",
     expr=f"max by (cell, source) ({metrics.PAYLOAD_CHANGES}) > 0",
     command="doorbell drift",
-    output="the new fields and words, and the fields that stopped, each with a delivery",
-    fix="Look at the delivery. If the module must know the change, `doorbell keep` makes a specimen of it. Then "
+    output="the new fields and words, and the missing fields, each with a delivery",
+    fix="Check the delivery. If the module must handle the change, `doorbell keep` makes a specimen of it. Then "
     "`doorbell drift SOURCE --acknowledge`.",
 )
 LOST_VISITS = Alert(
@@ -154,7 +154,7 @@ LOST_VISITS = Alert(
     expr=f"max by (cell) ({metrics.LOST_VISITS}) > 0",
     command="doorbell doctor",
     output="`redis.losses  warn`, with the visits",
-    fix="Let the tools send these again, or run `doorbell catch-up HOOK`. `ACK=replica` prevents it.",
+    fix="Make the tools send these visits again, or run `doorbell catch-up HOOK`. `ACK=replica` prevents the loss.",
 )
 REDIS_FULL = Alert(
     key="memory",
@@ -173,7 +173,7 @@ REDIS_DOWN = Alert(
     for_min=1,
     command="doorbell doctor",
     output="`redis  down`, with the error; exit status 4",
-    fix="Start Redis, or correct REDIS_URL. Senders retry what was answered 503.",
+    fix="Start Redis, or correct REDIS_URL. Senders retry requests that were answered 503.",
 )
 
 ALERTS = (

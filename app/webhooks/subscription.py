@@ -1,7 +1,7 @@
 """What a source declares about its tool's API, besides SOURCE: SUBSCRIPTION, LISTING and OAUTH. Data and pure functions.
 
     SUBSCRIPTION   how webhooks are subscribed to, and how the tool describes its subscriptions
-    LISTING        how appointments are listed, to find what no webhook told
+    LISTING        how appointments are listed, to find the changes that no webhook reported
     OAUTH          the tool's authorization page, where an account is connected with a log-in
 
 Requests are built from checked ids only, and go to the source's `api_url` with its `credentials`: a response never chooses a

@@ -100,7 +100,7 @@ def test_the_past_is_caught_up_without_javascript(office: Office, chromium: Any)
     console.page.fill("#api-url", office.api_url)
     console.page.click("main button.main")
     console.page.wait_for_selector("h1:has-text('Calendly is connected')")
-    assert "Look again</a>" in console.page.content()
+    assert "Check again</a>" in console.page.content()
 
     console.open("/console/hooks/calendly/catch-up")
     console.page.fill("#since", f"{datetime.now(UTC) - timedelta(days=40):%Y-%m-%d}")

@@ -1,4 +1,4 @@
-"""What a person does with the connection of a hook: check it, disconnect it, and catch up what no webhook told."""
+"""Actions of a person on the connection of a hook: check, disconnect, and catch up on changes that no webhook reported."""
 
 import asyncio
 from collections.abc import Awaitable

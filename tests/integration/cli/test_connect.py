@@ -68,7 +68,7 @@ def test_a_person_is_told_which_credential_and_where_it_is(harness: Harness, ven
     assert "Calendly needs credentials. What you enter is not shown, and is stored encrypted." in first
     assert "Personal access token: In Calendly: Integrations, “API and webhooks”." in first
     assert "Calendly (Ada's Salon) is connected as calendly" in first
-    assert "TOKEN (Enter: the stored one stays):" in again
+    assert "TOKEN (Enter keeps the stored one):" in again
     assert "adopted subscription" in again
     assert TOKEN not in first + again
 
@@ -78,7 +78,7 @@ def test_a_token_is_asked_for_before_the_credentials_that_it_replaces(harness: H
 
     shown = type_answers(harness, [token], "connect", "savvycal", "--api-url", f"{vendors}/savvycal/v1", "--no-wait")
 
-    assert "TOKEN (Enter: the next ones instead):" in shown
+    assert "TOKEN (Enter skips to the next ones):" in shown
     assert "CLIENT_ID" not in shown
     assert "SavvyCal (Ada's Salon) is connected as savvycal" in shown
 

@@ -26,7 +26,7 @@ def test_changes_are_listed_and_acknowledged(service: Harness) -> None:
         change["delivery"],
     )
     assert "payload.status has the new word tentative" in text
-    assert "Calendly sends something else than before: payload.status has the new word tentative." in overview
+    assert "Calendly changed its payloads: payload.status has the new word tentative." in overview
     assert "    doorbell drift\n" in overview
     assert (2, 0, 5) == (unnamed.returncode, acknowledged.returncode, again.returncode)
     assert [(b"acknowledged payload changes", b"calendly: 1")] == activity_of(service)

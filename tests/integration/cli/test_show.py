@@ -92,7 +92,7 @@ def test_show_accepts_every_id_that_failures_lists(service: Harness) -> None:
     assert [0, 0] == [result.returncode for result in shown.values()]
     assert [] == [id for id, result in shown.items() if f"    doorbell discard {id} --yes" not in result.stdout]
     assert [] == [id for id, result in shown.items() if f"doorbell show {id}" in result.stdout]  # it is on the screen
-    assert "`doorbell show ID` says what helps" in service.doorbell("failures").stderr
+    assert "`doorbell show ID` shows the fix" in service.doorbell("failures").stderr
 
 
 def test_a_visit_that_needs_attention_says_why_and_what_helps(busy: Harness) -> None:
@@ -103,7 +103,7 @@ def test_a_visit_that_needs_attention_says_why_and_what_helps(busy: Harness) -> 
         "  Needs attention: No e-mail address (contact_unknown).",
         "  The booking came without an e-mail address, so Review Rover cannot tell whose visit this is.",
         "  → Enter the customer's e-mail address or contact id, and replay.",
-        "  → Add the address at the tool, which sends the booking again.",
+        "  → Add the address at the tool; the tool then sends the booking again.",
         "  → Discard the failure: no review request will be sent.",
         "    doorbell replay standard-A-2 --contact EMAIL --yes",
         "    doorbell discard standard-A-2 --yes",

@@ -437,6 +437,6 @@ async def test_doctor_names_the_stored_hooks_that_are_not_used(redis: Redis) -> 
     assert {"hook calendly": "fail", "hook shop": "fail"} == {
         name: unusable[name] for name in ("hook calendly", "hook shop")
     }
-    assert [("warn", "a stored hook of this name is not used: the environment has one")] == [
+    assert [("warn", "a stored hook with this name is not used: the environment has one")] == [
         check[1:] for check in overridden
     ]

@@ -70,7 +70,7 @@ async def test_a_tool_is_connected_and_its_first_webhook_is_shown(
     assert "Calendly is connected Waiting for the first webhook" in waiting
     assert "Ada&#39;s Salon" in waiting
     assert "active, checked" in waiting
-    assert "Appointments to come Waiting for a worker" in waiting
+    assert "Upcoming appointments Waiting for a worker" in waiting
 
     body = new_event_body("calendly")
     await operator.http.post("/hooks/calendly", content=body, headers=sign_calendly(body, secret=subscription.secret))
@@ -315,7 +315,7 @@ async def test_an_account_that_cannot_use_the_api_gets_the_steps_and_the_reason(
     assert "Connect Housecall Pro Waiting for the first webhook. After the steps below" in text
     assert "Only applications that Housecall Pro registered can switch webhooks on" in text
     assert "Steps in Housecall Pro" in text
-    assert "Appointments to come" in text
+    assert "Upcoming appointments" in text
 
 
 async def test_credentials_that_only_some_accounts_need_are_not_required(operator: Browser) -> None:

@@ -194,7 +194,7 @@ async def test_the_past_is_only_stored_with_a_plan_and_its_number(office: Office
     assert "3 appointments with changes that Doorbell lacks" in planned
     assert "2 past visits would be created or changed: their customers may be asked for a review." in planned
     assert (409, 409, 303) == (wrong.status_code, other.status_code, started.status_code)
-    assert "The number that you typed is another one" in wrong.text
+    assert "The number that you typed does not match" in wrong.text
     assert "The plan has changed" in other.text
     assert (before, before + 3) == (nothing, await office.deliveries())
     assert "Done 3 appointments listed, 3 of them new or changed." in await office.text(CATCH_UP)
@@ -244,8 +244,11 @@ async def test_the_daily_reconciliation_is_switched_on_the_page_of_the_hook(offi
 
     page = (await office.operator.get(PAGE)).text
 
-    assert "as usual for Calendly: no" in before
-    assert "Once a day, Doorbell lists the appointments of Calendly, and stores what no webhook told" in before
+    assert "default for Calendly: no" in before
+    assert (
+        "Once a day, Doorbell lists the appointments of Calendly, and stores the changes that no webhook reported"
+        in before
+    )
     assert '<option value="daily" selected>' in page
     assert "daily" == office.app.state.services.settings.hooks["calendly"].reconcile
 

@@ -163,7 +163,7 @@ async def test_a_wrong_state_is_refused(tool: Tool, redis: Redis, state: str) ->
 
     text = await problem_of(tool, await tool.login.browser.get(callback(tool), params=query))
 
-    assert "belongs to no log-in that this browser began" in text
+    assert "does not belong to a log-in that this browser began" in text
     await assert_nothing_stored(tool, redis)
     assert not any(grant.access_tokens for grant in tool.oauth.grants)
 
@@ -173,7 +173,7 @@ async def test_a_state_works_once(tool: Tool) -> None:
     first, again = [await tool.login.come_back(location) for _ in range(2)]
 
     assert is_connected(first)
-    assert "it was used already" in await problem_of(tool, again)
+    assert "was already used" in await problem_of(tool, again)
     assert 1 == len([path for _, path, _ in tool.vendor.requests if path == "/oauth/token"])
 
 

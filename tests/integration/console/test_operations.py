@@ -54,7 +54,7 @@ async def test_each_outcome_links_its_tasks(world: World, operator: Browser) -> 
         linked[re.search("<h1>(.*)</h1>", tasks)[1]] = re.findall(r'name="ids" value="([^"]*)"', tasks)  # type: ignore[index]
 
     assert re.search(r'<dt>Failed again</dt><dd><a href="[^"]*/tasks\?outcome=failed[^"]*">1</a>', page)
-    assert "→ Correct the values at the tool, which sends the booking again." in page
+    assert "→ Correct the values at the tool; the tool then sends the booking again." in page
     assert {
         "Succeeded: 1": ["standard-1"],
         "Failed again: The values are rejected: 1": ["standard-2"],

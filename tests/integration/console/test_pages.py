@@ -304,7 +304,7 @@ async def test_a_replay_of_rejected_values_says_when_it_helps(app: Any, delivery
 
     page = (await operator.get("/console/visits/standard-A-1042")).text
 
-    assert "<li>Replay the failure, if the API accepts these values by now.</li>" in page
+    assert "<li>Replay the failure if the API now accepts these values.</li>" in page
     assert ">Replay…</a>" in page
 
 

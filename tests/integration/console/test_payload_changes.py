@@ -24,9 +24,7 @@ async def test_a_change_is_shown_until_an_operator_acknowledges_it(app: Any, led
     response = await operator.post("/console/sources/calendly/acknowledge")
     after = (await operator.get("/console/sources/calendly")).text
 
-    assert "Calendly sends something else than before: payload.status has the new word tentative." in html.unescape(
-        overview
-    )
+    assert "Calendly changed its payloads: payload.status has the new word tentative." in html.unescape(overview)
     assert 'href="/console/sources/calendly#payload"' in overview
     assert "payload.status has the new word tentative" in text_of(page)
     assert f'href="/console/deliveries/{id}"' in page

@@ -29,7 +29,7 @@ async def test_an_event_whose_record_is_fetched_is_shown_again_with_its_meaning(
         translated = await anext(followed)
     await subscriber.close()
 
-    assert (True, [], "a worker fetches the record that it is about") == (
+    assert (True, [], "a worker fetches its record") == (
         pending.is_pending,
         pending.visits,
         pending.note,

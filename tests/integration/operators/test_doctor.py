@@ -38,7 +38,7 @@ async def checks(redis: Redis, is_release: bool = False, **environ: str) -> dict
         (RedirectResponse("/login"), "307: there is no Visits API at this address"),
         (
             HTMLResponse("<h1>Welcome</h1>"),
-            "the answer is text/html; charset=utf-8 and not JSON: this is no Visits API",
+            "the answer is text/html; charset=utf-8 and not JSON: this is not a Visits API",
         ),
     ],
     ids=["404", "redirect", "a website"],

@@ -332,7 +332,7 @@ async def test_a_delivery_that_is_queued_or_on_hold_says_so(ledger: Ledger) -> N
     [
         (attempt("translated"), "the record was fetched, and the event translated"),
         (attempt("ignored: record_gone"), "the event was ignored: record_gone"),
-        (attempt("not_created"), "nothing was sent: Review Rover needs no visit that is cancelled before it exists"),
+        (attempt("not_created"), "nothing was sent: the visit was cancelled before Review Rover had it"),
         (attempt("parked: time_unknown"), "not applied: No time"),
         (attempt("parked: untranslatable: payload.uri"), "not applied: The event cannot be understood"),
         (attempt("parked"), "not applied: an operator is needed"),

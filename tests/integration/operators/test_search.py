@@ -150,4 +150,4 @@ async def test_an_empty_result_says_what_was_searched(ledger: Ledger) -> None:
 
     assert [] == with_key.rows
     assert "e-mail address, phone number or name" in with_key.searched[-1]
-    assert "no customers: that needs SECRET_KEY" == without_key.searched[-1]
+    assert "no customers: SECRET_KEY is not set" == without_key.searched[-1]

@@ -276,11 +276,11 @@ async def test_an_operator_acknowledges_and_the_alert_ends(
 
     assert 1 == count
     [text] = [text for key, text in before.items() if key.startswith("payload calendly ")]
-    assert "calendly sends something else than before. Changes that nobody has acknowledged: 1." in text
+    assert "calendly changed its payloads. Unacknowledged changes: 1." in text
     assert "`payload.status` has the new word `tentative` (delivery d" in text
     assert not [key for key, _ in await alerts._current_alerts() if key.startswith("payload")]
     [problem] = [each for each in overview.problems() if each.kind == "payload"]
-    assert "Calendly sends something else than before: payload.status has the new word tentative." == problem.sentence
+    assert "Calendly changed its payloads: payload.status has the new word tentative." == problem.sentence
     assert not [each for each in (await load_overview(ledger, settings)).problems() if each.kind == "payload"]
     [change] = await payload_changes(ledger.redis)
     assert "ada" == change.acknowledged_by
