@@ -81,10 +81,10 @@ class ClaimingWorker(arq.worker.Worker):
 
     async def _wait_while_idle(self) -> None:
         """Wait until a job may be due: a queue has changed, or time has passed."""
-        if not await self._queue_watch.start():
-            # All workers claim when a job is queued, but not more often than they would without the watch.
-            await asyncio.sleep(idle_delay_s(self.poll_delay_s, self.ctx["context"].running_jobs.worker_count))
-            await self._queue_watch.wait(MAX_IDLE_S, self.poll_delay_s)
+        self._queue_watch.start()
+        # All workers claim when a job is queued, but not more often than they would without the watch.
+        await asyncio.sleep(idle_delay_s(self.poll_delay_s, self.ctx["context"].running_jobs.worker_count))
+        await self._queue_watch.wait(MAX_IDLE_S, self.poll_delay_s)
 
     async def _wait_for_job_end(self) -> None:
         """Wait until a job ends, or for the poll delay."""
@@ -109,7 +109,7 @@ class ClaimingWorker(arq.worker.Worker):
             for queue, job_id, due_ms in claimed:
                 self._start(context, queue, job_id, due_ms)
             if claimed:
-                await self._queue_watch.stop()
+                self._queue_watch.stop()
             counts = Counter(queue for queue, _, _ in claimed)
             return any(counts[queue] == limit for queue, limit in capacity.items())
         return False

@@ -517,8 +517,12 @@ class Redis:
             raise self._classify(connection, error) from None
 
     async def untrack_keys(self) -> None:
-        """End the calls of track_keys. Raises RedisUnavailable."""
-        await self.command("CLIENT", "TRACKING", "OFF")
+        """End the calls of track_keys, with the connection if the server refuses. Raises RedisUnavailable."""
+        connection = await self._connected()
+        try:
+            await connection.send(("CLIENT", "TRACKING", "OFF"))
+        except hiredis.ReplyError:
+            connection.abort()
 
     async def close(self) -> None:
         """Close the connection for good: commands raise RedisUnavailable from now on."""

@@ -460,6 +460,27 @@ async def test_scripts_are_loaded_again_after_the_server_lost_them(redis: Redis)
     assert (False, False, True) == (first.is_repeat, second.is_repeat, again.is_repeat)
 
 
+# -- reports of changed keys --
+
+
+async def test_reports_can_be_requested_again_after_a_script_blocked_their_end(tmp_path: Path) -> None:
+    with run_own_server(tmp_path, **{"busy-reply-threshold": "1"}) as server:
+        async with connected(server.url) as redis, connected(server.url) as other:
+            await redis.track_keys("watched:", lambda _: None)
+            script = asyncio.create_task(other.command("EVAL", "while true do end", 0))
+            await asyncio.to_thread(wait_until, lambda: server.cli("PING").startswith("BUSY"))
+            await redis.untrack_keys()
+            server.cli("SCRIPT", "KILL")
+            with pytest.raises(hiredis.ReplyError, match="killed by user"):
+                await script
+
+            reports = asyncio.Queue[Any]()
+            await retry_until_available(lambda: redis.track_keys("watched:", reports.put_nowait))
+            server.cli("SET", "watched:key", "1")
+
+            assert [b"invalidate", [b"watched:key"]] == await reports.get()
+
+
 # -- ACK=fsync --
 
 
