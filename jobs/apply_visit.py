@@ -77,7 +77,7 @@ async def run_visit(context: Context, account: str, external_id: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class CallHooks:
-    """What happens before and after each call of a run. deadline: by time.monotonic().
+    """The checks before, and the records after, each call of a run. deadline: by time.monotonic().
 
     These are not methods of VisitRun: it would refer to itself through its client, and stay until a garbage collection.
     """

@@ -30,7 +30,7 @@ JOB_TIMEOUT_S = RUN_TIMEOUT_S + RESPONSE_TIMEOUT_S + 2
 STOP_SIGNALS = {signal.SIGINT, signal.SIGTERM}
 #: The longest time by which an idle worker extends its poll delay.
 MAX_IDLE_DELAY_S = 0.5
-#: The longest wait of an idle worker for the report of a new job. Nobody reports that an older job becomes due.
+#: The longest wait of an idle worker for the report of a new job. Redis does not report that an older job becomes due.
 MAX_IDLE_S = 0.5
 #: How long a worker that stops waits for Redis.
 CLOSE_TIMEOUT_S = 2.0
@@ -61,7 +61,7 @@ class ClaimingWorker(arq.worker.Worker):
         self._job_ended = asyncio.Event()
 
     async def main(self) -> None:
-        """Raise NoRedis if Redis does not answer. The pool is created afterward; `close` also works without a pool."""
+        """Raise NoRedis if Redis does not answer. The pool is created afterwards; `close` also works without a pool."""
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         self.ctx["client"] = await connect_to_redis(self.ctx["settings"])
         self._pool = redis_pool(self.ctx["client"])
@@ -143,7 +143,7 @@ class ClaimingWorker(arq.worker.Worker):
         context.counters.observe(RUN_DURATION_S, time.monotonic() - started, task_id.kind)
 
     async def close(self) -> None:
-        """Replace arq's, which waits for minutes if Redis is gone, and then does not call on_shutdown."""
+        """Replace arq's, which waits for minutes if Redis is unavailable, and then does not call on_shutdown."""
         if not self._handle_signals:
             self.handle_sig(signal.SIGUSR1)
         if not self._pool:

@@ -36,7 +36,7 @@ HEARTBEAT_EVERY_S, HEARTBEAT_TTL_MS = 10.0, 30_000
 
 
 async def run_maintenance(context: Context) -> None:
-    """Run until cancelled. Every worker runs all steps; the first one to run a step leaves nothing to do for the others."""
+    """Run until cancelled. Every worker runs all steps; once one has run a step, the others find nothing to do."""
     async with (
         aclosing(Guard(context, context.stored_hooks)) as guard,
         aclosing(CatchUpRunner(context, context.stored_hooks)) as catch_ups,

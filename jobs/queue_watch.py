@@ -21,7 +21,7 @@ class QueueWatch:
     """
 
     def __init__(self, redis: Redis) -> None:
-        """redis: with a connection of its own."""
+        """redis: with a separate connection."""
         self._redis, self._changed, self._is_supported = redis, asyncio.Event(), True
         self._request: asyncio.Task[None] | None = None
         #: Whether Redis reports changes.

@@ -42,7 +42,7 @@ class NoRedis(CannotStart):
 
 
 def check_arq_version() -> None:
-    """Raise WrongArq if another version than ARQ_VERSION is installed."""
+    """Raise WrongArq if a version other than ARQ_VERSION is installed."""
     if VERSION != ARQ_VERSION:
         raise WrongArq(
             f"arq {VERSION} is installed, and the worker extends internals of arq {ARQ_VERSION}. "

@@ -63,7 +63,7 @@ async def on_startup(ctx: dict[Any, Any]) -> None:
     ctx["context"] = Context(settings, ledger, http_client(MAX_IN_FLIGHT))
     await ctx["context"].stored_hooks.discover()
     ctx["maintenance"] = asyncio.create_task(run_maintenance(ctx["context"]))
-    gc.freeze()  # full collections over what the start made would take a twentieth of the time
+    gc.freeze()  # full collections of the objects from the start would take a twentieth of the time
     gc.set_threshold(GC_THRESHOLD)
     log.info("worker_started", accounts=sorted(settings.tokens))
 

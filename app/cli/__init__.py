@@ -72,7 +72,7 @@ COMMANDS: dict[str, dict[str, str]] = {
 }
 
 
-#: What people call some commands.
+#: Other names that people may try for some commands.
 OTHER_NAMES = {
     "check": "doctor",
     "events": "deliveries",

@@ -1,4 +1,4 @@
-"""Completion of values: names from the settings and sources, ids and reasons from Redis. Never an error or a wait."""
+"""Completion of values: names from the settings and sources, ids and reasons from Redis. It never fails or waits."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping

@@ -169,7 +169,7 @@ def _due(timestamp: str | None) -> str | None:
 
 
 def _help(row: Mapping[str, Any], id: str) -> Iterator[str]:
-    """Yield the cause of a failure, what the API says, what helps, and the commands."""
+    """Yield the cause of a failure, the API's answer, the fix, and the commands."""
     if not row.get("reason"):
         return
     reason = find_reason(row["reason"])

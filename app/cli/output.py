@@ -85,7 +85,7 @@ class TimeType(click.ParamType[datetime]):
 
 
 def print_message(text: str) -> None:
-    """Print sentences to stderr, each on lines of its own."""
+    """Print sentences to stderr, each on a new line."""
     for sentence in text.split("\n"):
         click.echo("\n".join(message_lines(printable(sentence))), err=True)
 

@@ -34,7 +34,7 @@ CONTENT_TYPES: Mapping[Format, str] = {
 }
 
 
-#: The settings that a delivery may have of its own, instead of those of its file.
+#: The settings that a delivery may override from its file.
 SETTINGS = ("secret", "signing_key", "secret_key", "signed_with", "token")
 
 
@@ -153,7 +153,7 @@ class Recorder:
         if "query" in before:
             entry["query"] = anonymizer.form(before["query"])
         if "records" in before:
-            with suppress(ValueError, Untranslatable):  # the requests are others: so is the meaning
+            with suppress(ValueError, Untranslatable):  # other requests have another meaning
                 entry |= self._records(before, entry, anonymizer)
             entry["fetched_at"] = before["fetched_at"]
         if values := leftovers(entry, anonymizer.personal_values):

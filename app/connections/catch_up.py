@@ -1,7 +1,7 @@
 """Catching up: lists the appointments of a tool, and stores the changes that no webhook reported.
 
 A listed appointment becomes a delivery of our own with the changes that its webhook would have, so it merges like any other:
-doing it twice, or late, harms nothing. Creating a visit can start a review request. Therefore appointments that began before
+a second or late catch-up is safe. Creating a visit can start a review request. Therefore appointments that began before
 `since` are stored only if Doorbell has their visit.
 """
 
@@ -44,7 +44,7 @@ from app.webhooks.subscription import ListRequest, Refused
 HORIZON = timedelta(days=366)
 #: Before the moment at which a connection was last healthy, some webhooks may already have been lost.
 OVERLAP = timedelta(hours=1)
-#: How long a worker works on a catch-up before others get a turn, and how many queued visits make it wait.
+#: How long a worker works on one catch-up before the next one, and the number of queued visits that makes it wait.
 TURN_S, MAX_QUEUED = 20.0, 200
 DAY_MS = 86_400_000
 NOT_CONFIGURED = "the hook, its list or its credentials are no longer configured"
@@ -63,7 +63,7 @@ def can_list(hook: Hook) -> bool:
 
 
 def is_daily(hook: Hook) -> bool:
-    """Whether missed changes of this hook are looked for each day."""
+    """Whether Doorbell looks for missed changes of this hook each day."""
     listing, chosen = hook.source.listing, hook.settings.reconcile
     return can_list(hook) and (chosen == "daily" or (chosen is None and listing is not None and listing.is_daily))
 
@@ -203,7 +203,7 @@ class CatchUpRunner:
         )
 
     async def _has_backlog(self) -> bool:
-        """Whether the workers have enough to do: webhooks go first."""
+        """Whether too many visits are queued: webhooks have priority."""
         return int(await self._context.ledger.redis.command("ZCARD", keys.VISITS_QUEUE)) > MAX_QUEUED
 
 

@@ -29,7 +29,7 @@ LOOK_BACK = timedelta(days=7)
 
 
 class Lister:
-    """Lists the appointments of one hook, and decides what becomes of each. It stores nothing."""
+    """Lists the appointments of one hook, and decides the outcome of each. It stores nothing."""
 
     def __init__(self, context: CallContext, hook: Hook, catch_up: CatchUp) -> None:
         self._context, self._hook, self._catch_up = context, hook, catch_up
@@ -88,7 +88,7 @@ class Lister:
     async def pages(
         self, requests: Sequence[ListRequest]
     ) -> AsyncIterator[tuple[list[tuple[ListedChanges, CatchUpResult]], list[ListRequest]]]:
-        """Yield the appointments of each page with what becomes of them, and the requests that remain."""
+        """Yield the appointments of each page with their outcomes, and the remaining requests."""
         source, settings = self._hook.source, self._hook.settings
         async for page, remaining in read_pages(source, requests, self._call):
             listed_at, records = self._listed_at, [record for record in page.records if self._is_new(record)]
@@ -109,7 +109,7 @@ class Lister:
         return known
 
     def _is_new(self, record: ListedRecord) -> bool:
-        """Whether no other list had the same: some tools list what changed besides what is to come."""
+        """Whether no earlier list had this record: some tools have one list of changed and one of upcoming appointments."""
         digest, before = digest_of(record), len(self._listed)
         self._listed.add(digest)
         return len(self._listed) > before
@@ -120,7 +120,7 @@ class Lister:
         return await self._connector.call(request)
 
     async def _wait_for_turn(self) -> None:
-        """Keep to the rate that the tool allows."""
+        """Wait as the tool's rate limit requires."""
         await asyncio.sleep(max(0.0, self._next_call_at - time.monotonic()))
         self._next_call_at = time.monotonic() + 1 / self.listing.calls_per_s
 

@@ -44,7 +44,7 @@ class OtherAccount(Refused):
 
 @dataclass(frozen=True, slots=True)
 class ConnectRequest:
-    """What a person gives to connect a tool.
+    """What a person enters to connect a tool.
 
     hook: the name of the hook. secret: the signing secret, if the tool chose it on a page. settings: further settings of the
     hook: account, api_url, timezone, … tokens: from an authorization with OAuth, instead of credentials.
@@ -161,7 +161,7 @@ class Connections:
         return Connected(hook, url, account_name, account_id, subscribed, is_importing=is_importing)
 
     async def _by_hand(self, connected: Connected) -> Connected:
-        """Note the connection of a hook whose webhooks a person sets up, and import the upcoming appointments once.
+        """Store the connection of a hook whose webhooks a person sets up, and import the upcoming appointments once.
 
         It is not managed: workers do not try to subscribe again.
         """
@@ -266,7 +266,7 @@ def needs_copied_secret(source: LoadedSource) -> bool:
 
 
 def _with_request(before: HookSettings | None, request: ConnectRequest, source: LoadedSource) -> HookSettings:
-    """Return the hook with what the person gave, and with a secret if nobody else chooses one."""
+    """Return the hook with the values from the person, and with a secret if neither the tool nor the person chooses one."""
     hook = before or build_hook({} if request.hook == request.source else {"source": request.source})
     hook = change_hook(hook, {**request.settings, **_credentials(hook, request)})
     subscription = source.subscription

@@ -2,7 +2,7 @@
 
 The same steps run after any interruption, and by any process: what exists at the tool with our URL is adopted, what is
 missing is created, and what is left over is deleted last. Subscriptions with another URL are never touched, except those
-that Doorbell had with an earlier URL of its own.
+that Doorbell had with its own earlier URL.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ class NotSubscribable(Exception):
     """The tool has no API for subscriptions. The message is a sentence."""
 
 
-#: What a step raises if the tool refuses it, and if it may succeed later. The first are to be caught first.
+#: What a step raises if the tool refuses it, and if it may succeed later. Catch the former first.
 REFUSALS = (Refused, ClientError, Unauthorized, Untranslatable, CredentialsMissing, NotSubscribable)
 OUTAGES = (VisitsApiError, LockContended)
 
@@ -68,7 +68,7 @@ class Subscribed:
 
 
 def connection_lock(context: CallContext, hook: str, wait_s: float | None = None) -> AbstractAsyncContextManager[None]:
-    """Work on the connection of a hook, alone among all processes. Raises LockContended after wait_s (LOCK_WAIT_S)."""
+    """Let only this process work on the connection of a hook. Raises LockContended after wait_s (LOCK_WAIT_S)."""
     name = f"{keys.CONNECTIONS}:{hook}:lock"
     return exclusive(context.ledger, name, LOCK_WAIT_S if wait_s is None else wait_s)
 
@@ -121,7 +121,7 @@ class Connector:
         return [each for subscription in own if (each := await self._with_events(subscription))]
 
     async def _with_events(self, subscription: SubscriptionState) -> SubscriptionState | None:
-        """Return the subscription with its events, where they have a list of their own; None if others use it, too."""
+        """Return the subscription with its events, if the tool lists them separately; None if others also use it."""
         if not self.declaration.list_events or not self.declaration.read_events:
             return subscription
         account = await self.account()
@@ -317,7 +317,7 @@ class Connector:
         raise AssertionError("unreachable")
 
     def _without_secrets(self, text: str) -> str:
-        """Hide what a tool repeats of a request: the text is shown, and stored."""
+        """Hide the parts of a request that a tool repeats: the text is shown, and stored."""
         settings = self._hook.settings
         for secret in filter(None, (*settings.credentials.values(), *settings.secrets)):
             text = text.replace(secret, "•••") if len(secret) >= MIN_SECRET_CHARS else text

@@ -1,4 +1,4 @@
-"""What a call to a tool needs from its process."""
+"""The objects that a call to a tool needs from its process."""
 
 import asyncio
 from dataclasses import dataclass, field

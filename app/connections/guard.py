@@ -33,9 +33,9 @@ from app.visits.client import RateLimited, Unauthorized, VisitsApiError
 from app.webhooks.payload import Untranslatable
 from app.webhooks.subscription import Refused, SubscriptionState
 
-#: The actor of what the workers do.
+#: The actor of the workers' actions.
 WORKER = Actor("Doorbell", "worker")
-#: How early an expiring subscription is renewed, in checks, and at least.
+#: An expiring subscription is renewed this many checks before its end, and at least this time before it.
 RENEW_CHECKS, RENEW_MIN = 4, timedelta(hours=12)
 #: The time between two checks varies between these shares of `CONNECTION_CHECK_S`.
 JITTER = 0.9, 1.1

@@ -40,7 +40,7 @@ def translate_record(
     tenants: Container[str | None] = (),
     known_people: KnownPeople = MappingProxyType({}),
 ) -> ListedChanges:
-    """Translate a listed appointment as the event that it stands for.
+    """Translate a listed appointment as the event that it represents.
 
     listed_at: when the request of its page began. tenants: the accounts of the tool that the hook accepts; empty: all. A
     record that does not name its account is from the account of the credentials. known_people: by booking, the people that

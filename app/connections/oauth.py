@@ -1,8 +1,8 @@
 """Connects a tool with a log-in there: the authorization code flow of OAuth (RFC 6749, 4.1) with PKCE (RFC 7636).
 
 An authorization begins in the console, goes to the tool's page, and ends at our redirect URI with a code. Its state is
-random and signed. What belongs to it, such as the code verifier, is in Redis for ten minutes, encrypted: the first callback
-of the session that began it takes it away, so that a state works once. The tokens are stored, and then the tool is connected
+random and signed. The data of a state, such as the code verifier, is in Redis for ten minutes, encrypted. The first callback
+of the session that began it deletes the data, so a state works once. The tokens are stored, and then the tool is connected
 as with credentials.
 """
 
@@ -45,7 +45,7 @@ class AuthorizationFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Authorization:
-    """What belongs to a state. session: a digest of the session that began it. is_new: whether there was no such hook."""
+    """The data of a state. session: a digest of the session that began it. is_new: whether there was no such hook."""
 
     session: str
     source: str
@@ -166,7 +166,7 @@ class Authorizations:
         await self._context.ledger.set_with_ttl(key, encrypted, AUTHORIZATION_TTL_S * 1000)
 
     async def _take(self, source: str, state: str, session: str) -> Authorization:
-        """Return what belongs to the state, once. A state of another session or source is refused."""
+        """Return the data of the state, and delete it. A state of another session or source is refused."""
         refusal = AuthorizationFailed(
             "This answer does not belong to a log-in that this browser began in the last ten minutes, or was already used. "
             "Nothing was stored: connect again."

@@ -29,9 +29,9 @@ MAX_TRIES = 5
 
 
 class StoredHooks:
-    """Without SECRET_KEY, no hook is stored, and Redis is not asked. Methods that change a hook need an actor's Actions.
+    """Without SECRET_KEY, no hook is stored, and Redis is not queried. Methods that change a hook need an actor's Actions.
 
-    is_current: whether the last question to Redis was answered. Until then an unknown name may be a stored hook.
+    is_current: whether the last request to Redis was answered. Until then an unknown name may be a stored hook.
     """
 
     def __init__(self, redis: Redis, settings: Settings, on_change: Callable[[], None] = lambda: None) -> None:

@@ -3,7 +3,7 @@
 A refresh token gives full access to the account at the tool, so it is encrypted with a key derived from SECRET_KEY. A
 stored token belongs to the credentials in the settings: after they change, the stored token is ignored.
 
-Many tools accept a refresh token only once, so its replacement must not be lost. Therefore an exchange is a task of its own,
+Many tools accept a refresh token only once, so its replacement must not be lost. Therefore an exchange is a separate task,
 which outlives its job; it starts only after Redis has accepted a write; and the new access token is used only after the new
 refresh token is stored, which is retried as long as the process lives. One gap remains: the process is killed, or the
 response is lost, after the tool has replaced the token and before the new one is stored. Then the old one is used again,
@@ -176,7 +176,7 @@ class Tokens:
 
     @asynccontextmanager
     async def _without_exchange(self) -> AsyncIterator[None]:
-        """Keep others from exchanging a token meanwhile. Raises LockContended."""
+        """Prevent other processes from exchanging a token. Raises LockContended."""
         lock, token, deadline = f"{self._key}:lock", new_token(), time.monotonic() + LOCK_WAIT_S
         while not await self.context.ledger.acquire_lock(lock, token, LOCK_TTL_S):
             if time.monotonic() > deadline:

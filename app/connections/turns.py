@@ -1,4 +1,4 @@
-"""Runs a step for several names at once, and for each name once at a time, so that a slow tool delays no other."""
+"""Runs a step for several names at once, but never twice at once for one name, so a slow tool does not delay the others."""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable

@@ -44,7 +44,7 @@ UNAVAILABLE_ANSWERS: dict[type[RedisUnavailable], tuple[str, str]] = {
 
 #: Looks for changes of the stored hooks, because a name is unknown. Returns whether all stored hooks are known.
 Discover = Callable[[], Awaitable[bool]]
-HOOK_UNAVAILABLE = "there may be a hook of this name, but it cannot be loaded now"
+HOOK_UNAVAILABLE = "a hook with this name may exist, but cannot be loaded now"
 
 _PLAIN_TENANT = re.compile("[A-Za-z0-9._:/-]{1,64}")
 
@@ -55,7 +55,7 @@ class UnknownHook(HttpRejection):
     def __init__(self, hook: Hook | None, path: str) -> None:
         name = path.removeprefix("/hooks/").partition("/")[0]
         self.tool = name if hook is None and name in load_sources() else ""
-        detail = f"there is no hook {self.tool or 'of this name'}, or it has no secret"
+        detail = f"there is no hook {self.tool or 'with this name'}, or it has no secret"
         super().__init__(404, "no_such_hook", f"the URL of the hook {name} ends with its name" if hook else detail)
 
 

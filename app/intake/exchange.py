@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 from app.intake.http_protocol import BUFFERED_REQUEST, BufferedRequest
 from app.intake.request_body import BodyDeadlines, body_too_large
 
-#: Of a body that is too large, at most this is read and thrown away before the connection closes.
+#: Of a body that is too large, at most this is read and discarded before the connection closes.
 MAX_DRAIN_BYTES, DRAIN_TIMEOUT_S = 16_777_216, 2.0
 
 
@@ -37,7 +37,7 @@ async def send_response(
 ) -> None:
     """headers: with the content-length, and validated: nothing checks them again.
 
-    unread: reads the rest of a body that was rejected. It is thrown away before the connection closes: closing a connection
+    unread: reads the rest of a body that was rejected. It is discarded before the connection closes: closing a connection
     with unread bytes resets it, and most senders would never see the response.
     """
     request: BufferedRequest | None = scope.get("extensions", {}).get(BUFFERED_REQUEST)

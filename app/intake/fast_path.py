@@ -195,7 +195,7 @@ class FastPath:
 
 
 def _passed(step: Callable[[Entry], None], entries: Sequence[Entry]) -> list[Entry]:
-    """Return the entries for which the step succeeds. For others, the plain path repeats it, and answers what is wrong."""
+    """Return the entries for which the step succeeds. The plain path repeats it for the others, and answers the error."""
     passed = []
     for entry in entries:
         try:

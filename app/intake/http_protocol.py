@@ -70,7 +70,7 @@ def raise_file_limit() -> None:
     """Raise the limit of open files to the hard limit, and lower MAX_CONNECTIONS to 80 % of it if it is more."""
     global MAX_CONNECTIONS
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with suppress(ValueError, OSError):  # macOS has a lower limit of its own
+    with suppress(ValueError, OSError):  # macOS has its own lower limit
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         soft = hard
     if soft != resource.RLIM_INFINITY:
@@ -137,7 +137,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        cast(CoalescingTransport, self.transport).on_unsent = _do_nothing  # breaks a circle of references
+        cast(CoalescingTransport, self.transport).on_unsent = _do_nothing  # breaks a reference cycle
         self._idle.pop(self, None)
         self._unset_keepalive_if_required()  # a running timer would keep this object alive
         self._stop_head_timer()
@@ -346,7 +346,7 @@ class LimitedHttpProtocol(HttpToolsProtocol):
 
 
 def _drop_references(cycle: RequestResponseCycle) -> None:
-    """Break the circle of scope and cycle, so that both are freed at once and not by the garbage collector."""
+    """Break the reference cycle of scope and request, so that both are freed at once and not by the garbage collector."""
     nothing: Any = {}
     cycle.scope = nothing
 
@@ -436,7 +436,7 @@ class BufferedRequest:
         return cast(Scope, self._cycle.scope)
 
     def take_body(self) -> bytes | None:
-        """Return the body, in each call; None if it has not arrived yet. The ASGI messages do not have it any more."""
+        """Return the body, in each call; None if it has not arrived yet. The ASGI messages no longer have it."""
         if self._body is None and not self._cycle.more_body:
             self._body = bytes(self._cycle.body)
             self._cycle.body.clear()
@@ -460,7 +460,7 @@ class BufferedRequest:
         if not cycle.keep_alive:
             cycle.transport.close()
         cycle.on_response()
-        cycle.on_response = _do_nothing  # breaks a circle of references, as uvicorn does
+        cycle.on_response = _do_nothing  # breaks a reference cycle, as uvicorn does
         return True
 
     @property

@@ -12,7 +12,7 @@ from app.ledger.records import trace_fields
 from app.settings.model import Hook
 from app.webhooks.delivery import Delivery
 
-#: Values of the label `outcome` in /metrics by reason of the rejection. Other reasons stand for themselves.
+#: Values of the label `outcome` in /metrics by reason of the rejection. Other reasons are their own value.
 METRIC_OUTCOMES = {
     "signature_missing": "bad_signature",
     "signature_malformed": "bad_signature",
@@ -90,7 +90,7 @@ class RequestLog:
         return self.request_id
 
     def note(self, status: int) -> dict[str, Any]:
-        """Return what somebody who listens learns about the request: no content of it."""
+        """Return what an operator who listens sees of the request, without its content."""
         fields = {
             "delivery": self.delivery,
             "reason": self.reason,

@@ -1,1 +1,1 @@
-"""Everything that is in Redis: deliveries, changes, tasks, leases. Nobody else spells a key."""
+"""Everything that is in Redis: deliveries, changes, tasks, leases. No other package builds or parses a key."""

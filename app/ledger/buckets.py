@@ -19,7 +19,7 @@ REMOVED_AT_ONCE = 100
 
 
 async def add(redis: Redis, index: str, entries: Iterable[tuple[bytes, str]], keep_ms: int) -> None:
-    """Let digests lead to ids. An id that a digest leads to already becomes the newest. Works on a full Redis too."""
+    """Add ids to digests. An id that a digest already has becomes its newest. Works on a full Redis too."""
     await redis.script(scripts.add_to_buckets(index=index, keep_ms=keep_ms, entries=map(_encode, entries)))
 
 

@@ -1,4 +1,4 @@
-"""The newest catch-up of each hook: what was asked for, how far it is, and what remains, encrypted."""
+"""The newest catch-up of each hook: the request, the progress, and the remaining requests, encrypted."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -11,7 +11,7 @@ from app.ledger.encryption import Keyring, TamperedValue, UnknownKey
 from app.ledger.redis import Redis
 
 CatchUpStatus = Literal["queued", "running", "done", "cancelled", "failed"]
-#: What became of a listed appointment. changed: its changes were stored. unchanged: Doorbell had them. past: it is over, and
+#: The outcome of a listed appointment. changed: its changes were stored. unchanged: Doorbell had them. past: it is over, and
 #: Doorbell has no visit of it: creating one could ask a customer about the past. unclear: it cannot be translated.
 CatchUpResult = Literal["changed", "unchanged", "past", "unclear"]
 RESULTS: tuple[CatchUpResult, ...] = get_args(CatchUpResult)
@@ -79,7 +79,7 @@ class CatchUps:
         return sorted(hook.decode() for hook in await self._redis.command("SMEMBERS", keys.OPEN_CATCH_UPS))
 
     async def get(self, slot: str) -> CatchUp | None:
-        """Return the newest catch-up of a hook, or its newest plan, with a wish of an operator to cancel it."""
+        """Return the newest catch-up of a hook, or its newest plan, and whether an operator asked to cancel it."""
         encrypted, cancelled = await self._redis.command("HMGET", _key(slot), "state", "cancelled")
         if not encrypted:
             return None

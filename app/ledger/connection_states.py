@@ -52,7 +52,7 @@ class ConnectionState:
 
     @property
     def has_new_url(self) -> bool:
-        """Whether all subscriptions of Doorbell have an earlier URL: one with the present URL is a stranger's."""
+        """Whether all subscriptions of Doorbell have an earlier URL: it did not create the one with the present URL."""
         return bool(self.outdated) and not self.subscription_ids
 
 
@@ -95,7 +95,7 @@ MEANINGS: Mapping[Health, str] = {
     "missing": "the tool has no subscription with our URL",
     "credentials_expired": "the tool rejects the credentials",
 }
-#: What an unhealthy state means at a tool, and what helps. {title}: the tool. {hook}: the hook.
+#: What an unhealthy state means at a tool, and the fix. {title}: the tool. {hook}: the hook.
 PROBLEMS: Mapping[Health, tuple[str, str]] = {
     "degraded": (
         "{title} reports failing deliveries, signs with another secret, or has sent nothing for longer than usual",
@@ -117,7 +117,7 @@ PROBLEMS: Mapping[Health, tuple[str, str]] = {
 
 
 def describe_problem(state: Health, hook: str, source: str, title: str) -> tuple[str, str]:
-    """Return what an unhealthy state means, and what helps."""
+    """Return what an unhealthy state means, and the fix."""
     words = {"hook": hook, "source": source, "title": title}
     meaning, fix = PROBLEMS[state]
     return meaning.format(**words), fix.format(**words)

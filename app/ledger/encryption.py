@@ -1,4 +1,4 @@
-"""Encryption of values in Redis: AES-256-GCM with a key of its own for each purpose, and several keys for rotation.
+"""Encryption of values in Redis: AES-256-GCM with a separate key for each purpose, and several keys for rotation.
 
 01, 4 bytes of key id, 12 bytes of nonce, ciphertext with tag
 """

@@ -57,7 +57,7 @@ REJECTION_LIST = "bell:rejections:"
 #: + source, colon and its version: the fields and words of its payloads. The changes; by hook, the time of the last look.
 PAYLOAD, PAYLOAD_CHANGES, PAYLOAD_CURSORS = "bell:payload:", "bell:payload-changes", "bell:payload-cursors"
 PAYLOAD_LOCK = "bell:payload:lock"
-#: The hooks that somebody listens to; + hook: notes about its requests.
+#: The hooks that an operator listens to; + hook: notes about its requests.
 LISTENING, ARRIVALS = "bell:listening", "bell:arrivals:"
 AUDIT = "bell:audit:"
 #: The run id of the server; what it may have lost when that changed; which worker audits.
@@ -162,7 +162,7 @@ KEY_KINDS = (
         "the tool's ids of the people in a booking",
         "2 years after its last record",
         title="People of a booking",
-        personal_data="nothing at once: the tool's ids lead to nobody without the tool; the list expires with the visit",
+        personal_data="nothing at once: without the tool, its ids identify nobody; the list expires with the visit",
     ),
     KeyKind(
         "bell:index:contacts:*",
@@ -206,7 +206,7 @@ KEY_KINDS = (
     KeyKind(
         "bell:oauth:*",
         "expires",
-        "a log-in at a tool that has begun: its hook, and what the exchange of the code needs, encrypted",
+        "a log-in in progress at a tool: its hook, and the data for the exchange of the code, encrypted",
         "until the tool answers, 10 minutes at most",
     ),
     KeyKind("bell:connections:*:lock", "expires", "which process works on the connection of a hook", _SHORT),
@@ -221,10 +221,10 @@ KEY_KINDS = (
     KeyKind(
         "bell:catch-up:*",
         "expires",
-        "the newest catch-up of a hook, or its newest plan: its progress, and the requests that remain, encrypted",
+        "the newest catch-up of a hook, or its newest plan: its progress, and the remaining requests, encrypted",
         "30 days after its last step",
         title="Catch-ups",
-        personal_data="none after its end: until then, parts of appointments in the requests that remain",
+        personal_data="none after it ends; until then, parts of appointments in the remaining requests",
     ),
     KeyKind("bell:catch-ups", "members", "the hooks with an unfinished catch-up", "until it ends"),
     KeyKind("bell:queue:visits:health-check", "expires", "the health check of arq", _SHORT),
@@ -254,10 +254,10 @@ KEY_KINDS = (
     KeyKind(
         "bell:move:*",
         "permanent",
-        "the move of an account to another cell, or from one: the other cell, and how far the move is",
+        "the move of an account to another cell, or from one: the other cell, and the progress of the move",
         "until the account has arrived; in the cell that it left, until its hook is removed or it moves back",
     ),
-    KeyKind("bell:move-hook:*", "permanent", "how far the move of the hook's account is", "as long as that move"),
+    KeyKind("bell:move-hook:*", "permanent", "the progress of the move of the hook's account", "as long as that move"),
     KeyKind(
         "bell:move-arrivals:*",
         "members",
@@ -305,23 +305,25 @@ KEY_KINDS = (
     KeyKind(
         "bell:payload:*",
         "expires",
-        "the names of fields that a source sent, and the words of fields like `status`; no values of people",
+        "the names of fields that a source sent, and the words of fields like `status`; no personal data",
         "90 days after the last delivery",
         title="Fields of payloads",
     ),
     KeyKind(
         "bell:payload-changes", "permanent", "changes of payloads: the field or word, and a delivery", "the newest 200"
     ),
-    KeyKind("bell:payload-cursors", "permanent", "up to which delivery of each hook changes were looked for", _ALWAYS),
-    KeyKind("bell:listening", "expires", "the hooks that somebody listens to", "10 minutes"),
+    KeyKind(
+        "bell:payload-cursors", "permanent", "the delivery of each hook up to which payloads were compared", _ALWAYS
+    ),
+    KeyKind("bell:listening", "expires", "the hooks that an operator listens to", "10 minutes"),
     KeyKind(
         "bell:arrivals:*",
         "expires",
-        "notes about requests to a hook while somebody listens: the answer and its reason, no content",
+        "notes about requests to a hook while an operator listens: the answer and its reason, no content",
         "15 minutes after the last",
-        title="Requests while somebody listens",
+        title="Requests while an operator listens",
     ),
-    KeyKind("bell:server", "permanent", "the run id of Redis, to notice a restart or a failover", _ALWAYS),
+    KeyKind("bell:server", "permanent", "the run id of Redis, to detect a restart or a failover", _ALWAYS),
     KeyKind("bell:loss:lock", "expires", "which worker audits after a failover", _SHORT),
     KeyKind(
         "bell:loss", "expires", "the last restart or failover of Redis, and the visits whose changes it lost", "7 days"

@@ -308,7 +308,7 @@ class Ledger:
         return int(await self.redis.script(call))
 
     async def acquire_rate_slot(self, account: str, calls_per_second: float, max_wait_s: float) -> float:
-        """Reserve the next slot for a call. Return the seconds until it.
+        """Reserve the next slot for a call. Return the seconds until then.
 
         If they exceed max_wait_s, nothing is reserved, and the result is negative.
         """
@@ -638,7 +638,7 @@ async def check_one_shard(redis: Redis) -> None:
 
 
 async def take_turn(redis: Redis, lock: str, ttl_s: float) -> bool:
-    """Return True to one process in ttl_s: the lock is never released. Raises RedisUnavailable."""
+    """Return True for one process per ttl_s: the lock is never released. Raises RedisUnavailable."""
     call = scripts.acquire_lock(expected_ms="", lock=lock, token=new_id(), ttl_ms=int(ttl_s * 1000), value="")
     is_acquired, _ = await redis.script(call)
     return bool(is_acquired)

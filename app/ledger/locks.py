@@ -35,7 +35,7 @@ async def single_flight(
     """Take the lock of the key, and return the value that is stored under the key; if there is none, that of `produce`.
 
     decode: returns None if a stored value cannot be used. encode: what is stored for keep_ms after `produce`; None if
-    `produce` stores the value itself, or if it stays unknown to others.
+    `produce` stores the value itself, or if the value is not shared.
     produce_s: `produce` starts only if the lock lasts at least this long. keeps_lock: returns True for errors of `produce`
     that may take effect later; then the lock is not released, it expires. Raises LockContended.
     """

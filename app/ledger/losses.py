@@ -74,6 +74,6 @@ class Losses:
 
 
 def visit_names(visits: Sequence[TaskId]) -> str:
-    """Return the first external ids, and how many more there are."""
+    """Return the first external ids, and the number of the others."""
     first = ", ".join(visit.external_id for visit in visits[:MAX_NAMED])
     return f"{first} and {len(visits) - MAX_NAMED} more" if len(visits) > MAX_NAMED else first

@@ -378,7 +378,7 @@ class AccountData:
         commands += [("ZREM", f"{keys.DELIVERIES}{info.hook}", id) for id, info in page.deliveries.items()]
         commands += [("LREM", name, 1, entry) for name, entries in page.buckets.items() for entry in entries]
         await self.redis.pipeline(commands)
-        # Whether a later page has such entries cannot be told any more, since the deliveries are removed.
+        # The deliveries are removed, so it is no longer known whether a later page has such entries.
         await buckets.remove(self.redis, buckets.REQUESTS, request_entries(page.deliveries))
 
     async def _remove_members(self) -> None:

@@ -51,7 +51,7 @@ class RecordOutdated(Exception):
 
 
 class VisitLimitReached(Exception):
-    """The visit accepts no more changes. The argument is the exceeded limit, a key of REASONS."""
+    """The visit accepts no further changes. The argument is the exceeded limit, a key of REASONS."""
 
 
 class AcceptResult(NamedTuple):

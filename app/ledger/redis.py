@@ -62,7 +62,7 @@ CLOCK_JUMP_S, CLOCK_JUMP_GRACE_S = 2.0, 5
 
 
 class RedisUnavailable(Exception):
-    """Redis is unreachable, too slow, read-only or full. The message says which."""
+    """Redis is unreachable, too slow, read-only or full. The message has the cause."""
 
 
 class RedisFull(RedisUnavailable):
@@ -260,7 +260,7 @@ class _Connection(asyncio.Protocol):
         return future
 
     async def subscribe(self, channel: str, on_message: Callable[[Any], None]) -> None:
-        """Pass each message of the channel to on_message, and None at the end. The connection takes no more commands."""
+        """Pass each message of the channel to on_message, and None at the end. The connection accepts no commands then."""
         self._on_message = on_message
         await self.send(("SUBSCRIBE", channel))
 
@@ -489,7 +489,7 @@ class Redis:
             await asyncio.gather(*(self.script(call, connection=connection) for call in renewals))
 
     async def subscribe(self, channel: str) -> AsyncIterator[bytes]:
-        """Yield the messages of a channel. The connection takes no more commands, and a slow reader loses messages.
+        """Yield the messages of a channel. The connection accepts no further commands, and a slow reader loses messages.
 
         Raises RedisUnavailable.
         """
@@ -508,7 +508,7 @@ class Redis:
     async def track_keys(self, prefix: str, on_change: Callable[[Any], None]) -> None:
         """Call on_change when keys with this prefix have changed, until untrack_keys; with None when the connection is lost.
 
-        Use a Redis of its own for it. Raises RedisUnavailable; hiredis.ReplyError if the server has no such reports.
+        Use a separate Redis object for it. Raises RedisUnavailable; hiredis.ReplyError if the server has no such reports.
         """
         connection = await self._connected()
         try:

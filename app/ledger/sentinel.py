@@ -16,14 +16,14 @@ import hiredis
 
 DEFAULT_PORT = 26_379
 SCHEMES = ("redis+sentinel", "rediss+sentinel")
-#: A Sentinel that has not answered after this time is not waited for.
+#: The longest wait for the answer of a Sentinel.
 ANSWER_TIMEOUT_S = 1.0
 
 Endpoint = tuple[str, int]
 
 
 class NoPrimary(Exception):
-    """No Sentinel names a primary. The message says why."""
+    """No Sentinel names a primary. The message has the cause."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@
     start       the other cell accepts deliveries, and runs the tasks
     remove      the data here
 
-Each step can be repeated. The mark in both cells says how far a move is.
+Each step can be repeated. The mark in both cells records the progress of a move.
 """
 
 import asyncio
@@ -317,6 +317,6 @@ def _describe(ledger: Ledger) -> str:
 
 
 async def _identity(ledger: Ledger) -> tuple[str, int]:
-    """Return what only one database has: the run of its server, and its number."""
+    """Return what identifies a database: the run id of its server, and its number."""
     server = await ledger.redis.info("server")
     return server.get("run_id", ""), ledger.redis.address.parts.get("db") or 0

@@ -92,7 +92,7 @@ class Arrivals:
     async def follow(self, subscriber: Redis) -> AsyncGenerator[Arrival]:
         """Yield each request as it arrives, and again when its record was fetched and translated.
 
-        subscriber: a connection of its own, which the subscription blocks.
+        subscriber: a separate connection, which the subscription blocks.
         """
         arrivals: asyncio.Queue[Arrival] = asyncio.Queue()
         pending, translated = deque[str](maxlen=MAX_PENDING), deque[str](maxlen=MAX_PENDING)

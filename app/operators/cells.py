@@ -1,4 +1,4 @@
-"""Several cells at a glance: each with its worst problem and its numbers, read from its Redis alone."""
+"""An overview of several cells: the worst problem and the numbers of each, read only from its Redis."""
 
 import asyncio
 from collections.abc import Mapping

@@ -46,9 +46,9 @@ CONTACT_LABELS = {
 }
 
 
-#: Begins the line of a contact that an operator assigned.
+#: The beginning of the line about a contact that an operator assigned.
 ASSIGNED = "an operator assigned the contact"
-#: Begins what is said of an attempt that failed.
+#: The beginning of the sentence about a failed attempt.
 NOT_APPLIED = "not applied: "
 
 
@@ -397,7 +397,7 @@ def attempt_lines(
 
 
 def pending_lines(task: Task, since_ms: int = 0) -> list[HistoryLine]:
-    """Return what a task waits for, if no attempt tells it. since_ms: it is later than this."""
+    """Return what a task waits for, if no attempt shows it. since_ms: it is later than this."""
     title = find_reason(task.reason).title if task.reason else ""
     texts = {
         "queued": "waits for a worker",

@@ -21,7 +21,7 @@ from app.visits.client import VisitsApiError
 
 #: Tools send again what was answered 503, and leases expire, before the audit.
 AUDIT_AFTER_S = 60.0
-#: A replica that lacks more than this is not promoted, unless an operator wants it.
+#: A replica that lacks more than this is not promoted, unless an operator forces it.
 PERIOD = timedelta(minutes=15)
 #: Pages of 100 visits for each account.
 MAX_PAGES = 20
@@ -40,7 +40,7 @@ class LossAudit:
         self._losses = Losses(ledger.redis)
 
     async def step(self) -> None:
-        """Notice another server; audit a minute later, in one process. Raises RedisUnavailable."""
+        """Detect a restart or failover of Redis; one process audits a minute later. Raises RedisUnavailable."""
         now = await self._ledger.server_time()
         if await self._losses.notice_other_server():
             log.warning("redis_changed", audit_in_s=self._after_s)

@@ -84,7 +84,7 @@ class Operation:
     """A stored operation with its progress.
 
     activity: its start in the activity log. state: `queued`, `running`, `done`, `cancelled` or `stalled` (no worker takes
-    the requeued tasks). skipped: counts by reason. outcomes: what became of the tasks, as in scripts/lib/operations.lua. The
+    the requeued tasks). skipped: counts by reason. outcomes: the results of the tasks, as in scripts/lib/operations.lua. The
     events of a retranslation have the outcomes of their visits. has_unknown_options: a later version started it, or
     SECRET_KEY lacks the key of its contacts; without these options it would do something else.
     """

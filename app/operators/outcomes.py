@@ -7,7 +7,7 @@ from app.ledger.reasons import REASONS, find_reason
 from app.operators.operations import FAILED, OperationKind
 from app.operators.replay import PlanSummary
 
-#: What became of a task of an operation, except failures.
+#: The outcomes of a task of an operation, except failures.
 OUTCOMES = {
     "succeeded": "Succeeded",
     "pending": "Pending",

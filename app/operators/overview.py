@@ -46,7 +46,7 @@ ARRIVED_OUTCOMES, REJECTED_OUTCOMES, PARKED_OUTCOMES = ("accepted", "repeat", "i
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Something to do. hook: the hook that it is about; of a paused account, one of its hooks."""
+    """A problem that needs action. hook: the hook that it is about; of a paused account, one of its hooks."""
 
     kind: Literal[
         "workers",

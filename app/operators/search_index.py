@@ -82,7 +82,7 @@ async def _visits(redis: Redis, digests: Sequence[bytes], limit: int) -> list[li
 async def remove_visits(
     redis: Redis, visits: Iterable[TaskId], phones: Iterable[str], names: Iterable[str], secret_keys: Sequence[str]
 ) -> None:
-    """Let these numbers and the words of these names not lead to the visits any more. Raises RedisUnavailable."""
+    """Remove these numbers and the words of these names from the entries of the visits. Raises RedisUnavailable."""
     parts = {*filter(None, map(normalize_phone, phones))}
     parts |= {f"{NAME_PREFIX}{word}" for name in names for word in name_words(name)}
     digests = [_digest(part, key) for part in sorted(parts) for key in secret_keys]

@@ -100,7 +100,7 @@ def find_causes(settings: Settings, hook: str, delivery: Delivery) -> list[str]:
 
 
 class InvalidHeaders(ValueError):
-    """A line of the headers is not `Name: value`. The message says which."""
+    """A line of the headers is not `Name: value`. The message names the line."""
 
 
 def parse_headers(hook: Hook, lines: Sequence[bytes]) -> tuple[str, bytes, tuple[tuple[bytes, bytes], ...]]:

@@ -98,7 +98,7 @@ def to_bound(moment: datetime) -> str:
 
 
 def visit_row(aliases: Sequence[Task], start: str = "") -> Row:
-    """Return a visit without personal data. start: of a visit whose changes have no time any more."""
+    """Return a visit without personal data. start: of a visit whose changes no longer have a time."""
     primary, facts = aliases[0], merge_visit(aliases)
     fields = desired_visit(facts).fields
     remote = primary.remote or {}

@@ -1,4 +1,4 @@
-"""The alerts: when each starts, what it says, and what to do.
+"""The alerts: the condition, the message and the fix of each.
 
 `make docs` generates deploy/alerts.yaml and the alerts of docs/runbook.md from this module.
 AlertMonitor posts the alerts that have a key.

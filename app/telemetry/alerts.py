@@ -125,7 +125,7 @@ class AlertMonitor:
         return [(FAILURES.key, "\n".join(lines))]
 
     async def _newest_reasons(self, count: int) -> list[str]:
-        """Return a line for each kind of the newest failures, with what helps; the most frequent first."""
+        """Return a line for each kind of the newest failures, with its fix; the most frequent first."""
         task_ids = await self._redis.command("ZREVRANGE", keys.PARKED, 0, min(count, MAX_REASONS) - 1)
         names = await asyncio.gather(
             *(self._redis.command("HGET", f"{keys.TASK}{task_id.decode()}", "reason") for task_id in task_ids)

@@ -1,4 +1,4 @@
-"""Requests that are not stored, for somebody who listens to a hook: what was answered, and why.
+"""Requests that are not stored, for an operator who listens to a hook: what was answered, and why.
 
 `doorbell listen` and the console put a hook into the set `bell:listening`. While it is there, the web processes write a note
 about each of its requests that is not in Redis otherwise: rejections with their diagnosis, repeats, handshakes. A note has
@@ -19,12 +19,12 @@ from app.ledger.redis import Redis, RedisUnavailable
 from app.telemetry.logs import log
 from app.webhooks.delivery import Delivery
 
-#: How long a hook stays in the set after somebody last asked for its requests.
+#: How long a hook stays in the set after an operator last asked for its requests.
 LISTEN_S, LISTENING_TTL_S = 60, 600
-#: How soon a web process knows that somebody listens.
+#: How soon a web process knows that an operator listens.
 FOLLOW_EVERY_S = 1.0
 MAX_NOTES, NOTES_TTL_S = 100, 900
-#: Requests beyond these limits have no note: an attack must not cost more because somebody listens.
+#: Requests beyond these limits have no note: an attack must not cost more because an operator listens.
 MAX_PENDING, MIN_INTERVAL_S = 20, 0.05
 #: A larger body is not diagnosed: each correction hashes it again.
 MAX_DIAGNOSED_BYTES = 131_072
@@ -41,7 +41,7 @@ def no_diagnosis(_: str, __: Delivery) -> Sequence[str]:
 
 
 class Arrivals:
-    """hooks: those that somebody listens to, and NO_HOOK if there is any."""
+    """hooks: those that an operator listens to, and NO_HOOK if there is any."""
 
     def __init__(self, redis: Redis, diagnose: Diagnose = no_diagnosis) -> None:
         self.hooks: frozenset[str] = frozenset()
@@ -94,7 +94,7 @@ class Arrivals:
 
 
 async def listened_hooks(redis: Redis) -> frozenset[str]:
-    """Return the hooks that somebody listens to. Raises RedisUnavailable."""
+    """Return the hooks that an operator listens to. Raises RedisUnavailable."""
     seconds, _ = await redis.command("TIME")
     return frozenset(
         hook.decode() for hook in await redis.command("ZRANGEBYSCORE", keys.LISTENING, int(seconds), "+inf")

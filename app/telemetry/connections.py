@@ -30,12 +30,12 @@ class HookConnection(ConnectionState):
 
     @property
     def is_broken(self) -> bool:
-        """Whether the tool sends nothing until somebody acts."""
+        """Whether the tool sends nothing until an operator acts."""
         return self.state in ("disabled", "missing", "credentials_expired")
 
     @property
     def problem(self) -> tuple[str, str] | None:
-        """What is wrong with it and what helps; None if it is healthy, or was never heard from."""
+        """The problem and its fix; None if the connection is healthy or unverified."""
         if self.state not in UNHEALTHY:
             return None
         meaning, fix = describe_problem(self.state, self.hook, self.source, source_title(self.source))

@@ -219,7 +219,7 @@ def _event_kind(source: str, body: Payload) -> str:
     path = load_sources()[source].definition.event_name_path
     name = body.at(*path).value if path else ""
     known = documented(source)
-    # Another name is a new word; it has no counts of its own.
+    # Another name is a new word without separate counts.
     return name if isinstance(name, str) and name in known.words.get(known.named, ()) else ""
 
 

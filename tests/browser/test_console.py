@@ -160,7 +160,7 @@ def test_the_page_of_a_hook_shows_requests_as_they_arrive(running: Harness, open
 
     create_visit(running, "A-1")
     console.page.wait_for_selector("#live >> text=Books standard-A-1 for •••")
-    # The web process knows a moment later that somebody listens.
+    # The web process knows a moment later that an operator listens.
     wait_until(
         lambda: (
             running.post(b"{}", sign_standard(b"another body")) and console.page.locator("text=Rejected (401)").count()

@@ -97,7 +97,7 @@ def connect_request(request: Request, source: LoadedSource, name: str) -> Connec
 
 
 def _sentences(error: Exception, source: LoadedSource) -> list[str]:
-    """Return what went wrong, and what helps."""
+    """Return the problem, and its fix."""
     title = source.definition.title
     if isinstance(error, TimeoutError):
         return [f"{title} answers too slowly. Try again: what exists there already is used."]

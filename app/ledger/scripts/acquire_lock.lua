@@ -1,6 +1,6 @@
 #!lua flags=allow-oom,allow-cross-slot-keys
 --- acquire_lock: Take a lock for ttl_ms, or extend it if this token holds it.
---- expected_ms: '' if a jump of the clock does no harm. value: a key to read after that, or ''.
+--- expected_ms: '' if a jump of the clock is harmless. value: a key to read after that, or ''.
 --- @args expected_ms lock token ttl_ms value
 --- @returns {1 or, while another token holds the lock, 0; the value}
 --- @include lib/clock_check

@@ -1,6 +1,6 @@
 #!lua flags=no-writes,allow-cross-slot-keys
 --- long_gaps: Find the long gaps between the webhooks of a hook, back to a time, without reading all of them.
---- Deliveries of our own, from a tool's list, are no webhooks. Times are in ms since 1970.
+--- Deliveries of our own, from a tool's list, are not webhooks. Times are in ms since 1970.
 --- @args hook newest since min_ms
 --- @returns the time of the oldest webhook after since, then each gap of at least min_ms
 

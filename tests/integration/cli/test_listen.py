@@ -40,7 +40,7 @@ def test_listen_shows_what_arrives_with_verdict_diagnosis_and_meaning(service: H
             lines = [line for line in listening.log.read_text().splitlines(keepends=True) if line.endswith("}\n")]
             return [row for row in map(json.loads, lines) if row["outcome"] == outcome]
 
-        # The web process knows a moment later that somebody listens.
+        # The web process knows a moment later that an operator listens.
         body = standard_body("visit.created", "A-1", contact=ADA, time_scheduled=TIME)
         wait_until(lambda: service.post(body + b"\n", sign_standard(body)) and shown("rejected"))
         delivery = service.post(body, sign_standard(body)).json()["delivery"]

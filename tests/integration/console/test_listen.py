@@ -38,7 +38,7 @@ def text_of(page: str) -> str:
 
 
 async def open_page(app: Any, operator: Browser) -> None:
-    """Open the page, and wait until the web process knows that somebody listens."""
+    """Open the page, and wait until the web process knows that an operator listens."""
     await operator.get(PAGE)
     async with asyncio.timeout(5):
         while "standard" not in app.state.services.arrivals.hooks:  # noqa: ASYNC110
@@ -93,7 +93,7 @@ async def test_requests_that_change_nothing_say_why(app: Any, operator: Browser)
 
     assert "Ignored: no visit depends on this event (visit.moved)" in text
     assert "A repeat of a delivery that arrived before: it changes nothing" in text
-    assert "There is no hook of this name, or it has no secret" in text
+    assert "There is no hook with this name, or it has no secret" in text
 
 
 async def test_redis_gets_no_note_while_nobody_listens(app: Any, redis: Redis) -> None:

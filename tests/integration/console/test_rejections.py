@@ -82,8 +82,8 @@ async def test_the_list_says_how_many_rejections_are_newer(app: Any, operator: B
     ("name", "detail", "is_linked"),
     [
         ("jobber", "there is no hook jobber, or it has no secret", True),
-        ("a-secret-of-mine", "there is no hook of this name, or it has no secret", False),
-        ("ada@example.com", "there is no hook of this name, or it has no secret", False),
+        ("a-secret-of-mine", "there is no hook with this name, or it has no secret", False),
+        ("ada@example.com", "there is no hook with this name, or it has no secret", False),
         ("standard/a-token", "the URL of the hook standard ends with its name", False),
     ],
 )

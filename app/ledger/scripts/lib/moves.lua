@@ -1,5 +1,5 @@
---- The move of an account to another cell, or from one. The hash exists from the begin of the move, in the cell that the account
---- leaves also afterwards: no task of the account runs there. The phase is also stored for each hook of the account.
+--- The move of an account to another cell, or from one. The hash exists from the beginning of the move, in the cell that the account
+--- leaves it is kept afterwards: no task of the account runs there. The phase is also stored for each hook of the account.
 --- @field phase copying (deliveries are accepted), closed (none is accepted), moved (the account has left), or arriving
 --- @field id the same in both cells
 --- @field cell the other cell, without its password

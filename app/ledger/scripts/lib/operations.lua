@@ -1,4 +1,4 @@
---- What became of the tasks of an operation: the field `operation` of a task that a replay requeued, until its run decides.
+--- The outcomes of the tasks of an operation: the field `operation` of a task that a replay requeued, until its run decides.
 --- An operation has the number of its tasks by outcome in its fields `tasks:<outcome>`, and the newest in sorted sets:
 --- pending, succeeded, discarded, replayed (again, by a later operation), or `failed:` and the reason without its details.
 --- @include lib/tasks
