@@ -14,8 +14,8 @@ _PAGE = """# Redis
 
 Generated from `KEY_KINDS` in `app/ledger/keys.py` and the headers of `app/ledger/scripts/*.lua` by `make docs`.
 
-Doorbell needs Redis 7.0 or any Valkey, as one primary; in cluster mode, one shard with all slots. Writes that need memory
-run in scripts. A full server refuses only `accept`: accepted deliveries are still applied, and operators can act.
+Doorbell needs Redis 7.0 or newer, or any Valkey, as one primary; in cluster mode, one shard with all slots. Writes that need
+memory run in scripts. A full server refuses only `accept`: accepted deliveries are still applied, and operators can act.
 
 ## Keys
 

@@ -260,7 +260,7 @@ def check_accounts(settings: Settings) -> Iterator[Problem]:
             continue
         setting = f"HOOKS__{name.upper()}__ACCOUNT"
         if tokens.setdefault(account, token) != token:
-            yield Problem(setting, f"the account {account} has another token already", fix="Give it one token.")
+            yield Problem(setting, f"the account {account} already has another token", fix="Give it one token.")
         elif accounts.setdefault(token, account) != account:
             fix = f"Set it to {accounts[token]}, or set the same account for every hook with this token."
             yield Problem(setting, f"its token is the token of the account {accounts[token]}", fix=fix)

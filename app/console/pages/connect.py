@@ -100,7 +100,7 @@ def _sentences(error: Exception, source: LoadedSource) -> list[str]:
     """Return the problem, and its fix."""
     title = source.definition.title
     if isinstance(error, TimeoutError):
-        return [f"{title} answers too slowly. Try again: what exists there already is used."]
+        return [f"{title} answers too slowly. Try again: Doorbell uses what already exists there."]
     sentence = describe(error, title).rstrip(".")
     if isinstance(error, Unauthorized) and error.status == 401:
         return [f"{sentence}. Copy them again, completely, and check that they are still valid."]

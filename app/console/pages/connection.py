@@ -34,7 +34,7 @@ async def check(request: Request) -> Response:
 async def disconnect(request: Request) -> Response:
     console, name = context(request), _hook(request).name
     if request.state.form.get("confirm", "").strip() != name:
-        return await hooks.page(request, message="The confirmation differs. Nothing was disconnected.")
+        return await hooks.page(request, message="The confirmation does not match. Nothing was disconnected.")
     connections = Connections(console.tools, console.stored_hooks, actions(request))
     if problem := await _problem(request, connections.disconnect(name)):
         return await hooks.page(request, message=f"{problem} The hook is still there.")

@@ -36,7 +36,7 @@ async def erase(request: Request) -> Response:
     except TimeoutError:
         error = "There is too much data for this page: use `doorbell erase`."
         if request.state.form.get("confirm"):
-            error += " Some of it may be erased already."
+            error += " Some of it may already be erased."
         return await _page(request, person, error=error)
 
 
@@ -48,7 +48,9 @@ async def _plan_or_erase(request: Request, person: str) -> Response:
     if planned.is_empty or typed is None:
         return await _page(request, person, planned=planned)
     if typed.strip() != person:
-        return await _page(request, person, planned=planned, error="The confirmation differs. Nothing was erased.")
+        return await _page(
+            request, person, planned=planned, error="The confirmation does not match. Nothing was erased."
+        )
     return await _page(request, erased=await actions(request).erase(erasures, planned))
 
 

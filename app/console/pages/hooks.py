@@ -83,11 +83,11 @@ async def _new_page(request: Request, values: Mapping[str, str], error: Settings
 #: What a page says after a form, by `?done=`.
 MESSAGES = {
     "added": "Stored. All processes have the hook within 5 seconds.",
-    "connected": "Connected: the tool sends its webhooks here. All processes follow within 5 seconds.",
-    "changed": "Changed. All processes follow within 5 seconds.",
+    "connected": "Connected: the tool sends its webhooks here. All processes apply this within 5 seconds.",
+    "changed": "Changed. All processes apply this within 5 seconds.",
     "rotated": "The new secret and the old ones are accepted. When the tool uses the new one, reject the old ones below.",
     "finished": "Only the newest secret is accepted.",
-    "checked": "The tool was asked just now: its answer is below.",
+    "checked": "The tool was just checked: its answer is below.",
 }
 
 
@@ -135,7 +135,7 @@ async def remove(request: Request) -> Response:
     name = request.path_params["hook"]
     _summary(request, name)
     if request.state.form.get("confirm", "").strip() != name:
-        return await page(request, message="The confirmation differs. Nothing was removed.")
+        return await page(request, message="The confirmation does not match. Nothing was removed.")
     try:
         await context(request).stored_hooks.remove(name, actions(request))
     except SettingsError as error:
