@@ -169,7 +169,7 @@ def rotate(name: str, generate: bool, only_new: bool, finish: bool) -> None:
     """Give a stored hook a new secret; the old ones are accepted until --finish.
 
     The secret is read as a line SECRET=… from standard input, or asked for. If Doorbell subscribed to the webhooks with a
-    secret of its own, `doorbell connect` replaces the subscription with one that has the new secret.
+    generated secret, `doorbell connect` replaces the subscription with one that has the new secret.
     """
 
     async def step(stored: StoredHooks, act: Actions) -> tuple[str, int]:

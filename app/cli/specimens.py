@@ -146,7 +146,7 @@ def sign(source: str, dry_run: bool) -> None:
     """Fill in signatures and propose the expected changes in app/sources/SOURCE.json.
 
     A missing or wrong signature is replaced by that of the module's scheme, if signed_with, the shell command in the file,
-    makes the same one. A missing `expect` becomes what the module translates: compare it with the tool's documentation.
+    gives the same one. A missing `expect` becomes what the module translates: compare it with the tool's documentation.
     """
     from app.cli.specimen_files import CannotComplete, SpecimenFile
 

@@ -204,7 +204,7 @@ def workers(as_json: bool) -> None:
 def operations(operation: str | None, limit: int, as_json: bool) -> None:
     """List replays and discards with their results, newest first.
 
-    With OPERATION, the id of one of them, also its tasks with their outcomes. `doorbell cancel` stops an operation.
+    With OPERATION, the id of one of them, list also its tasks with their outcomes. `doorbell cancel` stops an operation.
     """
 
     async def load(ledger: Ledger, settings: Settings) -> list[Operation]:

@@ -56,7 +56,7 @@ class AmountType(click.ParamType[Decimal]):
 @click.option("--until", type=TimeType(), help="Only visits that start before this time.")
 @click.option("--source", default="", help="Only this source.", shell_complete=complete_sources)
 @click.option("--state", type=click.Choice(TASK_STATES), help="Only in this state.")
-@click.option("--cancelled/--not-cancelled", default=None, help="Only cancelled visits, or only others.")
+@click.option("--cancelled/--not-cancelled", default=None, help="Only cancelled visits, or only those that are not.")
 @click.option("--min-amount", type=AmountType(), help="Only with at least this amount.")
 @click.option("--max-amount", type=AmountType(), help="Only with at most this amount.")
 @limit_option
