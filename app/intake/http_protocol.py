@@ -10,6 +10,7 @@ import asyncio
 import resource
 from collections.abc import Callable, Mapping, Sized
 from contextlib import suppress
+from functools import partial
 from itertools import chain
 from typing import Any, ClassVar, cast
 
@@ -170,6 +171,9 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self.transport.close()
         if self._draining and self.cycle:
             self.cycle.keep_alive = False
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        super()._start_asgi_task(cycle, partial(_run, app))
 
     def _should_upgrade(self) -> bool:
         return False
@@ -343,6 +347,12 @@ class LimitedHttpProtocol(HttpToolsProtocol):
             self.loop.call_later(SHUTDOWN_GRACE_S, super().shutdown)
         else:
             super().shutdown()
+
+
+async def _run(app: ASGI3Application, scope: Any, receive: Any, send: Any) -> None:
+    """Run the application, unless the connection was lost after the task was created: then the scope is empty."""
+    if scope:
+        await app(scope, receive, send)
 
 
 def _drop_references(cycle: RequestResponseCycle) -> None:

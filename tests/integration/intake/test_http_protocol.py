@@ -15,8 +15,12 @@ from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 import pytest
+import uvicorn
+from starlette.types import Receive, Scope, Send
+from uvicorn.server import ServerState
 
 from app.intake import http_protocol
+from app.intake.http_protocol import TAKE_REQUEST, BufferedRequest, HttpProtocol
 from app.ledger.redis import Redis
 from tests.support.cases import each
 from tests.support.console import HASHES, OPERATORS
@@ -451,3 +455,31 @@ async def test_malformed_data_after_a_response_gets_no_response(short_timeout_we
             received = await asyncio.to_thread(connection.recv, 65_536)
 
     assert b"" == received
+
+
+async def test_a_request_does_not_run_without_its_connection(caplog: pytest.LogCaptureFixture) -> None:
+    """A request may start in the turn of the event loop in which its connection is lost."""
+    taken, connections, scopes = asyncio.Queue[BufferedRequest](), list[HttpProtocol](), list[Scope]()
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        scopes.append(scope)
+
+    def connect() -> HttpProtocol:
+        connections.append(HttpProtocol(config=config, server_state=state, app_state={TAKE_REQUEST: taken.put_nowait}))
+        return connections[0]
+
+    config, state = uvicorn.Config(application, lifespan="off", log_config=None), ServerState()
+    config.load()
+    server = await asyncio.get_running_loop().create_server(connect, "127.0.0.1", 0)
+    _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+    writer.write(SMALL_REQUEST)
+    waiting = await taken.get()
+
+    connections[0].transport.abort()
+    waiting.start()
+    await asyncio.wait(state.tasks)
+
+    assert not scopes
+    assert not [record.getMessage() for record in caplog.records]
+    writer.close()
+    server.close()
