@@ -459,13 +459,15 @@ async def test_malformed_data_after_a_response_gets_no_response(short_timeout_we
 
 async def test_a_request_does_not_run_without_its_connection(caplog: pytest.LogCaptureFixture) -> None:
     """A request may start in the turn of the event loop in which its connection is lost."""
-    taken, connections, scopes = asyncio.Queue[BufferedRequest](), list[HttpProtocol](), list[Scope]()
+    requests, connections, scopes = asyncio.Queue[BufferedRequest](), list[HttpProtocol](), list[Scope]()
 
     async def application(scope: Scope, receive: Receive, send: Send) -> None:
         scopes.append(scope)
 
     def connect() -> HttpProtocol:
-        connections.append(HttpProtocol(config=config, server_state=state, app_state={TAKE_REQUEST: taken.put_nowait}))
+        connections.append(
+            HttpProtocol(config=config, server_state=state, app_state={TAKE_REQUEST: requests.put_nowait})
+        )
         return connections[0]
 
     config, state = uvicorn.Config(application, lifespan="off", log_config=None), ServerState()
@@ -473,7 +475,7 @@ async def test_a_request_does_not_run_without_its_connection(caplog: pytest.LogC
     server = await asyncio.get_running_loop().create_server(connect, "127.0.0.1", 0)
     _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
     writer.write(SMALL_REQUEST)
-    waiting = await taken.get()
+    waiting = await requests.get()
 
     connections[0].transport.abort()
     waiting.start()
