@@ -57,7 +57,7 @@ def redis_url() -> Iterator[str]:
 async def redis(redis_url: str) -> AsyncIterator[Redis]:
     """Return a connection to an empty Redis."""
     connection = Redis(RedisAddress(redis_url))
-    await connection.command("FLUSHDB")
+    await connection.command("FLUSHDB", "SYNC")  # else its memory becomes free during the test
     yield connection
     await connection.close()
 

@@ -191,7 +191,7 @@ async def test_a_hook_that_became_invalid_is_skipped_with_a_warning(
     await other.stored.discover()
 
     assert ["acuity", "calendly"] == sorted(other.settings.hooks)
-    assert "account east has another token" in other.settings.unusable_hooks["shop"]
+    assert "account east already has another token" in other.settings.unusable_hooks["shop"]
     assert [("stored_hook_unusable", "shop")] == [
         (entry["event"], entry["hook"]) for entry in logged if "hook" in entry
     ]
