@@ -1,9 +1,10 @@
-"""Latency at fixed arrival rates, of 25, 50 and 80 % of the capacity, and with 100,000 changes waiting.
+"""Latency at fixed arrival rates, of 25, 50 and 80 % of the capacity, and with 100,000 changes on hold.
 
 The load is open: requests are due at fixed times, and each latency counts from the time at which its request was due.
 """
 
 import os
+import time
 from statistics import median
 from typing import Any
 
@@ -42,22 +43,30 @@ def show(title: str, rate: float, results: list[dict[str, Any]]) -> None:
 
 
 def backlog(stack: Servers, endpoint: Endpoint, rate: float) -> None:
-    """Compare an empty ledger with one in which 100,000 changes wait. A worker runs, but the Visits API is down.
+    """Compare 100,000 changes on hold with as many applied ones: Redis is slower with more memory, whatever is in it.
 
-    At half of the capacity, web, worker and Redis would want more than two cores, and the latency would be that of a queue.
+    A worker runs, but the Visits API is down. At half of the capacity, web, worker and Redis would want more than two cores,
+    and the latency would be that of a queue.
     """
-    with stack.worker(stack.env):
-        idle = []
-        for _ in range(ROUNDS):
-            stack.redis.flushdb()
-            idle.append(open_load(stack, endpoint, rate))
+
+    def loads() -> list[dict[str, Any]]:
+        with stack.worker(stack.env):
+            while stack.queued():  # the worker puts them on hold
+                time.sleep(0.1)
+            results = [open_load(stack, endpoint, rate) for _ in range(ROUNDS)]
         stack.redis.flushdb()
-        stack.queue_visits(WAITING, "waiting")
-        waiting = [open_load(stack, endpoint, rate) for _ in range(ROUNDS)]
-    show("API down, no changes waiting", rate, idle)
-    show(f"API down, {WAITING:,} waiting", rate, waiting)
-    p99_idle, p99_waiting = (median(result["p99"] for result in results) for results in (idle, waiting))
-    print(f"  p99 with {WAITING:,} waiting: {p99_waiting / p99_idle:.2f} x idle")
+        return results
+
+    empty = loads()
+    stack.hold_visits(0, WAITING)
+    applied = loads()
+    stack.queue_visits(WAITING, "waiting")
+    on_hold = loads()
+    show("API down, empty ledger", rate, empty)
+    show(f"API down, {WAITING:,} applied", rate, applied)
+    show(f"API down, {WAITING:,} on hold", rate, on_hold)
+    p99_applied, p99_on_hold = (median(result["p99"] for result in results) for results in (applied, on_hold))
+    print(f"  p99 with {WAITING:,} on hold: {p99_on_hold / p99_applied:.2f} x with as many applied")
 
 
 if __name__ == "__main__":
