@@ -21,9 +21,8 @@ class InvalidContact(Exception):
 def parse_contact(text: str) -> Contact:
     """Return the contact with this e-mail address or id. Raise InvalidContact."""
     if email := normalize_email(text):
-        return Contact(
-            id="", email=email
-        )  # the worker looks it up or creates it; an earlier id no longer has an effect
+        # The worker looks the id up, or creates the contact; an earlier id no longer has an effect.
+        return Contact(id="", email=email)
     if _CONTACT_ID.fullmatch(text.strip()):
         return Contact(id=text.strip())
     raise InvalidContact

@@ -63,9 +63,8 @@ def killed_worker() -> Iterator[tuple[Harness, LedgerClient, float]]:
         wait_until(lambda: "POST /contacts" in harness.calls(), 30)
         wait_until(lambda: harness.faults()["times"] == 0)
         first.kill(signal.SIGKILL)
-        client.command(
-            "ZINCRBY", "bell:state:running", -20_000, "visit:main/standard-1"
-        )  # 20 s of its lease have passed
+        # 20 s of its lease have passed.
+        client.command("ZINCRBY", "bell:state:running", -20_000, "visit:main/standard-1")
         harness.start_worker()
         yield harness, client, time.monotonic()
 
