@@ -108,20 +108,12 @@ class Ledger:
         id = new_delivery_id(info.hook, event, info.received_at_ms, is_listed=new.is_listed)
         info.task_ids = [TaskId.event(id)] if new.event_state else [task_id for task_id, *_ in changes]
         lists_hook = time.monotonic() >= self._listed_until.get(info.hook, 0)
-        options = {
-            "event": new.event_state,
-            "reason": new.reason,
-            "refetch": new.refetch,
-            "dedup_ttl_s": new.dedup_ttl_s if new.dedup_ttl_s > DEDUP_TTL_S else 0,
-            "list_hook": lists_hook,
-        }
-        needed = {name: value for name, value in options.items() if value}
         call = scripts.accept(
             delivery=id,
             hook=info.hook,
             keep_ms=self._retention_ms,
             record=info.encode() + b"\n" + self._bodies.encode(body, id),
-            options=orjson.dumps(needed) if needed else "",
+            options=_encode_options(new, lists_hook),
             changes=changes,
         )
         return AcceptCall(call, id, info.hook if lists_hook else "")
@@ -656,6 +648,20 @@ def _event_of(delivery: Delivery, dedup_id: str | None, occurrence: int) -> byte
     """Return what the repeats of an event have in common. occurrence: how many no longer count as repeats."""
     event = delivery.body if dedup_id is None else b"id:" + dedup_id.encode("utf-8", "surrogatepass")
     return b"%d\0%b" % (occurrence, event) if occurrence else event
+
+
+def _encode_options(new: NewDelivery, lists_hook: bool) -> bytes:
+    """Return the options of accept.lua: JSON, or nothing if none applies."""
+    options: dict[str, Any] = {}
+    if new.event_state:
+        options["event"], options["reason"] = new.event_state, new.reason
+    if new.refetch:
+        options["refetch"] = True
+    if new.dedup_ttl_s > DEDUP_TTL_S:
+        options["dedup_ttl_s"] = new.dedup_ttl_s
+    if lists_hook:
+        options["list_hook"] = True
+    return orjson.dumps(options) if options else b""
 
 
 def pack_changes(source: str, account: str, changes: Sequence[VisitChange]) -> list[PackedChange]:
