@@ -5,7 +5,7 @@ import itertools
 import json
 import re
 import socket
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from typing import Any, NamedTuple
@@ -117,19 +117,33 @@ def odd_requests() -> Iterator[bytes]:
 
 
 def corpus() -> list[bytes]:
-    """Return all requests. Repeats of an event are far apart, because it is open which of two at once is the first."""
+    """Return all requests."""
     by_specimen = [of_specimen(specimen) for specimens in BY_TOOL.values() for specimen in specimens]
     requests = [request for requests in itertools.zip_longest(*by_specimen) for request in requests if request]
     requests += [*standard_deliveries(), *odd_requests()]
     return requests + requests[::3]
 
 
+def groups(requests: list[bytes]) -> Iterator[list[bytes]]:
+    """Yield requests to send at once, without two of one event: it is open which of them would be the first."""
+    while requests:
+        group, later, bodies = list[bytes](), list[bytes](), set[bytes]()
+        remaining = deque(requests)
+        while remaining and len(group) < CONNECTIONS:
+            request = remaining.popleft()
+            body = request.partition(b"\r\n\r\n")[2]
+            (later if body and body in bodies else group).append(request)
+            bodies.add(body)
+        yield group
+        requests = [*later, *remaining]
+
+
 def send_all(web: WebProcess, requests: list[bytes]) -> Iterator[tuple[Any, ...]]:
     """Send a request on each connection at once, until all are sent. Yield the normalized responses."""
     with ExitStack() as stack:
         connections = [stack.enter_context(closing(web.connect())) for _ in range(CONNECTIONS)]
-        for start in range(0, len(requests), CONNECTIONS):
-            sent = list(zip(requests[start : start + CONNECTIONS], connections, strict=False))
+        for group in groups(requests):
+            sent = list(zip(group, connections, strict=False))
             for request, connection in sent:
                 connection.sendall(request)
             for position, (request, connection) in enumerate(sent):
