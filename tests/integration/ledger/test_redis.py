@@ -71,7 +71,10 @@ class OwnServer:
                 connection.sendall(hiredis.pack_command(command))
                 reader = hiredis.Reader(encoding="utf-8")
                 while (reply := reader.gets()) is False:
-                    reader.feed(connection.recv(65536))
+                    received = connection.recv(65_536)
+                    if not received:
+                        raise ConnectionError("the server closed the connection")
+                    reader.feed(received)
             except OSError as error:
                 return repr(error)
         return str(reply)
