@@ -10,7 +10,7 @@ from typing import Any, Literal
 from urllib.parse import urlencode
 
 from app.cli.specimen_files import CannotComplete, SpecimenEntry, changes_of
-from app.webhooks.anonymization import Anonymizer, leftovers
+from app.webhooks.anonymization import Anonymizer, remaining_values
 from app.webhooks.delivery import JWT_PATTERN, Delivery, UnreadableBody, parse_body
 from app.webhooks.fetching import RecordRequest
 from app.webhooks.payload import Payload, Untranslatable
@@ -156,7 +156,7 @@ class Recorder:
             with suppress(ValueError, Untranslatable):  # other requests have another meaning
                 entry |= self._records(before, entry, anonymizer)
             entry["fetched_at"] = before["fetched_at"]
-        if values := leftovers(entry, anonymizer.personal_values):
+        if values := remaining_values(entry, anonymizer.personal_values):
             raise CannotComplete(f"{len(values)} values of a person would be left")
         return entry
 

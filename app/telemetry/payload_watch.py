@@ -26,7 +26,7 @@ from app.settings.model import Settings
 from app.telemetry.logs import log
 from app.webhooks.delivery import Delivery, UnreadableBody, parse_body
 from app.webhooks.payload import Payload
-from app.webhooks.payload_shape import ANY, Shape, Vocabulary, learn, parent_of, shape_of
+from app.webhooks.payload_shape import ANY, Shape, Vocabulary, parent_of, shape_of, vocabulary_of
 from app.webhooks.registry import load_sources, load_specimens, specimen_body
 from app.webhooks.source_words import constants_of, source_version
 
@@ -121,8 +121,8 @@ def documented(source: str) -> Vocabulary:
     payloads: list[Any] = []
     for recorded in load_specimens(source)["deliveries"]:
         payloads += [_specimen_body(source, recorded), *recorded.get("records", {}).values()]
-    named = f".{'.'.join(definition.event_name_path)}" if definition.event_name_path else ""
-    return learn(payloads, constants_of(source), named)
+    event_name_path = f".{'.'.join(definition.event_name_path)}" if definition.event_name_path else ""
+    return vocabulary_of(payloads, constants_of(source), event_name_path)
 
 
 def _specimen_body(source: str, recorded: Mapping[str, Any]) -> Any:
@@ -220,7 +220,7 @@ def _event_kind(source: str, body: Payload) -> str:
     name = body.at(*path).value if path else ""
     known = documented(source)
     # Another name is a new word without separate counts.
-    return name if isinstance(name, str) and name in known.words.get(known.named, ()) else ""
+    return name if isinstance(name, str) and name in known.words.get(known.event_name_path, ()) else ""
 
 
 @dataclass(slots=True)

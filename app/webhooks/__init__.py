@@ -1,6 +1,6 @@
 """Webhooks as data: delivery, signature, payload, event, source. Pure, except specimens.py: no clock, no I/O.
 
-A source imports from here.
+Sources import these names from here.
 """
 
 from app.webhooks.delivery import Event

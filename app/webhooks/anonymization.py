@@ -1,8 +1,8 @@
-"""Replaces the personal data of a recorded delivery, the same value by the same replacement everywhere.
+"""Replaces the personal data of a recorded delivery. Equal values get equal replacements everywhere.
 
-A value stays only if a rule says that it is not personal: times, short numbers, words that the source's module knows, words
-of fields such as `status`. Every other text is replaced: addresses, phone numbers, names word by word, ids by ids of the
-same form, the parts of URLs, and all free text. So the event means the same, for a customer who does not exist.
+A value is kept only if a rule says that it is not personal: times, short numbers, words in the source's module, words
+in fields such as `status`. Every other text is replaced: addresses, phone numbers, names word by word, ids by ids of
+the same form, the parts of URLs, and all free text. The result describes the same event of a fictitious customer.
 """
 
 import base64
@@ -59,23 +59,24 @@ _LETTERS, _HEX = re.compile(r"[^\W\d_]{3,}"), re.compile(r"[0-9a-f-]{16,}")
 _PREFIX = re.compile(r"([a-z]{1,6})_(?=.*\d)")
 _TEXT_PART = re.compile(r"[^\s\"'<>@,;]+@[^\s\"'<>@,;]+\.[A-Za-z]{2,}|\w+")
 _NAME_PART = re.compile(r"[^\s,;()<>/\"]+")
-#: Fields with a word from a fixed list, which no source has in full: a new status is what people keep a delivery for.
+#: Fields whose value is a word from the tool's fixed list. No source has the complete list, so unknown words are kept,
+#: too: a new status is a reason to record a delivery.
 _WORD_KEY = re.compile(r"(?:status|state|type|event|action|kind|topic|trigger|reason|method|mode|code)$", re.IGNORECASE)
 _WORDS = re.compile(r"[A-Za-z_.:/-]{1,60}(?: [A-Za-z_.:/-]{1,30}){0,3}")
-#: The name of an event, as `wix.bookings.v2.booking_created`.
+#: The name of an event, such as `wix.bookings.v2.booking_created`.
 _EVENT_NAME = re.compile(r"[A-Za-z][A-Za-z_-]*(?:[.:/_][A-Za-z0-9_-]{1,40})+")
-#: Texts that say yes, no or nothing.
+#: Texts that mean yes, no, or no value.
 PLAIN_WORDS = frozenset(("yes", "no", "true", "false", "null", "none", "na", "n/a", "on", "off", "unknown"))
 MIN_DISTINCT_CHARS = 3
-#: The words of replacements.
-_OWN_WORDS = {"example", "street", "place", "text", "customer", "name"}
+#: Words that replacements contain.
+_REPLACEMENT_WORDS = {"example", "street", "place", "text", "customer", "name"}
 
 
 class Anonymizer:
     """Replaces the values of one delivery and its records. `collect` everything first, then `replace`.
 
-    constants, tokens, hosts: what the source knows (source_words.py). fixed: replacements that are decided already.
-    exceptions: texts of which only names and numbers are replaced. seed: ids are made from it.
+    constants, tokens, hosts: the words and hosts in the source (source_words.py). fixed: replacements that are given.
+        exceptions: texts in which only names and numbers are replaced. seed: new ids are derived from it.
     """
 
     def __init__(
@@ -99,7 +100,7 @@ class Anonymizer:
         self._texts: dict[str, str] = {}
         self._name_words: set[str] = set()
         self._words: set[str] = set()
-        #: The texts that were replaced although they may be no personal data, as the label of a question.
+        #: Replaced texts that may not be personal data, such as the label of a question.
         self.replaced_texts: dict[str, None] = {}
 
     # -- first pass --
@@ -122,9 +123,12 @@ class Anonymizer:
 
     @property
     def personal_values(self) -> set[str]:
-        """The values of people that were replaced, to check that none is left. Words that the source knows are none."""
+        """The replaced values that are about people, to check that none remains.
+
+        Words in the source are not included.
+        """
         values = {*self._emails, *self._phones, *self._names}
-        return {value for value in values if len(value) >= MIN_DISTINCT_CHARS} - self._known_words - _OWN_WORDS
+        return {value for value in values if len(value) >= MIN_DISTINCT_CHARS} - self._known_words - _REPLACEMENT_WORDS
 
     # -- second pass --
 
@@ -173,15 +177,15 @@ class Anonymizer:
         return self._texts.setdefault(text, f"Text {len(self._texts) + 1}")
 
     def form(self, encoded: str) -> str:
-        """Replace the values of a form, or of a query."""
+        """Replace the values of a form or of a query string."""
         return urlencode(self.replace(dict(parse_qsl(encoded, keep_blank_values=True))))
 
     def header(self, value: str) -> str:
-        """Replace the value of a header that a source needs: a time stays, everything else is an id."""
+        """Replace the value of a header that a source needs: a time is kept, everything else is replaced as an id."""
         return value if _is_time(value, "time") else self.id(value)
 
     def _kind(self, text: str, key: str) -> Kind | None:
-        """Return the kind of a text; None if it stays."""
+        """Return the kind of a text; None if it is kept."""
         text = text.strip()
         if key.lower().endswith("uid"):
             return "id"
@@ -236,7 +240,7 @@ class Anonymizer:
         return int(self._fixed.get(text) or self.id(text))
 
     def _object_key(self, key: str) -> str:
-        """Return a name of a field; a key that is a value is replaced like one."""
+        """Return the key; a key that may be a value is replaced as a value."""
         if _SAFE_OBJECT_KEY.fullmatch(key) or key in self._constants:
             return key
         return self.text(key)
@@ -244,7 +248,7 @@ class Anonymizer:
     # -- replacements --
 
     def _partly(self, text: str) -> str:
-        """Replace addresses, numbers and everything that may be a name in a text; other words stay."""
+        """Replace addresses, numbers and possible names in a text; keep other words."""
         return _TEXT_PART.sub(lambda part: self._text_part(part[0]), text)
 
     def _text_part(self, part: str) -> str:
@@ -269,7 +273,7 @@ class Anonymizer:
     def _email(self, address: str) -> str:
         known = address.strip().casefold()
         local, _, domain = known.partition("@")
-        # Some tools make addresses of phone numbers.
+        # Some tools generate e-mail addresses from phone numbers.
         if local.isdecimal() and domain in self._domains:
             return self._emails.setdefault(known, f"{self._phone(local)}@{domain}")
         return self._emails.setdefault(known, f"customer{len(self._emails) + 1}@example.com")
@@ -280,7 +284,10 @@ class Anonymizer:
         return f"+1{known}" if number.strip().startswith("+") else known
 
     def id(self, text: str) -> str:
-        """Return another id of the same form. Words that the source knows stay, as the type in `gid://tool/Visit/1`."""
+        """Return another id of the same form.
+
+        Words in the source are kept, such as the type in `gid://tool/Visit/1`.
+        """
         if text in self._ids:
             return self._ids[text]
         if decoded := _decoded_id(text):
@@ -302,9 +309,9 @@ class Anonymizer:
             return part
         if known := self._fixed.get(part) or self._ids.get(part):
             return known
-        # `evt_…` says what the id is of.
+        # A prefix such as `evt_` is the type of the object.
         prefix = match[0] if (match := _PREFIX.match(part)) and match[1] not in self._name_words else ""
-        # An id with many digits would retain its letters, which may be a name.
+        # `fresh_id` keeps the letters of an id with many digits, but they may be a name.
         fresh = fresh_id(part.removeprefix(prefix), seed)
         return prefix + (fresh if _HEX.fullmatch(fresh) else _LETTERS.sub(lambda run: fresh_id(run[0], seed), fresh))
 
@@ -331,7 +338,7 @@ class Anonymizer:
 
 
 def _field(key: str) -> str:
-    """Return the last part of the name of a field in a form: `topic` of `data[event][topic]`."""
+    """Return the last part of a field's name in a form: `topic` for `data[event][topic]`."""
     return key.rstrip("[]").rpartition("[")[2]
 
 
@@ -366,7 +373,7 @@ def _is_time(text: str, key: str) -> bool:
 
 
 def _is_token(text: str) -> bool:
-    """Return whether a text looks like an id: no blanks, and digits in it."""
+    """Return whether a text looks like an id: it has digits and no white space."""
     return not re.search(r"\s", text) and _has_digit(text)
 
 
@@ -374,7 +381,7 @@ def _has_digit(text: str) -> bool:
     return any(map(str.isdigit, text))
 
 
-def leftovers(document: Any, originals: Iterable[str]) -> set[str]:
+def remaining_values(document: Any, originals: Iterable[str]) -> set[str]:
     """Return the original values that a document still contains as whole words of its texts."""
     text = "\n".join(_texts(document)).casefold()
     return {value for value in originals if re.search(rf"(?<!\w){re.escape(value.casefold())}(?!\w)", text)}

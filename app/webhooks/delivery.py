@@ -23,11 +23,11 @@ class UnreadableBody(Exception):
 
 
 class UnsupportedContentType(Exception):
-    """The content type is one that the tool never sends."""
+    """The tool never sends this content type."""
 
 
 class UnsupportedContentEncoding(Exception):
-    """The content encoding is one that the tool never uses."""
+    """The tool never uses this content encoding."""
 
 
 class BodyTooLarge(Exception):
@@ -38,7 +38,7 @@ class BodyTooLarge(Exception):
 class Delivery:
     """One HTTP request as it arrived. Intake creates it with the headers and adds the raw body later.
 
-    headers: as in ASGI: lower-case names, one pair per header line.
+    headers: in the format of ASGI: lower-case names, one pair per header line.
     token: the part of the path after the hook's name.
     query: the raw query string, without `?`.
     """
@@ -81,7 +81,7 @@ class Delivery:
 
 
 def header_lines(headers: Mapping[str, str]) -> tuple[tuple[bytes, bytes], ...]:
-    """Return headers as a Delivery has them."""
+    """Return headers in the format of `Delivery.headers`."""
     return tuple((name.lower().encode(), value.encode("latin-1")) for name, value in headers.items())
 
 
@@ -96,7 +96,7 @@ class Event:
 
     data: the parsed body; a form is an object of strings.
     headers: only the source's `stored_headers`.
-    record: the fetched record of a thin event; None before the fetch, and if the tool has no such record.
+    record: the fetched record of a thin event; None before the fetch, or if the tool has no such record.
     related: other records that were fetched with it (`RecordRequest.follow_up`), by name.
     people: the ids of all people that any record of this booking has listed (see `people` in source.py), in order of
         their first listing. None if the source has no `people`.
@@ -148,7 +148,7 @@ def check_content_type(delivery: Delivery, body_format: BodyFormat) -> None:
         raise UnsupportedContentType(f"this hook accepts {' or '.join(_CONTENT_TYPES[body_format])}")
 
 
-#: Bounds the cache of `_accepts`: anyone can send any content type.
+#: Limits the size of the cache of `_accepts`: anyone can send any content type.
 MAX_CONTENT_TYPE_CHARS = 200
 
 
@@ -197,7 +197,10 @@ def decompress(raw: bytes, max_bytes: int) -> bytes:
 
 
 def parse_body(delivery: Delivery, body_format: BodyFormat) -> Payload:
-    """Parse the body. Raise UnreadableBody: not UTF-8, not JSON (NaN included), nested too deep, not a form."""
+    """Parse the body.
+
+    Raise UnreadableBody if it is not UTF-8, not JSON (NaN is not), nested too deep, or not a form.
+    """
     raw = delivery.body.strip()
     if not raw:
         raise UnreadableBody("the body is empty")
@@ -234,7 +237,7 @@ def _parse_json(raw: bytes) -> Any:
     try:
         return orjson.loads(raw)
     except ValueError:
-        # JavaScript that truncates a string in the middle of an emoji sends a lone surrogate, `\ud83d`.
+        # A JavaScript program that truncates a string in the middle of an emoji sends a lone surrogate, `\ud83d`.
         return orjson.loads(_LONE_SURROGATE.sub(rb"\\ufffd", raw))
 
 

@@ -1,4 +1,4 @@
-"""How well the facts about a tool are known."""
+"""How reliable the facts about a tool are."""
 
 from collections.abc import Mapping
 from typing import Literal

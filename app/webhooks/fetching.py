@@ -14,17 +14,17 @@ def _no_follow_up(_: Payload) -> "Mapping[str, RecordRequest]":
 
 @dataclass(frozen=True, slots=True)
 class RecordRequest:
-    """A record to fetch below the source's `api_url`: the body of a webhook never chooses the host.
+    """The request for a record, relative to the source's `api_url`: the body of a webhook never chooses the host.
 
-    path: built from checked ids only. One that begins with / or ../ does not begin with the path of `api_url`.
+    path: built from checked ids only. A path that begins with / or ../ leaves the path of `api_url`, but not its host.
     params: the query string.
-    query: a GraphQL query, POSTed to `api_url` with `variables`; `path` only identifies the record then.
+    query: a GraphQL query, POSTed to `api_url` with `variables`; then `path` only identifies the record.
     json, form: the body of a POST to the path, instead of a GET.
     method: another method, such as DELETE.
-    headers: besides the source's `api_headers`, which they replace.
-    endpoint: the path of the POST, if `path` only identifies the record (JSON-RPC: `""`, `api_url` itself).
-    api: another API of the tool than that of the source's `api_url`, as a constant of the module.
-    follow_up: returns the requests for related records, by name, once this record is fetched. `translate` finds those
+    headers: further headers; they replace headers of the same name in the source's `api_headers`.
+    endpoint: the path of the POST, if `path` only identifies the record (`""` for JSON-RPC: `api_url` itself).
+    api: a second API of the tool, instead of the one at `api_url`; a constant of the module.
+    follow_up: returns the requests for related records, by name, after this record was fetched. `translate` finds those
         records in `event.related`.
     """
 
@@ -48,7 +48,10 @@ class RecordRequest:
 
     @property
     def label(self) -> str:
-        """The request in plans and attempts: the method and the first part of the path. GraphQL queries count as GET."""
+        """The request as plans and attempts show it: the method and the first part of the path.
+
+        A GraphQL query counts as GET.
+        """
         posts = self.query is None and (self.json is not None or self.form is not None)
         return f"{self.method or ('POST' if posts else 'GET')} {self.path.lstrip('./').partition('/')[0]}"
 
@@ -73,9 +76,9 @@ class RequestAuth:
 
 @dataclass(frozen=True, slots=True)
 class Api:
-    """A second API of a tool, with a host and credentials of its own. HOOKS__<NAME>__API_URL replaces its URL, too.
+    """A second API of a tool, with its own host and credentials. HOOKS__<NAME>__API_URL replaces its URL, too.
 
-    Lists use the first one.
+    Lists use the first API.
     """
 
     url: str
@@ -133,7 +136,9 @@ class ApiKeyAuth:
 
 @dataclass(frozen=True, slots=True)
 class TokenExchange:
-    """The request for a TOKEN that expires. One worker sends it for all, before the token expires and after a 401.
+    """The request for a TOKEN that expires.
+
+    One worker sends it for all workers, before the token expires and after a 401.
 
     A TOKEN in the settings is used unchanged. A `refresh_token` in the response replaces the credential REFRESH_TOKEN.
 

@@ -1,4 +1,7 @@
-"""Recorded deliveries with new ids and dates, so that they can be sent again and again, and their visits lie ahead."""
+"""Recorded deliveries with new ids and dates, so that they can be sent any number of times.
+
+Their visits are in the future.
+"""
 
 import hashlib
 import re
@@ -15,10 +18,10 @@ from app.webhooks.translation import parse_event
 
 #: The fields of an expected change that are ids of the tool.
 _ID_FIELDS = ("visit_id", "previous_visit_id", "payment_id")
-#: Shorter parts of an id are names of kinds, or too common in a body to be replaced.
+#: Shorter parts of an id are names of types, or too common in a body to be replaced.
 _MIN_ID_CHARS = 3
 _ID_PART = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|[0-9A-Za-z_]+")
-#: An id does not begin inside a word, but after an encoded character of a form.
+#: An id does not begin inside a word; it can begin after a percent-encoded character of a form.
 _ID_START = r"(?:(?<![0-9A-Za-z])|(?<=%[0-9A-F][0-9A-F]))"
 #: A date, alone or at the start of a time; a time in seconds or milliseconds since 1970.
 _DATE = re.compile(r"(?<![\w-])20[2-4]\d-(?:0[1-9]|1[0-2])-(?:[0-2]\d|3[01])(?![\d-])")
@@ -28,10 +31,10 @@ _AHEAD = timedelta(days=1)
 
 
 def refresh(source: str, recorded: Mapping[str, Any], name: str, now: datetime) -> dict[str, Any]:
-    """Return a recorded delivery with ids that are made from `name`, and with dates around now.
+    """Return a recorded delivery with ids that are derived from `name`, and with dates around now.
 
-    On one day, the same name gives the same ids and dates in all deliveries of a source, so they are about the same
-    visits. Everything that is recorded changes: body, headers, records of the tool's API and the expected changes.
+    On one day, the same name gives the same ids and dates in all deliveries of a source, so these deliveries are about
+    the same visits. All recorded parts change: body, headers, records of the tool's API, and the expected changes.
     """
     text = orjson.dumps(recorded).decode()
     for id in sorted(set(_ids(source, recorded)), key=len, reverse=True):
@@ -44,7 +47,7 @@ def refresh(source: str, recorded: Mapping[str, Any], name: str, now: datetime) 
 
 
 def _reference_time(deliveries: Sequence[Mapping[str, Any]]) -> datetime:
-    """Return the recorded time that becomes today: the latest that is well before the visit of its delivery."""
+    """Return the recorded time that becomes today: the latest one that is well before the visit of its delivery."""
     times = [
         now
         for recorded in deliveries
@@ -67,14 +70,14 @@ def _shift_date(text: str, shift: timedelta) -> str:
 
 
 def _ids(source: str, recorded: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the ids in a delivery: those of visits and payments, and the one by which a repeat is recognized.
+    """Yield the ids in a delivery: those of visits and payments, and the repeat key.
 
-    An id that is encoded in the body stays as it is.
+    An id that is encoded in the body is not found, and stays unchanged.
     """
     changes = recorded["expect"] if isinstance(recorded["expect"], list) else []
     ids = [str(change[field]) for change in changes for field in _ID_FIELDS if change.get(field)]
     text = orjson.dumps([recorded["body"], recorded["headers"]]).decode()
-    # An id may be made of several, with the tenant or a digest of the person.
+    # An id may have several parts, such as the tenant or a digest of the person.
     parts = (part for id in ids for part in ([id] if id in text else _ID_PART.findall(id)))
     yield from (
         part for part in (*parts, *_repeat_key(source, recorded)) if len(part) >= _MIN_ID_CHARS and part in text
@@ -93,7 +96,7 @@ def _repeat_key(source: str, recorded: Mapping[str, Any]) -> Iterator[str]:
 
 
 def fresh_id(id: str, name: str) -> str:
-    """Return another id of the same form: digits stay digits, and letters change only where there are few digits."""
+    """Return another id of the same form: digits become other digits; letters change only if there are few digits."""
     digest = hashlib.shake_256(f"{name} {id}".encode()).digest(len(id))
     is_hex = re.fullmatch(r"[0-9a-f-]{16,}", id)
     few_digits = sum(map(str.isdigit, id)) < 6

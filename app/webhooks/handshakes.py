@@ -1,8 +1,8 @@
-"""Handshakes and probes: requests by which a tool checks that an address belongs to a receiver of its webhooks.
+"""Handshakes: requests with which a tool tests that a URL belongs to a receiver of its webhooks.
 
-A handshake never writes anything. A signed handshake is answered only after its signature was verified, since the
-reply may itself be a signature: anyone who gets a reply to an unsigned request could forge deliveries. The reply to an
-unsigned handshake is a fixed text, or a token of a few safe characters.
+A handshake stores nothing. A signed handshake is answered only after its signature was verified, because the reply may
+itself be a signature: a sender who got a reply to an unsigned request could forge deliveries. The reply to an unsigned
+handshake is a fixed text, or a token of safe characters.
 """
 
 import hashlib
@@ -17,8 +17,8 @@ import orjson
 from app.webhooks.delivery import Delivery, Event
 
 _SAFE_ECHO = re.compile(r"[A-Za-z0-9._~=+/-]{1,256}")
-#: Tokens that cannot be a message that a tool signs.
-_SAFE_TO_SIGN = re.compile(r"[A-Za-z0-9_=+/-]{1,256}")
+#: A token of these characters cannot be the signed message of a delivery.
+_SAFE_TOKEN = re.compile(r"[A-Za-z0-9_=+/-]{1,256}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class HandshakeReply:
 
 
 class UnsignedHandshake(Protocol):
-    """A handshake that comes without a signature, by POST or by GET."""
+    """A handshake without a signature, by POST or by GET."""
 
     def answer(self, delivery: Delivery) -> HandshakeReply | None: ...
 
@@ -41,9 +41,9 @@ class SignedHandshake(Protocol):
 
 @dataclass(frozen=True)
 class FixedBody:
-    """A fixed body without a signature header: answered with 200.
+    """A fixed body without a signature header; it is answered 200.
 
-    The body is compared without its white space, because nothing is parsed before a signature was verified.
+    The body is compared without white space, because nothing is parsed before a signature was verified.
     """
 
     body: bytes
@@ -102,7 +102,7 @@ class SignField:
     def answer(self, event: Event, secret: str) -> HandshakeReply | None:
         path, value = self.match
         token = event.data.at(*self.token_path).value
-        if event.data.at(*path).value != value or not isinstance(token, str) or not _SAFE_TO_SIGN.fullmatch(token):
+        if event.data.at(*path).value != value or not isinstance(token, str) or not _SAFE_TOKEN.fullmatch(token):
             return None
         digest = hmac.digest(secret.encode(), token.encode(), hashlib.sha256).hex()
         return HandshakeReply(orjson.dumps({self.token_field: token, self.signature_field: digest}))

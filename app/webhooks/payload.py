@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import orjson
 
 T = TypeVar("T")
-#: The types of JSON in words.
+#: The JSON types, as error messages name them.
 _SHAPES = {
     type(None): "nothing",
     str: "text",
@@ -22,11 +22,11 @@ _SHAPES = {
 
 
 class Untranslatable(Exception):
-    """The event is genuine, but differs from what is known of the tool. It is stored and parked for an operator."""
+    """The event is genuine, but differs from what is known about the tool. It is stored, and parked for an operator."""
 
 
 class Payload:
-    """A value inside a body, with the path to it."""
+    """A value inside a body, with its path."""
 
     __slots__ = ("path", "value")
 
@@ -39,7 +39,7 @@ class Payload:
     __hash__ = None  # type: ignore[assignment]
 
     def at(self, *keys: str) -> "Payload":
-        """Return the nested value; its value is None if a key is missing."""
+        """Return the nested value as a Payload; its `value` is None if a key is missing."""
         nested = _new_object(Payload)
         value = self.value
         for key in keys:
@@ -48,7 +48,7 @@ class Payload:
         return nested
 
     def __iter__(self) -> Iterator["Payload"]:
-        """Iterate over the items of a list; null and a missing list have no items."""
+        """Iterate over the items of a list; null or a missing list has no items."""
         if self.value is not None and not isinstance(self.value, list):
             raise self.unexpected("a list")
         for number, item in enumerate(self.value or ()):
@@ -66,7 +66,7 @@ class Payload:
         return Untranslatable(f"{place}: expected {expected}, found {shape}")
 
     def parse_embedded_json(self) -> "Payload":
-        """Parse JSON that is embedded as a string; any other value is returned unchanged."""
+        """Parse JSON that is embedded in a string; return any other value unchanged."""
         if not isinstance(self.value, str):
             return self
         try:
@@ -77,7 +77,7 @@ class Payload:
     # -- optional values: None if the value is missing or null --
 
     def text(self) -> str | None:
-        """Return the text, stripped. Whole numbers count as text, since tools differ in how they write ids."""
+        """Return the text, stripped. A whole number counts as text, because some tools write ids as numbers."""
         if isinstance(self.value, str):
             return self.value.strip() or None
         if self.value is None:
@@ -97,10 +97,11 @@ class Payload:
         return self.value
 
     def time(self, zone: tzinfo | None = None) -> datetime | None:
-        """Parse a time in ISO 8601 into UTC.
+        """Parse a time in ISO 8601, and convert it to UTC.
 
-        zone: the time zone of times without an offset; without it, such a time is an error. An ambiguous time in autumn
-        is the earlier one; a time that does not exist in spring is read as one hour later.
+        zone: the time zone of a time without an offset; if it is None, such a time is an error. A time that occurs
+            twice (the end of daylight saving time) is the earlier one; a time that does not exist (its beginning) is
+            read as one hour later.
         """
         if isinstance(self.value, (int, float)):
             raise self.unexpected("a time in ISO 8601")
@@ -198,7 +199,7 @@ class Payload:
         return value
 
 
-#: Currencies without minor units, and those with thousandths, as payment processors count them.
+#: Currencies without minor units, and currencies whose minor unit is a thousandth, as payment processors count them.
 ZERO_DECIMAL_CURRENCIES = frozenset(
     ("BIF", "CLP", "DJF", "GNF", "JPY", "KMF", "KRW", "MGA", "PYG", "RWF", "UGX", "VND", "VUV", "XAF", "XOF", "XPF")
 )
@@ -208,7 +209,7 @@ THREE_DECIMAL_CURRENCIES = frozenset(("BHD", "IQD", "JOD", "KWD", "LYD", "OMR", 
 def minor_units(currency: str | None, two_decimals: Container[str] = ()) -> int:
     """Return how many minor units make one unit of a currency: `amount(minor_units(currency))`. Default: 100.
 
-    two_decimals: currencies that this tool counts in hundredths, against the rule.
+    two_decimals: currencies that this tool counts in hundredths, although the rule says otherwise.
     """
     code = (currency or "").upper()
     if code in two_decimals:

@@ -1,8 +1,8 @@
-"""The shape of a payload: which fields it has, and the words of fields with a fixed list of words. No values of people.
+"""The shape of a payload: its fields, and the words in fields with a fixed list of words. It has no personal data.
 
-A field is a path such as `payload.questions[].answer`. Names that may be values, as in a map of answers, are `*`.
-A word is recorded only where the source's own module compares the field with a word: some specimen has a word there that
-the module contains. So a name or an answer never is one, and a new status is.
+A field is a path such as `payload.questions[].answer`. A name that may be a value, such as a key in a map of answers,
+is `*`. A word is recorded only for a field in which some specimen has a word that the source's module contains, because
+the module compares such a field with fixed words. So a new status is recorded, and a person's name or answer never is.
 """
 
 import re
@@ -16,10 +16,10 @@ import orjson
 from app.webhooks.personal_data import PERSONAL_KEY, PLACE_KEY
 
 MAX_DEPTH, MAX_ITEMS, MAX_PATHS = 12, 20, 400
-#: A field with more different words has no fixed list.
+#: A field with more distinct words than this has no fixed list.
 MAX_WORDS, MAX_EVENT_NAMES = 20, 100
 _NAME = re.compile(r"(?=.{1,40}$)[a-z_$][A-Za-z_$-]*(?:\d{1,2}[A-Za-z_$-]*)*")
-#: Objects whose names of fields are up to the customer.
+#: Objects whose field names the customer chooses.
 _MAP = re.compile(
     r"metadata|custom|fields|answers|responses|properties|attributes|variables|extra|params|query|data_?map", re.I
 )
@@ -31,31 +31,34 @@ ANY = "*"
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """paths: the fields that came. objects: the objects that came; only their fields can be missing. words: by path."""
+    """paths: the fields of the payload. objects: the objects in it; only their fields can be missing.
+
+    words: by path.
+    """
 
     paths: frozenset[str]
     objects: frozenset[str]
     words: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
     def missing(self, expected: Iterable[str]) -> set[str]:
-        """Return the expected paths that did not come, although the object that has them did."""
+        """Return the expected paths that are absent although the payload has the object they belong to."""
         return {path for path in expected if path not in self.paths and parent_of(path) in self.objects}
 
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """What is known of the payloads of a source.
+    """The known fields and words of a source's payloads.
 
-    words: by path, for fields with a fixed list of words. named: the path that has the names of events, which the source
-    declares to be no personal data.
+    words: by path, for fields with a fixed list of words. event_name_path: the path of the event's name, which the
+        source declares not to be personal data.
     """
 
     paths: frozenset[str] = frozenset()
     words: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    named: str = ""
+    event_name_path: str = ""
 
     def max_words(self, path: str) -> int:
-        return MAX_EVENT_NAMES if path == self.named else MAX_WORDS
+        return MAX_EVENT_NAMES if path == self.event_name_path else MAX_WORDS
 
 
 def parent_of(path: str) -> str:
@@ -78,7 +81,7 @@ def shape_of(payload: Any, known: Vocabulary) -> Shape:
 
 
 def _walk(value: Any, path: str, known: Container[str] | None, depth: int) -> Iterator[tuple[str, Any, Container[str]]]:
-    """Yield each field with its path, its value, and the fields beside it. known: None for a documented payload."""
+    """Yield each field with its path, its value, and its sibling fields. known: None for a documented payload."""
     value = _parsed(value)
     if depth == 0:
         yield path, value, ()
@@ -106,7 +109,7 @@ def _child_path(path: str, name: str, known: Container[str] | None) -> str:
 
 
 def _parsed(value: Any) -> Any:
-    """Return JSON that is embedded as a text."""
+    """Return the value, parsed if it is a string that contains JSON."""
     if not isinstance(value, str) or value[:1] not in ("{", "["):
         return value
     try:
@@ -116,10 +119,10 @@ def _parsed(value: Any) -> Any:
 
 
 def _word(value: Any, path: str, siblings: Container[str], known: Vocabulary) -> str:
-    """Return the value if it is a word that no person has; else an empty string."""
+    """Return the value if it is a word that is not about a person; else an empty string."""
     if not isinstance(value, str):
         return ""
-    if path == known.named:
+    if path == known.event_name_path:
         return value if _EVENT_NAME.fullmatch(value) else ""
     pattern = _WORDS if any(" " in word for word in known.words[path]) else _WORD
     is_address = isinstance(siblings, dict) and any(PLACE_KEY.search(str(name)) for name in siblings)
@@ -127,29 +130,31 @@ def _word(value: Any, path: str, siblings: Container[str], known: Vocabulary) ->
     return value if pattern.fullmatch(value) and not is_state else ""
 
 
-def learn(payloads: Iterable[Any], constants: Container[str], named: str = "") -> Vocabulary:
+def vocabulary_of(payloads: Iterable[Any], constants: Container[str], event_name_path: str = "") -> Vocabulary:
     """Return the vocabulary of documented payloads.
 
-    constants: the words of the module. named: the path that has the names of events; empty if the source declares none.
+    constants: the words of the module. event_name_path: empty if the source declares none.
     """
-    paths, words, events = set[str](), defaultdict[str, set[str]](set), set[str]()
+    paths, candidates, event_names = set[str](), defaultdict[str, set[str]](set), set[str]()
     for payload in payloads:
         for path, value, _ in _walk(payload, "", None, 0):
             if path:
                 paths.add(path)
-            if path == named and isinstance(value, str) and _EVENT_NAME.fullmatch(value):
-                events.add(value)
+            if path == event_name_path and isinstance(value, str) and _EVENT_NAME.fullmatch(value):
+                event_names.add(value)
             elif isinstance(value, str) and _WORDS.fullmatch(value) and not may_be_personal(path):
-                words[path].add(value)
-    enums = {
+                candidates[path].add(value)
+    words = {
         path: frozenset(values)
-        for path, values in words.items()
+        for path, values in candidates.items()
         if len(values) <= MAX_WORDS and any(word in constants for word in values)
     }
-    return Vocabulary(frozenset(paths), enums | ({named: frozenset(events)} if named else {}), named)
+    if event_name_path:
+        words[event_name_path] = frozenset(event_names)
+    return Vocabulary(frozenset(paths), words, event_name_path)
 
 
 def may_be_personal(path: str) -> bool:
-    """Return whether the field is about a person, by its name, or has the value of any other field."""
+    """Return whether values of the field may be personal data: by its name, or because the field can hold any value."""
     name = path.rpartition(".")[2]
     return bool(PERSONAL_KEY.search(name)) or name.lower().endswith("value") or ANY in path

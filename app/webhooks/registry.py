@@ -21,7 +21,7 @@ SOURCES = "app.sources"
 
 
 class Sources(Mapping[str, LoadedSource]):
-    """Every source by name. A module is imported when its source is read: a command needs few of them.
+    """Every source by name. A module is imported when its source is first read: most commands need only a few sources.
 
     Reading a source raises InvalidSource if its module is not a source.
     """

@@ -1,18 +1,20 @@
 """The definition of a source: every module of app/sources that declares SOURCE is a source.
 
-A source is a pair of files: `tool.py` with SOURCE, `translate` and, if its events only refer to a record, `fetch`;
-and `tool.json`, its specimens. The module's name is the default name of the hook, the prefix of the settings and of the
-`external_id`s. Nothing is registered anywhere else.
+A source is a pair of files: `tool.py` with SOURCE, `translate` and, if its events only refer to a record, `fetch`; and
+`tool.json` with its specimens. The module's name is the default name of the hook, and the prefix of the settings and of
+each `external_id`. No other file registers a source.
 
     SOURCE       the tool as data: see Source below
-    translate    (event) → the changes that it means, or Ignored; pure. It may raise Untranslatable (`event.data` does, if
-                 a value does not have the documented type): the event is parked for an operator. If some changes are
-                 certain nevertheless, it raises PartlyTranslatable with them
-    fetch        thin sources: (event) → a RecordRequest for each record that the event refers to, none if the event
-                 itself is complete; pure. `translate` is then called once for each record, with it in `event.record`
+    translate    (event) → the changes that the event means, or Ignored; pure. It may raise Untranslatable, which parks the
+                 event for an operator; `event.data` raises it if a value does not have the documented type. If some of
+                 the changes are certain, it raises PartlyTranslatable with those
+    fetch        thin sources: (event) → a RecordRequest for each record that the event refers to; an empty list if the
+                 event itself is complete; pure. `translate` is then called once for each record, which is in
+                 `event.record`
     people       thin sources whose record lists several people, each with a visit: (event with a record) → the
-                 booking's visit id and the ids of the people in the record, none if it is gone; pure. `translate` finds
-                 all people that were ever listed in `event.people`: a record does not list those who were removed
+                 booking's visit id and the ids of the people in the record; no ids if the record is gone; pure.
+                 `event.people` then has the ids of all people that any record of the booking has listed: a record does
+                 not list people who were removed
 
 A source may also declare SUBSCRIPTION, LISTING and OAUTH: see subscription.py.
 
@@ -42,20 +44,24 @@ RequiredSetting = Literal["API_URL", "TOKEN_URL", "TIMEZONE", "TENANTS"]
 
 @dataclass(frozen=True, slots=True)
 class Ignored:
-    """A genuine event that is irrelevant to visits. reason: the event's name, or a word like `opted_out`."""
+    """A genuine event that is irrelevant to visits. reason: the event's name, or a word such as `opted_out`."""
 
     reason: str
 
 
 class PartlyTranslatable(Untranslatable):
-    """Some changes are certain and are applied; the delivery is parked too, because an operator must decide the rest."""
+    """Some changes are certain and are applied.
+
+    The delivery is parked too, because an operator must decide the others.
+    """
 
     def __init__(self, reason: str, changes: "list[VisitChange]") -> None:
         super().__init__(reason)
         self.changes = changes
 
 
-#: The tool has no such record, and the event alone is not enough. Soon after the event, the record is fetched again.
+#: The tool has no such record, and the event alone does not contain enough. The worker fetches the record again if the
+#: event is recent.
 RECORD_GONE = Ignored("record_gone")
 
 
@@ -83,9 +89,9 @@ class Source:
     """A scheduling tool, as data.
 
     docs: the vendor's page on its webhooks.
-    credential_help: by name, what the tool calls a credential, and where it shows it: for the form that connects the tool.
-        TOKEN beside others is an alternative to them.
-    is_common: known to many offices, so that lists begin with it.
+    credential_help: for each credential, its name at the tool and where the tool shows it; the form that connects the
+        tool displays both. If TOKEN is listed with other credentials, it is an alternative to them.
+    is_common: many offices use the tool, so lists of tools begin with it.
     signature: the scheme; `PathToken()` or `HeaderToken(…)` for tools that sign nothing.
     bearer: the scheme for senders that cannot sign. A hook may accept it instead of the signature, or in addition.
     setup: steps for the person who connects the tool: where to click, what to select, which events the tool does not
@@ -97,24 +103,24 @@ class Source:
     event_name: returns the event's name from a fixed list, if `event_name_path` is `()`.
     repeat_key: returns an id of the event that is the same on every retry; the signature must cover it. Without it, the
         digest of the body identifies the event.
-    events_may_collide: two different events can be byte-identical. A repeat is fetched again instead of dropped, at
-        most once a minute.
-    ordered_by_arrival: neither a time nor a version orders the changes, and no time is signed, so repeats must be
-        recognized for longer.
+    events_may_collide: two different events can be byte-identical. A repeat is not dropped: its record is fetched
+        again, at most once a minute.
+    ordered_by_arrival: the events have no time and no version, so the order of arrival orders the changes. No time is
+        signed, so repeats must be recognized for longer.
     tenant_of: returns the tool's account that the event is from, for tools where one hook may get events of several
         accounts. With the setting TENANTS, events of other accounts are ignored.
-    required_settings: settings without which the hook cannot work.
+    required_settings: the settings that the hook needs.
     stored_headers: the headers that `translate` or `repeat_key` need; they are stored, and are in `event.headers` under
         these names. `?name` is a query parameter, which is authentic only if the signature covers `{url}`.
     handshake: a handshake without a signature. signed_handshake: a handshake that is answered after verification.
-    probe_methods: methods by which the tool probes an address: answered 200 with an empty body.
+    probe_methods: the HTTP methods with which the tool tests a URL; they are answered 200 with an empty body.
     unavailable_status: the status for Doorbell's own failures after which this tool retries.
     sender_timeout_s: how long the tool waits for a response, if that is shorter than the default.
-    api_url: the base URL of records; `""`, with API_URL in required_settings, if each customer has another one.
+    api_url: the base URL of records; `""`, with API_URL in required_settings, if each customer has a different one.
     credentials: the authentication of requests for records: BasicAuth, BearerAuth, ApiKeyAuth, or a class of the module
         (Credentials).
     optional_credentials: further credentials that `credentials` uses if a hook has them.
-    token_exchange: the request for a TOKEN, where tokens expire.
+    token_exchange: the request for a TOKEN, for tools whose tokens expire.
     api_headers: fixed headers of the requests for records.
     rate_limit_reset_header: the header of a 429 response with the seconds to wait, or with the end of the wait in
         seconds since 1970.
@@ -164,12 +170,12 @@ class Source:
     @property
     def is_secret_user_chosen(self) -> bool:
         """Whether people make up the secret themselves, instead of copying it from the tool."""
-        # A secret of a path token is only known here; senders with bearer tokens are programs of one's own.
+        # The tool does not know the secret of a path token. Senders with bearer tokens are the user's own programs.
         return self.signature.is_secret_user_chosen or self.signature.needs_secret_key or self.bearer is not None
 
     @property
     def credential_names(self) -> tuple[str, ...]:
-        """All credentials that a hook of this source may have."""
+        """All credentials that a hook of this source can have."""
         names = (
             *(self.credentials.names if self.credentials else ()),
             *(self.token_exchange.names if self.token_exchange else ()),
@@ -178,7 +184,10 @@ class Source:
         return tuple(dict.fromkeys(names))
 
     def missing_credentials(self, configured: Mapping[str, str]) -> list[str]:
-        """Return the required credentials that are missing. A TOKEN is not required if it can be exchanged."""
+        """Return the required credentials that are missing.
+
+        TOKEN is not required if other credentials can be exchanged for it.
+        """
         required = self.credentials.names if self.credentials else ()
         missing = [name for name in required if name not in configured]
         if self.token_exchange and "TOKEN" in missing:
@@ -206,7 +215,7 @@ class LoadedSource:
     oauth: OAuth | None = None
 
     def setup_for(self, hook: str, url: str) -> str:
-        """Return the steps that connect a hook, with its variables and its URL."""
+        """Return the setup steps of a hook, with the names of its settings and its URL."""
         steps = self.definition.setup.strip().replace(f"HOOKS__{self.name.upper()}__", f"HOOKS__{hook.upper()}__")
         return steps.replace("{url}", url)
 

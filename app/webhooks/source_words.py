@@ -1,4 +1,4 @@
-"""The words that a source itself knows: the constants of its module, and the hosts that it names.
+"""The words in a source: the constants of its module, and the hosts in its files.
 
 They are public, so they are never personal data.
 """
@@ -19,7 +19,7 @@ MAX_WORD_CHARS = 60
 
 @cache
 def _texts_of(source: str) -> frozenset[str]:
-    """Return the texts in the code of a source, without its prose, which has several lines."""
+    """Return the texts in the code of a source, without docstrings and SETUP, which have several lines."""
     tree = ast.parse(files(SOURCES).joinpath(f"{source}.py").read_text(encoding="utf-8"))
     texts = (node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str))
     return frozenset(text for text in texts if text and "\n" not in text)
@@ -27,19 +27,19 @@ def _texts_of(source: str) -> frozenset[str]:
 
 @cache
 def constants_of(source: str) -> frozenset[str]:
-    """Return the short texts that the code of a source contains, as `"invitee.created"`."""
+    """Return the short texts in the code of a source, such as `"invitee.created"`."""
     return frozenset(text for text in _texts_of(source) if len(text) <= MAX_WORD_CHARS)
 
 
 @cache
 def tokens_of(source: str) -> frozenset[str]:
-    """Return the words inside the texts of a source, as the parts of `urn:blvd:Appointment:`."""
+    """Return the words inside the texts of a source, such as the parts of `urn:blvd:Appointment:`."""
     return frozenset(token for text in _texts_of(source) for token in _TOKEN.findall(text))
 
 
 @cache
 def hosts_of(source: str) -> frozenset[str]:
-    """Return the hosts that the module or its specimens name."""
+    """Return the hosts of the URLs in the module and its specimens."""
     module = files(SOURCES).joinpath(f"{source}.py").read_text(encoding="utf-8")
     return frozenset(_HOST.findall(module + json.dumps(load_specimens(source), ensure_ascii=False)))
 

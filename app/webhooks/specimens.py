@@ -91,8 +91,8 @@ def sign_specimen(
 ) -> Specimen:
     """Sign a specimen. Raise UnknownSpecimen if none matches.
 
-    secrets: the hook's secrets, of which the first suitable one signs; without any, the specimen's secret signs. Where
-        the tool signs with a private key, only the key of the specimens can sign.
+    secrets: the hook's secrets, of which the first suitable one signs; if there are none, the specimen's secret signs.
+        If the tool signs with a private key, only the key of the specimens can sign.
     keys: SECRET_KEY.
     address: the hook's URL as the tool knows it.
     auth: the forms of authentication that the hook accepts.
@@ -124,7 +124,10 @@ def hook_of(url: str, source: str) -> str:
 def send_specimen(
     url: str, source: str, name_or_number: str, environ: Mapping[str, str], fresh: str | None = None
 ) -> httpx.Response:
-    """Send a specimen, signed with the secret of the hook in the URL, or with its own. Raise UnknownSpecimen, OSError."""
+    """Send a specimen, signed with the secret of the hook in the URL, or with its own secret.
+
+    Raise UnknownSpecimen, OSError.
+    """
     public_url, hook = environ.get("PUBLIC_URL", "").rstrip("/"), hook_of(url, source)
     prefix = f"HOOKS__{hook.upper()}"
     names = (f"{prefix}__SECRETS", "SECRET_KEY", f"{prefix}__AUTH")

@@ -1,12 +1,14 @@
-"""What a source declares about its tool's API, besides SOURCE: SUBSCRIPTION, LISTING and OAUTH. Data and pure functions.
+"""What a source declares about its tool's API in addition to SOURCE: SUBSCRIPTION, LISTING and OAUTH.
 
-    SUBSCRIPTION   how webhooks are subscribed to, and how the tool describes its subscriptions
-    LISTING        how appointments are listed, to find the changes that no webhook reported
-    OAUTH          the tool's authorization page, where an account is connected with a log-in
+Data and pure functions.
 
-Requests are built from checked ids only, and go to the source's `api_url` with its `credentials`: a response never chooses a
-host. Their responses are read as ApiResponse, a Payload: a value of another type raises Untranslatable, and is the tool's
-fault.
+    SUBSCRIPTION   how to create subscriptions, and how the tool describes them
+    LISTING        how to list appointments, to find the changes that no webhook reported
+    OAUTH          the tool's authorization page, for connecting an account with a log-in
+
+Requests are built from checked ids only, and are sent to the source's `api_url` with its `credentials`: a response
+never chooses a host. A response is read as ApiResponse, a Payload: a value of an unexpected type raises Untranslatable,
+which counts as an error of the tool.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,8 +20,8 @@ from app.webhooks.evidence import Evidence
 from app.webhooks.fetching import RecordRequest, TokenExchange
 from app.webhooks.payload import Payload, Untranslatable
 
-#: Who chooses the signing secret: Doorbell, the tool (it is in its response), or nobody, because it is known before (one of
-#: the credentials, or a secret that the tool shows on a page).
+#: Where the signing secret comes from: Doorbell chooses it, the tool returns it in a response, it is one of the
+#: credentials, or a person copies it from a page of the tool.
 SecretFrom = Literal["doorbell", "tool", "credential", "person"]
 
 
@@ -27,13 +29,13 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class Refused(Exception):
-    """The tool does not do what was asked. The message is a sentence for the person who connects it."""
+    """The tool refuses a request. The message is a sentence for the person who connects the tool."""
 
 
 class ApiResponse(Payload):
-    """The JSON of a response, with its headers, whose names are in lower case: some tools put the cursor there.
+    """The JSON of a response, with its headers, because some tools send the cursor in a header.
 
-    requested_at: when the request was sent, so that the response is not older.
+    headers: with names in lower case. requested_at: when the request was sent; the response is not older.
     """
 
     __slots__ = ("headers", "requested_at")
@@ -45,9 +47,10 @@ class ApiResponse(Payload):
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """What a subscription needs of a hook.
+    """The hook to which a subscription sends.
 
-    secret: empty if the tool chooses it. token: another random text for each subscription, where names must be unique.
+    secret: empty if the tool chooses it. token: a random text for each subscription, for tools whose names must be
+        unique.
     """
 
     url: str
@@ -60,7 +63,7 @@ class Target:
 class SubscriptionState:
     """A subscription as the tool describes it.
 
-    events: empty if the tool does not list them. is_active: False if the tool sends nothing to it any more. failing_since:
+    events: empty if the tool does not list them. is_active: False if the tool no longer sends to it. failing_since:
     when the tool began to report failing deliveries. expires_at: when it ends unless it is renewed. secret: the signing
     secret, if the tool chose it and this response has it.
     """
@@ -84,34 +87,39 @@ class SubscriptionPage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subscription:
-    """The subscriptions of a tool. In every signature, `account` is the response to the request `account`.
+    """The subscriptions of a tool. The argument `account` of these functions is the response to the request `account`.
 
-    docs: the vendor's page. evidence: the weakest evidence for these facts.
-    groups: the events that are subscribed to, as they share a subscription: one tuple if one subscription can have all.
+    docs: the vendor's page. evidence: the weakest evidence for the facts in this declaration.
+    groups: the events to subscribe to, with one tuple for each subscription: a single tuple if one subscription can
+        have all events.
     account: a request that succeeds only with working credentials, and describes the account.
-    account_name: the name of the account for people, from that response.
-    check_account: raises Refused if the account cannot have webhooks: a plan or a right is missing.
+    account_name: returns the account's name, for people, from that response.
+    check_account: raises Refused if the account cannot have webhooks, because its plan or the token's rights do not
+        include them.
     create: (target, account, events of a group) → the request that creates a subscription.
-    read_created: (response) → the new subscription; None if the response does not describe it: then it is looked up in the
-        list.
-    list: (account) → the request for all subscriptions of the account; None if the tool cannot list them: then only the
-        stored ids are known. read_list: (request, response) → a page of them.
-    list_events: (id, account) → the request for the events of a subscription, where each event is added to it by a request
-        of its own. read_events: (response, account) → its active events; None if others use the subscription, too.
-    add_event: (id, event, account) → the request that adds one.
-    delete: (id, account) → the request that deletes a subscription; None if the tool does not name this one.
-    reactivate: (id, account) → the request that activates a disabled subscription, where that is possible: its URL and
-        secret stay.
-    renew: (id, account) → the request that prolongs a subscription; without it, an expiring one is replaced.
-    credentials: those that are enough for these requests, if they are not all of the source.
-    secret_from: who chooses the signing secret. secret_credential: the credential that it is, if that is "credential";
-        with "person", the credential that it is if the hook has one.
-    is_by_hand_if_refused: a person does the steps of `setup` if the tool refuses to create a subscription, because only
-        some accounts may use the API.
-    is_url_unique: the tool refuses two subscriptions with one URL: an old one is deleted before its replacement is created.
-    is_event_unique: it refuses two subscriptions to one event, with any URLs: one with an earlier URL is deleted first.
-    refusal: (status, response) → a sentence for a refused request, such as "Webhooks need a paid plan"; None if there is no
-        better one than the tool's own.
+    read_created: (response) → the new subscription; None if the response does not describe it: then Doorbell finds it
+        in the list.
+    list: (account) → the request for all subscriptions of the account; None if the tool cannot list them: then Doorbell
+        knows only the ids that it stored. read_list: (request, response) → a page of them.
+    list_events: (id, account) → the request for the events of a subscription, for tools where a separate request adds
+        each event to a subscription. read_events: (response, account) → its active events; None if others use the
+        subscription, too.
+    add_event: (id, event, account) → the request that adds an event.
+    delete: (id, account) → the request that deletes a subscription; None if the id of this one is unknown.
+    reactivate: (id, account) → the request that activates a disabled subscription, if the tool can do that. The URL and
+        the secret stay the same.
+    renew: (id, account) → the request that extends a subscription; without it, an expiring subscription is replaced.
+    credentials: the credentials that these requests need, if that is not every credential of the source.
+    secret_from: where the signing secret comes from. secret_credential: for "credential", the name of the credential
+        that is the secret; for "person", a credential that is the secret if the hook has it.
+    is_by_hand_if_refused: only some accounts may use the API. If the tool refuses to create a subscription, a person
+        does the steps of `setup`.
+    is_url_unique: the tool refuses two subscriptions with one URL, so an old one is deleted before its replacement is
+        created.
+    is_event_unique: the tool refuses two subscriptions to one event, whatever their URLs, so one with an earlier URL is
+        deleted first.
+    refusal: (status, response) → a sentence for a refused request, such as "Webhooks need a paid plan"; None if the
+        tool's own sentence is good enough.
     """
 
     docs: str
@@ -152,8 +160,8 @@ class Subscription:
 class Window:
     """The appointments to list: those that start between `since` and `until`.
 
-    changed_since: also those that changed since, if the tool can list them. tenants: the accounts of the tool that the hook
-    accepts, for tools whose credentials do not show the account.
+    changed_since: also list appointments that changed since then, if the tool can list them. tenants: the accounts of
+        the tool that the hook accepts, for tools whose credentials do not show the account.
     """
 
     since: datetime
@@ -164,12 +172,12 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class ListedRecord:
-    """An appointment in a list, as the event that `translate` reads.
+    """A listed appointment, as the event that `translate` reads.
 
-    body: the body of an event about this appointment in its present state, as the tool would send it. record, related: as in
-    Event, if events of this tool only refer to records. path: the path of the request that would fetch the record.
-    requested_at: when the first of several requests for it began; None if there was only the one of its page.
-    problem: why it cannot be read.
+    body: the body of an event about this appointment in its present state, as the tool would send it. record, related:
+        as in Event, if events of this tool only refer to records. path: the path of the request that would fetch the
+        record. requested_at: when the first of several requests for the appointment began; None if the request for its
+        page was the only one. problem: why the appointment cannot be read.
     """
 
     id: str
@@ -182,7 +190,10 @@ class ListedRecord:
 
 
 def read_records(items: Iterable[Payload], read: Callable[[Payload], Iterable[ListedRecord]]) -> list[ListedRecord]:
-    """Read the items of a page. One that cannot be read becomes a record with a problem, and does not stop the others."""
+    """Read the items of a page.
+
+    An item that cannot be read becomes a record with a problem; the others are still read.
+    """
     records = list[ListedRecord]()
     for item in items:
         try:
@@ -196,8 +207,8 @@ def read_records(items: Iterable[Payload], read: Callable[[Payload], Iterable[Li
 class ListRequest:
     """A request of a list.
 
-    context: what `read_page` needs of an earlier response, in JSON; it is not sent. can_be_missing: a 404 is read as an
-    empty response.
+    context: what `read_page` needs from an earlier response, as JSON; it is not sent. can_be_missing: a 404 is read as
+        an empty response.
     """
 
     request: RecordRequest
@@ -207,9 +218,9 @@ class ListRequest:
 
 @dataclass(frozen=True, slots=True)
 class ListedPage:
-    """What a response contains.
+    """The content of a response.
 
-    requests: the next page, and lists of what belongs to the records, such as their invitees.
+    requests: the requests for the next page, and for related lists, such as the invitees of each record.
     """
 
     records: Sequence[ListedRecord]
@@ -221,16 +232,17 @@ class Listing:
     """The list of a tool's appointments, cancelled ones included.
 
     docs, evidence: as in Subscription.
-    start: (window, account) → the first requests: several if, for example, cancelled appointments have a list of their own.
-        account: the response to the request `account` of the Subscription.
+    start: (window, account) → the first requests; more than one if, for example, cancelled appointments have a separate
+        list. account: the response to the request `account` of the Subscription.
     check: (visit ids, account) → the requests that find which of these upcoming visits the tool no longer has, if it does
         not list cancelled appointments.
     read_page: (request, response) → the records, and the next requests. See `read_records`.
-    lists_changed: whether the tool lists appointments by the time of their last change, whenever they start.
-    look_back: how much earlier than `since` appointments are listed, in case they changed, if the tool cannot list changes.
-    records: what the list has, for people.
+    lists_changed: whether the tool can list appointments by the time of their last change, whatever their start.
+    look_back: if the tool cannot list changes: how long before `since` the listed period begins, because earlier
+        appointments may have changed.
+    records: what the list contains, for people.
     is_daily: whether a daily reconciliation is on by default, because the tool does not retry, or drops events.
-    calls_per_s: the most calls per second.
+    calls_per_s: the maximum number of calls per second.
     """
 
     docs: str
@@ -246,7 +258,7 @@ class Listing:
 
     @property
     def imported(self) -> str:
-        """What is stored when the tool is connected."""
+        """What is stored when the tool is connected, for people."""
         return "the upcoming appointments" if self.records == "appointments" else f"missed {self.records}"
 
 
@@ -255,13 +267,14 @@ class OAuth:
     """The authorization code flow of a tool (RFC 6749, 4.1). The app's credentials are in the environment.
 
     docs, evidence: as in Subscription.
-    authorize_url: the page where the owner of the account consents. token_url: exchanges the code, and refresh tokens.
-    scopes: what is asked for. uses_pkce: whether the tool supports RFC 7636. is_basic_auth: whether the app authenticates
-    with HTTP Basic; otherwise in the form. signs_with: the secret of the webhooks that the app subscribes to: that of the
-    hook, one of the app, or the app's client secret. extra: further parameters of the authorization request;
-    `{API_ORIGIN}` is replaced by scheme and host of the hook's API_URL.
-    account_id: the id of the account that logged in, from the response to the request `account` of the Subscription, or of
-    this declaration without one; empty if it is unknown.
+    authorize_url: the page where the owner of the account consents. token_url: the endpoint that exchanges codes and
+        refresh tokens.
+    scopes: the requested scopes. uses_pkce: whether the tool supports RFC 7636. is_basic_auth: whether the app
+    authenticates with HTTP Basic; otherwise it does so in the form. signs_with: the secret that signs the webhooks of
+    the app's subscriptions: that of the hook, one of the app, or the app's client secret. extra: further parameters of
+    the authorization request; `{API_ORIGIN}` is replaced by scheme and host of the hook's API_URL.
+    account_id: the id of the account that logged in, from the response to the request `account` of the Subscription;
+        without a Subscription, of this declaration. Empty if it is unknown.
     """
 
     docs: str
@@ -277,7 +290,7 @@ class OAuth:
     account_id: Callable[[Payload], str] = lambda account: ""
 
     def refresh_exchange(self, token_url: str = "") -> TokenExchange:
-        """Return the exchange of a stored refresh token. token_url: instead of the declared one."""
+        """Return the exchange of a stored refresh token. token_url: replaces the declared one."""
         return self._exchange(token_url, {"grant_type": "refresh_token", "refresh_token": "{REFRESH_TOKEN}"})
 
     def code_exchange(self, token_url: str = "") -> TokenExchange:

@@ -1,4 +1,4 @@
-"""Turns a verified delivery into an event, and an event into changes. Pure: the caller logs."""
+"""Converts a verified delivery to an event, and an event to changes. Pure: the caller logs."""
 
 from collections.abc import Container
 from dataclasses import dataclass, field
@@ -16,9 +16,9 @@ class Translation:
     """The result of translating an event.
 
     changes: the changes that need no record.
-    ignored: the reason why there is nothing to do, or nothing to create.
+    ignored: the reason why the event changes no visit, or creates none.
     state: `queued` if a record must be fetched first, `parked` if only an operator can help (see reason).
-    change_count: the number of changes in the response to the tool.
+    change_count: the number of changes that the response to the tool reports.
     is_foreign: the event is from an account of the tool that is not in TENANTS.
     error: an unexpected exception, which is a defect of Doorbell.
     """
@@ -34,7 +34,7 @@ class Translation:
 
 
 def translate_event(source: LoadedSource, event: Event, tenants: Container[str | None] = ()) -> Translation:
-    """Translate an event. Every exception of the source's code parks the event.
+    """Translate an event. An exception in the source's code parks the event.
 
     tenants: the accounts of the tool whose events the hook accepts; empty: all accounts.
     """

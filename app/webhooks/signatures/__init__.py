@@ -1,1 +1,1 @@
-"""Signature schemes as data: what is signed, with which key, and where the result is."""
+"""Signature schemes as data: the signed message, the key, and the place of the signature."""

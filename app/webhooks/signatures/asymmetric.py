@@ -1,4 +1,4 @@
-"""Public and private keys, with cryptography. Imported at the first use, since the library takes long to import.
+"""Public and private keys, with cryptography. Imported at the first use, because importing the library takes long.
 
 A key is base64 without the lines BEGIN and END, as the settings extract it from a PEM file.
 """

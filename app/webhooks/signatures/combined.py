@@ -1,4 +1,4 @@
-"""Combinations of two schemes, and an HMAC over fields of the body that is only used in such a combination."""
+"""Combinations of two schemes, and an HMAC over some fields of the body, which is only used in a combination."""
 
 import hmac
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ from app.webhooks.signatures.scheme import Coverage, Scheme, SignatureError, Ver
 
 @dataclass(frozen=True)
 class FieldsHmac(Scheme):
-    """HMAC-SHA256 in hexadecimal over some fields of a JSON body, in another field. The other fields are not signed.
+    """HMAC-SHA256 over some fields of a JSON body, in hexadecimal in another field. All other fields are not signed.
 
     The body must be parsed before it can be verified, so this scheme is only used after a PathToken (AllOf).
 
@@ -65,7 +65,7 @@ class FieldsHmac(Scheme):
 
 @dataclass(frozen=True)
 class FirstPresent(Scheme):
-    """A tool with two schemes. If the delivery has a signature of the first, the fallback is ignored.
+    """A tool with two schemes. If the delivery has a signature of the first scheme, the fallback is ignored.
 
     Each scheme gets only the secrets that are strong enough for it (`secret_problem`), so a sender gains nothing by
     choosing the scheme.
@@ -110,7 +110,10 @@ class FirstPresent(Scheme):
 
 
 def _usable_first(scheme: Scheme, context: VerificationContext) -> VerificationContext:
-    """Return the context with the suitable secrets first. A private key for signing is not suitable, but is retained."""
+    """Return the context with the suitable secrets first.
+
+    A private key for signing counts as unsuitable, but stays in the list.
+    """
     return context._replace(
         secrets=sorted(context.secrets, key=lambda secret: scheme.secret_problem(secret) is not None)
     )
@@ -118,7 +121,7 @@ def _usable_first(scheme: Scheme, context: VerificationContext) -> VerificationC
 
 @dataclass(frozen=True)
 class AllOf(Scheme):
-    """Two schemes that must both match. The second is verified only after the first has matched."""
+    """Two signatures that must both be valid. The second is verified only if the first is valid."""
 
     first: Scheme
     second: Scheme

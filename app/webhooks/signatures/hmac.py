@@ -1,4 +1,4 @@
-"""HMAC schemes as data: what is signed, with which key, and where the signature is.
+"""HMAC schemes as data: the signed message, the key, and the place of the signature.
 
 `verify` raises an exception or returns the position of the secret that matched; it never returns False. Signatures are
 compared as bytes, in constant time, and in their exact spelling.
@@ -69,11 +69,11 @@ class Hmac(Scheme):
 
     signs: the template. `{body}`, `{url}`, `{t}` (the signed time), `{body:base64}` and `{any-header}` are replaced by
         those bytes. `{url}` is the hook's URL from PUBLIC_URL, with the query string of the request.
-    fields: for a header that is a list like `t=1,v1=ab`: the names of the time and of the signatures in it.
+    fields: for a header with a list such as `t=1,v1=ab`: the names of the time and of the signatures in it.
     separator: the separator between several signatures.
     timestamp_header: the header with the signed time, if that is a separate header.
     key: converts a secret to a key: text_key, base64_key, standard_webhooks_key, or a function of the source.
-    prefix: the text before each signature, like `v1,`.
+    prefix: the text before each signature, such as `v1,`.
     lenient: also accept `sha256=` before a signature, and uppercase hexadecimal.
     min_key_bytes: the minimum length of a key; MIN_CHOSEN_SECRET_BYTES for tools where people choose the key.
     """
@@ -204,9 +204,9 @@ def _text_part(text: str) -> TemplatePart:
 class StandardWebhooks(Scheme):
     """The scheme of https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md.
 
-    The headers may also begin with `svix-`; one complete set counts, never a mixture of both.
+    The names of the headers may also begin with `svix-`. Only a complete set of three headers counts, never a mixture.
 
-    key: for tools that use these headers with another kind of secret.
+    key: converts a secret to a key, for tools that use these headers with another kind of secret.
     """
 
     key: Callable[[str], bytes] = standard_webhooks_key

@@ -1,4 +1,4 @@
-"""JSON Web Tokens, with PyJWT. Imported at the first use, since the library takes long to import."""
+"""JSON Web Tokens, with PyJWT. Imported at the first use, because importing the library takes long."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ _JWS = PyJWS(["RS256", "HS256"], {"enforce_minimum_key_length": True})
 
 
 def is_shared_secret(secret: str) -> bool:
-    """Whether the secret can sign with HS256: a public key or a JSON Web Key cannot."""
+    """Return whether the secret can sign with HS256: a public key or a JSON Web Key cannot."""
     try:
         _JWS.get_algorithm_by_name("HS256").prepare_key(secret)
     except InvalidKeyError:

@@ -67,9 +67,10 @@ class Jwt(Scheme):
                 continue
             if isinstance(at, bool) or not isinstance(at, int | float):
                 raise SignatureError(f"the token's `{name}` is not a time", "malformed")
-            too_late = context.now - at if name == "exp" else at - context.now
-            if not too_late <= tolerance_s:
-                raise SignatureError(f"the token's `{name}` is {too_late:.0f} s off", "stale")
+            difference_s = context.now - at if name == "exp" else at - context.now
+            if not difference_s <= tolerance_s:
+                direction = "in the past" if name == "exp" else "ahead of our clock"
+                raise SignatureError(f"the token's `{name}` is {difference_s:.0f} s {direction}", "stale")
 
     def sign(self, delivery: Delivery, context: VerificationContext) -> dict[str, str]:
         return {}

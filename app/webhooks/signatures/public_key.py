@@ -14,7 +14,7 @@ from app.webhooks.signatures.scheme import Scheme, SignatureError, VerificationC
 
 @dataclass(frozen=True)
 class PublicKey(Scheme):
-    """A signature of the raw body in base64, in a header. placeholder_values: texts that mean "no signature"."""
+    """A header with a signature of the raw body in base64. placeholder_values: texts that mean "no signature"."""
 
     header: str
     algorithm: Literal["ed25519", "rsa-sha256"]

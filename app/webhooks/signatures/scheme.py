@@ -1,4 +1,4 @@
-"""The base class of signature schemes, and what they share: verification context, headers, and signed times."""
+"""The base class of signature schemes, and what all schemes use: verification context, headers, and signed times."""
 
 import hmac
 from abc import ABC, abstractmethod
@@ -14,7 +14,7 @@ Coverage = Literal["body", "fields", "nothing"]
 
 
 class SignatureError(Exception):
-    """A signature is missing or invalid. The message is for people, the reason for counters."""
+    """A signature is missing or invalid. The message is for people; the reason is for counters."""
 
     def __init__(self, message: str, reason: Reason) -> None:
         super().__init__(message)
@@ -51,7 +51,7 @@ class Scheme(ABC):
 
     @abstractmethod
     def sign(self, delivery: Delivery, context: VerificationContext) -> dict[str, str]:
-        """Return the signature headers that the tool would send, made with the first secret: for `ring` and the demo.
+        """Return the signature headers that the tool would send, made with the first secret, for `ring` and the demo.
 
         For tools that sign with a private key, the first secret is the private key.
         """
@@ -93,7 +93,10 @@ class Scheme(ABC):
 
 
 class TimestampFormat(NamedTuple):
-    """The format of a signed time. parse: to seconds since 1970, or ValueError. format: from (now, the old text)."""
+    """The format of a signed time. parse: (text) → seconds since 1970, or ValueError.
+
+    format: (now, old text) → text.
+    """
 
     parse: Callable[[bytes], float]
     format: Callable[[float, str], str]
@@ -129,7 +132,7 @@ SECONDS_AFTER_LAST_COLON = TimestampFormat(
 )
 
 
-#: The minimum length of a key that the tool generates, and of a key that people choose and others may guess.
+#: The minimum length of a key that the tool generates, and of a key that people choose, which others may guess.
 MIN_GENERATED_SECRET_BYTES, MIN_CHOSEN_SECRET_BYTES = 8, 12
 
 
@@ -175,6 +178,9 @@ def check_age(signed_at: float, context: VerificationContext, tolerance_s: float
 
 
 def fingerprint(secret: str, keys: Sequence[str]) -> str:
-    """Return 8 characters that identify a secret. keys: SECRET_KEY; a guess cannot be tested without it."""
+    """Return 8 characters that identify a secret.
+
+    keys: SECRET_KEY; without it, nobody can test a guess of the secret.
+    """
     key = (keys[0] if keys else "").encode()
     return hmac.digest(key, f"doorbell.fingerprint {secret}".encode(), "sha256").hex()[:8]

@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from app.telemetry.payload_watch import documented
-from app.webhooks.payload_shape import Vocabulary, learn, shape_of
+from app.webhooks.payload_shape import Vocabulary, shape_of, vocabulary_of
 from app.webhooks.registry import load_sources
 from app.webhooks.source_words import constants_of
 from tests.support.cases import each
@@ -25,7 +25,7 @@ DOCUMENTS = [
         "note": "confirmed",
     },
 ]
-KNOWN = learn(DOCUMENTS, {"booked", "cancelled", "confirmed"}, ".event")
+KNOWN = vocabulary_of(DOCUMENTS, {"booked", "cancelled", "confirmed"}, ".event")
 
 
 def words(payload: Any, known: Vocabulary = KNOWN) -> dict[str, set[str]]:

@@ -578,10 +578,16 @@ REFUSED: list[tuple[Reason, str, Scheme, Delivery, VerificationContext]] = [
     ("malformed", "the token has no expiration time (`exp`)", EXPIRING, token_of({"iat": NOW}), JWT_CONTEXT),
     ("malformed", "the token's `exp` is not a time", EXPIRING, token_of({"exp": "soon"}), JWT_CONTEXT),
     ("malformed", "the token's `nbf` is not a time", HS256, token_of({"nbf": True}), JWT_CONTEXT),
-    ("stale", "the token's `exp` is 301 s off", EXPIRING, token_of({"exp": NOW - 301}), JWT_CONTEXT),
-    ("stale", "the token's `iat` is 301 s off", HS256, token_of({"iat": NOW + 301}), JWT_CONTEXT),
-    ("stale", "the token's `nbf` is 301 s off", HS256, token_of({"nbf": NOW + 301}), JWT_CONTEXT),
-    ("stale", "the token's `nbf` is 6 s off", HS256, token_of({"nbf": NOW + 6}), JWT_CONTEXT._replace(tolerance_s=5)),
+    ("stale", "the token's `exp` is 301 s in the past", EXPIRING, token_of({"exp": NOW - 301}), JWT_CONTEXT),
+    ("stale", "the token's `iat` is 301 s ahead of our clock", HS256, token_of({"iat": NOW + 301}), JWT_CONTEXT),
+    ("stale", "the token's `nbf` is 301 s ahead of our clock", HS256, token_of({"nbf": NOW + 301}), JWT_CONTEXT),
+    (
+        "stale",
+        "the token's `nbf` is 6 s ahead of our clock",
+        HS256,
+        token_of({"nbf": NOW + 6}),
+        JWT_CONTEXT._replace(tolerance_s=5),
+    ),
 ]
 
 
