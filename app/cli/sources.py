@@ -100,7 +100,7 @@ def _row_for_people(row: dict[str, Any]) -> dict[str, Any]:
 VERIFIED_BY_BRIEFLY: Mapping[Evidence, str] = {
     "vendor": "vendor's docs",
     "second-hand": "integrators' code",
-    "recalled": "nobody",
+    "none": "nobody",
 }
 
 

@@ -159,7 +159,7 @@ def _hooks(settings: Settings) -> list[Check]:
             checks.append(Check(f"hook {name}", "ok", detail, "Remove the old secret when the tool uses the new one."))
         if hook.secrets and source.definition.signature.coverage != "body":
             checks.append(_weak_signature(name, source.definition))
-        if hook.secrets and source.definition.evidence == "recalled":
+        if hook.secrets and source.definition.evidence == "none":
             checks.append(_unverified(name, source.definition))
         if (
             any(len(secret) < RECOMMENDED_KEY_CHARS for secret in hook.secrets)

@@ -16,7 +16,7 @@ present, and not required; only cancelled appointments have `noShow`; subscripti
 The API lists active webhooks only, so one that Acuity disabled is missing. There is no OAUTH: the pages do not say which
 key signs the webhooks that an OAuth app creates. Appointments cannot be listed by the time of a change. The list has no
 pages, and its greatest `max` is not documented, so a period with a full list is divided. Second-hand: the fields of `/me`.
-Recalled: days are those of the account's time zone; the API needs a higher plan.
+From memory: days are those of the account's time zone; the API needs a higher plan.
 """
 
 import re
@@ -209,7 +209,7 @@ def _refusal(status: int, response: Payload) -> str | None:
 
 SUBSCRIPTION = Subscription(
     docs="https://developers.acuityscheduling.com/page/webhooks-webhooks-webhooks",
-    evidence="recalled",
+    evidence="none",
     groups=tuple((f"appointment.{action}",) for action in ACTIONS),
     account=RecordRequest("me"),
     account_name=_account_name,

@@ -7,7 +7,7 @@ meeting that was just scheduled, `approved` is null and `confirmed` is false, so
 happened.
 
 The page spells out one action, `Meeting.scheduled`. The other names are derived from its list, and are compared without
-regard to case, with one l or two. Recalled: `entity.attendees` with their names and addresses, and an attendee's
+regard to case, with one l or two. From memory: `entity.attendees` with their names and addresses, and an attendee's
 `meeting`. Guessed: a meeting has the same id after a reschedule.
 
 Each attendee of a meeting has a visit, named by the meeting's id and a digest of the address (without an address: the
@@ -39,7 +39,7 @@ read. Webhooks of legacy accounts are not supported: each delivery needs an oper
 SOURCE = Source(
     title="Appointlet",
     docs="https://kb.appointlet.help/en/articles/4968412-using-webhooks-with-appointlet",
-    evidence="recalled",
+    evidence="none",
     signature=PathToken(),
     setup=SETUP,
     event_name_path=("action",),

@@ -17,7 +17,7 @@ The API answers errors with status 200 and their code in `errors[].code` (the ve
 response without errors, means that there is no such record. A rejected token and a rate limit are retried, and any
 other error is parked. A client of a capture of 2022 has a `name` and no `firstName`.
 
-Recalled: the states (FINAL is completion), and NO_SHOW as a cancellation's reason. A completion has no time: it counts
+From memory: the states (FINAL is completion), and NO_SHOW as a cancellation's reason. A completion has no time: it counts
 from the first event that shows it. An appointment that is cancelled and booked again gets a new id without a link.
 
 Subscriptions, from the code of integrators, one of them for a live group of salons: `createWebhook` with a name, a URL and
@@ -109,7 +109,7 @@ SOURCE = Source(
         "API_SECRET": ("API secret", "In the same place, next to the key."),
         "BUSINESS_ID": ("Business ID", "The part of your business's id after urn:blvd:Business:"),
     },
-    evidence="recalled",
+    evidence="none",
     signature=Hmac(
         header="x-blvd-hmac-sha256",
         timestamp_header="x-blvd-hmac-salt",

@@ -35,7 +35,7 @@ seat, that belongs to the named address. So a guest's no-show has no effect.
 The API, from its reference and its code (https://cal.com/docs/api-reference/v2, apps/api/v2): a user has one webhook per
 URL, and Cal.com does not disable it by itself. The list of bookings has no place for money, nor for a seat that was given
 up. Only bookings that the user hosts are read from it, since it also has those that the user made elsewhere: the webhooks
-of a team or an organization are connected by hand. `updatedAt` moves with every change of the booking itself; recalled:
+of a team or an organization are connected by hand. `updatedAt` moves with every change of the booking itself; from memory:
 not with a no-show mark, which belongs to the attendee. Second-hand, from a copy of the documentation: the rate limit, and
 the scopes of webhooks.
 """

@@ -30,7 +30,7 @@ one, with an id and an address, but no request lists them. `GET v1/events?only_m
 to the calendar of one user: without the guest's reply, and each user has a token of their own. So Doorbell cannot find what
 Cronofy did not send.
 
-Recalled: the other events of the Scheduler. A name with `cancelled` or `declined` is a cancel,
+From memory: the other events of the Scheduler. A name with `cancelled` or `declined` is a cancel,
 `scheduling_request_rescheduled` is a chosen time; anything else is ignored.
 """
 
@@ -62,7 +62,7 @@ declined: the last reply is identical to the first, and has no time.
 SOURCE = Source(
     title="Cronofy",
     docs="https://docs.cronofy.com/developers/push-notifications/",
-    evidence="recalled",
+    evidence="none",
     signature=Hmac(header="Cronofy-HMAC-SHA256", encoding="base64", separator=","),
     setup=SETUP,
     event_name_path=("notification", "type"),

@@ -21,7 +21,7 @@ of the last change. Each contact is fetched. An instance of a recurring appointm
 whether its webhooks have its id or that of the series, and the customer would be asked twice. Deleted appointments are in
 no list: upcoming ones that Doorbell has are read by their ids.
 
-Second-hand: the Ed25519 key itself, and `N/A` in a header without a signature. Recalled: the address at which tokens are
+Second-hand: the Ed25519 key itself, and `N/A` in a header without a signature. From memory: the address at which tokens are
 renewed; that cancelled appointments are listed; that a deleted appointment is answered 404, or is `deleted`.
 """
 
@@ -102,7 +102,7 @@ SOURCE = Source(
         "CLIENT_SECRET": ("Client secret", "In the same place, next to the client ID."),
         "REFRESH_TOKEN": ("Refresh token", "From the installation of the app in your location."),
     },
-    evidence="recalled",
+    evidence="none",
     signature=FirstPresent(PublicKey("X-GHL-Signature", "ed25519"), PublicKey("X-WH-Signature", "rsa-sha256")),
     setup=SETUP,
     repeat_key=_webhook_id,
@@ -287,7 +287,7 @@ def _ms(time: datetime) -> str:
 
 LISTING = Listing(
     docs="https://marketplace.gohighlevel.com/docs/ghl/calendars/get-calendar-events",
-    evidence="recalled",
+    evidence="none",
     start=_list_calendars,
     check=_check_appointments,
     read_page=_read_listed,

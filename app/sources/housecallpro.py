@@ -26,7 +26,7 @@ Jobs of all statuses are listed unless one is asked for. There is no list of wha
 the order of their last change until older ones come. A listed job is the job of a `job.…` event, field by field.
 
 Second-hand, from integrators: API-made changes send webhooks, too; a page may have 200 jobs; invoices are listed by the
-time of their payment. Recalled: 401 and 403 for keys without rights, and the rotation of refresh tokens, which only
+time of their payment. From memory: 401 and 403 for keys without rights, and the rotation of refresh tokens, which only
 partners get.
 """
 

@@ -16,7 +16,7 @@ contact's id after it. The visit of a contact that the meeting no longer lists i
 cancels the visits of all contacts that it ever listed, since the deleted record does not list them. A merge of two
 contacts removes one contact and adds one.
 
-Second-hand: the outcomes' spelling, the response within 5 s, ten tries a day after any other status. Recalled: `0-47` for
+Second-hand: the outcomes' spelling, the response within 5 s, ten tries a day after any other status. From memory: `0-47` for
 meetings, the format of records and histories, `hs_email_optout`, times in milliseconds, where tokens are renewed.
 
 There is no SUBSCRIPTION. HubSpot's page on private apps says that their subscriptions can only be managed in the app's
@@ -117,7 +117,7 @@ SOURCE = Source(
         "CLIENT_SECRET": ("Client secret", "In the same place, next to the client ID."),
         "REFRESH_TOKEN": ("Refresh token", "From the installation of the app in your account."),
     },
-    evidence="recalled",
+    evidence="none",
     signature=Hmac(
         header="X-HubSpot-Signature-v3",
         timestamp_header="X-HubSpot-Request-Timestamp",

@@ -88,7 +88,7 @@ SOURCE = Source(
         "CLIENT_SECRET": ("Client secret", "In the same place, next to the client ID."),
         "REFRESH_TOKEN": ("Refresh token", "From connecting the clinic, with the scope offline_access."),
     },
-    evidence="recalled",
+    evidence="none",
     signature=Hmac("X-Jane-Signature", prefix="sha256="),
     setup=SETUP,
     event_name_path=("event_topic",),

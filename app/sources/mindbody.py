@@ -7,14 +7,14 @@ although it looks like base64. An appointment's id is unique only inside its sit
 arrive before or after the other events; a later update restores the appointment.
 
 The documentation has the statuses Scheduled and Cancelled, and no event for a completion, a no-show or the payment of an
-appointment. Second-hand, from integrators: an update may have the status Completed. Recalled: the other statuses of the
+appointment. Second-hand, from integrators: an update may have the status Completed. From memory: the other statuses of the
 Public API, with the same meaning. Requested is not confirmed: the visit counts as cancelled until an update has another
 status. None is no status: it does not change the visit's status. No status has a time: it counts from the first event
 that shows it.
 
 A class has many clients, each with a booking. Each client of a class has a visit (`classId`, `clientId`), so a client who
 cancels and books the class again has one visit. Second-hand, from integrators: the fields of these events, and the
-sign-in statuses SignedIn and LateCancelled. Recalled: Absent and the other statuses. SignedIn is not a completion, since
+sign-in statuses SignedIn and LateCancelled. From memory: Absent and the other statuses. SignedIn is not a completion, since
 clients sign in before a class begins. Absent counts as a no-show only if the status changed to it. The cancel of a whole
 class names no client: that event is parked.
 
@@ -25,7 +25,7 @@ has it). OAUTH is not needed.
 
 Appointments are listed by day, without the time of their last change, so the time of the list is the version. The list has
 the statuses that no webhook has: Completed and NoShow. It names the client's id only, so clients are fetched, 20 at a time.
-Second-hand, from integrators: the names of the parameters, log-ins, and that cancelled appointments are listed. Recalled:
+Second-hand, from integrators: the names of the parameters, log-ins, and that cancelled appointments are listed. From memory:
 times without an offset are those of the site, although webhooks are in UTC; its zone has a name of the IANA database. An
 appointment that the list lacks may be cancelled, or not: nothing follows from it. Classes are not listed, since each costs a
 call, and Mindbody bills calls above 1,000 a day.
@@ -115,7 +115,7 @@ SOURCE = Source(
         ),
         "PASSWORD": ("Password", "The password of that user or source."),
     },
-    evidence="recalled",
+    evidence="none",
     signature=Hmac(header="X-Mindbody-Signature", encoding="base64", prefix="sha256="),
     setup=SETUP,
     event_name_path=("eventId",),
@@ -397,7 +397,7 @@ def _listed_events(
 
 LISTING = Listing(
     docs="https://developers.mindbodyonline.com/PublicDocumentation/V6",
-    evidence="recalled",
+    evidence="none",
     start=_list_site,
     read_page=_read_listed,
     look_back=LOOK_BACK,

@@ -20,9 +20,9 @@ address, so the hook must exist before its secret, which only that response has.
 
 The API has no list of bookings. Lists are read from the organizers' calendars instead, where Scheduler marks its events with
 `metadata.source`, and with the configuration in `metadata.key5`. A booking's id is in its reference, which the links for
-rescheduling and cancelling have (https://developer.nylas.com/docs/v3/scheduler/retrieve-booking-ids). Recalled: these links
-are in the description of the event. An event without them is counted as unclear, and so is one with several guests. Whether
-a calendar still shows cancelled events depends on its provider.
+rescheduling and cancelling have (https://developer.nylas.com/docs/v3/scheduler/retrieve-booking-ids). From memory: these
+links are in the description of the event. An event without them is counted as unclear, and so is one with several guests.
+Whether a calendar still shows cancelled events depends on its provider.
 """
 
 import base64
@@ -311,7 +311,7 @@ def _booking_id(event: Payload) -> str | None:
 
 LISTING = Listing(
     docs="https://developer.nylas.com/docs/reference/api/events/get-all-events",
-    evidence="recalled",
+    evidence="none",
     start=_list_grants,
     read_page=_read_listed,
 )

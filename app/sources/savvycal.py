@@ -25,8 +25,8 @@ A webhook of the API gets all events, cannot be changed, and has a `state`; why 
 listed event has no time of its last change, so the time of the request orders it. An end without `canceled_at` counts from
 the first webhook or list that shows it. The order of the list is not documented, so the past is read to its end unless a
 page is in descending order. Attendees who left a group session are not in the list. Second-hand: the fields of `/me`, and
-the app's credentials in the form at the token endpoint. Recalled: that `state=all` has events that wait for approval or the
-checkout; that two webhooks may have one URL.
+the app's credentials in the form at the token endpoint. From memory: that `state=all` has events that wait for approval or
+the checkout; that two webhooks may have one URL.
 """
 
 from collections.abc import Sequence
@@ -314,7 +314,7 @@ def _refusal(status: int, response: Payload) -> str | None:
 
 SUBSCRIPTION = Subscription(
     docs="https://savvycal.com/docs/api/endpoints/webhooks",
-    evidence="recalled",
+    evidence="none",
     groups=((*KINDS, "event.attendee.added", "event.attendee.rescheduled", "event.attendee.canceled"),),
     account=RecordRequest("me"),
     account_name=_account_name,
@@ -375,7 +375,7 @@ def _listed(booking: Payload, listed_at: datetime) -> ListedRecord:
 
 LISTING = Listing(
     docs="https://savvycal.com/docs/api/endpoints/events",
-    evidence="recalled",
+    evidence="none",
     start=_list_events,
     read_page=_read_listed,
 )

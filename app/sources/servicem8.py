@@ -12,14 +12,14 @@ shows it.
 
 Second-hand, from integrators: the fields of `job`, `jobcontact`, `jobactivity`, `jobpayment` and `companycontact`; local
 times without an offset and `0000-00-00 00:00:00` for none; `Unsuccessful` and `active` 0 for a job that will not happen; and
-that add-ons get the same inside `eventArgs`, in a JSON Web Token signed with the App Secret. Recalled: API keys begin
+that add-ons get the same inside `eventArgs`, in a JSON Web Token signed with the App Secret. From memory: API keys begin
 with `smk-`; the address at which tokens are renewed. Guessed: the format of `entry` in a form (JSON as text).
 
 Webhooks are managed beside `api_1.0`: each has one event, and POST with the same `unique_id` changes it in place. Lists have
 the next cursor in a header. Second-hand: the `uuid` of a subscription, by which it is deleted (without one, by event and
-`unique_id`). Recalled: POST activates a disabled subscription, lists contain inactive records, and `edit_date` is in the
-account's time zone. A job's `edit_date` does not move with its appointments and payments (recalled, too), so they are listed
-as well. No scope for payments is documented: if an add-on may not read them, the fetch of a job fails.
+`unique_id`). From memory: POST activates a disabled subscription, lists contain inactive records, and `edit_date` is in the
+account's time zone. A job's `edit_date` does not move with its appointments and payments (from memory, too), so they are
+listed as well. No scope for payments is documented: if an add-on may not read them, the fetch of a job fails.
 """
 
 import hashlib
@@ -104,7 +104,7 @@ SOURCE = Source(
         "CLIENT_SECRET": ("Client secret", "In the same place, next to the client ID."),
         "REFRESH_TOKEN": ("Refresh token", "From connecting the add-on to your account."),
     },
-    evidence="recalled",
+    evidence="none",
     signature=FirstPresent(Jwt("HS256", expires=False), PathToken()),
     setup=SETUP,
     body_format="any",
@@ -287,7 +287,7 @@ def _refusal(status: int, response: Payload) -> str | None:
 
 SUBSCRIPTION = Subscription(
     docs="https://developer.servicem8.com/docs/webhooks-overview",
-    evidence="recalled",
+    evidence="none",
     groups=tuple((event,) for event in EVENTS),
     account=RecordRequest("vendor.json"),
     account_name=lambda account: next((vendor.at("name").text() for vendor in account), None) or "",
@@ -395,7 +395,7 @@ def _listed(job: Payload, related: Mapping[str, Any], requested_at: datetime) ->
 
 LISTING = Listing(
     docs="https://developer.servicem8.com/docs/pagination",
-    evidence="recalled",
+    evidence="none",
     start=_list_jobs,
     read_page=_read_listed,
     lists_changed=True,

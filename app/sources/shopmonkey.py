@@ -10,14 +10,14 @@ a deleted row has no time of its deletion, so the signed time is used, which is 
 
 Inferred from their names: the headers are those of Standard Webhooks. The vendor does not say how the secret becomes a
 key: a secret with `whsec_` is read as base64, any other as text. Second-hand: `completedDate`, `invoiced`, `invoicedDate`
-and `paidCostCents` of an order, and the `emails` and `phoneNumbers` of a customer, with `primary` in them. Recalled:
+and `paidCostCents` of an order, and the `emails` and `phoneNumbers` of a customer, with `primary` in them. From memory:
 `marketingOptIn`, the flags `deleted`, `cancelled` and `canceled`, and that a Declined appointment is cancelled. The
 columns of a payment are not documented; its order has the sum.
 
 Second-hand, from an integrator's measurements: filters are Prisma's, in JSON, and one that Shopmonkey does not know is
 ignored, so other rows than were asked for stop a list; `orderby` has small letters; recurring appointments and deleted rows
-are not listed. Second-hand, too: the account, and the fields and the list of webhooks. Recalled: a webhook's triggers may be
-named after the operation; PUT changes only the fields that it has. There is no OAuth for other companies.
+are not listed. Second-hand, too: the account, and the fields and the list of webhooks. From memory: a webhook's triggers may
+be named after the operation; PUT changes only the fields that it has. There is no OAuth for other companies.
 """
 
 import json
@@ -84,7 +84,7 @@ SOURCE = Source(
             "read appointments, orders and customers.",
         ),
     },
-    evidence="recalled",
+    evidence="none",
     signature=StandardWebhooks(key=_key),
     setup=SETUP,
     event_name_path=("table",),
@@ -296,7 +296,7 @@ def _refusal(status: int, response: Payload) -> str | None:
 
 SUBSCRIPTION = Subscription(
     docs="https://shopmonkey.dev/webhooks",
-    evidence="recalled",
+    evidence="none",
     groups=(("Appointment", "Order"),),
     account=RecordRequest("user/logged-in"),
     account_name=_account_name,

@@ -8,8 +8,8 @@ of the fetch orders. A cancel counts from its arrival: the cancelled booking sti
 callback restores a cancelled booking, so a late `change` does not undo a cancel.
 
 Second-hand, from integrators: `client_email`, `client_phone`, local times like `2026-03-14 09:00:00`, and that a cancelled
-booking can be fetched. Recalled: the last word of `client_name` is the last name. Not documented: how long a token lives (it
-is renewed after 20 minutes), and the content of the webhooks of REST v2: those are ignored by their `event`.
+booking can be fetched. From memory: the last word of `client_name` is the last name. Not documented: how long a token lives
+(it is renewed after 20 minutes), and the content of the webhooks of REST v2: those are ignored by their `event`.
 """
 
 import hashlib
@@ -72,7 +72,7 @@ SOURCE = Source(
         "API_KEY": ("API key", "In the same place."),
         "API_SECRET": ("Secret key", "In the same place."),
     },
-    evidence="recalled",
+    evidence="none",
     signature=PathToken(),
     setup=SETUP,
     body_format="any",

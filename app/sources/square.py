@@ -15,7 +15,7 @@ A customer's details have no version: they get the version of the booking, and t
 Subscriptions belong to an application: only its own access token manages them, a token from OAuth is refused. So there is no
 OAUTH here. Square's test sends a signed event about a booking that does not exist, so it is not used. Square switches off
 no subscription, and reports no failing one. Bookings are listed by their start, 31 days at a time. Second-hand, from a
-recorded list: it has cancelled bookings. Recalled: a longer period is refused.
+recorded list: it has cancelled bookings. From memory: a longer period is refused.
 """
 
 import re

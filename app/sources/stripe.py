@@ -19,15 +19,15 @@ Before API version 2025-03-31, a partial capture also counts the amount that was
 (`amount_refunded`) and sends `charge.refunded`. Events name their version; in those versions only the difference is a
 refund. An event without a version counts as newer.
 
-Recalled: which currencies have no cents, and that two of them are written as if they had (ISK, UGX); that retries are
+From memory: which currencies have no cents, and that two of them are written as if they had (ISK, UGX); that retries are
 signed again; that a charge copies its PaymentIntent's metadata, while a PaymentIntent gets none from its session.
 
 The API (https://docs.stripe.com/api/webhook_endpoints, /events, and the vendor's library): Stripe makes the secret of an
 endpoint, and shows it once. The list of events has what the webhooks sent, for 30 days, so that a missed event is found as
-it was; older payments are not listed. An endpoint has no version of its own, as the list has the account's. Recalled: events
-are listed newest first; a failing endpoint is disabled after days; the sentences of refusals. There is no test event, and no
-OAUTH: a restricted key is enough for one's own account, and a platform needs one endpoint for all accounts, which it creates
-by hand.
+it was; older payments are not listed. An endpoint has no version of its own, as the list has the account's. From memory:
+events are listed newest first; a failing endpoint is disabled after days; the sentences of refusals. There is no test event,
+and no OAUTH: a restricted key is enough for one's own account, and a platform needs one endpoint for all accounts, which it
+creates by hand.
 """
 
 from collections.abc import Sequence
@@ -85,7 +85,7 @@ SOURCE = Source(
             "Charges, PaymentIntents, Checkout Sessions and Invoices.",
         ),
     },
-    evidence="recalled",
+    evidence="none",
     signature=Hmac(header="Stripe-Signature", fields=("t", "v1"), signs="{t}.{body}", tolerance_s=300),
     setup=SETUP,
     repeat_key=lambda event: event.data.at("id").text(),
@@ -273,7 +273,7 @@ ENDPOINTS = "webhook_endpoints"
 
 SUBSCRIPTION = Subscription(
     docs="https://docs.stripe.com/api/webhook_endpoints",
-    evidence="recalled",
+    evidence="none",
     groups=(EVENTS,),
     # A restricted key need not read the account; this right it needs.
     account=RecordRequest("events", params={"limit": "1"}),

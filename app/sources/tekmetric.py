@@ -8,7 +8,7 @@ from a fixed list of words. `repairOrderStatus` is the status of an order; witho
 `amountPaid` is the amount that an order collected, and each payment, refund and void has its own event. Every id comes
 with the id of the shop. `GET customers/ID` returns the customer.
 
-Recalled: the numbers and the full list of the statuses, `appointmentStartTime`, `completedDate`, `deletedDate`, and the
+From memory: the numbers and the full list of the statuses, `appointmentStartTime`, `completedDate`, `deletedDate`, and the
 customer's `okForMarketing`, and that `GET repair-orders/ID` returns the order in the format of the events. Appointments
 have events, too, but their format and their link to an order are unknown: a visit is an order. It counts as completed when
 it is Complete or posted, at the date in the order, else from the first event that shows it. An estimate without an
@@ -45,7 +45,7 @@ SOURCE = Source(
     credential_help={
         "TOKEN": ("API token", "Ask Tekmetric for API credentials, and exchange them once, as the steps describe."),
     },
-    evidence="recalled",
+    evidence="none",
     signature=PathToken(),
     setup=SETUP,
     event_name_path=(),  # a sentence with people's names in it

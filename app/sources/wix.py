@@ -9,7 +9,7 @@ booking. PENDING and the waiting list are requests: a new request is ignored, a 
 with a cancelled status dates the cancel, since later events repeat the status. Wix waits 1,250 ms for a response.
 
 Second-hand: RS256, and that the layers are strings (objects are read, too); `entity` besides `entityAsJson`; the names in
-`contactDetails`; `firstSessionStart` of a course; `cancelled` with two l; the spelling of "marked as pending". Recalled:
+`contactDetails`; `firstSessionStart` of a course; `cancelled` with two l; the spelling of "marked as pending". From memory:
 `bodyAsJson`.
 """
 
@@ -42,7 +42,7 @@ def _event_id(event: Event) -> str | None:
 SOURCE = Source(
     title="Wix Bookings",
     docs="https://dev.wix.com/docs/rest/business-solutions/bookings/bookings/bookings-writer-v2",
-    evidence="recalled",
+    evidence="none",
     signature=Jwt("RS256"),
     setup=SETUP,
     body_format="jwt",

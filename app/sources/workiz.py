@@ -7,10 +7,10 @@ not from the trigger's name, since people configure their automations freely. `u
 is in a job's invoices, too. `trigger.timestamp` (UTC) orders; `data.date` is local time. Events have no id; repeats have
 the same meaning.
 
-All of it is second-hand. Recalled: `In Progress` and `Done Pending Approval`. Inferred: the amount collected is `totalPrice`
-less `amountDue`. There is no status for a no-show: a sub-status of that name counts as one. No status has a time: it counts
-from the first event that shows it. `new`, which one account's data has, counts as a state before Submitted, which is open.
-Any other status is parked, since it is unknown whether such a job takes place.
+All of it is second-hand. From memory: `In Progress` and `Done Pending Approval`. Inferred: the amount collected is
+`totalPrice` less `amountDue`. There is no status for a no-show: a sub-status of that name counts as one. No status has a
+time: it counts from the first event that shows it. `new`, which one account's data has, counts as a state before Submitted,
+which is open. Any other status is parked, since it is unknown whether such a job takes place.
 
 A job may have several invoices. Each has the amount paid on it, and the job has the total: the greater of the total and the
 sum of the invoices counts, so no invoice replaces another.
@@ -38,7 +38,7 @@ Workiz does not send opt-outs.
 SOURCE = Source(
     title="Workiz",
     docs="https://help.workiz.com/hc/en-us/articles/39192462158993-Creating-webhooks-in-Workiz",
-    evidence="recalled",
+    evidence="none",
     signature=HeaderToken("Authorization", prefix="Bearer ", min_length=MIN_CHOSEN_SECRET_BYTES),
     setup=SETUP,
     event_name_path=("trigger", "type"),

@@ -49,7 +49,7 @@ first.
 SOURCE = Source(
     title="YouCanBook.me",
     docs="https://support.youcanbook.me/hc/en-us/articles/17321777608727-Webhooks",
-    evidence="recalled",
+    evidence="none",
     signature=HeaderToken("X-Doorbell-Token", min_length=MIN_CHOSEN_SECRET_BYTES),
     setup=SETUP,
     event_name_path=("event",),

@@ -533,7 +533,7 @@ def test_sources_lists_the_coverage_of_the_signature_and_the_timeout() -> None:
     rows = [json.loads(line) for line in CliRunner().invoke(main, ["sources", "--json"]).stdout.splitlines()]
 
     [servicem8] = [row for row in rows if row["source"] == "servicem8"]
-    assert {"evidence": "recalled", "proves": "nothing", "busy": 503, "within_s": 3.0}.items() <= servicem8.items()
+    assert {"evidence": "none", "proves": "nothing", "busy": 503, "within_s": 3.0}.items() <= servicem8.items()
 
 
 # Invalid modules
