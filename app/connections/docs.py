@@ -86,7 +86,7 @@ def _evidence(source: LoadedSource) -> str:
 def _limits(source: LoadedSource) -> Iterator[str]:
     subscription, listing = source.subscription, source.listing
     if not subscription:
-        yield "a person sets up the webhooks"
+        yield "the webhooks are set up by hand"
     else:
         if (count := len(subscription.groups)) > 1:
             yield f"{count} subscriptions, each for other events"
@@ -100,7 +100,7 @@ def _limits(source: LoadedSource) -> Iterator[str]:
         if subscription.is_by_hand_if_refused:
             yield "by hand, if the account cannot use the API"
         if not subscription.can_ask:
-            yield "the tool cannot list subscriptions: silence decides"
+            yield "the tool cannot list subscriptions: health is judged by how long nothing has arrived"
         if subscription.renew:
             yield "subscriptions end, and are renewed"
     if listing and not listing.lists_changed:
@@ -113,7 +113,7 @@ _SECRETS = {
     "doorbell": "",
     "tool": "the tool chooses the secret",
     "credential": "signs with the {credential}",
-    "person": "a person copies the secret",
+    "person": "the secret is copied by hand",
 }
 
 

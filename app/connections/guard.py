@@ -1,7 +1,7 @@
 """Checks the connections at the tools, repairs them, and catches up on what was missed."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -41,6 +41,12 @@ RENEW_CHECKS, RENEW_MIN = 4, timedelta(hours=12)
 JITTER = 0.9, 1.1
 #: When a tool did not answer, it is asked again after this time, if the next check is later.
 RETRY_S = 60.0
+#: What a check found at the tool, by the state that follows. {title}: the tool.
+FINDINGS: Mapping[Health, str] = {
+    "degraded": "{title} signs with a secret that this hook does not accept",
+    "disabled": "{title} disabled a subscription with this URL",
+    "missing": "{title} has no active subscription with this URL",
+}
 
 
 class Guard:
@@ -135,7 +141,7 @@ class Guard:
             reason=after.detail,
         )
         if before.checked_at_ms:
-            await self._actions.record("noticed connection", f"{after.hook}: {after.state}")
+            await self._actions.record("noticed connection state", f"{after.hook}: {after.state}")
 
     async def _examine(self, hook: Hook, before: ConnectionState) -> ConnectionState:
         connector = Connector(self._context, hook)
@@ -191,22 +197,20 @@ class Guard:
         problem: "degraded" if the tool sends what the hook rejects, because it signs with another secret.
         """
         title, is_stored = hook.source.definition.title, self._context.settings.is_stored(hook.name)
-        loss = f"{title} signs with a secret that this hook does not accept"
-        if problem != "degraded":
-            loss = f"{title} has no active subscription with this URL"
+        finding = FINDINGS[problem].format(title=title)
         cannot_keep = connector.declaration.secret_from == "tool" and not is_stored
         if not before.is_managed or cannot_keep:
             advice = f"run `doorbell connect {hook.source.name} --hook {hook.name}`"
             if cannot_keep:
                 create = "" if problem == "degraded" else "create one there, and "
                 advice = f"{create}set HOOKS__{hook.name.upper()}__SECRETS to its secret"
-            return replace(before, state=problem, detail=f"{loss}: {advice}", checked_at_ms=self._now_ms())
+            return replace(before, state=problem, detail=f"{finding}: {advice}", checked_at_ms=self._now_ms())
         log.warning("connection_lost", hook=hook.name, state=problem)
         since = await default_since(self._context, hook.name)
         if before.state != problem:
-            await self._actions.record("noticed connection", f"{hook.name}: {problem}")
+            await self._actions.record("noticed connection state", f"{hook.name}: {problem}")
         current = await self._states.get(hook.name)
-        await self._states.save(replace(current, state=problem, detail=loss))
+        await self._states.save(replace(current, state=problem, detail=finding))
         subscribed = await connector.ensure_subscriptions(lasts_until=self._renew_before())
         await self._keep_secrets(hook, subscribed)
         was = "it signed with another secret" if problem == "degraded" else f"it was {problem}"

@@ -48,7 +48,7 @@ Action = Literal[
     "connected tool",
     "disconnected tool",
     "checked connection",
-    "noticed connection",
+    "noticed connection state",
     "noticed lost visits",
     "repaired connection",
     "renewed connection",
@@ -62,7 +62,6 @@ ACTIONS: tuple[Action, ...] = get_args(Action)
 #: Clearer words for people than the stored ones.
 _TITLES = {
     "fetched remote visit": "looked up visit in Review Rover",
-    "noticed connection": "noticed connection problem",
 }
 #: What an action does to a visit or a delivery.
 _EFFECTS = {

@@ -90,7 +90,7 @@ async def test_a_lost_subscription_is_created_again(tool: ConnectedTool, problem
     assert old.isdisjoint(tool.vendor.subscriptions)
     assert [True] == [stored.is_active for stored in tool.vendor.subscriptions.values()]
     assert [
-        f"Doorbell noticed connection calendly: {problem}",
+        f"Doorbell noticed connection state calendly: {problem}",
         f"Doorbell repaired connection calendly: it was {problem}",
     ] == (await activities(tool))
 
@@ -127,7 +127,7 @@ async def test_a_subscription_whose_secret_is_no_longer_accepted_is_replaced(too
     assert ("", [OLD_SECRET]) == (rotating.detail, while_rotating)
     assert ("healthy", [NEW_SECRET]) == (rotated.state, secrets_at_the_tool(tool))
     assert rotated.detail.startswith("it signed with another secret, and was subscribed again at")
-    assert "Doorbell noticed connection calendly: degraded" in await activities(tool)
+    assert "Doorbell noticed connection state calendly: degraded" in await activities(tool)
     assert rotated.secret_fingerprint != rotating.secret_fingerprint
     assert "" == (await check(tool)).detail
 
@@ -163,7 +163,8 @@ async def test_a_subscription_that_doorbell_did_not_make_is_only_reported(tool: 
     state = await check(tool)
 
     assert (problem, count) == (state.state, len(tool.vendor.subscriptions))
-    assert "doorbell connect calendly" in state.detail
+    findings = {"disabled": "Calendly disabled a subscription", "missing": "Calendly has no active subscription"}
+    assert f"{findings[problem]} with this URL: run `doorbell connect calendly --hook calendly`" == state.detail
 
 
 async def test_a_hook_that_was_set_up_by_hand_may_work_although_the_tool_refuses(

@@ -110,7 +110,7 @@ async def test_a_check_repairs_what_the_tool_switched_off(office: Office) -> Non
     assert "It was disabled, and was subscribed again" in await office.text()
     assert [
         (b"checked connection", b"calendly"),
-        (b"noticed connection", b"calendly: disabled"),
+        (b"noticed connection state", b"calendly: disabled"),
         (b"repaired connection", b"calendly: it was disabled"),
     ] == await office.acts()
 
