@@ -63,7 +63,7 @@ RULES: dict[type[Exception], Rule] = {
     Untranslatable: Rule("parked", "untranslatable: {}", attempts="count"),
     UnreadableBody: Rule("parked", "untranslatable: {}", attempts="count"),
     Exception: Rule(
-        "parked", "internal_error", attempts="count", summary="a defect of Doorbell; the log has its location"
+        "parked", "internal_error", attempts="count", summary="a bug in Doorbell; the log has its location"
     ),
 }
 

@@ -113,7 +113,7 @@ class WebhookEndpoint:
         except Exception:
             log.exception("unhandled_exception", hook=request_log.hook)
             request_log.reject("internal_error")
-            detail = "this is a defect of Doorbell; the delivery was not stored"
+            detail = "this is a bug in Doorbell; the delivery was not stored"
             response = _error(503, "internal_error", detail, RETRY_LATER_HEADERS)
         await send_response(scope, send, response.status, response.encode_headers(request_log), response.body, unread)
         self.record(request_log, response.status)

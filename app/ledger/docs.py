@@ -96,7 +96,7 @@ def table(header: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
 
 def update_glossary(page: str) -> str:
     rows = ((f"`{name}`", reason.meaning, reason.title) for name, reason in REASONS.items())
-    return replace_table(page, "reasons", table(("reason", "means", "in the console"), rows))
+    return replace_table(page, "reasons", table(("reason", "means", "shown as"), rows))
 
 
 def update_runbook(page: str) -> str:

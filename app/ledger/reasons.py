@@ -129,7 +129,7 @@ REASONS = {
         (_REPLAY, _DISCARD),
     ),
     "internal_error": Reason(
-        "a defect of Doorbell",
+        "a bug in Doorbell",
         "An error in Doorbell",
         "The run ended with an unexpected exception.",
         ("Report it, with the log line unhandled_exception.", "Replay the task when it is fixed."),

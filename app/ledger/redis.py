@@ -24,7 +24,7 @@ from app.ledger.cluster import is_moved, moved_to, shards_of
 from app.ledger.scripts import Call
 from app.ledger.sentinel import SCHEMES, Endpoint, NoPrimary, SentinelAddress, find_primary
 
-#: Error replies about the state of the server. All others are defects of the command.
+#: Error replies about the state of the server. All others are bugs in the command.
 _RETRYABLE_ERRORS = (
     "OOM",
     "READONLY",

@@ -53,7 +53,7 @@ FIELD_TITLES = {
     "date_cancelled": "Cancelled",
     "no_show": "No-show",
     "date_left": "Left the booking",
-    "opted_out": "Wants no review request",
+    "opted_out": "Opted out of review requests",
     "amount_collected": "Amount",
     "currency": "Currency",
     "event_date": "Date for Review Rover",
@@ -566,4 +566,4 @@ def _visit_sentence(primary: Task) -> str:
         return "Review Rover has no such visit, and should have none."
     if primary.remote.get("date_cancelled"):
         return "The visit is cancelled in Review Rover."
-    return "The visit is up to date in Review Rover."
+    return "Review Rover has the newest values that Doorbell received."

@@ -91,7 +91,7 @@ class HookStats:
 
     @property
     def has_wrong_secret(self) -> bool:
-        """Whether the tool's own requests are rejected. Forged requests do not count while genuine ones arrive."""
+        """Whether the tool's own requests are rejected. Forged requests do not count while verified ones arrive."""
         return self.mismatches >= (MIN_BAD_SIGNATURES if self.last else 1)
 
     @property

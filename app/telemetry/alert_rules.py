@@ -17,7 +17,7 @@ from app.telemetry.health import STALE_AFTER_S, STALLED_AFTER_S
 
 #: Counts are compared over this period.
 WINDOW_S = 600.0
-#: Wrong signatures in this period. Scanners send no signature, or send wrong ones while genuine deliveries arrive.
+#: Wrong signatures in this period. Scanners send no signature, or send wrong ones while verified deliveries arrive.
 MIN_BAD_SIGNATURES = 3
 FULL_FRACTION = 0.8
 #: Short outages and rate limits end by themselves.
@@ -48,17 +48,17 @@ class Alert:
 
 _WINDOW = f"{WINDOW_S / 60:.0f}m"
 _BAD_SIGNATURES = f'{metrics.REJECTIONS}{{reason="signature_mismatch"}}[{_WINDOW}]'
-_GENUINE = f'{metrics.REQUESTS}{{outcome="accepted"}}[{_WINDOW}]'
+_ACCEPTED = f'{metrics.REQUESTS}{{outcome="accepted"}}[{_WINDOW}]'
 
 BAD_SIGNATURES = Alert(
     key="signatures",
     name="DoorbellBadSignatures",
-    message="{hook}: {count} requests had a wrong signature, and no genuine delivery arrived in that time. "
+    message="{hook}: {count} requests had a wrong signature, and no verified delivery arrived in that time. "
     "Did its secret change?",
     expr=f"""
 max by (cell, hook) (increase({_BAD_SIGNATURES})) >= {MIN_BAD_SIGNATURES}
 unless on (cell, hook) label_replace(
-max by (cell, source) (increase({_GENUINE})) > 0,
+max by (cell, source) (increase({_ACCEPTED})) > 0,
 "hook", "$1", "source", "(.*)")""",
     command="doorbell rejections --hook HOOK",
     output="`signature_mismatch` and its likely cause",
@@ -123,7 +123,8 @@ max by (cell, hook, state) ({metrics.CONNECTION_STATE}{{state=~"{"|".join(UNHEAL
 unless on (cell, hook) max by (cell, hook) ({metrics.HOOK_SILENT}) == 1""",
     command="doorbell connections",
     output="the hook with its state and the tool's answer",
-    fix="Doorbell subscribes again by itself. If it cannot, `doorbell doctor` shows the fix.",
+    fix="Wait for one check (CONNECTION_CHECK_S, 15 minutes): Doorbell subscribes again, unless the subscription was made "
+    "by hand. If the state stays, `doorbell doctor` shows the fix.",
 )
 NO_WORKER = Alert(
     key="workers",

@@ -22,7 +22,7 @@ _SHAPES = {
 
 
 class Untranslatable(Exception):
-    """The event is genuine, but differs from what is known about the tool. It is stored, and parked for an operator."""
+    """The event is verified, but differs from what is known about the tool. It is stored, and parked for an operator."""
 
 
 class Payload:

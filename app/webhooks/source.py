@@ -44,7 +44,7 @@ RequiredSetting = Literal["API_URL", "TOKEN_URL", "TIMEZONE", "TENANTS"]
 
 @dataclass(frozen=True, slots=True)
 class Ignored:
-    """A genuine event that is irrelevant to visits. reason: the event's name, or a word such as `opted_out`."""
+    """A verified event that is irrelevant to visits. reason: the event's name, or a word such as `opted_out`."""
 
     reason: str
 

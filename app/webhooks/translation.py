@@ -20,7 +20,7 @@ class Translation:
     state: `queued` if a record must be fetched first, `parked` if only an operator can help (see reason).
     change_count: the number of changes that the response to the tool reports.
     is_foreign: the event is from an account of the tool that is not in TENANTS.
-    error: an unexpected exception, which is a defect of Doorbell.
+    error: an unexpected exception, which is a bug in Doorbell.
     """
 
     changes: list[VisitChange] = field(default_factory=list)

@@ -142,11 +142,11 @@ async def test_a_secret_shorter_than_32_characters_signs_no_token(redis: Redis, 
 
 
 async def test_a_secret_of_32_characters_signs_tokens(redis: Redis) -> None:
-    genuine = await send_request(
+    verified = await send_request(
         redis, "/hooks/servicem8", content=token_by("x" * 32), HOOKS__SERVICEM8__SECRETS="x" * 32
     )
 
-    assert 202 == genuine.status_code
+    assert 202 == verified.status_code
 
 
 @pytest.mark.parametrize(("source", "days"), [("cronofy", [400]), ("calendly", [])])

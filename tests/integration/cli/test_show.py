@@ -15,6 +15,7 @@ def test_deliveries_and_visits_are_shown_with_changes_values_and_attempts(busy: 
     assert [{"visit": "standard-A-1", "state": "applied"}] == delivery["changes"]
     [visit] = rows(busy, "visit", "standard-A-1", "--json")
     assert "Applied: Review Rover has the values of this delivery." == delivery["summary"]
+    assert "Review Rover has the newest values that Doorbell received." == visit["summary"]
     assert "2026-03-14T16:00:00Z" == visit["facts"]["time_scheduled"]["value"]
     assert first["delivery"] == visit["facts"]["time_scheduled"]["delivery"]
     calls = ["GET /visits/:id 404", "GET /contacts 200", "POST /contacts 201", "POST /visits 201"]

@@ -149,19 +149,19 @@ def test_odd_error_responses_have_a_sentence_or_none() -> None:
                 assert sentence is None or sentence.endswith("."), name
 
 
-async def test_a_defect_of_a_module_is_a_problem_of_its_record_or_its_page() -> None:
+async def test_a_bug_of_a_module_is_a_problem_of_its_record_or_its_page() -> None:
     source = load_sources()["calendly"]
     assert source.listing
 
-    def defective(*_: Any) -> Any:
+    def broken(*_: Any) -> Any:
         raise TypeError
 
     async def call(_: RecordRequest) -> ApiResponse:
         return ApiResponse({})
 
-    translated = translate_record(replace(source, translate=defective), ListedRecord("1", {}), NOW, None)
+    translated = translate_record(replace(source, translate=broken), ListedRecord("1", {}), NOW, None)
     pages = read_pages(
-        replace(source, listing=replace(source.listing, read_page=defective)), [ListRequest(RecordRequest("x"))], call
+        replace(source, listing=replace(source.listing, read_page=broken)), [ListRequest(RecordRequest("x"))], call
     )
 
     assert "internal_error: TypeError" == translated.problem

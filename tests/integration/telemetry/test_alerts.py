@@ -157,7 +157,7 @@ async def reject(scene: Scene, reason: str, count: int = 3) -> None:
 
 
 async def change_secret(scene: Scene) -> None:
-    """Add genuine deliveries every five minutes, none in the last ten minutes, and wrong signatures."""
+    """Add verified deliveries every five minutes, none in the last ten minutes, and wrong signatures."""
     await add_deliveries(scene, 10, 15, 20, 25)
     await reject(scene, "mismatch")
 
@@ -225,7 +225,7 @@ async def test_an_alert_is_posted_when_it_starts_and_when_it_ends(
         pytest.param(lambda scene: reject_strangers(scene, "malformed", 10, 15, 20), id="malformed"),
         pytest.param(lambda scene: reject_strangers(scene, "mismatch", 10, 500, 900), id="quiet-hook"),
         pytest.param(lambda scene: reject_strangers(scene, "mismatch"), id="hook-without-deliveries"),
-        pytest.param(lambda scene: reject_strangers(scene, "mismatch", 0, 5, 10), id="between-genuine-deliveries"),
+        pytest.param(lambda scene: reject_strangers(scene, "mismatch", 0, 5, 10), id="between-verified-deliveries"),
         pytest.param(lambda scene: accept(scene.ledger, change("A")), id="new-task"),
         pytest.param(lambda scene: scene.ledger.pause("main"), id="new-pause"),
         pytest.param(add_delivery, id="first-delivery"),

@@ -1,4 +1,4 @@
-"""Defects in a source, and workers that die."""
+"""Bugs in a source, and workers that die."""
 
 import asyncio
 import contextlib
@@ -13,14 +13,14 @@ from app.ledger.locks import KeyedLocks
 from tests.support.tool_api import BOOKED, MOVED, ToolWorld
 
 
-async def test_a_defect_in_a_source_parks_the_event_and_quotes_nothing(world: ToolWorld, logged: list[Any]) -> None:
-    def defect(_: object) -> Any:
+async def test_a_bug_in_a_source_parks_the_event_and_quotes_nothing(world: ToolWorld, logged: list[Any]) -> None:
+    def broken(_: object) -> Any:
         raise ValueError("invalid literal: 'ada@example.com'")
 
     response = await world.receive("acuity", BOOKED)
     world.tool.add_records("acuity", BOOKED)
     hook = world.context.settings.active_hooks["acuity"]
-    world.context.settings.active_hooks["acuity"] = replace(hook, source=replace(hook.source, translate=defect))
+    world.context.settings.active_hooks["acuity"] = replace(hook, source=replace(hook.source, translate=broken))
 
     await world.run()
 
