@@ -101,7 +101,7 @@ ROUTES = [
     get("/workers", "viewer", workers.workers),
     get("/plan", "viewer", operations.plan),
     get("/operations", "viewer", operations.operations),
-    post("/operations", "operator", operations.start),
+    post("/operations", "operator", operations.start),  # replay and discard
     get("/operations/{operation}", "viewer", operations.operation),
     get("/operations/{operation}/tasks", "viewer", operations.tasks),
     post("/operations/{operation}/cancel", "operator", operations.cancel),
