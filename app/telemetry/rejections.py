@@ -70,12 +70,7 @@ class Rejections:
             for field in list(self._counts):
                 await self._flush_count(field, self._counts.pop(field))
             for name in list(self._newest):
-                key = f"{keys.REJECTION_LIST}{name}"
-                await self.redis.commands(
-                    ("LPUSH", key, *self._newest.pop(name)),
-                    ("LTRIM", key, 0, MAX_NEWEST - 1),
-                    ("EXPIRE", key, NEWEST_TTL_S),
-                )
+                await self._flush_newest(name, self._newest.pop(name))
         except (RedisUnavailable, hiredis.ReplyError) as error:
             log.warning("metrics_flush_failed", part="rejections", reason=type(error).__name__)
 
@@ -86,10 +81,20 @@ class Rejections:
             self._counts[field] += count
             raise
 
+    async def _flush_newest(self, name: str, newest: deque[bytes]) -> None:
+        key = f"{keys.REJECTION_LIST}{name}"
+        try:
+            await self.redis.commands(
+                ("LPUSH", key, *newest), ("LTRIM", key, 0, MAX_NEWEST - 1), ("EXPIRE", key, NEWEST_TTL_S)
+            )
+        except BaseException:
+            self._newest[name] = deque([*newest, *self._newest.get(name, ())], MAX_NEWEST)
+            raise
+
     async def run(self) -> None:
         while True:
             await asyncio.sleep(FLUSH_EVERY_S)
-            if self._counts:
+            if self._counts or self._newest:
                 await self.flush()
 
 
