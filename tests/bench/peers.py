@@ -21,7 +21,7 @@ WSGI = {"Flask + RQ": "flask_rq", "Django + Celery": "django_celery"}
 
 
 def start(stack: Servers) -> dict[str, Endpoint]:
-    endpoints = {"Starlette + arq": arq_endpoint(stack)._replace(path="/fields")}
+    endpoints = {"Starlette + arq": arq_endpoint(stack)._replace(path="/stored")}
     endpoints |= {
         name: stack.asgi(f"tests.bench.endpoints.{module}:app", python=str(PYTHON)) for name, module in ASGI.items()
     }

@@ -1,4 +1,4 @@
-"""Starlette and arq: check the delivery, enqueue an id."""
+"""Starlette and arq: check the delivery, and enqueue an id, or id and body."""
 
 import gc
 import os
@@ -29,16 +29,20 @@ async def check_json(request: Request) -> JSONResponse:
     raw = await request.body()
     verify(request.headers, raw)
     orjson.loads(raw)
-    return await enqueue(request)
+    return await enqueue(request, uuid.uuid4().hex)
 
 
 async def check_fields(request: Request) -> JSONResponse:
     check(request.headers, await request.body())
-    return await enqueue(request)
+    return await enqueue(request, uuid.uuid4().hex)
 
 
-async def enqueue(request: Request) -> JSONResponse:
-    await request.app.state.pool.enqueue_job("visit", uuid.uuid4().hex)
+async def check_and_store(request: Request) -> JSONResponse:
+    return await enqueue(request, *check(request.headers, await request.body()))
+
+
+async def enqueue(request: Request, *arguments: str) -> JSONResponse:
+    await request.app.state.pool.enqueue_job("visit", *arguments)
     return JSONResponse({"ok": True}, 202)
 
 
@@ -47,8 +51,9 @@ async def reject(request: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"ok": False}, error.status)
 
 
+ROUTES = {"/": check_json, "/fields": check_fields, "/stored": check_and_store}
 app = Starlette(
-    routes=[Route("/", check_json, methods=["POST"]), Route("/fields", check_fields, methods=["POST"])],
+    routes=[Route(path, route, methods=["POST"]) for path, route in ROUTES.items()],
     exception_handlers={Rejected: reject},
     lifespan=lifespan,
 )
