@@ -75,7 +75,7 @@ class Acceptance:
             hook.source.name,
             tuple(scope["headers"]),
             b"",
-            datetime.fromtimestamp(time.time_ns() // 1_000_000 / 1000, UTC),  # in milliseconds, as it is stored
+            datetime.now(UTC),
             request_log.request_id,
             token,
             query=scope["query_string"],

@@ -77,10 +77,11 @@ def is_foreign_tenant(source: LoadedSource, event: Event, tenants: Container[str
 
 def parse_event(source: LoadedSource, delivery: Delivery, zone: tzinfo | None = None) -> Event:
     """Parse a delivery whose signature was verified. zone: the time zone of local times. Raise UnreadableBody."""
+    at = delivery.received_at
     return Event(
         source=source.name,
         data=parse_body(delivery, source.definition.body_format),
-        received_at=delivery.received_at,
+        received_at=at.replace(microsecond=at.microsecond // 1000 * 1000),  # in milliseconds, as it is stored
         headers={
             name: value for name in source.definition.stored_headers if (value := delivery.header(name)) is not None
         },
