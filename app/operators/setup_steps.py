@@ -124,7 +124,7 @@ def _with_names(steps: Sequence[SetupStep], hook: str, url: str, name_of: Callab
         text = re.sub(r"Set PUBLIC_URL,[^.]*\.|[^.]*`doorbell connect[^`]*`[^.]*\.", "", text)
         text = re.sub(variable, lambda match: name_of(match["name"]), text)
         text = re.sub(
-            r"Set (?:“Signing secret”|SECRET) to a word of your own[^.]*\.", "", text
+            r"Set (?:“Signing secret”|SECRET) to a word that you choose[^.]*\.", "", text
         )  # it is only in the URL
         if text.strip():
             renamed.append(SetupStep(step.number, text.strip(), step.commands))

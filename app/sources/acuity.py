@@ -1,22 +1,24 @@
-"""Acuity Scheduling (Squarespace): a form names an appointment, and the appointment is fetched.
+"""Acuity Scheduling (Squarespace). Thin: a form refers to an appointment, which is fetched.
 
-From https://developers.acuityscheduling.com/docs/webhooks: the body is `action` and `id`, for appointments also
-`calendarID` and `appointmentTypeID`; static webhooks are signed with the main admin's API key, those made through the
-API with the key of the user who made them. `changed` comes when an appointment is changed in any way (payments and
-no-shows are not named, but taken to be among them), beside `scheduled`, `rescheduled` and `canceled`. The id stays the
-same when an appointment moves.
+From https://developers.acuityscheduling.com/docs/webhooks: the body has `action` and `id`, and for appointments also
+`calendarID` and `appointmentTypeID`. Static webhooks are signed with the main admin's API key; webhooks that were
+created through the API are signed with the key of the user who created them. `changed` is sent after any change of an
+appointment, in addition to `scheduled`, `rescheduled` and `canceled`. The page does not mention payments and no-shows;
+they are assumed to be such changes. The id stays the same when an appointment is moved.
 
-A delivery has neither a time nor an id: two reschedules are identical to the byte. So a repeat is fetched again, and
-the time of the fetch orders the changes, since a record is correct at that time.
+A delivery has neither a time nor an id, so two reschedules are byte-identical. Therefore the record of a repeat is
+fetched again, and the time of the fetch orders the changes: a record is correct at that time.
 
-Second-hand: `canceled` is in the records that public code shows, but not in Acuity's reference, so it is used if it is
-present, and not required; only cancelled appointments have `noShow`; subscriptions made through the API, named
-`appointment.scheduled` and so on, send the short `action` too; and Acuity retries only after 5xx and lost connections.
+Second-hand: `canceled` is in the records in public code, but not in Acuity's reference, so it is read if it is present,
+but it is not required; only cancelled appointments have `noShow`; subscriptions that were created through the API, for
+events such as `appointment.scheduled`, send the short `action`, too; Acuity retries only after 5xx and lost
+connections.
 
-The API lists active webhooks only, so one that Acuity disabled is missing. There is no OAUTH: the pages do not say which
-key signs the webhooks that an OAuth app creates. Appointments cannot be listed by the time of a change. The list has no
-pages, and its greatest `max` is not documented, so a period with a full list is divided. Second-hand: the fields of `/me`.
-From memory: days are those of the account's time zone; the API needs a higher plan.
+The API lists only active webhooks, so a webhook that Acuity disabled is missing in the list. There is no OAUTH: the
+pages do not say which key signs the webhooks that an OAuth app creates. Appointments cannot be listed by the time of a
+change. The list has no pages, and the maximum of its parameter `max` is not documented, so a period whose list is full
+is divided. Second-hand: the fields of `/me`. From memory: days are those of the account's time zone; the API needs a
+higher plan.
 """
 
 import re
@@ -53,13 +55,13 @@ SETUP = """
    HOOKS__ACUITY__CREDENTIALS__API_KEY to the API key, and HOOKS__ACUITY__SECRETS to the same API key. It must be the
    main admin's key, because Acuity signs with that key.
 2. `doorbell connect acuity` does the rest with the user id and the API key from step 1. By hand: in Integrations,
-   Webhooks, paste {url} for appointments that are scheduled, rescheduled, canceled and changed. Some of these overlap,
-   which is harmless. Without `changed`, Doorbell receives no payments, no-shows and new e-mail addresses. Do not add it
-   for orders: they are not appointments.
-3. Acuity calls ports 443 and 80 only.
+   Webhooks, paste {url} for appointments that are scheduled, rescheduled, canceled and changed. Some of these events
+   overlap; that is harmless. Without `changed`, Doorbell receives no payments, no-shows or new e-mail addresses. Do not
+   add the URL for orders: they are not appointments.
+3. Use a URL on port 443 or 80: Acuity calls no other ports.
 
-Acuity does not send the end of an appointment, so a review request counts from its start. It does not send the time of
-a cancellation or a no-show either: Doorbell uses the time at which it first fetched the appointment in that state.
+Acuity does not send the end of an appointment, so review requests are timed from its start. It does not send the time
+of a cancellation or a no-show either, so Doorbell uses the time when it first fetched the appointment in that state.
 """
 
 SOURCE = Source(
@@ -143,13 +145,16 @@ def _appointment_id(event: Event) -> str:
 
 
 def _cancelled(record: Payload, action: Action) -> bool | None:
-    """Return None if neither the record nor the event says so: an old `scheduled` may be replayed after a cancel."""
+    """Return None if neither the record nor the event shows it.
+
+    An old `scheduled` may be replayed after a cancellation.
+    """
     value = record.at("canceled").boolean()
     return True if value is None and action == "cancel" else value
 
 
 def _no_show(record: Payload) -> bool | None:
-    """Return None if the record does not say so. An appointment that is not cancelled has no `noShow`: False."""
+    """Return None if the record does not show it. An appointment that is not cancelled has no `noShow`: False."""
     value = record.at("noShow").boolean()
     return False if value is None and record.at("canceled").boolean() is False else value
 
@@ -161,7 +166,7 @@ def _since(fetched_at: datetime, flag: bool | None) -> datetime | None | Unset:
 
 
 def _amount(record: Payload) -> Decimal | None | Unset:
-    """Return `amountPaid`; `price` is the price. Both are in whole currency units."""
+    """Return `amountPaid`, not `price`. It is in whole currency units."""
     paid = record.at("amountPaid").amount()
     if paid is None:
         return UNSET
@@ -223,12 +228,12 @@ SUBSCRIPTION = Subscription(
     refusal=_refusal,
 )
 
-#: The documented length of a list, and the one that is asked for where a period cannot be divided.
+#: The documented length of a list, and the length that is requested if a period cannot be divided.
 FULL_LIST, LONGEST_LIST = 100, 1_000
 
 
 def _list_appointments(window: Window, account: Payload) -> Sequence[ListRequest]:
-    """Return the list of the appointments, and that of the cancelled ones, for the days of the window in any time zone."""
+    """Request the appointments and the cancelled appointments, for all days that the window has in any time zone."""
     days = {
         "minDate": str((window.since - timedelta(days=1)).date()),
         "maxDate": str((window.until + timedelta(days=1)).date()),
@@ -257,7 +262,10 @@ def _read_listed(request: ListRequest, response: ApiResponse) -> ListedPage:
 
 
 def _divided(request: ListRequest) -> list[ListRequest]:
-    """Return requests for the halves of the period; for one day, for its longest list from either end."""
+    """Return requests for the two halves of the period.
+
+    A single day is listed once in each direction, with the longest list.
+    """
     params = request.request.params
     first, last = date.fromisoformat(params["minDate"]), date.fromisoformat(params["maxDate"])
     middle = first + (last - first) // 2
@@ -271,7 +279,7 @@ def _divided(request: ListRequest) -> list[ListRequest]:
 
 
 def _listed(appointment: Payload, is_cancelled: bool) -> ListedRecord:
-    """Return the appointment with `canceled`, which tells the two lists apart if it is not in the record."""
+    """Return the listed appointment. If the record has no `canceled`, it is set according to the list."""
     id, record = appointment.at("id").required_id(), {"canceled": is_cancelled, **appointment.value}
     action = "canceled" if record["canceled"] else "scheduled"
     return ListedRecord(id, {"action": action, "id": id}, record, path=f"appointments/{id}")

@@ -1,22 +1,23 @@
 """Appointlet: meetings and their attendees.
 
-From https://kb.appointlet.help/en/articles/4968412-using-webhooks-with-appointlet: one webhook gets all events, of
-meetings, their attendees, meeting types, members and fields. An event is an activity with `id`, `action` and
-`created_at`, about the `entity` in it. Nothing is signed, so the address contains a token. In the vendor's sample of a
-meeting that was just scheduled, `approved` is null and `confirmed` is false, so neither is read: `action` says what
+From https://kb.appointlet.help/en/articles/4968412-using-webhooks-with-appointlet: one webhook gets all events: those
+of meetings, their attendees, meeting types, members and fields. An event is an activity with `id`, `action` and
+`created_at`; it is about its `entity`. Nothing is signed, so the URL contains a token. In the vendor's sample of a
+meeting that was just scheduled, `approved` is null and `confirmed` is false, so neither is read: `action` shows what
 happened.
 
-The page spells out one action, `Meeting.scheduled`. The other names are derived from its list, and are compared without
-regard to case, with one l or two. From memory: `entity.attendees` with their names and addresses, and an attendee's
-`meeting`. Guessed: a meeting has the same id after a reschedule.
+The page has the exact name of only one action, `Meeting.scheduled`. The other names are derived from its list. Names
+are compared without regard to case, and `canceled` may have one l or two. From memory: `entity.attendees` with names
+and e-mail addresses, and an attendee's `meeting`. Guessed: a meeting has the same id after a reschedule.
 
-Each attendee of a meeting has a visit, named by the meeting's id and a digest of the address (without an address: the
-attendee's id), so the same person twice is one visit. The only attendee of a new meeting has a visit with the meeting's
-id. An event of the meeting that lists several attendees does not restore an attendee who left. A meeting without
-attendees is parked, and so is an attendee without an address and an id. The event of an attendee who joins has no time,
-so the visit waits for an event of the meeting.
+Each attendee of a meeting has a visit. Its id is the meeting's id and a digest of the e-mail address (without an
+address: the attendee's id), so a person who is listed twice has one visit. The visit of the only attendee of a new
+meeting has the meeting's id. An event of the meeting that lists several attendees does not restore the visit of an
+attendee who left. A meeting without attendees is parked, and so is an attendee who has neither an e-mail address nor an
+id. The event of an attendee who joins does not have the start of the meeting, so the visit waits for an event of the
+meeting.
 
-Older accounts send `{"type": "booking", "action": …}`. No description of it was found, so it is parked.
+Older accounts send `{"type": "booking", "action": …}`. No documentation of this format was found, so it is parked.
 """
 
 from dataclasses import replace
@@ -26,14 +27,15 @@ from app.visits.change import UNSET, Contact, VisitChange, attendee_visit_id, un
 from app.webhooks import Event, Ignored, PartlyTranslatable, PathToken, Payload, Source, Untranslatable
 
 SETUP = """
-1. Set HOOKS__APPOINTLET__SECRETS to a word of your own and SECRET_KEY to 32 random characters or more. Restart.
-2. In Appointlet open Settings, Webhooks, Add Webhook, and paste {url}
-   There are no events to select: Appointlet sends all events, and Doorbell ignores those that are not about meetings.
+1. Set HOOKS__APPOINTLET__SECRETS to a word that you choose and SECRET_KEY to 32 random characters or more. Restart.
+2. In Appointlet open Settings, Webhooks, Add Webhook, and paste {url} there. You need not select events: Appointlet
+   sends all events, and Doorbell ignores those that are not about meetings.
 
-Appointlet signs nothing: do not share that address. It sends no completions, no-shows and payments, so a review request
-counts from the start. Every attendee of a group meeting has a visit. The visit of an attendee who joins later waits for
-an event of the meeting that lists them, and needs an operator after a day without one. Phone numbers on the form are not
-read. Webhooks of legacy accounts are not supported: each delivery needs an operator.
+Appointlet signs nothing, so do not share that URL. It sends no completions, no-shows or payments, so review requests
+are timed from the start of the meeting. Every attendee of a group meeting has a visit. The visit of an attendee who
+joins later waits for an event of the meeting that lists them; without such an event, it needs an operator after a day.
+Doorbell does not read phone numbers on the form. It does not support webhooks of legacy accounts: each of their
+deliveries needs an operator.
 """
 
 SOURCE = Source(
@@ -48,7 +50,7 @@ SOURCE = Source(
 
 
 BOOKED = {"meeting.scheduled", "meeting.approved", "meeting.rescheduled"}
-ENDED = {"meeting.cancelled", "meeting.canceled", "meeting.declined"}
+CANCELLED = {"meeting.cancelled", "meeting.canceled", "meeting.declined"}
 JOINED = {"attendee.scheduled", "attendee.approved"}
 LEFT_EVENTS = {"attendee.cancelled", "attendee.canceled", "attendee.declined"}
 
@@ -64,7 +66,7 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
         raise Untranslatable(LEGACY)
     action, entity = event.data.at("action").required_text(), event.data.at("entity")
     kind = action.lower().replace(" ", ".")
-    if kind in BOOKED | ENDED:
+    if kind in BOOKED | CANCELLED:
         return _meeting(event, kind, entity)
     if kind in LEFT_EVENTS or (kind in JOINED and _id(entity.at("meeting"))):
         return [_attendee_change(event, entity, kind in LEFT_EVENTS)]
@@ -73,13 +75,14 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
 
 def _meeting(event: Event, kind: str, meeting: Payload) -> list[VisitChange]:
     meeting_id, attendees = meeting.at("id").required_text(), list(meeting.at("attendees"))
-    happened_at, is_off, start = event.data.at("created_at").required_time(), kind in ENDED, meeting.at("start")
+    happened_at, is_cancelled = event.data.at("created_at").required_time(), kind in CANCELLED
+    start = meeting.at("start")
     base = VisitChange(
-        action="cancel" if is_off else "create" if kind == "meeting.scheduled" else "update",
+        action="cancel" if is_cancelled else "create" if kind == "meeting.scheduled" else "update",
         visit_id=meeting_id,
         version=unix_microseconds(happened_at),
-        time_scheduled=(start.time(event.zone) or UNSET) if is_off else start.required_time(event.zone),
-        date_cancelled=happened_at if is_off else None,
+        time_scheduled=(start.time(event.zone) or UNSET) if is_cancelled else start.required_time(event.zone),
+        date_cancelled=happened_at if is_cancelled else None,
     )
     by_key = {key: attendee for attendee in attendees if (key := _key(attendee))}
     is_alone = len(by_key) == len(attendees) == 1
@@ -90,15 +93,15 @@ def _meeting(event: Event, kind: str, meeting: Payload) -> list[VisitChange]:
             visit_id=attendee_visit_id(meeting_id, key),
             previous_visit_id=meeting_id if creates_meeting else None,
             contact=_contact(attendee),
-            date_left=None if is_alone and not is_off else UNSET,
+            date_left=None if is_alone and not is_cancelled else UNSET,
         )
         for key, attendee in by_key.items()
     ]
-    if not attendees and not is_off:
+    if not attendees and not is_cancelled:
         raise meeting.at("attendees").unexpected("the attendees")
     if not attendees:
-        # The visit of an only attendee is an alias of the meeting's id, so its changes outrank a cancel of that id. None
-        # of them sets no_show.
+        # The meeting's id is an alias of the visit of an only attendee, so the changes of that visit outrank a
+        # cancellation of the meeting's id. None of them sets no_show.
         raise PartlyTranslatable(NOBODY_LISTED, [replace(base, no_show=happened_at)])
     if not all(map(_key, attendees)):
         raise PartlyTranslatable(NO_ATTENDEE_ID, changes)

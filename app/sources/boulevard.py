@@ -1,32 +1,35 @@
 """Boulevard: appointments of salons and med-spas, and the orders that paid for them.
 
 The vendor's documentation, https://developers.joinblvd.com, was not available. Second-hand, from integrators who agree:
-the signature (the key is the secret's bytes, the salt ends in the signed time), the envelope, `idempotencyKey`, that 429
-does not count as a failure while 410 unsubscribes for ever, and how a request to the API is signed. They do not agree on
-which of `event` and `eventType` is the name, nor on its spelling, so both are read; the headers that repeat it are not
-signed, so they are not read. `data.node` is the appointment or the order. Missing fields are fetched: an appointment's
-start and its client, an order's lines and its total. In an order, a group of lines for an appointment has that
-appointment's id, and `summary.currentTotal` is the amount collected, in cents.
+the signature (the key is the bytes that the secret encodes; the salt ends in the signed time), the envelope,
+`idempotencyKey`, the meaning of responses (429 does not count as a failure, and 410 ends the subscription permanently),
+and how a request to the API is signed. They do not agree on which of `event` and `eventType` is the name, nor on its
+spelling, so both are read; the headers that repeat it are not signed, so they are not read. `data.node` is the
+appointment or the order. Missing fields are fetched: an appointment's start and its client, an order's lines and its
+total. In an order, a group of lines for an appointment has that appointment's id, and `summary.currentTotal` is the
+amount collected, in cents.
 
-An order's summary also has `initialTotal` and `refundAmount`: from those names it is inferred that `currentTotal` is the
-amount after refunds. The node of `order_refund.closed` may be the order, or an OrderRefund, as the schema suggests
+An order's summary also has `initialTotal` and `refundAmount`: these names imply that `currentTotal` is the amount after
+refunds. The node of `order_refund.closed` may be the order, or an OrderRefund, as the schema suggests
 (`order.refunds { id orderId }`): then the order of that `orderId` is fetched. A refund that names no order, or an order
-that the API does not have, is parked, since the amount would silently stay too high.
+that the API does not have, is parked, because otherwise the amount would stay too high, and nobody would notice.
 
 The API answers errors with status 200 and their code in `errors[].code` (the vendor's own tests). Only NOT_FOUND, or a
 response without errors, means that there is no such record. A rejected token and a rate limit are retried, and any
-other error is parked. A client of a capture of 2022 has a `name` and no `firstName`.
+other error is parked. In a payload recorded in 2022, a client has a `name` and no `firstName`.
 
-From memory: the states (FINAL is completion), and NO_SHOW as a cancellation's reason. A completion has no time: it counts
-from the first event that shows it. An appointment that is cancelled and booked again gets a new id without a link.
+From memory: the states (FINAL is completion), and NO_SHOW as a cancellation's reason. A completion has no time, so it
+gets the time of the first event that shows it. An appointment that is cancelled and booked again gets a new id, and
+nothing links the two ids.
 
-Subscriptions, from the code of integrators, one of them for a live group of salons: `createWebhook` with a name, a URL and
-the types of events; `webhooks` lists those of the application, with `enabled` for each type. Not proven: whether a webhook
-must name a location (one integrator always does), and that all types here exist. If Boulevard refuses the subscription, a
-person adds the webhook by hand. Which flag shows that Boulevard disabled a webhook is not known: the flags of its types are
-read. Lists, second-hand: appointments of one location, by start or by creation, cancelled ones included, without a time of
-their last change. So a change of an appointment outside the window is not found. A listed appointment is newer than every
-earlier event, because it has no time of its own. An order counts once it is closed.
+Subscriptions, second-hand from the code of integrators, one of which serves a real group of salons: `createWebhook`
+with a name, a URL and the types of events; `webhooks` lists those of the application, with `enabled` for each type. Not
+confirmed: whether a webhook must name a location (one integrator always does), and that all types here exist. If
+Boulevard refuses the subscription, a person adds the webhook by hand. It is not known which flag shows that Boulevard
+disabled a webhook; the flags of its types are read. Lists, second-hand: they contain the appointments of one location
+by start or by creation, including cancelled ones, without the time of the last change. So a change of an appointment
+outside the window is not found. A listed appointment has no time of its own, so it counts as newer than every earlier
+event. An order counts only after it was closed.
 """
 
 import base64
@@ -66,23 +69,23 @@ from app.webhooks import (
 )
 
 SETUP = """
-1. In Boulevard (Enterprise plan) open Settings, Developers, and make an application for the Admin API. Set its secret
-   as HOOKS__BOULEVARD__SECRETS and HOOKS__BOULEVARD__CREDENTIALS__API_SECRET, its key as …__API_KEY and your business's
-   id (the part after `urn:blvd:Business:`) as …__BUSINESS_ID.
-2. Under Webhooks add {url}; select all events of appointments, ORDER_COMPLETED and ORDER_REFUND_CLOSED. Boulevard tests
-   it with a PING.
-3. For the sandbox set HOOKS__BOULEVARD__API_URL to https://sandbox.joinblvd.com/api/2020-01/admin.
-4. If several businesses use this address, set HOOKS__BOULEVARD__TENANTS to the full `businessId` of yours.
+1. In Boulevard (Enterprise plan), open Settings, Developers, and create an application for the Admin API. Set its
+   secret as HOOKS__BOULEVARD__SECRETS and HOOKS__BOULEVARD__CREDENTIALS__API_SECRET, its key as …__API_KEY and your
+   business's id (the part after `urn:blvd:Business:`) as …__BUSINESS_ID.
+2. Under Webhooks, add {url}, and select all events of appointments, ORDER_COMPLETED and ORDER_REFUND_CLOSED. Boulevard
+   tests the URL with a PING.
+3. For the sandbox, set HOOKS__BOULEVARD__API_URL to https://sandbox.joinblvd.com/api/2020-01/admin.
+4. If several businesses use this URL, set HOOKS__BOULEVARD__TENANTS to the full `businessId` of yours.
 5. `doorbell connect boulevard` does step 2 with the credentials of step 1, and imports the upcoming appointments.
 
-Visits get no amount from an order for several appointments. Boulevard does not send opt-outs. After eight hours of
-failures Boulevard disables the webhook: then do step 2 again.
+An order for several appointments gives none of their visits an amount. Boulevard does not send opt-outs. If Boulevard
+disables the webhook (after eight hours of failures), do step 2 again.
 """
 
 
 @dataclass(frozen=True, slots=True)
-class Signed:
-    """HTTP Basic whose password is a token that is signed for each request."""
+class SignedBasicAuth:
+    """HTTP Basic. The password is a token that is signed separately for each request."""
 
     names: tuple[str, ...] = ("API_KEY", "API_SECRET", "BUSINESS_ID")
 
@@ -105,7 +108,7 @@ SOURCE = Source(
     title="Boulevard",
     docs="https://developers.joinblvd.com",
     credential_help={
-        "API_KEY": ("API key", "In Boulevard: Settings, Developers. Make an application for the Admin API."),
+        "API_KEY": ("API key", "In Boulevard: Settings, Developers. Create an application for the Admin API."),
         "API_SECRET": ("API secret", "In the same place, next to the key."),
         "BUSINESS_ID": ("Business ID", "The part of your business's id after urn:blvd:Business:"),
     },
@@ -124,7 +127,7 @@ SOURCE = Source(
     tenant_of=lambda event: event.data.at("businessId").text(),
     unavailable_status=429,
     api_url="https://dashboard.boulevard.io/api/2020-01/admin",
-    credentials=Signed(),
+    credentials=SignedBasicAuth(),
 )
 
 APPOINTMENT: dict[str, Action] = {
@@ -140,7 +143,7 @@ APPOINTMENT: dict[str, Action] = {
 }
 REFUND = "ORDER_REFUND_CLOSED"
 ORDER = {"ORDER_COMPLETED", REFUND}
-OPEN, OFF = {"BOOKED", "CONFIRMED", "ARRIVED", "ACTIVE"}, {"CANCELLED", "CANCELED", "NO_SHOW"}
+OPEN, CANCELLED = {"BOOKED", "CONFIRMED", "ARRIVED", "ACTIVE"}, {"CANCELLED", "CANCELED", "NO_SHOW"}
 QUERIES = {
     "appointment": """
 query ($id: ID!) {
@@ -154,13 +157,13 @@ query ($id: ID!) {
 
 
 def fetch(event: Event) -> list[RecordRequest]:
-    """Fetch an appointment without start or customer unless it is cancelled, and an order without lines or total."""
+    """Fetch an appointment without start or customer unless it is cancelled. Fetch an order without lines or total."""
     kind, node = _kind(event), _node(event)
     if kind in ORDER:
         order = _order_in_event(event)
-        is_whole = order.at("lineGroups") and order.at("summary", "currentTotal")
-        return [] if is_whole else [_get("order", _order_urn(event))]
-    if kind not in APPOINTMENT or _status(kind, node) in ("off", "missed"):
+        is_complete = order.at("lineGroups") and order.at("summary", "currentTotal")
+        return [] if is_complete else [_get("order", _order_urn(event))]
+    if kind not in APPOINTMENT or _status(kind, node) in ("cancelled", "missed"):
         return []
     return [] if node.at("startAt") and node.at("client", "email").text() else [_get("appointment", _urn(event))]
 
@@ -178,22 +181,22 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
 
 
 def _appointment(event: Event, kind: str) -> list[VisitChange] | Ignored:
-    node, happened_at, status = _node(event), _said_at(event), _status(kind, _node(event))
+    node, happened_at, status = _node(event), _happened_at(event), _status(kind, _node(event))
     record = graphql_record(event.record, "appointment", SOURCE.title) or Payload(None)
-    start, is_off = node.at("startAt").time() or record.at("startAt").time(), status in ("off", "missed")
-    if start is None and kind in ("APPOINTMENT_CREATED", "APPOINTMENT_RESCHEDULED") and not is_off:
+    start, is_cancellation = node.at("startAt").time() or record.at("startAt").time(), status in ("cancelled", "missed")
+    if start is None and kind in ("APPOINTMENT_CREATED", "APPOINTMENT_RESCHEDULED") and not is_cancellation:
         return RECORD_GONE
     ended_at = node.at("cancellation", "cancelledAt").time() or happened_at
     otherwise = UNSET if status is None else None
     return [
         VisitChange(
-            action="cancel" if is_off else APPOINTMENT[kind],
+            action="cancel" if is_cancellation else APPOINTMENT[kind],
             visit_id=_id(_urn(event)),
             version=unix_microseconds(happened_at),
             contact=_contact(record.at("client") or node.at("client")),
             time_scheduled=start or UNSET,
             time_completed=happened_at if status == "done" else UNSET if status == "not_cancelled" else otherwise,
-            date_cancelled=ended_at if status == "off" else otherwise,
+            date_cancelled=ended_at if status == "cancelled" else otherwise,
             no_show=ended_at if status == "missed" else otherwise,
             times_are_observed=True,
         )
@@ -206,7 +209,7 @@ def _order(event: Event) -> list[VisitChange] | Ignored:
         raise Untranslatable("Boulevard has no order of the id that the refund names")
     if not node:
         return RECORD_GONE
-    visits = list(dict.fromkeys(_id(group.at("id")) for group in node.at("lineGroups") if _is_of_appointment(group)))
+    visits = list(dict.fromkeys(_id(group.at("id")) for group in node.at("lineGroups") if _is_appointment_group(group)))
     if len(visits) != 1:
         return Ignored(f"an order of {'several appointments' if visits else 'no appointment'}")
     total = node.at("summary", "currentTotal")
@@ -216,7 +219,7 @@ def _order(event: Event) -> list[VisitChange] | Ignored:
         VisitChange(
             action="update",
             visit_id=visits[0],
-            version=unix_microseconds(_said_at(event)),
+            version=unix_microseconds(_happened_at(event)),
             observed_at_us=unix_microseconds(event.fetched_at) if event.fetched_at else 0,
             payment_id=_id(_order_urn(event)),
             amount_collected=total.amount(100),
@@ -225,14 +228,17 @@ def _order(event: Event) -> list[VisitChange] | Ignored:
 
 
 def _kind(event: Event) -> str:
-    """Return the event's name: `APPOINTMENT_CREATED` for `appointment.created`. The other field may be `appointment`."""
+    """Return the event's name: `APPOINTMENT_CREATED` for `appointment.created`.
+
+    The other field may only have `appointment`.
+    """
     event_names = [event.data.at(name).text() for name in ("eventType", "event")]
     names = [name.upper().replace(".", "_") for name in event_names if name]
     supported = next((name for name in names if name in APPOINTMENT or name in ORDER), None)
     return supported or (max(names, key=len) if names else event.data.at("event").required_text())
 
 
-def _said_at(event: Event) -> datetime:
+def _happened_at(event: Event) -> datetime:
     return event.data.at("timestamp").required_time()
 
 
@@ -264,21 +270,21 @@ def _is_order(urn: Payload) -> bool:
 
 
 def _id(urn: Payload) -> str:
-    """Return the last part of `urn:blvd:Appointment:…`: in orders, appointments have only that part."""
+    """Return the last part of `urn:blvd:Appointment:…`, because orders have only that part of an appointment's id."""
     id = urn.required_text().rpartition(":")[2]
     if not re.fullmatch("[A-Za-z0-9_-]{1,100}", id):
         raise urn.unexpected("an id")
     return id
 
 
-def _status(kind: str, node: Payload) -> Literal["open", "not_cancelled", "done", "off", "missed"] | None:
+def _status(kind: str, node: Payload) -> Literal["open", "not_cancelled", "done", "cancelled", "missed"] | None:
     """Return `not_cancelled` if the appointment may be open or done; None for an update without any status."""
     state, is_cancelled = (node.at("state").text() or "").upper(), node.at("cancelled").boolean()
-    if state and state not in OPEN | OFF | {"FINAL"}:
+    if state and state not in OPEN | CANCELLED | {"FINAL"}:
         raise node.at("state").unexpected("a state that appointments have")
-    if APPOINTMENT[kind] == "cancel" or is_cancelled or state in OFF:
+    if APPOINTMENT[kind] == "cancel" or is_cancelled or state in CANCELLED:
         reason = (node.at("cancellation", "reason").text() or state).upper()
-        return "missed" if reason.replace("_", "").replace(" ", "") == "NOSHOW" else "off"
+        return "missed" if reason.replace("_", "").replace(" ", "") == "NOSHOW" else "cancelled"
     if kind == "APPOINTMENT_COMPLETED" or state == "FINAL":
         return "done"
     if state or kind != "APPOINTMENT_UPDATED":
@@ -286,7 +292,7 @@ def _status(kind: str, node: Payload) -> Literal["open", "not_cancelled", "done"
     return None if is_cancelled is None else "not_cancelled"
 
 
-def _is_of_appointment(group: Payload) -> bool:
+def _is_appointment_group(group: Payload) -> bool:
     urn = f"{group.at('__typename').value} {group.at('id').value}"
     return "OrderAppointmentLineGroup" in urn or "urn:blvd:Appointment:" in urn
 
@@ -438,7 +444,7 @@ def _list_appointments(window: Window, account: Payload) -> Iterator[ListRequest
 
 
 def _read_listed(request: ListRequest, response: ApiResponse) -> ListedPage:
-    """Read a page of appointments, or the order of one that has begun."""
+    """Read a page of appointments, or the order of an appointment that has begun."""
     if request.request.path.startswith("order/"):
         order = graphql_record(response, "order", SOURCE.title)
         return ListedPage(read_records([order] if order else [], lambda each: _closed_order(each, request, response)))

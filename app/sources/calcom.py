@@ -2,42 +2,44 @@
 
 From https://cal.com/docs/developing/guides/automation/webhooks and Cal.com's own code (packages/features: webhooks,
 bookings, ee/payments, handleMarkNoShow). `uid` names a booking; a reschedule is one event with a new `uid` and the old
-one in `rescheduleUid`. `createdAt` is when the event happened, except in MEETING_ENDED: that is the booking as it was
-saved when the meeting was booked, without a `payload` around it, so its `createdAt` is the booking's, and its attendees,
-`noShow`, `paid` and `status` are as old. It is sent at `endTime`, even if nobody came to the meeting.
+one in `rescheduleUid`. `createdAt` is when the event happened, except in MEETING_ENDED. The body of MEETING_ENDED is
+the booking as it was saved when the meeting was booked, without a `payload` around it: its `createdAt`, attendees,
+`noShow`, `paid` and `status` are from that time. It is sent at `endTime`, even if nobody came to the meeting.
 
 If the host confirms bookings, BOOKING_REQUESTED comes first and BOOKING_CREATED after the confirmation: a request is
 not a visit yet. But a request to move a confirmed booking cancels that booking at once, without a BOOKING_CANCELLED. So
-the visit continues under the new `uid` as cancelled, since nobody will come at the old time; BOOKING_CREATED of the new
-`uid` restores it. "Request reschedule" by the host is a cancel, too: no new time is known.
+the visit continues under the new `uid` as cancelled, because nobody will come at the old time; BOOKING_CREATED of the
+new `uid` restores it. "Request reschedule" by the host is a cancellation, too: no new time is known.
 
 Since Cal.com builds its webhooks from the database (WebhookTaskConsumer), neither BOOKING_REQUESTED nor the
 BOOKING_CREATED after it has `rescheduleUid`. A move is recognized by `iCalSequence`, which is 0 for a new booking and
-rises with a move, or by the reason on the form (`responses.rescheduleReason`). `iCalUID` does not change in a move and
-is `<first uid>@Cal.com`, unless a connected calendar replaced it. If it does not identify the old booking, the delivery
-is parked, because the visit at the old time must be cancelled by hand.
+increases with each move, or by the reason on the form (`responses.rescheduleReason`). `iCalUID` does not change in a
+move and is `<first uid>@Cal.com`, unless a connected calendar replaced it. If it does not identify the old booking, the
+delivery is parked, because the visit at the old time must be cancelled by hand.
 
 If a whole series is cancelled, one BOOKING_CANCELLED is sent, with the `uid` of one booking and `recurringEvent`. The
-other bookings are not named, so the delivery is parked; the named booking is cancelled nevertheless. WebhookTaskConsumer
-sends `recurringEvent` with every cancel in a series, so a cancel of one booking is parked, too. Bookings with seats are
-cancelled one by one (https://cal.com/docs/api-reference/v2/bookings/cancel-a-booking).
+event does not name the other bookings, so the delivery is parked; the named booking is cancelled nevertheless.
+WebhookTaskConsumer sends `recurringEvent` with every cancellation in a series, so the cancellation of a single booking
+is parked, too. Bookings with seats are cancelled one by one
+(https://cal.com/docs/api-reference/v2/bookings/cancel-a-booking).
 
-Seats (`seatsPerTimeSlot` above 1): several people share one `uid`, and each has a visit, named by the `uid` and a digest
-of the address, the only id that is in every kind of event. The cancel of a seat lists its holder; a cancel by the host
-lists everybody. In a move, everybody who is listed moves, unless `rescheduledBy` is one of them. A move to another
-booking ends one visit and begins another, without a link: the holder may come back to the first booking, and circular
-links have no first visit. The amount paid for the seat stays with the visit that ended. An event type may get seats
-after a booking was made: then every event of a holder also ends their visit of the whole booking. An event that only
-lists people restores nobody's visit. MEETING_ENDED and BOOKING_NO_SHOW_UPDATED need not show that a booking has seats:
-so the other events cancel the visit of the booking itself, and a no-show counts for the visit, of the booking or of the
-seat, that belongs to the named address. So a guest's no-show has no effect.
+Seats (`seatsPerTimeSlot` above 1): several people share one `uid`, and each has a visit. Its id is the `uid` and a
+digest of the e-mail address, because no other id is in every kind of event. The cancellation of a seat lists its
+holder; a cancellation by the host lists everybody. In a move, all listed people move, unless `rescheduledBy` is one of
+them: then only that person moves. A move to another booking cancels one visit and creates another, without a link: the
+holder may come back to the first booking, and circular links have no first visit. The amount paid for the seat stays
+with the cancelled visit. An event type may get seats after a booking was made: then every event of a holder also
+cancels the holder's visit of the whole booking. An event that only lists people restores nobody's visit. MEETING_ENDED
+and BOOKING_NO_SHOW_UPDATED need not show that a booking has seats. So the other events cancel the visit of the booking
+itself, and a no-show counts for the visit (of the booking or of the seat) that belongs to the named address. A guest's
+no-show has no effect.
 
-The API, from its reference and its code (https://cal.com/docs/api-reference/v2, apps/api/v2): a user has one webhook per
-URL, and Cal.com does not disable it by itself. The list of bookings has no place for money, nor for a seat that was given
-up. Only bookings that the user hosts are read from it, since it also has those that the user made elsewhere: the webhooks
-of a team or an organization are connected by hand. `updatedAt` moves with every change of the booking itself; from memory:
-not with a no-show mark, which belongs to the attendee. Second-hand, from a copy of the documentation: the rate limit, and
-the scopes of webhooks.
+The API, from its reference and its code (https://cal.com/docs/api-reference/v2, apps/api/v2): a user can have one
+webhook per URL, and Cal.com does not disable it by itself. The list of bookings has no amounts, and no seats that were
+given up. Only bookings that the user hosts are read from it, because it also has those that the user made elsewhere;
+the webhooks of a team or an organization are connected by hand. `updatedAt` changes with every change of the booking
+itself; from memory: it does not change with a no-show mark, which belongs to the attendee. Second-hand, from a copy of
+the documentation: the rate limit, and the scopes of webhooks.
 """
 
 import re
@@ -81,19 +83,19 @@ SETUP = """
    secret Cal.com signs nothing, and Doorbell rejects every delivery.
 3. Select Booking created, rescheduled, cancelled, rejected, requested, paid and no-show updated, and Meeting ended. Do
    not enable the custom payload template: it replaces the body that Doorbell reads.
-4. The ping test is answered 200 and otherwise ignored.
+4. You may send the ping test: Doorbell answers 200, and ignores it.
 5. With an API key (Settings, Developer, API keys), `doorbell connect calcom` does steps 1 to 3, and lists the bookings
    once a day.
 
-Cal.com rarely retries: deliveries that fail while Doorbell is down are lost, unless it lists the bookings. A meeting
-counts as completed at its planned end, unless the attendee is marked as a no-show. A card that is only held does not count
-as money collected, and refunds are not reported. In an event type with seats, every attendee has a visit; an attendee
-without an e-mail address gets no request.
+Cal.com rarely retries: deliveries that fail while Doorbell is down are lost, unless Doorbell lists the bookings. A
+meeting counts as completed at its planned end, unless the attendee is marked as a no-show. A hold on a card does not
+count as money collected, and Cal.com does not report refunds. In an event type with seats, every attendee has a visit;
+an attendee without an e-mail address gets no review request.
 
-Some deliveries need an operator, since they do not contain enough: a move that the host must confirm, if it does not
-name the old booking (cancel the old visit by hand); a cancelled booking of a series, because all later bookings may have
-been cancelled with it (then cancel their visits, too); and a payment for one of several seats. A request to move without
-a reason and without `iCalSequence` looks like a new booking.
+Some deliveries need an operator, because they do not contain enough: a move that the host must confirm, if it does not
+name the old booking (cancel the old visit by hand); a cancelled booking of a series, because all later bookings may
+have been cancelled with it (then cancel their visits, too); and a payment for one of several seats. A request to move
+without a reason and without `iCalSequence` looks like a new booking.
 """
 
 SOURCE = Source(
@@ -134,11 +136,11 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
 
 def _missing_information(event_type: str, booking: Payload) -> str | None:
     """Return what the event does not contain, so that an operator must act; None if it is complete."""
-    # When a seat is taken, the booking's signs of a move may come from others.
+    # When somebody takes a seat, other people's moves may have left the signs of a move in the booking.
     may_be_moved = event_type == "BOOKING_REQUESTED" or (event_type == "BOOKING_CREATED" and not _has_seats(booking))
     if event_type == "BOOKING_RESCHEDULED" or (may_be_moved and _is_moved(booking)):
         return None if _old_uid(booking) else NO_OLD_BOOKING
-    if event_type == "BOOKING_CANCELLED" and _is_of_series(booking):
+    if event_type == "BOOKING_CANCELLED" and _may_cancel_series(booking):
         return SERIES_CANCELLED
     needs_address = event_type == "BOOKING_NO_SHOW_UPDATED" or _has_seats(booking)
     return NO_CONTACT if needs_address and _has_unidentified_attendee(booking) else None
@@ -234,13 +236,13 @@ def _old_uid(booking: Payload) -> str | None:
 
 def _first_uid(booking: Payload) -> str | None:
     """Return the `uid` before the first move, if `iCalUID` contains it."""
-    match = _OF_CALCOM.fullmatch(str(booking.at("iCalUID").value or ""))
+    match = _CALCOM_ICAL_UID.fullmatch(str(booking.at("iCalUID").value or ""))
     if not match or not _was_moved_before(booking):
         return None
     return None if match[1] == booking.at("uid").text() else match[1]
 
 
-_OF_CALCOM = re.compile(r"([A-Za-z0-9-]+)@cal\.com", re.IGNORECASE)
+_CALCOM_ICAL_UID = re.compile(r"([A-Za-z0-9-]+)@cal\.com", re.IGNORECASE)
 
 
 def _is_moved(booking: Payload) -> bool:
@@ -255,7 +257,7 @@ def _was_moved_before(booking: Payload) -> bool:
     return isinstance(sequence, int) and sequence > 0
 
 
-def _is_of_series(booking: Payload) -> bool:
+def _may_cancel_series(booking: Payload) -> bool:
     """Return whether later bookings may be cancelled, too. With seats, only if the event says so."""
     together = [booking.at(name).boolean() for name in ("allRemainingBookings", "cancelSubsequentBookings")]
     may_be = booking.at("recurringEvent").value and not _has_seats(booking)
@@ -277,9 +279,9 @@ def _has_seats(booking: Payload) -> bool:
 def _seats(event: Event, event_type: str, booking: Payload) -> list[VisitChange] | Ignored:
     match event_type:
         case "BOOKING_CREATED":
-            return [*_seats_created(event, booking), _no_visit(event, booking)]
+            return [*_seats_created(event, booking), _cancel_booking_visit(event, booking)]
         case "BOOKING_RESCHEDULED":
-            return [*_moved(event, booking), _no_visit(event, booking)]
+            return [*_moved(event, booking), _cancel_booking_visit(event, booking)]
         case "BOOKING_CANCELLED" | "BOOKING_REJECTED":
             seats, uid, happened_at = _holders(booking), booking.at("uid").required_text(), _happened_at(event)
             return [
@@ -287,12 +289,12 @@ def _seats(event: Event, event_type: str, booking: Payload) -> list[VisitChange]
                 for seat in seats
                 for change in (
                     replace(seat.change(event), action="cancel", date_cancelled=happened_at),
-                    *seat.end_booking_visit(uid, happened_at),
+                    *seat.cancel_booking_visit(uid, happened_at),
                 )
             ]
         case "BOOKING_REQUESTED" if _is_moved(booking):
             seats, uids = _holders(booking), (booking.at("uid").text(), _previous_uid(booking))
-            return [change for seat in seats for uid in uids if uid for change in seat.end_visit(event, uid)]
+            return [change for seat in seats for uid in uids if uid for change in seat.cancel_visit(event, uid)]
         case "BOOKING_PAID":
             return _seat_paid(event, booking)
         case "BOOKING_NO_SHOW_UPDATED":
@@ -307,7 +309,8 @@ def _seats_created(event: Event, booking: Payload) -> Iterator[VisitChange]:
     seats = _holders(booking)
     seat_id, booker = booking.at("attendeeSeatId").text(), _lower(_response(booking, "email"))
     for seat in seats:
-        # In older versions seat and booker are those of the first booker: the new holder is the last in the list.
+        # In older versions, the seat's id and the booker are those of the first booker: the new holder is last in the
+        # list.
         is_new = seat is seats[-1] or seat.address == booker or (seat_id and seat.id == seat_id)
         change = seat.change(event)
         yield replace(change, action="create", date_cancelled=None, no_show=None) if is_new else change
@@ -326,11 +329,11 @@ def _moved(event: Event, booking: Payload) -> Iterator[VisitChange]:
         else:
             yield replace(change, action="create", time_completed=None, date_cancelled=None, no_show=None)
             if previous_uid:
-                yield from seat.end_visit(event, previous_uid)
+                yield from seat.cancel_visit(event, previous_uid)
 
 
-def _no_visit(event: Event, booking: Payload) -> VisitChange:
-    """Cancel the visit of the booking itself, which events without a sign of seats may update."""
+def _cancel_booking_visit(event: Event, booking: Payload) -> VisitChange:
+    """Cancel the visit of the booking itself, which events that do not show the seats may update."""
     happened_at = _happened_at(event)
     uid = booking.at("uid").required_text()
     return VisitChange(
@@ -344,13 +347,16 @@ def _seat_paid(event: Event, booking: Payload) -> list[VisitChange]:
         raise Untranslatable(SEAT_PAID)
     is_pending = booking.at("status").text() == "PENDING"
     change = seats[0].base_change(event) if is_pending else seats[0].change(event)
-    booking_ended = seats[0].end_booking_visit(booking.at("uid").required_text(), _happened_at(event))
-    return [_with_payment(change, booking), *booking_ended]
+    booking_cancelled = seats[0].cancel_booking_visit(booking.at("uid").required_text(), _happened_at(event))
+    return [_with_payment(change, booking), *booking_cancelled]
 
 
 @dataclass(frozen=True, slots=True)
 class Seat:
-    """A person's seat in a booking. address: in lower case; Cal.com makes one up for a phone number."""
+    """A person's seat in a booking.
+
+    address: an e-mail address in lower case; Cal.com generates one from a phone number.
+    """
 
     booking: Payload
     attendee: Payload
@@ -371,17 +377,17 @@ class Seat:
         start = self.booking.at("startTime").required_time()
         return replace(self.base_change(event), contact=self.contact(), time_scheduled=start)
 
-    def end_visit(self, event: Event, uid: str) -> list[VisitChange]:
+    def cancel_visit(self, event: Event, uid: str) -> list[VisitChange]:
         """Cancel the holder's visit in the booking `uid`."""
         visit_id, left_at = attendee_visit_id(uid, self.address), _happened_at(event)
         end = VisitChange(
             action="cancel", visit_id=visit_id, version=unix_microseconds(left_at), date_cancelled=left_at
         )
-        return [end, *self.end_booking_visit(uid, left_at)]
+        return [end, *self.cancel_booking_visit(uid, left_at)]
 
-    def end_booking_visit(self, uid: str, at: datetime) -> list[VisitChange]:
+    def cancel_booking_visit(self, uid: str, at: datetime) -> list[VisitChange]:
         """Cancel the holder's visit of the whole booking, which exists if the booking had no seats when it was made."""
-        if self.address.endswith(MADE_UP_DOMAIN):
+        if self.address.endswith(GENERATED_DOMAIN):
             return []
         cancel = VisitChange(action="cancel", visit_id=uid, version=unix_microseconds(at), date_cancelled=at)
         return [replace(cancel, **_only_for(self.address))]
@@ -403,7 +409,7 @@ class Seat:
             no_show=ended_at if missed else UNSET,
             **_only_for(self.address),
         )
-        if not self._is_certainly_held:
+        if not self._is_known_holder:
             return [ended]
         booked = VisitChange(
             action="update",
@@ -412,10 +418,10 @@ class Seat:
             contact=self.contact(),
             time_scheduled=self.booking.at("startTime").time() or UNSET,
         )
-        return [booked, ended, *self.end_booking_visit(self.booking.at("uid").required_text(), ended_at)]
+        return [booked, ended, *self.cancel_booking_visit(self.booking.at("uid").required_text(), ended_at)]
 
     @property
-    def _is_certainly_held(self) -> bool:
+    def _is_known_holder(self) -> bool:
         event_type = self.booking.at("eventType")
         return bool(self.attendee.at("bookingSeat").value or (event_type.value and not event_type.at("team").value))
 
@@ -442,11 +448,11 @@ def _guests(booking: Payload) -> list[Payload]:
 def _address(attendee: Payload) -> str | None:
     email, phone = _lower(attendee.at("email").text()), attendee.at("phoneNumber").text() or ""
     digits = "".join(filter(str.isdecimal, phone))
-    return email if "@" in email else f"{digits}{MADE_UP_DOMAIN}" if digits else None
+    return email if "@" in email else f"{digits}{GENERATED_DOMAIN}" if digits else None
 
 
-#: Cal.com makes up `15550100001@sms.cal.com` for people with a phone number only (contructEmailFromPhoneNumber).
-MADE_UP_DOMAIN = "@sms.cal.com"
+#: Cal.com generates `15550100001@sms.cal.com` for people who have only a phone number (contructEmailFromPhoneNumber).
+GENERATED_DOMAIN = "@sms.cal.com"
 
 
 # -- no-shows --
@@ -457,14 +463,14 @@ def _no_show_marks(event: Event, booking: Payload, has_seats: bool = False) -> l
     uid, missed_at = booking.at("bookingUid").required_text(), _happened_at(event)
     changes = []
     for attendee in booking.at("attendees"):
-        is_missing, address = attendee.at("noShow").boolean(), _address(attendee)
-        if is_missing is None or not address:
+        is_no_show, address = attendee.at("noShow").boolean(), _address(attendee)
+        if is_no_show is None or not address:
             continue
         mark = VisitChange(
             action="update",
             visit_id=attendee_visit_id(uid, address),
             version=unix_microseconds(missed_at),
-            no_show=missed_at if is_missing else None,
+            no_show=missed_at if is_no_show else None,
             **_only_for(address),
         )
         changes += [mark] if has_seats else [replace(mark, visit_id=uid), mark]
@@ -474,8 +480,11 @@ def _no_show_marks(event: Event, booking: Payload, has_seats: bool = False) -> l
 
 
 def _only_for(address: str) -> dict[str, Any]:
-    """Restrict a change to the visit of this address. A made-up address needs no restriction, and is in no contact."""
-    return {} if address.endswith(MADE_UP_DOMAIN) else {"contact": Contact(email=address), "only_for_contact": True}
+    """Restrict a change to the visit of this address.
+
+    A generated address needs no restriction, and no contact has it.
+    """
+    return {} if address.endswith(GENERATED_DOMAIN) else {"contact": Contact(email=address), "only_for_contact": True}
 
 
 def _has_unidentified_attendee(booking: Payload) -> bool:
@@ -509,9 +518,9 @@ def _collected(payments: Iterable[Payload]) -> Decimal | Unset:
     return sum((_money(paid.at("amount"), paid) for paid in collected), Decimal()) or UNSET
 
 
-def _money(amount: Payload, beside: Payload) -> Decimal:
+def _money(amount: Payload, priced: Payload) -> Decimal:
     # Cal.com's own list (packages/lib/currencyConversions.ts) has no currencies with thousandths.
-    return amount.amount(minor_units(beside.at("currency").text(), two_decimals=THREE_DECIMAL_CURRENCIES)) or Decimal()
+    return amount.amount(minor_units(priced.at("currency").text(), two_decimals=THREE_DECIMAL_CURRENCIES)) or Decimal()
 
 
 def _currency(*places: Payload) -> str | None:
@@ -556,7 +565,7 @@ def _person(attendee: Payload, email: str | None, phone: str | None) -> Contact:
     if not (first or last):
         first, last = [*(attendee.at("name").text() or "").rsplit(maxsplit=1), None, None][:2]
     return Contact(
-        email=None if _lower(email).endswith(MADE_UP_DOMAIN) else email,
+        email=None if _lower(email).endswith(GENERATED_DOMAIN) else email,
         first_name=first,
         last_name=last,
         phone=attendee.at("phoneNumber").text() or phone,
@@ -581,7 +590,7 @@ def _read_subscriptions(request: RecordRequest, response: ApiResponse) -> Subscr
 
 
 def _read_subscription(webhook: Payload) -> SubscriptionState:
-    """Read a webhook. One with a template of its own sends other bodies, so it has none of our events."""
+    """Read a webhook. A webhook with its own template sends other bodies, so it counts as having none of our events."""
     has_template = bool(webhook.at("payloadTemplate").text())
     triggers = ("a payload template",) if has_template else (each.required_text() for each in webhook.at("triggers"))
     return SubscriptionState(
@@ -593,7 +602,7 @@ def _read_subscription(webhook: Payload) -> SubscriptionState:
 
 
 def _skip(request: RecordRequest, count: int) -> RecordRequest:
-    """Return the request for the items after these. A page may be shorter than `take` asks for."""
+    """Return the request for the next items. A page may be shorter than `take`."""
     return replace(request, params={**request.params, "skip": str(int(request.params["skip"]) + count)})
 
 
@@ -604,7 +613,7 @@ def _refusal(status: int, response: Payload) -> str | None:
     if status == 403:
         return "Cal.com does not let this API key manage webhooks: create one in the account whose bookings count."
     if status == 400 and "URL is not allowed" in str(message):
-        return "Cal.com only accepts public addresses with https: set PUBLIC_URL to one."
+        return "Cal.com accepts only public URLs with https: set PUBLIC_URL to one."
     return None
 
 
@@ -643,7 +652,7 @@ OAUTH = OAuth(
     authorize_url="https://app.cal.com/auth/oauth2/authorize",
     token_url="https://api.cal.com/v2/auth/oauth2/token",
     scopes=SCOPES,
-    uses_pkce=False,  # Cal.com has it for apps without a secret
+    uses_pkce=False,  # Cal.com supports PKCE for apps without a secret
     account_id=lambda account: account.at("data", "id").text() or "",
 )
 
@@ -654,9 +663,9 @@ LONGEST_MEETING = timedelta(hours=12)
 def _list_bookings(window: Window, account: Payload) -> Sequence[ListRequest]:
     """List the bookings of the window, and others that changed.
 
-    They are listed by the time of creation: then a booking that changes meanwhile does not move to another page.
+    They are sorted by the time of creation, so that a booking that changes meanwhile does not move to another page.
     """
-    since = window.since - LONGEST_MEETING  # one that began earlier may have ended since
+    since = window.since - LONGEST_MEETING  # a booking that began earlier may have ended since
     host, listed = account.at("data", "id").text(), {"since": _utc(since), "until": _utc(window.until)}
     in_window = {"afterStart": listed["since"], "beforeEnd": listed["until"]}
     lists = [(in_window, {"host": host})]
@@ -680,7 +689,7 @@ def _read_bookings(request: ListRequest, response: ApiResponse) -> ListedPage:
 
 
 def _is_wanted(booking: Payload, context: Mapping[str, Any]) -> bool:
-    """Whether the user hosts it. Among the bookings that changed, those of the window are listed elsewhere."""
+    """Return whether the user hosts the booking. A changed booking in the window is skipped: the other list has it."""
     if not any(host.at("id").text() == context["host"] for host in booking.at("hosts")):
         return False
     if "since" not in context:
@@ -690,7 +699,7 @@ def _is_wanted(booking: Payload, context: Mapping[str, Any]) -> bool:
 
 
 def _listed(booking: Payload, now: datetime) -> Iterator[ListedRecord]:
-    """Yield the events that lead to the present state of a booking, or of each of its seats. It may have no seats left."""
+    """Yield the events that lead to the present state of a booking, or of each of its seats. All seats may be gone."""
     attendees = list(booking.at("attendees"))
     seats = [attendee for attendee in attendees if attendee.at("seatUid")]
     for people in [[seat] for seat in seats] or ([attendees] if attendees else []):
@@ -729,7 +738,7 @@ def _listed_events(booking: Payload, attendees: Sequence[Payload], now: datetime
 
 
 def _marked_at(booking: Payload, now: datetime) -> str | None:
-    """Return the start if the booking did not change since: a mark has no time, and is not made earlier."""
+    """Return the start if the booking did not change after it: a mark has no time, and is not set before the start."""
     start, updated_at = booking.at("start"), booking.at("updatedAt").time()
     is_later = start.required_time() > (updated_at or booking.at("createdAt").required_time())
     return start.required_text() if is_later and start.required_time() <= now else None
@@ -738,7 +747,8 @@ def _marked_at(booking: Payload, now: datetime) -> str | None:
 def _listed_payload(booking: Payload, attendees: Sequence[Payload]) -> dict[str, Any]:
     """Return the `payload` of a webhook about a listed booking.
 
-    The reason for a move would be read as a move, and a series as a reason for an operator to look: both are left out.
+    It leaves out the reason for a move, which would be read as another move, and the series, which would park the
+    event.
     """
     answers = booking.at("bookingFieldsResponses")
     responses = {
@@ -768,8 +778,8 @@ def _listed_attendee(attendee: Payload) -> dict[str, Any]:
 
 
 def _no_show_payload(payload: Mapping[str, Any]) -> Mapping[str, Any]:
-    missing = [attendee for attendee in payload["attendees"] if attendee["noShow"]]
-    return {"uid": payload["uid"], "bookingUid": payload["uid"], "attendees": missing}
+    no_shows = [attendee for attendee in payload["attendees"] if attendee["noShow"]]
+    return {"uid": payload["uid"], "bookingUid": payload["uid"], "attendees": no_shows}
 
 
 def _utc(time: datetime) -> str:

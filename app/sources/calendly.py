@@ -1,14 +1,14 @@
 """Calendly: an invitee books, moves, cancels, or is marked as a no-show.
 
 From https://developer.calendly.com/api-docs/overview/webhooks and "Webhook Payloads for Rescheduled Events" there:
-`created_at` at the top is when the event happened; times are UTC. Many invitees share a group event, so the visit is
-the invitee, not the event. There is no event for a reschedule: the old invitee is canceled with `rescheduled` and
+`created_at` at the top level is when the event happened; times are UTC. Many invitees share a group event, so a visit
+is an invitee, not an event. There is no event for a reschedule: the old invitee is canceled with `rescheduled` and
 `new_invitee`, and the new invitee is created with `old_invitee`, in either order. There is no event for a completion or
 a later payment either.
 
-Second-hand (the Ruby gem `calendly` and integrations in public code): what `invitee_no_show.…` carries. Some show the
-InviteeNoShow (`uri`, `invitee`, `created_at`), others the whole invitee with `no_show` in it; both are read. So is the
-place of the number in `scheduled_event.location` of an `outbound_call`.
+Second-hand (the Ruby gem `calendly` and integrations in public code): the payload of `invitee_no_show.…`. In some of
+them it is the InviteeNoShow (`uri`, `invitee`, `created_at`), in others the whole invitee with `no_show` in it; both
+are read. Also second-hand: an `outbound_call` has the phone number in `scheduled_event.location`.
 """
 
 import re
@@ -43,7 +43,7 @@ from app.webhooks import (
 )
 
 SETUP = """
-1. Webhooks of Calendly need a paid plan and are created through its API only. In Integrations, "API and webhooks",
+1. Calendly's webhooks need a paid plan, and are created only through its API. In Integrations, "API and webhooks",
    create a personal access token as an owner or admin of the organization.
 2. Make up a signing key (32 random characters or more) and set it as HOOKS__CALENDLY__SECRETS. Without a signing key
    Calendly signs nothing, and Doorbell rejects every delivery.
@@ -54,10 +54,10 @@ SETUP = """
        -H "Content-Type: application/json" -d '{"url": "{url}", "organization": "ORGANIZATION",
        "scope": "organization", "signing_key": "SIGNING_KEY", "events": ["invitee.created", "invitee.canceled",
        "invitee_no_show.created", "invitee_no_show.deleted"]}'
-5. After 24 hours of failures Calendly disables a subscription for good: then do step 4 again.
+5. If Calendly disables the subscription (permanently, after 24 hours of failures), do step 4 again.
 
-Calendly does not send the end of a meeting, so a review request counts from its start. It only sends payments that were
-made while booking.
+Calendly does not send the end of a meeting, so review requests are timed from its start. It sends only payments that
+were made while booking.
 """
 
 SOURCE = Source(
@@ -133,7 +133,7 @@ def _booked(event: Event, invitee: Payload) -> VisitChange:
 
 
 def _reschedule_link(event: Event, invitee: Payload) -> VisitChange:
-    """Return the link of a reschedule: nothing is cancelled, the visit continues under the new invitee."""
+    """Return the link of a reschedule: nothing is cancelled, the visit continues with the new invitee."""
     return VisitChange(
         action="update",
         visit_id=_invitee_id(invitee.at("new_invitee")),
@@ -242,7 +242,7 @@ def _last_part(uri: Payload) -> str:
 
 
 def _refusal(status: int, response: Payload) -> str | None:
-    """Return the sentence for a 403, which has three causes. Second-hand: their texts."""
+    """Return the sentence for a 403, which has three causes. Second-hand: the texts that distinguish them."""
     if status != 403:
         return None
     if response.at("required_scopes"):
@@ -291,7 +291,7 @@ def _list_events(window: Window, account: Payload) -> Sequence[ListRequest]:
 
 
 def _read_listed(request: ListRequest, response: ApiResponse) -> ListedPage:
-    """Read a page of events, whose invitees are to be listed, or a page of the invitees of an event."""
+    """Read a page of events and request their invitees, or read a page of the invitees of an event."""
     page = _next_page(request.request, response)
     next_page = [replace(request, request=page)] if page else []
     if request.context:
@@ -308,7 +308,7 @@ def _read_listed(request: ListRequest, response: ApiResponse) -> ListedPage:
 
 
 def _listed(invitee: Payload, context: Mapping[str, Any]) -> Iterator[ListedRecord]:
-    """Yield the events that the webhooks would have sent about this invitee last, with the times that they would have."""
+    """Yield the last events that the webhooks would have sent about this invitee, with the times of those events."""
     payload, id = {**invitee.required_object(), **context}, _invitee_id(invitee.at("uri"))
     if invitee.at("status").text() == "canceled":
         cancelled_at = invitee.at("cancellation", "created_at").text() or invitee.at("updated_at").required_text()

@@ -1,36 +1,39 @@
-"""Cronofy: times chosen in its Scheduler or by Real-Time Scheduling, and answers to Smart Invites.
+"""Cronofy: times chosen in its Scheduler or by Real-Time Scheduling, and replies to Smart Invites.
 
 From https://docs.cronofy.com/developers (push-notifications, embedded-scheduler/receiving-updates,
 workflow-triggers/scheduling-triggers, smart-invites/invite-callback): the header is a list of signatures in base64, one
 for each client secret that is active. Three products send three formats, and each has only a part of a visit:
 
-- the Scheduler (`scheduling_request_time_chosen`): the person, and the time of the webhook (`triggered_at`, which
-  orders). The documented example has no chosen time; it is read if an event has one, as everywhere else at Cronofy;
-- Real-Time Scheduling, without `notification`: the time, not the person;
-- Smart Invites: the person and their reply; not the time. A `proposal` is only a request and changes nothing.
+- the Scheduler (`scheduling_request_time_chosen`): has the person, and the time of the webhook (`triggered_at`, which
+  orders the events). The documented example has no chosen time; if an event has one, it is read in the format that
+  Cronofy uses elsewhere;
+- Real-Time Scheduling, without `notification`: has the time, but not the person;
+- Smart Invites: has the person and the reply, but not the time. A `proposal` is only a request, and changes nothing.
 
-The last two use an id that the caller chooses: with the same id, they describe the same visit, and their fields do not
-overlap. They have no time, so the time of arrival orders, and an identical delivery counts as a retry. A visit without a
-time or without an address waits for it, and is parked after a day. Changes of calendars (`change`) name no visit.
+The last two have an id that the caller chooses: with the same id, they describe the same visit, and their fields do not
+overlap. They have no time, so the time of arrival orders them, and an identical delivery counts as a retry. A visit
+without a time or without an e-mail address waits for it, and is parked after a day. Changes of calendars (`change`)
+name no visit.
 
-Several people are several visits if the delivery has both the people and the time: recipients of a Scheduler request
-who may each choose the time have the request's id with their address after it; a single recipient has the request's id.
-If there are several recipients and none may choose, the customer is unknown, and the request is parked.
+Several people have several visits if the delivery has both the people and the time. If several recipients of a
+Scheduler request may each choose the time, each visit's id is the request's id and a digest of the e-mail address. The
+visit of a single recipient has the request's id. If there are several recipients and none may choose the time, the
+customer is unknown, and the request is parked.
 
 An invite has no time, so its visit needs the id that Real-Time Scheduling uses: `smart_invite_id`, without the
-recipient. The first delivery does not show whether the caller invites others under the same id. If so, the visit belongs
-to the first recipient, the replies of the others do not change it, and it is parked so that an operator sees them. An
-invite with several recipients at once (`recipients`, `replies`) is parked.
+recipient. The first delivery does not show whether the caller invites others under the same id. If so, the visit
+belongs to the first recipient, the replies of the others do not change it, and it is parked, so that an operator sees
+those replies. An invite with several recipients at once (`recipients`, `replies`) is parked.
 
-There is neither a subscription nor a list, because Cronofy has no API for either (its SDKs and its pages were searched). A
-Smart Invite and a link of Real-Time Scheduling each carry the address of their webhook, which the program that creates them
-chooses; that of the embedded Scheduler is only set in the developer dashboard. `POST v1/channels` creates a subscription of
-another kind: its `change` names no visit, and it belongs to the calendar of one user. Invites and links can be read one by
-one, with an id and an address, but no request lists them. `GET v1/events?only_managed=true` lists what an application wrote
-to the calendar of one user: without the guest's reply, and each user has a token of their own. So Doorbell cannot find what
-Cronofy did not send.
+There is no SUBSCRIPTION and no LISTING, because Cronofy has no API for either (its SDKs and its pages were searched). A
+Smart Invite and a link of Real-Time Scheduling each have a webhook URL, which the program that creates them chooses;
+the URL of the embedded Scheduler is set only in the developer dashboard. `POST v1/channels` creates a subscription of
+another kind: its `change` names no visit, and it belongs to the calendar of one user. Invites and links can be read one
+by one, with an id and an address, but no request lists them. `GET v1/events?only_managed=true` lists what an
+application wrote to the calendar of one user: the list does not have the guest's reply, and each user has a separate
+token. So Doorbell cannot find what Cronofy did not send.
 
-From memory: the other events of the Scheduler. A name with `cancelled` or `declined` is a cancel,
+From memory: the other events of the Scheduler. A name with `cancelled` or `declined` is a cancellation,
 `scheduling_request_rescheduled` is a chosen time; anything else is ignored.
 """
 
@@ -45,15 +48,16 @@ SETUP = """
    secrets rotate, use any active secret.
 2. If you use Smart Invites and Real-Time Scheduling, set {url} as `callback_url` of the Smart Invite and as
    `callback_urls.completed_url` of Real-Time Scheduling. Choose a new id for each appointment and each guest, and use
-   the same id in both (`smart_invite_id` and `event.event_id`): each of the two alone lacks the time or the guest.
+   the same id in both (`smart_invite_id` and `event.event_id`): one of the two sends no time, and the other sends no
+   guest.
 3. For the embedded Scheduler, paste {url} as "Embed webhook callback URL" in the same place.
-4. Do not create a notification channel with this address: a channel only announces that a calendar changed, which
-   Doorbell ignores, and after a day of failures Cronofy closes it for good.
+4. Do not create a notification channel with this URL: a channel only reports that a calendar changed, which Doorbell
+   ignores, and after a day of failures Cronofy closes it permanently.
 
-Cronofy has no API that subscribes this address or lists appointments, so Doorbell cannot catch up what Cronofy did not
+Cronofy has no API to subscribe this URL or to list appointments, so Doorbell cannot catch up on what Cronofy did not
 deliver.
 
-Cronofy sends no completions, no-shows and payments, so a review request counts from the start. It does not announce an
+Cronofy sends no completions, no-shows or payments, so review requests are timed from the start. It does not report an
 invite that you cancel through its API either. If several guests are invited under one id, only the first has a visit,
 and it needs your attention in the console. A guest who accepts, declines and accepts again with the same text stays
 declined: the last reply is identical to the first, and has no time.
@@ -99,7 +103,7 @@ def _chosen(event: Event, request: Payload) -> list[VisitChange] | Ignored:
 
 
 def _cancelled(event: Event, request: Payload) -> list[VisitChange]:
-    """Return a cancel for each visit of the request; without a slot selector, for every recipient."""
+    """Return a cancellation for each visit of the request; if nobody may select the slot, for every recipient."""
     at, changes = _triggered_at(event), _requested(event, request)
     recipients = _recipients(request)
     if not _slot_selectors(request) and len(recipients) > 1:
@@ -109,7 +113,10 @@ def _cancelled(event: Event, request: Payload) -> list[VisitChange]:
 
 
 def _requested(event: Event, request: Payload) -> list[VisitChange]:
-    """Return an update for each recipient who may choose the time; else for the only recipient, or without a contact."""
+    """Return an update for each recipient who may choose the time.
+
+    If there is none, return one for the only recipient, or one without a contact.
+    """
     id, recipients = request.at("scheduling_request_id").required_text(), _recipients(request)
     people = _slot_selectors(request) or recipients
     base = VisitChange(action="update", visit_id=id, version=unix_microseconds(_triggered_at(event)))
@@ -180,14 +187,14 @@ def _invite_reply(event: Event, invite: Payload) -> VisitChange:
     recipient = invite.at("recipient") or invite.at("reply")
     status = recipient.at("status")
     if status.text() not in ("pending", "accepted", "tentative", "declined"):
-        raise status.unexpected("an answer that Cronofy documents")
-    is_off = status.text() == "declined"
+        raise status.unexpected("a status that Cronofy documents")
+    is_declined = status.text() == "declined"
     return VisitChange(
-        action="cancel" if is_off else "update",
+        action="cancel" if is_declined else "update",
         visit_id=invite.at("smart_invite_id").required_text(),
         version=unix_microseconds(event.received_at),
         contact=_contact(recipient),
-        date_cancelled=event.received_at if is_off else None,
+        date_cancelled=event.received_at if is_declined else None,
         times_are_observed=True,
         first_contact_stays=True,
     )

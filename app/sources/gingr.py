@@ -1,18 +1,20 @@
 """Gingr: reservations of pet boarding, day care and grooming. Thin: every reservation is fetched.
 
 https://support.gingrapp.com/hc/en-us/articles/360056549612-Webhooks: `signature` is in the body and covers only
-`webhook_type`, `entity_id` and `entity_type`. It never changes: anyone who has seen one body could send it again with
-other `entity_data`, so that is not read, and the address contains a token, too. The signature only proves which
-reservation to fetch. The fetched reservation is the current state, and the time of the fetch orders.
+`webhook_type`, `entity_id` and `entity_type`. The signature never changes: anyone who has seen one body could send it
+again with other `entity_data`. So `entity_data` is not read, and the URL contains a token, too. The signature only
+proves which reservation to fetch. The fetched reservation is the current state, and the time of the fetch orders the
+changes.
 
 https://support.gingrapp.com/hc/en-us/articles/25722122517517-Gingr-API-Functions-Reference: no call returns a single
 reservation. `owner` finds the owner of one, and `reservations_by_owner` lists theirs. It is not documented which
-reservations are listed without a filter, so the past or the current ones are fetched, too. Webhooks are sent only for
-check-ins and check-outs: a reservation is unknown before its check-in, and so is a cancel before that.
+reservations are listed without a filter, so the list is also fetched with the filter that fits the event. Webhooks are
+sent only for check-ins and check-outs: a reservation is unknown before its check-in, and so is a cancellation before
+its check-in.
 
-Second-hand, from integrators: that a list may be an object with the ids as names, and the names `reservation_id`,
-`check_out_date`, `cancelled_date`, `first_name` and so on, in addition to those of the webhook's own example, which has
-unix seconds as text.
+Second-hand, from integrators: a list may be an object whose keys are ids; fields may be called `reservation_id`,
+`check_out_date`, `cancelled_date`, `first_name` and so on, in addition to the names in the webhook's example, where
+times are Unix seconds as text.
 """
 
 from datetime import datetime, tzinfo
@@ -36,14 +38,15 @@ from app.webhooks import (
 SETUP = """
 1. Make up a signature key of 24 characters or more and set it as HOOKS__GINGR__SECRETS. Set SECRET_KEY to 32 random
    characters or more, and HOOKS__GINGR__API_URL to https://APP.gingrapp.com/api/v1/ with the name of your app.
-2. In Gingr open Reports and More, Users, Edit User, API Keys, and set the key as HOOKS__GINGR__CREDENTIALS__API_KEY. The
-   user needs the permission "Can Access API" and sees the reservations of one location: choose a user of your location.
-3. Restart. Under Admin, Custom Configurations, paste {url} into "Webhook URL", after a comma if there are others, and the
-   key of step 1 into "Webhook Signature Key".
+2. In Gingr, open Reports and More, Users, Edit User, API Keys, and set the key as HOOKS__GINGR__CREDENTIALS__API_KEY.
+   The user needs the permission "Can Access API" and sees the reservations of one location: choose a user of your
+   location.
+3. Restart. Under Admin, Custom Configurations, paste {url} into "Webhook URL", after a comma if there are other URLs,
+   and the key of step 1 into "Webhook Signature Key".
 
-Gingr sends a webhook when a pet is checked in or out, but not when a reservation is made, moved or cancelled. So a visit
-is created at the check-in, and its review request counts from the check-out. There are no no-shows. Visits have no
-amounts: the invoice in the event is not signed. If Gingr sends times without an offset, set HOOKS__GINGR__TIMEZONE.
+Gingr sends a webhook when a pet is checked in or out, but not when a reservation is made, moved or cancelled. So a
+visit is created at the check-in, and its review request is timed from the check-out. There are no no-shows. Visits have
+no amounts: the invoice in the event is not signed. If Gingr sends times without an offset, set HOOKS__GINGR__TIMEZONE.
 """
 
 SOURCE = Source(
@@ -131,7 +134,7 @@ def _first(row: Payload, *names: str) -> Payload:
 
 
 def _rows(response: Payload) -> list[Payload]:
-    """Return the items of a list, or of an object with the ids as names, which may be inside `data`."""
+    """Return the items of a list, or of an object whose keys are ids. Either may be inside `data`."""
     data = response.at("data") or response
     if isinstance(data.value, dict):
         return [data.at(name) for name in data.value if isinstance(data.value[name], dict)]

@@ -1,28 +1,29 @@
-"""GoHighLevel (LeadConnector): appointments. The appointment is in the event, its contact has to be fetched.
+"""GoHighLevel (LeadConnector): appointments. The appointment is in the event, but its contact must be fetched.
 
-From https://github.com/GoHighLevel/highlevel-api-docs (docs/oauth/WebhookAuthentication.md, docs/webhook events, apps/) and
-the webhook manager of the vendor's SDK: if there is an Ed25519 header, it alone counts, else the older RSA header. Both
-keys are the vendor's and the same for every app, so a signature proves that GoHighLevel sent the delivery, but not for
-which account: the location (`locationId`, in invoices `altId`) shows that, and TENANTS must contain it.
+From https://github.com/GoHighLevel/highlevel-api-docs (docs/oauth/WebhookAuthentication.md, docs/webhook events, apps/)
+and the webhook manager of the vendor's SDK: if there is an Ed25519 header, only that header counts; otherwise the older
+RSA header counts. Both keys are the vendor's and the same for every app, so a signature proves that GoHighLevel sent
+the delivery, but not for which account: the location (`locationId`, in invoices `altId`) shows that, and TENANTS must
+contain it.
 
-`appointmentStatus` says what happened, not `type`, which the examples get wrong; `showed` is completion. The id does not
-change when an appointment moves. `dateUpdated` orders, since it belongs to the record; a retry may have a new
-`timestamp`. GoHighLevel retries only after 429, six times in about 70 minutes. An invoice names no appointment, so visits
-have no amounts. No status has a time: it counts from the first event that shows it.
+`appointmentStatus` shows what happened, not `type`, which is wrong in the examples; `showed` means completed. The id
+does not change when an appointment is moved. `dateUpdated` orders the changes, because it belongs to the record; a
+retry may have a new `timestamp`. GoHighLevel retries only after 429, six times in about 70 minutes. An invoice names no
+appointment, so visits have no amounts. A status has no time, so it gets the time of the first event that shows it.
 
-An opt-out is the contact's `dnd` (all channels) or `dndSettings.Email.status` (apps/contacts.json: `active`, `inactive`,
-`permanent`), which an unsubscribe from e-mail sets while `dnd` stays false. Other channels, like `Call`, do not count. An
-e-mail status that the vendor does not document is parked: it may be an opt-out. ContactDndUpdate names no appointment, so
-an opt-out is only read with the appointment's next event.
+An opt-out is the contact's `dnd` (all channels) or `dndSettings.Email.status` (apps/contacts.json: `active`,
+`inactive`, `permanent`), which changes when the contact unsubscribes from e-mail, while `dnd` stays false. Other
+channels, such as `Call`, do not count. An e-mail status that the vendor does not document is parked: it may be an
+opt-out. ContactDndUpdate names no appointment, so an opt-out is only read with the appointment's next event.
 
-There is no SUBSCRIPTION: webhooks belong to an app, and are set up on its page. The list, from apps/calendars.json of the
-documents: the calendars of a location, and the events of each calendar in a period, without pages; there is none by the time
-of the last change. Each contact is fetched. An instance of a recurring appointment is not listed: the documents do not say
-whether its webhooks have its id or that of the series, and the customer would be asked twice. Deleted appointments are in
-no list: upcoming ones that Doorbell has are read by their ids.
+There is no SUBSCRIPTION: webhooks belong to an app, and are set up on its page. Lists, from apps/calendars.json of the
+documents: the calendars of a location, and the events of each calendar in a period, without pages; no list is by the
+time of the last change. Each contact is fetched. Instances of a recurring appointment are skipped: the documents do not
+say whether their webhooks have their own ids or that of the series, and the customer could be asked twice. Deleted
+appointments are in no list, so the upcoming appointments that Doorbell has are read by their ids.
 
-Second-hand: the Ed25519 key itself, and `N/A` in a header without a signature. From memory: the address at which tokens are
-renewed; that cancelled appointments are listed; that a deleted appointment is answered 404, or is `deleted`.
+Second-hand: the Ed25519 key itself, and `N/A` in a header without a signature. From memory: the URL that renews tokens;
+cancelled appointments are listed; a request for a deleted appointment is answered 404, or the appointment is `deleted`.
 """
 
 import re
@@ -64,9 +65,9 @@ RSA = (
 )
 
 SETUP = f"""
-1. In the GoHighLevel Marketplace create an app with the scopes contacts.readonly, calendars.readonly and
+1. In the GoHighLevel Marketplace, create an app with the scopes contacts.readonly, calendars.readonly and
    calendars/events.readonly, and install it in your location.
-2. Under Webhooks paste {{url}} and select AppointmentCreate, AppointmentUpdate and AppointmentDelete.
+2. Under Webhooks, paste {{url}} and select AppointmentCreate, AppointmentUpdate and AppointmentDelete.
 3. Set HOOKS__GOHIGHLEVEL__TENANTS to your location's id: every app's deliveries are signed with the same keys.
 4. Set HOOKS__GOHIGHLEVEL__SECRETS to the vendor's public keys, separated by a space, without the lines BEGIN and END.
    Compare them with the "Webhook Integration Guide", which announces new keys. The published keys are Ed25519 and, for
@@ -76,12 +77,13 @@ SETUP = f"""
 5. Set HOOKS__GOHIGHLEVEL__CREDENTIALS__CLIENT_ID, …__CLIENT_SECRET and …__REFRESH_TOKEN from the app and its
    installation, and SECRET_KEY; or, with a private integration, …__TOKEN alone.
 
-An appointment is completed when somebody sets its status to Showed; otherwise a review request counts from its start.
-Visits have no amounts: invoices name no appointment. The workflow action "Webhook" is not signed, and is rejected.
+An appointment is completed when somebody sets its status to Showed; otherwise the review request is timed from its
+start. Visits have no amounts, because invoices name no appointment. The workflow action "Webhook" does not sign its
+deliveries, so Doorbell rejects them.
 
 Contacts with "do not disturb" for all channels or for e-mail get no review request. Doorbell reads this setting with
-every event of the appointment. A customer who opts out later gets a request, unless the appointment changes again (for
-example to Showed).
+every event of the appointment. A customer who opts out later gets a review request, unless the appointment changes
+again (for example to Showed).
 """
 
 
@@ -126,7 +128,7 @@ def fetch(event: Event) -> list[RecordRequest]:
     """Fetch the contact unless the appointment is cancelled or missed."""
     appointment = event.data.at("appointment")
     contact_id = appointment.at("contactId")
-    if _kind(event) not in KINDS or _is_off(event) or not contact_id.text():
+    if _kind(event) not in KINDS or _is_cancelled_or_missed(event) or not contact_id.text():
         return []
     return [RecordRequest(f"contacts/{contact_id.required_id()}")]
 
@@ -136,16 +138,16 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
     if kind not in KINDS:
         return Ignored(kind)
     happened_at, status = event.data.at("timestamp").required_time(), _status(event)
-    is_off = kind == "AppointmentDelete" or status in CANCELLED
+    is_cancelled = kind == "AppointmentDelete" or status in CANCELLED
     return [
         VisitChange(
-            action="cancel" if is_off else "create" if kind == "AppointmentCreate" else "update",
+            action="cancel" if is_cancelled else "create" if kind == "AppointmentCreate" else "update",
             visit_id=appointment.at("id").required_text(),
             version=unix_microseconds(appointment.at("dateUpdated").time() or happened_at),
             contact=_contact(event.record.at("contact")) if event.record else None,
             time_scheduled=appointment.at("startTime").time(event.zone) or UNSET,
             time_completed=happened_at if status in DONE else None,
-            date_cancelled=happened_at if is_off else None,
+            date_cancelled=happened_at if is_cancelled else None,
             no_show=happened_at if status == "noshow" else None,
             opted_out=_opted_out(event),
             times_are_observed=True,
@@ -162,14 +164,14 @@ def _kind(event: Event) -> str:
 def _status(event: Event) -> str:
     status = event.data.at("appointment", "appointmentStatus")
     if event.data.at("type").text() == "AppointmentDelete":
-        return ""  # the appointment is gone, whatever its status was
+        return ""  # the appointment was deleted, whatever its status was
     value = (status.text() or "").lower()
     if value not in CANCELLED | DONE | OPEN | {"noshow"}:
         raise status.unexpected("an appointment's status that GoHighLevel documents")
     return value
 
 
-def _is_off(event: Event) -> bool:
+def _is_cancelled_or_missed(event: Event) -> bool:
     return _status(event) in CANCELLED | {"noshow", ""}
 
 
@@ -199,7 +201,7 @@ def _no_email(status: Payload) -> bool | None:
 # -- the list --
 
 CALENDARS, APPOINTMENTS = "calendars/", "calendars/events/appointments/"
-#: The documents of the calendars are of another version than those of the contacts.
+#: The documents of the calendars have another version than those of the contacts.
 VERSION = {"Version": "2021-04-15"}
 
 

@@ -2,17 +2,21 @@
 
 https://docs.housecallpro.com/docs/housecall-public-api/46e9e1be07621-webhooks and the vendor's OpenAPI file
 (`housecall.v1.yaml`: statuses, types, cents, `canceled_at` and `deleted_at`). Second-hand, from integrators' code and
-captures of live traffic: signature, probe, envelope, the names of the events. Observed or documented there:
+recorded traffic: the signature, the test of the URL, the envelope, and the names of the events. Observed or documented
+there:
 
 - The record is under a key named after the first part of the event's name. A visit is a job; a job may have several
-  appointments, and their own events carry `job_id` and no customer.
-- Every `job.*` event has the whole job, so each of them has the whole state. Captures of 2023 have no
-  `event_occurred_at`, no `canceled_at` and an empty `work_status`; all of 2026 have the first.
-- Without `event_occurred_at` the signed `Api-Timestamp` orders. It is the time of sending: if a retry gets a new one, an
-  old event may follow a newer one, so an event without `event_occurred_at` never undoes a cancellation.
-- A discarded appointment (`job.appointment.appointment_discarded`) names its job and no time. The job may have others,
-  so the visit only loses its time; the completion of a job does not change, and its request counts from it. The next
-  `job.*` event has the time of the next appointment. Until then the visit has no time, and no request is sent.
+  appointments, and their own events have `job_id` and no customer.
+- Every `job.*` event has the whole job, so each of them has the whole state. Events recorded in 2023 have no
+  `event_occurred_at`, no `canceled_at` and an empty `work_status`; all events recorded in 2026 have
+  `event_occurred_at`.
+- If `event_occurred_at` is missing, the signed `Api-Timestamp` orders the events. It is the time of sending. If a retry
+  gets a new one, an old event may seem newer than it is, so an event without `event_occurred_at` never undoes a
+  cancellation.
+- A discarded appointment (`job.appointment.appointment_discarded`) names its job, but no time. The job may have other
+  appointments, so only the time of the visit is cleared. The completion of a job does not change; if there is one, the
+  review request is timed from it. Otherwise no request is sent until the next `job.*` event, which has the time of the
+  next appointment.
 - All amounts are in cents. The amount of a job is its total without its balance; an invoice lists its payments, with
   negative amounts for refunds. A job may have several invoices: its amount is their sum, or the amount in the job if that
   is greater. A job's balance may be older than a refund, so a refund also sets the job's amount, until its next event.
@@ -20,14 +24,15 @@ captures of live traffic: signature, probe, envelope, the names of the events. O
 - No event reports a no-show. Whether a retry has a new `Api-Timestamp` is not known.
 
 The API, from the OpenAPI file: `POST webhooks/subscription` has no parameters and its response no documented body. It
-switches the webhooks of one company on, to the URL that Housecall Pro registered for an application; nothing lists or
-describes it. So only the keys of registered applications can use it, and a company's own key sets the webhooks up by hand.
-Jobs of all statuses are listed unless one is asked for. There is no list of what changed since a time: jobs are read in
-the order of their last change until older ones come. A listed job is the job of a `job.…` event, field by field.
+turns on the webhooks of one company, with the URL that Housecall Pro registered for an application; no request lists or
+describes this subscription. So only the keys of registered applications can use it; with a company's own key, a person
+sets up the webhooks by hand. Jobs of all statuses are listed unless the request selects a status. Jobs cannot be listed
+from a given time of change on: they are read in the order of their last change, newest first, until older ones follow.
+A listed job has the same fields as the job in a `job.…` event.
 
-Second-hand, from integrators: API-made changes send webhooks, too; a page may have 200 jobs; invoices are listed by the
-time of their payment. From memory: 401 and 403 for keys without rights, and the rotation of refresh tokens, which only
-partners get.
+Second-hand, from integrators: changes through the API send webhooks, too; a page may have 200 jobs; invoices are listed
+by the time of their payment. From memory: 401 and 403 for keys without rights, and the rotation of refresh tokens,
+which only partners get.
 """
 
 from collections.abc import Mapping, Sequence
@@ -61,18 +66,19 @@ from app.webhooks import (
 )
 
 SETUP = """
-1. Webhooks need Housecall Pro's MAX plan. Open My Apps → App Store → Webhooks; that page shows the signing secret: set
-   it here as HOOKS__HOUSECALLPRO__SECRETS before the next step.
-2. Paste {url} as the webhook's address and save. Housecall Pro probes it at once, without a signature, and rejects an
-   address that does not answer. An account probably has one address: a service that used it before must forward its
+1. Webhooks need Housecall Pro's MAX plan. Open My Apps → App Store → Webhooks. Set the signing secret that the page
+   shows as HOOKS__HOUSECALLPRO__SECRETS before the next step.
+2. Paste {url} as the webhook's URL and save. Housecall Pro tests the URL at once, without a signature, and rejects a
+   URL that does not answer. An account probably has only one URL: a service that used it before must forward its
    requests to Doorbell.
-3. Select every `job.` event, and of the appointments' `job.appointment.scheduled`, `job.appointment.rescheduled` and
-   `job.appointment.appointment_discarded`: without the last, a customer whose appointment was removed may get a request.
-   Select `invoice.paid`, `invoice.updated`, `invoice.amount_updated`, `invoice.payment.succeeded` and
-   `invoice.refund.succeeded`, as far as your list has them. The other events are ignored.
+3. Select every `job.` event, and of the events of appointments `job.appointment.scheduled`,
+   `job.appointment.rescheduled` and `job.appointment.appointment_discarded`: without the last one, a customer whose
+   appointment was removed may get a review request. Select `invoice.paid`, `invoice.updated`, `invoice.amount_updated`,
+   `invoice.payment.succeeded` and `invoice.refund.succeeded`, if your list has them. Doorbell ignores the other events.
 4. If retries are rejected because their time is too old, increase HOOKS__HOUSECALLPRO__TOLERANCE (seconds, default 300).
-5. With an API key (My Apps → App Store → API keys), `doorbell connect housecallpro` also lists jobs: it imports those to
-   come, and finds the changes that no webhook reported; with the key of a registered application it does steps 2 and 3, too.
+5. With an API key (My Apps → App Store → API keys), `doorbell connect housecallpro` also lists jobs: it imports
+   upcoming jobs, and finds the changes that no webhook reported; with the key of a registered application it does steps
+   2 and 3, too.
 
 Customers with disabled notifications, and jobs that are already rated, get no review request. Housecall Pro sends no
 no-shows; cancel the job instead.
@@ -83,7 +89,7 @@ SENT_AT = "Api-Timestamp"
 
 @dataclass(frozen=True, slots=True)
 class KeyOrToken:
-    """The key of a company or an application; the token of a partner's OAuth app has another scheme."""
+    """The key of a company or an application. The token of a partner's OAuth app needs another scheme."""
 
     names: tuple[str, ...] = ("TOKEN",)
 
@@ -139,7 +145,7 @@ CANCELLED = {"user canceled", "pro canceled"}
 def translate(event: Event) -> list[VisitChange] | Ignored:
     kind = event.data.at("event").value
     if not isinstance(kind, str) or not kind:
-        return Ignored("no event")  # the probe of the address, if it has a signature
+        return Ignored("no event")  # the test of the URL, if it has a signature
     if kind in INVOICES:
         return _invoice(kind, event)
     if kind in APPOINTMENTS:
@@ -302,7 +308,7 @@ PAGE_SIZE = "100"
 
 
 def _list_jobs(window: Window, _: Payload) -> Sequence[ListRequest]:
-    """Return the lists of the jobs in the window, of those that changed last, and of paid invoices."""
+    """Request the jobs in the window, the jobs that changed last, and the paid invoices."""
     limits = {"scheduled_start_min": _utc(window.since), "scheduled_start_max": _utc(window.until)}
     requests = [_list("jobs", {**limits, "sort_by": "created_at", "sort_direction": "asc"})]
     if window.changed_since:
@@ -318,7 +324,10 @@ def _list(name: str, params: Mapping[str, str], context: Mapping[str, str] | Non
 
 
 def _read_listed(request: ListRequest, response: ApiResponse) -> ListedPage:
-    """Read a page of jobs or invoices. Jobs in the order of their last change are read until older ones come."""
+    """Read a page of jobs or invoices.
+
+    Jobs in the order of their last change are read until a page has older changes.
+    """
     name, since = request.request.path, request.context.get("changed_since", "")
     items, read = list(response.at(name)), _listed_invoice if name == "invoices" else _listed_job
     is_last = bool(since) and any(_changed_before(item, datetime.fromisoformat(since)) for item in items)

@@ -1,32 +1,35 @@
 """HubSpot: meetings of a CRM. Thin: a body lists events, and each meeting is fetched with its contacts.
 
-From https://developers.hubspot.com/docs/api/webhooks and its page on meetings, and the vendor's libraries for the signature:
-a body is an array of up to 100 events, each with `subscriptionType`, `objectId`, `portalId`, `occurredAt`. `eventId` need
-not be unique, and `attemptNumber` differs on retries. Ids are unique only inside their portal. The fetched meeting is the
-current state, and the time of the fetch orders; the time of an outcome is in the history of that property, else in the
-event. A deleted meeting is missing or `archived`: that is a cancel only if the event is its deletion.
+From https://developers.hubspot.com/docs/api/webhooks and its page on meetings, and the vendor's libraries for the
+signature: a body is an array of up to 100 events, each with `subscriptionType`, `objectId`, `portalId`, `occurredAt`.
+`eventId` need not be unique, and `attemptNumber` differs on retries. Ids are unique only inside their portal. The
+fetched meeting is the current state, and the time of the fetch orders the changes; the time of an outcome is in the
+history of that property, or else in the event. A deleted meeting is missing or `archived`: that is a cancellation only
+if the event is the deletion.
 
-RESCHEDULED has two uses: some tools move the meeting itself, others leave it unchanged and create a new one. The history
-of the start distinguishes them: a meeting whose start changed with that outcome, or later, was moved and is valid; any
-other is cancelled, for its new meeting has a visit, too. Custom outcomes of a portal cancel nothing.
+RESCHEDULED has two uses: some tools move the meeting itself, others leave it unchanged and create a new one. The
+history of the start distinguishes them: a meeting whose start changed with that outcome, or later, was moved and is
+valid; any other meeting is cancelled, because the new meeting has its own visit. Custom outcomes of a portal cancel
+nothing.
 
-Each contact of a meeting has a visit. The contact that was listed first has the meeting's id (all meetings had that id
-when Doorbell read only one contact), and does not lose it when others are added or removed; every other visit has the
-contact's id after it. The visit of a contact that the meeting no longer lists is cancelled. The deletion of a meeting
-cancels the visits of all contacts that it ever listed, since the deleted record does not list them. A merge of two
-contacts removes one contact and adds one.
+Each contact of a meeting has a visit. The visit of the contact that was listed first has the meeting's id (as every
+visit had when Doorbell read only one contact), and keeps it when other contacts are added or removed. The id of every
+other visit is the meeting's id and the contact's id. The visit of a contact that the meeting no longer lists is
+cancelled. The deletion of a meeting cancels the visits of all contacts that it ever listed, since the deleted record
+does not list them. When two contacts are merged, one contact is removed and one is added.
 
-Second-hand: the outcomes' spelling, the response within 5 s, ten tries a day after any other status. From memory: `0-47` for
-meetings, the format of records and histories, `hs_email_optout`, times in milliseconds, where tokens are renewed.
+Second-hand: the spelling of the outcomes; HubSpot waits 5 s for a response, and tries ten times in a day after any
+other status. From memory: `0-47` for meetings, the format of records and histories, `hs_email_optout`, times in
+milliseconds, and the URL that renews tokens.
 
-There is no SUBSCRIPTION. HubSpot's page on private apps says that their subscriptions can only be managed in the app's
-settings, and project-based apps have theirs in a file. The Webhooks API only serves older public apps: it has one URL for
-all accounts, and needs another key, of the developer's account.
+There is no SUBSCRIPTION. HubSpot's page on private apps says that their subscriptions can be managed only in the app's
+settings; project-based apps have their subscriptions in a file. The Webhooks API serves only older public apps: it has
+one URL for all accounts, and needs a different key, which belongs to the developer's account.
 
 Lists, from the vendor's OpenAPI documents: a search finds meetings by start, and by their last change; it has neither
-contacts nor histories, so each meeting is read with them. A search ends after 10,000 results and continues from the last
-one. Deleted meetings are in no search: upcoming ones that Doorbell has are read by their ids, and one that does not exist
-was deleted.
+contacts nor histories, so each meeting is read with them. A search ends after 10,000 results; the next search begins at
+the last of them. Deleted meetings are in no search, so the upcoming meetings that Doorbell has are read by their ids: a
+meeting that does not exist was deleted.
 """
 
 import hashlib
@@ -62,21 +65,21 @@ from app.webhooks import (
 )
 
 SETUP = """
-1. In HubSpot create an app (Development, or Settings, Integrations, Private Apps) with the scope
-   crm.objects.contacts.read. Set HOOKS__HUBSPOT__SECRETS to its client secret. Set PUBLIC_URL, because HubSpot signs the
-   address. Restart.
-2. Set HOOKS__HUBSPOT__CREDENTIALS__TOKEN to a private app's access token; a public app sets …__CLIENT_ID, …__CLIENT_SECRET
-   and …__REFRESH_TOKEN instead, with SECRET_KEY.
-3. Under Webhooks set the target URL to {url} and subscribe, for the object "Meeting event", to object.creation,
+1. In HubSpot, create an app (Development, or Settings, Integrations, Private Apps) with the scope
+   crm.objects.contacts.read. Set HOOKS__HUBSPOT__SECRETS to its client secret. Set PUBLIC_URL, because HubSpot signs
+   the URL. Restart.
+2. Set HOOKS__HUBSPOT__CREDENTIALS__TOKEN to a private app's access token; for a public app, set …__CLIENT_ID,
+   …__CLIENT_SECRET and …__REFRESH_TOKEN instead, with SECRET_KEY.
+3. Under Webhooks, set the target URL to {url} and subscribe, for the object "Meeting event", to object.creation,
    object.deletion, object.restore, object.associationChange (with contacts), and object.propertyChange of
    hs_meeting_start_time and hs_meeting_outcome.
 4. If several accounts install the app, it sends the events of all of them: set HOOKS__HUBSPOT__TENANTS to your Hub ID.
-5. `doorbell connect hubspot` stores the hook with the secret of step 1 and the token of step 2, and imports the coming
-   meetings. HubSpot has no API for step 3.
+5. `doorbell connect hubspot` stores the hook with the secret of step 1 and the token of step 2, and imports the
+   upcoming meetings. HubSpot has no API for step 3.
 
-A meeting is completed, missed or cancelled when somebody sets its outcome; otherwise a review request counts from its
-start. Each contact of a meeting has a visit, so remove colleagues from its contacts. HubSpot sends no payments. Webhook
-actions of workflows are signed in another way, and are rejected.
+A meeting is completed, missed or cancelled when somebody sets its outcome; otherwise the review request is timed from
+its start. Each contact of a meeting has a visit, so remove colleagues from its contacts. HubSpot sends no payments.
+Webhook actions of workflows are signed in a different way, so Doorbell rejects them.
 """
 
 MEETINGS = "0-47"
@@ -209,14 +212,14 @@ def _meeting(event: Event, record: Payload, items: list[Payload]) -> VisitChange
     assert event.fetched_at
     outcome, history = _outcome(record), _history(record, "hs_meeting_outcome")
     since = _since(record, history, items) or event.fetched_at
-    is_off = outcome == "CANCELED" or (outcome == "RESCHEDULED" and not _was_moved(record, since))
+    is_cancelled = outcome == "CANCELED" or (outcome == "RESCHEDULED" and not _was_moved(record, since))
     return VisitChange(
-        action="cancel" if is_off else "update",
+        action="cancel" if is_cancelled else "update",
         visit_id=_visit_id(event),
         version=unix_microseconds(event.fetched_at),
         time_scheduled=_start(record),
         time_completed=since if outcome == "COMPLETED" else None,
-        date_cancelled=since if is_off else None,
+        date_cancelled=since if is_cancelled else None,
         no_show=since if outcome == "NO_SHOW" else None,
         times_are_observed=not history,
     )
@@ -276,7 +279,7 @@ def _history(meeting: Payload, name: str) -> list[Payload]:
     return list(meeting.at("propertiesWithHistory", name))
 
 
-#: A tool may change two properties in one action by two requests.
+#: A tool may send two requests to change two properties in one action.
 ONE_ACTION = timedelta(seconds=5)
 
 
@@ -338,7 +341,7 @@ def _list_account(window: Window, _: Payload) -> Sequence[ListRequest]:
 
 
 def _check_meetings(visit_ids: Sequence[str], _: Payload) -> Sequence[ListRequest]:
-    """Ask for the account first: only its own meetings can be missing in it."""
+    """Ask for the account first: only meetings of this account can be missing."""
     return [ListRequest(RecordRequest("account-info/v3/details"), {"visits": list(visit_ids)})]
 
 
@@ -418,7 +421,10 @@ def _filter(name: str, operator: str, value: str) -> dict[str, str]:
 
 
 def _next_search(request: ListRequest, response: ApiResponse) -> Iterator[ListRequest]:
-    """Yield the next page; after the last that a search can have, a search that begins with its last result."""
+    """Yield the next page.
+
+    After the last page that a search can have, yield a search that begins with its last result.
+    """
     after, body, name = (
         response.at("paging", "next", "after").text(),
         request.request.json or {},

@@ -1,22 +1,23 @@
-"""Jane App: appointments of clinics. An event names one, and it is fetched with its patient.
+"""Jane App: appointments of clinics. Thin: an event refers to an appointment, which is fetched with its patient.
 
-https://developers.jane.app/docs/webhooks, read second-hand: four topics, nothing about the patient in the body,
-`event_id`, which is the same on every retry; `X-Jane-Signature` is `sha256=` and an HMAC over the body. Not confirmed:
-that it is in hexadecimal, and that `X-Jane-Timestamp` is not signed. Recorded examples differ in whether `appointment_id`
-is a number and `clinic_guid` a uuid, or the reverse: both are accepted.
+From https://developers.jane.app/docs/webhooks, second-hand: there are four topics; the body has nothing about the
+patient; `event_id` is the same on every retry; `X-Jane-Signature` is `sha256=` and an HMAC over the body. Not
+confirmed: the HMAC is in hexadecimal, and `X-Jane-Timestamp` is not signed. In some recorded examples `appointment_id`
+is a number and `clinic_guid` a uuid, in others it is the reverse: both are accepted.
 
 From the OpenAPI document of the same site, also second-hand: `appointments/{id}` and `patients/{id}` below the clinic's
-own address, 429 with `Retry-After`, and their fields. The fetched appointment is the current state, and the time of the
-fetch orders. Its cancel and its no-show have times. There is no completion; `arrived` is before the treatment. An
-archived appointment was removed; it is assumed that it did not take place. Access tokens live five minutes and refresh
-tokens half an hour, unless they were requested with the scope `offline_access`.
+own URL, their fields, and 429 with `Retry-After`. The fetched appointment is the current state, and the time of the
+fetch orders the changes. A cancellation and a no-show have times. There is no completion: `arrived` is set before the
+treatment. An archived appointment was removed; it is assumed that it did not take place. Access tokens last five
+minutes, and refresh tokens half an hour, unless they were requested with the scope `offline_access`.
 
-From the same document: each subscription has one topic, and Jane makes a secret for each, which only the response to its
-creation has. An app has one subscription to a topic at a clinic, so another one is refused (409), and one is deleted before
-its replacement is created. Appointments are listed by start or by their last change, and a listed one is the whole record;
-classes and group appointments are not listed. The list of webhooks gives `clinic_guid`, which identifies the clinic in
-events. Implied, not stated: cancelled and archived appointments are listed, too, and `public_id` of a patient is its `id`.
-Not known: why a subscription becomes inactive. It is replaced.
+From the same document: each subscription has one topic, and Jane generates a secret for each, which only the response
+to its creation has. An app can have one subscription to a topic at a clinic: Jane refuses another one (409), so the old
+one is deleted before its replacement is created. Appointments are listed by start or by their last change, and a listed
+appointment is the whole record; classes and group appointments are not listed. The list of webhooks gives
+`clinic_guid`, which identifies the clinic in events. Implied, not stated: cancelled and archived appointments are
+listed, too, and `public_id` of a patient is its `id`. It is not known why a subscription becomes inactive; it is
+replaced.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -56,9 +57,9 @@ SETUP = """
    webhooks:create, webhooks:read, webhooks:delete and offline_access (other refresh tokens expire after half an hour). Set
    HOOKS__JANE__CREDENTIALS__CLIENT_ID, …__CLIENT_SECRET and …__REFRESH_TOKEN, and SECRET_KEY to 32 random characters or
    more.
-2. Set HOOKS__JANE__API_URL to https://CLINIC.janeapp.com/api/2026-01-01/ with the clinic's name. In the sandbox set
-   HOOKS__JANE__TOKEN_URL too: …/realms/jane_partner_sandbox/protocol/openid-connect/token.
-3. As an owner or with full permissions, subscribe {url} to four events, with an access token of the app.
+2. Set HOOKS__JANE__API_URL to https://CLINIC.janeapp.com/api/2026-01-01/ with the clinic's name. In the sandbox, set
+   HOOKS__JANE__TOKEN_URL, too: …/realms/jane_partner_sandbox/protocol/openid-connect/token.
+3. As an owner, or as staff with full permissions, subscribe {url} to four events, with an access token of the app.
    $ for event in APPOINTMENT_BOOKED APPOINTMENT_RESCHEDULED APPOINTMENT_CANCELLED APPOINTMENT_UNCANCELLED; do
        curl https://CLINIC.janeapp.com/api/2026-01-01/webhooks -H "Authorization: Bearer TOKEN" \\
        -H "Content-Type: application/json" -d '{"event_topic": "'$event'", "target_url": "{url}"}'; done
@@ -66,9 +67,9 @@ SETUP = """
 5. `doorbell connect jane --api-url https://CLINIC.janeapp.com/api/2026-01-01/` does steps 3 and 4 with the credentials of
    step 1, and lists appointments.
 
-Jane does not send the end of an appointment, so a review request counts from its start. It sends no payments. It sends no
-webhook for a no-show: Doorbell learns of it with the next event of the appointment, or from a list. Patients who want no
-e-mail, or no marketing e-mail, get no review request.
+Jane does not send the end of an appointment, so review requests are timed from its start. It sends no payments. It
+sends no webhook for a no-show: Doorbell sees a no-show with the next event of the appointment, or in a list. Patients
+who want no e-mail, or no marketing e-mail, get no review request.
 """
 
 
@@ -135,19 +136,21 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
                 action="cancel", visit_id=visit_id, version=order, date_cancelled=event_time, times_are_observed=True
             )
         ]
-    ended_at, missed_at = _cancelled(appointment, topic, event_time), _missed(appointment, event_time)
+    cancelled_at, missed_at = _cancelled(appointment, topic, event_time), _missed(appointment, event_time)
     starts_at = appointment.at("start_at")
     return [
         VisitChange(
-            action="cancel" if ended_at else "create" if ACTIONS[topic] == "create" else "update",
+            action="cancel" if cancelled_at else "create" if ACTIONS[topic] == "create" else "update",
             visit_id=visit_id,
             version=order,
             contact=_contact(event.related.get("patient", Payload(None))),
-            time_scheduled=(starts_at.time() or UNSET) if ended_at else starts_at.required_time(),
-            date_cancelled=ended_at,
+            time_scheduled=(starts_at.time() or UNSET) if cancelled_at else starts_at.required_time(),
+            date_cancelled=cancelled_at,
             no_show=missed_at,
             opted_out=_opted_out(event.related.get("patient", Payload(None))),
-            times_are_observed=not (_cancelled_at(appointment) if ended_at else appointment.at("no_show_at").time()),
+            times_are_observed=not (
+                _cancelled_at(appointment) if cancelled_at else appointment.at("no_show_at").time()
+            ),
         )
     ]
 
@@ -157,12 +160,12 @@ def _topic(event: Event) -> str:
 
 
 def _cancelled(appointment: Payload, topic: str, event_time: datetime) -> datetime | None:
-    """Return the time of the cancel from the record; only if the record has no status, from the event."""
+    """Return the time of the cancellation from the record; if the record has no status, from the event."""
     has_no_status = isinstance(appointment.value, dict) and not appointment.value.keys() & {"state", "cancelled_at"}
-    is_off = appointment.at("state").text() in ("cancelled", "archived") or (
+    is_cancelled = appointment.at("state").text() in ("cancelled", "archived") or (
         has_no_status and ACTIONS[topic] == "cancel"
     )
-    return _cancelled_at(appointment) or (event_time if is_off else None)
+    return _cancelled_at(appointment) or (event_time if is_cancelled else None)
 
 
 def _cancelled_at(appointment: Payload) -> datetime | None:
@@ -217,7 +220,7 @@ def _read_subscription(webhook: Payload) -> SubscriptionState:
 
 def _refusal(status: int, _: Payload) -> str | None:
     if status == 409:
-        return "Another address already gets these events of Jane for this app and clinic: delete that webhook first."
+        return "Another URL already gets these events of Jane for this app and clinic: delete that webhook first."
     if status == 403:
         return (
             "The app may not manage webhooks of this clinic: an owner, or staff with full permissions, must connect it with"
@@ -292,7 +295,7 @@ def _read_listed(request: ListRequest, response: ApiResponse) -> ListedPage:
     appointments, ids = list[Any](), dict[str, None]()
 
     def read(appointment: Payload) -> list[ListedRecord]:
-        """Add the appointment to those whose patients are to be fetched, unless it is a hold."""
+        """Keep the appointment until its patient is fetched, unless it is only reserved."""
         if appointment.at("state").text() != "reserved":
             if appointment.at("patient_id").text():
                 ids[appointment.at("patient_id").required_id()] = None

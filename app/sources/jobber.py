@@ -1,39 +1,41 @@
-"""Jobber: visits, and the payments of their invoices. Thin: an event names a record, GraphQL has it.
+"""Jobber: visits, and the payments of their invoices. Thin: an event refers to a record, which is fetched with GraphQL.
 
-https://developer.getjobber.com/docs/using_jobbers_api/setting_up_webhooks: envelope, signature, patience of one second,
-`occuredAt` in apps made before 2023-12-08, forms for apps made before 2022-04-11. How such a form looks is not
-published: `data[webHookEvent][topic]=…` and `data` with JSON in it are guesses. Second-hand, from printouts of the
-GraphQL schema and integrators' queries: every queried field, among them `invoice.visits`, `job.visits`,
-`paymentRecord.invoice` and `paymentRecord.allocations`. Observed or documented there:
+From https://developer.getjobber.com/docs/using_jobbers_api/setting_up_webhooks: the envelope; the signature; Jobber
+waits one second for a response; apps created before 2023-12-08 send `occuredAt`, and apps created before 2022-04-11
+send forms. The format of such a form is not published: `data[webHookEvent][topic]=…`, or `data` with JSON in it, are
+guesses. Second-hand, from printed GraphQL schemas and integrators' queries: every queried field, including
+`invoice.visits`, `job.visits`, `paymentRecord.invoice` and `paymentRecord.allocations`. Observed or documented there:
 
 - `itemId` is opaque (base64 of `gid://Jobber/Visit/…`), and is the record's `id`; it does not change when a visit moves.
-- A visit has no `updatedAt`: the fetched visit is the current state, so the time of the fetch orders. A destroyed visit
-  is gone from the API and never comes back. There is no cancel and no no-show: the visit is destroyed.
+- A visit has no `updatedAt`: the fetched visit is the current state, so the time of the fetch orders the changes. A
+  destroyed visit is no longer in the API, and never comes back. There are no cancellations and no no-shows: users
+  destroy the visit.
 - VISIT_CREATE: "when multiple visits are created in a recurring schedule, only the first visit will notify" (the
   schema). So the job's other visits are fetched with it: those that are not complete and begin after the event. Earlier
-  visits may be older than this connection, and get no request. The response has the last 100 visits, and a second query
-  the 100 before them if those are in the future, too: by our count less than 1,000 of the 10,000 points that a query may
-  cost. VISIT_UPDATE and VISIT_DESTROY have no such exception in the schema; this is not proven for a job that is deleted
-  or closed. If the first visit is deleted before it is fetched, the others are unknown until they change.
-- `paymentsTotal` is the amount that an invoice collected. Visits that share an invoice have no amount: their parts are
-  unknown, and the total on each visit would count several times. A visit without an invoice may be paid through its job,
-  or by a deposit: its amount is not changed. A query fetches 40 visits of an invoice.
+  visits may be older than this connection, and get no review request. The response has the last 100 visits, and a
+  second query fetches the 100 before them if those are in the future, too. By our estimate, this costs less than 1,000
+  of the 10,000 points that a query may cost. VISIT_UPDATE and VISIT_DESTROY have no such exception in the schema; this
+  is not confirmed for a job that is deleted or closed. If the first visit is deleted before it is fetched, the others
+  are unknown until they change.
+- `paymentsTotal` is the amount that an invoice collected. Visits that share an invoice have no amount: the share of
+  each visit is unknown, and the total would count once for each visit. A visit without an invoice may be paid through
+  its job, or by a deposit, so its amount is not changed. A query fetches 40 visits of an invoice.
 - `receivesReviewRequests` is the client's own setting, and `false` is an opt-out here, although some integrations clear
   it for every client that they create: a client who declined must not get a request. `allowReviewRequest` of a job or an
   invoice only controls Jobber's own message, so it is not queried.
-- A visit that takes a whole day (`allDay`) starts at midnight: it counts from its end.
-- Apps for many accounts get all of their events on one address; the token gives access to one account, whose `accountId`
+- A visit that takes a whole day (`allDay`) starts at midnight, so its scheduled time is its end.
+- Apps for many accounts get all of their events at one URL; the token gives access to one account, whose `accountId`
   must be in the setting TENANTS.
 - A wrong token and a missing scope may be answered with status 200 and `errors` or `message`.
 
 Subscriptions, second-hand from the schema and an integrator's code: an endpoint has one topic and one URL, cannot be
 changed, and is signed with the app's client secret. The API does not list endpoints, and none of their fields says that
-one is disabled, so Doorbell stores their ids. It seems that Jobber refuses a second endpoint with the same topic and URL:
-that one exists, then, but its id is unknown, and it cannot be deleted.
+one is disabled, so Doorbell stores their ids. Jobber seems to refuse a second endpoint with the same topic and URL.
+After such a refusal, an endpoint exists, but its id is unknown, and it cannot be deleted.
 
-Lists: a visit has no `updatedAt`, so visits are listed by their start, by their completion, and through the invoices that
-changed. A payment may not change its invoice. A destroyed visit is in no list: the upcoming visits that Doorbell has are
-asked for by their ids, and one that is missing was destroyed.
+Lists: a visit has no `updatedAt`, so visits are listed by their start, by their completion, and through the invoices
+that changed. It is possible that a payment does not change its invoice. A destroyed visit is in no list, so the
+upcoming visits that Doorbell has are requested by their ids, and a missing one was destroyed.
 """
 
 import re
@@ -71,22 +73,22 @@ from app.webhooks import (
 )
 
 SETUP = """
-1. In Jobber's Developer Center create an app with read access to clients, jobs, scheduled items, invoices and Jobber
+1. In Jobber's Developer Center, create an app with read access to clients, jobs, scheduled items, invoices and Jobber
    Payments; connect it to your account. Each account needs its own app: a token gives access to one account.
-2. Set the app's OAuth client secret here as HOOKS__JOBBER__SECRETS. Its access tokens live for an hour and are renewed
-   with HOOKS__JOBBER__CREDENTIALS__CLIENT_ID, …__CLIENT_SECRET and …__REFRESH_TOKEN (from connecting the app). Set
+2. Set the app's OAuth client secret as HOOKS__JOBBER__SECRETS. The app's access tokens last one hour; Doorbell renews
+   them with HOOKS__JOBBER__CREDENTIALS__CLIENT_ID, …__CLIENT_SECRET and …__REFRESH_TOKEN (from connecting the app). Set
    SECRET_KEY, too: it encrypts the refresh tokens that replace the first one.
 3. In the app, under Webhooks, add {url} for each of VISIT_CREATE, VISIT_UPDATE, VISIT_COMPLETE and VISIT_DESTROY.
 4. For payments add INVOICE_CREATE, INVOICE_UPDATE, PAYMENT_CREATE and PAYMENT_UPDATE in the same way: customers usually
-   pay after the visit. INVOICE_UPDATE reports deleted payments. Visits that share an invoice have no amounts, since the
-   invoice does not show the amount of each visit.
+   pay after the visit. INVOICE_UPDATE reports deleted payments. Visits that share an invoice have no amounts, because
+   the invoice does not show the amount of each visit.
 5. Instead of steps 3 and 4, `doorbell connect jobber` creates these webhooks with the credentials of step 2.
 
-Jobber only announces the first visit of a recurring job; Doorbell fetches the others with it, up to 200. In a longer
-series the first visits may be missing until they are changed or completed. Jobber should announce each deleted visit:
-test this once with a recurring job that you delete, and check that all of its visits are cancelled here.
-Clients who declined review requests get none: see "review requests" in a client's communication settings, which some
-integrations switch off for each client that they create. Jobber sends no no-shows; delete a visit that will not happen.
+Jobber reports only the first visit of a recurring job; Doorbell fetches the others with it, up to 200. In a longer
+series, the first visits may be missing until they are changed or completed. Jobber should report each deleted visit:
+test this once with a recurring job that you delete, and check that all of its visits are cancelled here. Clients who
+declined review requests get none: see "review requests" in a client's communication settings, which some integrations
+turn off for each client that they create. Jobber sends no no-shows; delete a visit that will not happen.
 """
 
 SOURCE = Source(
@@ -167,7 +169,7 @@ def fetch(event: Event) -> list[RecordRequest]:
 
 
 def _earlier_page(since: datetime, response: Payload) -> dict[str, RecordRequest]:
-    """Fetch the page before the last one, unless the last page reaches back to the event."""
+    """Fetch the page before the last one, unless the last page begins at the time of the event or earlier."""
     job = response.at("data", "visit", "job")
     page, cursor = list(job.at("visits", "nodes")), job.at("visits", "pageInfo", "startCursor")
     if not page or not cursor.text() or job.at("visits", "pageInfo", "hasPreviousPage").value is not True:
@@ -238,13 +240,13 @@ def _invoices(record: Payload, name: str) -> list[Payload]:
 
 
 def _since(event: Event) -> datetime:
-    """Return the time of the event: visits that begin later were in the future."""
+    """Return the time of the event: visits that begin later were in the future at that time."""
     message = _message(event.data)
     return message.at("occurredAt").time() or message.at("occuredAt").time() or event.received_at
 
 
 def _later_visits(event: Event, first: VisitChange) -> list[VisitChange]:
-    """Return changes for the job's later visits: Jobber announces only the first visit of a recurring schedule."""
+    """Return changes for the job's later visits: Jobber reports only the first visit of a recurring schedule."""
     job, earlier = (
         event.record.at("data", "visit", "job") if event.record else Payload(None),
         event.related.get("earlier"),
@@ -330,7 +332,7 @@ DELETE = """
 mutation ($ids: [EncodedId!]!) {
   webhookEndpointDelete(webhookEndpointsIds: $ids) { deletedWebhookEndpoints { id } userErrors { message path } }
 }"""
-#: The id of an endpoint that exists, and that Jobber does not name.
+#: Stands for the id of an endpoint that exists, but whose id Jobber does not return.
 UNKNOWN_ID = "unknown"
 
 
@@ -401,7 +403,7 @@ OAUTH = OAuth(
     account_id=lambda account: account.at("data", "account", "id").text() or "",
 )
 
-#: A page of visits costs about 800 of the 500 points per second that an account gets back, of 10,000 in all.
+#: A page of visits costs about 800 points. An account has 10,000 points, and regains 500 of them per second.
 PAGE_SIZE, MAX_IDS = 30, 100
 VISITS = (
     """
@@ -435,7 +437,7 @@ def _list_visits(window: Window, account: Payload) -> Sequence[ListRequest]:
 
 
 def _check_visits(visit_ids: Sequence[str], account: Payload) -> Iterator[ListRequest]:
-    """Yield requests for the ids of visits: those that are missing in the response are then asked for one by one."""
+    """Yield requests for the ids of visits. Visits that are missing in the response are then requested one by one."""
     account_id = account.at("data", "account", "id").text()
     for first in range(0, len(visit_ids), MAX_IDS):
         ids = [_encoded_id(id) for id in visit_ids[first : first + MAX_IDS]]
@@ -458,17 +460,17 @@ def _read_listed(request: ListRequest, response: ApiResponse) -> ListedPage:
         raise _refused(response)
     if "ids" in request.context:
         existing = {visit.at("id").required_text() for visit in page.at("nodes")}
-        return ListedPage([], [_exists(id, request) for id in request.context["ids"] if id not in existing])
+        return ListedPage([], [_visit_request(id, request) for id in request.context["ids"] if id not in existing])
     following = []
     if page.at("pageInfo", "hasNextPage").boolean():
         variables = {**request.request.variables, "after": page.at("pageInfo", "endCursor").required_text()}
         following.append(replace(request, request=replace(request.request, variables=variables)))
     if name == "visits":
         return ListedPage(read_records(page.at("nodes"), lambda visit: [_listed(visit, request, response)]), following)
-    return ListedPage([], [*(_invoice(invoice.at("id"), request) for invoice in page.at("nodes")), *following])
+    return ListedPage([], [*(_invoice_request(invoice.at("id"), request) for invoice in page.at("nodes")), *following])
 
 
-def _invoice(id: Payload, request: ListRequest) -> ListRequest:
+def _invoice_request(id: Payload, request: ListRequest) -> ListRequest:
     path = f"invoice/{_url_safe_id(id)}"
     return ListRequest(RecordRequest(path, QUERIES["invoice"], {"id": id.required_text()}), request.context)
 
@@ -479,7 +481,7 @@ def _listed(visit: Payload, request: ListRequest, response: ApiResponse) -> List
     return ListedRecord(id, body, {"data": {"visit": visit.value}}, path=f"visit/{id}")
 
 
-def _exists(id: str, request: ListRequest) -> ListRequest:
+def _visit_request(id: str, request: ListRequest) -> ListRequest:
     path = f"visit/{_url_safe_id(Payload(id, 'id'))}"
     return ListRequest(RecordRequest(path, EXISTS, {"id": id}), {"account": request.context["account"], "id": id})
 

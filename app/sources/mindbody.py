@@ -1,34 +1,34 @@
 """Mindbody: appointments and classes of studios and spas. Events are complete, except cancels, which have only ids.
 
 https://developers.mindbodyonline.com/WebhooksDocumentation: the signature, `messageId` (the same on every retry),
-`eventInstanceOriginationDateTime` (UTC, when it happened; deliveries are repeated and unordered), times in UTC, and
-a HEAD request without a signature that probes the address. The key of the signature is the displayed text itself,
-although it looks like base64. An appointment's id is unique only inside its site. `appointmentBooking.cancelled` may
-arrive before or after the other events; a later update restores the appointment.
+`eventInstanceOriginationDateTime` (UTC, when it happened; deliveries are repeated and unordered), times in UTC, and a
+HEAD request without a signature, which tests the URL. The key of the signature is the displayed text itself, although
+it looks like base64. An appointment's id is unique only inside its site. `appointmentBooking.cancelled` may arrive
+before or after the other events; a later update restores the appointment.
 
-The documentation has the statuses Scheduled and Cancelled, and no event for a completion, a no-show or the payment of an
-appointment. Second-hand, from integrators: an update may have the status Completed. From memory: the other statuses of the
-Public API, with the same meaning. Requested is not confirmed: the visit counts as cancelled until an update has another
-status. None is no status: it does not change the visit's status. No status has a time: it counts from the first event
-that shows it.
+The documentation has the statuses Scheduled and Cancelled, and no event for a completion, a no-show or the payment of
+an appointment. Second-hand, from integrators: an update may have the status Completed. From memory: the other statuses
+of the Public API, with the same meaning. Requested is not confirmed: the visit counts as cancelled until an update has
+another status. The status None changes nothing. A status has no time, so it gets the time of the first event that shows
+it.
 
-A class has many clients, each with a booking. Each client of a class has a visit (`classId`, `clientId`), so a client who
-cancels and books the class again has one visit. Second-hand, from integrators: the fields of these events, and the
-sign-in statuses SignedIn and LateCancelled. From memory: Absent and the other statuses. SignedIn is not a completion, since
-clients sign in before a class begins. Absent counts as a no-show only if the status changed to it. The cancel of a whole
-class names no client: that event is parked.
+A class has many clients, each with a booking. Each client of a class has a visit (`classId`, `clientId`), so a client
+who cancels and books the class again has one visit. Second-hand, from integrators: the fields of these events, and the
+sign-in statuses SignedIn and LateCancelled. From memory: Absent and the other statuses. SignedIn is not a completion,
+since clients sign in before a class begins. Absent counts as a no-show only if the status changed to it. The event of a
+class that is cancelled as a whole names no client, so it is parked.
 
-Two APIs: subscriptions belong to the developer's account, and need its API key only; appointments are those of a site, and
-need a staff log-in, too. A new subscription must be activated, a deleted one stays in the list as DeactivatedByUser. Only
-the response to its creation has its key. There is no test event, and no sign of failing deliveries in the list (`metrics`
-has it). OAUTH is not needed.
+There are two APIs: subscriptions belong to the developer's account, and need only its API key; appointments belong to a
+site, and need a staff log-in, too. A new subscription must be activated; a deleted one stays in the list as
+DeactivatedByUser. Only the response to its creation has its key. There is no test event, and the list does not show
+failing deliveries (`metrics` does). OAUTH is not needed.
 
-Appointments are listed by day, without the time of their last change, so the time of the list is the version. The list has
-the statuses that no webhook has: Completed and NoShow. It names the client's id only, so clients are fetched, 20 at a time.
-Second-hand, from integrators: the names of the parameters, log-ins, and that cancelled appointments are listed. From memory:
-times without an offset are those of the site, although webhooks are in UTC; its zone has a name of the IANA database. An
-appointment that the list lacks may be cancelled, or not: nothing follows from it. Classes are not listed, since each costs a
-call, and Mindbody bills calls above 1,000 a day.
+Appointments are listed by day, without the time of their last change, so the time of the list is the version. The list
+has the statuses that no webhook has: Completed and NoShow. It has only the client's id, so clients are fetched, 20 at a
+time. Second-hand, from integrators: the names of the parameters, log-ins, and that cancelled appointments are listed.
+From memory: times without an offset are those of the site, although webhooks are in UTC; its zone has a name of the
+IANA database. An appointment that is missing in the list may be cancelled or not, so it is not changed. Classes are not
+listed, because each needs a separate call, and Mindbody bills calls above 1,000 a day.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -65,26 +65,27 @@ from app.webhooks import (
 )
 
 SETUP = """
-1. In Mindbody's developer portal go live, have the business activate the link to your account, and create an API key.
-2. Create a subscription for {url}, which Mindbody probes with HEAD. The last four events are those of classes.
+1. In Mindbody's developer portal, go live, have the business activate the link to your account, and create an API key.
+2. Create a subscription for {url}. Mindbody tests the URL with a HEAD request. The last four events are those of
+   classes.
    $ curl https://mb-api.mindbodyonline.com/push/api/v1/subscriptions -H "API-Key: KEY" \\
        -H "Content-Type: application/json" -d '{"webhookUrl": "{url}", "eventSchemaVersion": 1,
        "referenceId": "doorbell", "eventIds": ["appointmentBooking.created", "appointmentBooking.updated",
        "appointmentBooking.cancelled", "classRosterBooking.created", "classRosterBookingStatus.updated",
        "classRosterBooking.cancelled", "class.updated"]}'
 3. The response shows `messageSignatureKey` once: set it unchanged, with its `=`, as HOOKS__MINDBODY__SECRETS. Restart.
-4. Activate the subscription, with its ID from the response. Mindbody deactivates one that failed for hours:
-   then activate it again.
+4. Activate the subscription, with its ID from the response. If Mindbody deactivates it (after hours of failures),
+   activate it again.
    $ curl -X PATCH https://mb-api.mindbodyonline.com/push/api/v1/subscriptions/ID -H "API-Key: KEY" \\
        -H "Content-Type: application/json" -d '{"status": "Active"}'
-5. If several sites use this address, set HOOKS__MINDBODY__TENANTS to the siteId of yours.
+5. If several sites use this URL, set HOOKS__MINDBODY__TENANTS to the siteId of yours.
 6. `doorbell connect mindbody` does steps 2 to 4 with the API key. With the site's id and a log-in that may see appointments
    and clients (a staff user's, or your source's, _SourceName) it also lists the appointments once a day.
 
-Mindbody does not reliably send the end of an appointment, nor a no-show: only the daily list has them. Without it a review
-request counts from the start of the appointment: then cancel no-shows. In a class, mark them as absent. A class that you
-cancel as a whole needs your attention in the console. Sales name no appointment, so visits have no amounts. Mindbody does
-not send opt-outs.
+Mindbody does not reliably send the end of an appointment or a no-show: only the daily list has them. Without that list,
+review requests are timed from the start of the appointment, so cancel the appointment of a customer who did not come.
+In a class, mark the customer as absent. A class that you cancel as a whole needs your attention in the console. Sales
+name no appointment, so visits have no amounts. Mindbody does not send opt-outs.
 """
 
 SITES = "site/sites"
@@ -92,7 +93,10 @@ SITES = "site/sites"
 
 @dataclass(frozen=True, slots=True)
 class StaffLogin:
-    """The API key, the site, and the token of a staff user. The site is described only if its id is asked for."""
+    """The API key, the site, and the token of a staff user.
+
+    The API describes the site only if the request has its id.
+    """
 
     names: tuple[str, ...] = ("API_KEY", "SITE_ID", "TOKEN")
 
@@ -135,7 +139,7 @@ SOURCE = Source(
 )
 
 OPEN = {"scheduled", "booked", "confirmed", "arrived", "started"}
-OFF = {"cancelled", "canceled", "latecancelled", "latecanceled", "earlycancelled", "earlycanceled", "requested"}
+CANCELLED = {"cancelled", "canceled", "latecancelled", "latecanceled", "earlycancelled", "earlycanceled", "requested"}
 MISSED = {"noshow", "absent"}
 
 
@@ -145,17 +149,18 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
         case "appointmentBooking.created" | "appointmentBooking.updated":
             return [
                 _appointment(
-                    event, booking, _status(booking.at("status"), OPEN | OFF | {"completed", "noshow", "none"})
+                    event, booking, _status(booking.at("status"), OPEN | CANCELLED | {"completed", "noshow", "none"})
                 )
             ]
         case "appointmentBooking.cancelled":
             return [_appointment(event, booking, "cancelled")]
         case "classRosterBooking.created":
-            return [_place(event, booking, "booked")]
+            return [_class_booking(event, booking, "booked")]
         case "classRosterBookingStatus.updated":
-            return [_place(event, booking, _status(booking.at("signedInStatus"), OFF | MISSED | {"signedin", "none"}))]
+            status = _status(booking.at("signedInStatus"), CANCELLED | MISSED | {"signedin", "none"})
+            return [_class_booking(event, booking, status)]
         case "classRosterBooking.cancelled":
-            return [_place(event, booking, "cancelled")]
+            return [_class_booking(event, booking, "cancelled")]
         case "class.updated" if booking.at("isCancelled").boolean():
             raise Untranslatable("a class was cancelled, and the event does not name its clients")
     return Ignored(kind)
@@ -164,12 +169,12 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
 def _appointment(event: Event, booking: Payload, status: str) -> VisitChange:
     site, start = booking.at("siteId").required_text(), booking.at("startDateTime")
     change = _base_change(event, booking, f"{site}:{booking.at('appointmentId').required_text()}", start)
-    if status not in OFF:
+    if status not in CANCELLED:
         start.required_time(UTC)
     return _with_status(change, status, _happened_at(event))
 
 
-def _place(event: Event, booking: Payload, status: str) -> VisitChange:
+def _class_booking(event: Event, booking: Payload, status: str) -> VisitChange:
     """Return the change for one client of a class."""
     class_id = f"{booking.at('siteId').required_text()}:class:{booking.at('classId').required_text()}"
     visit_id = attendee_visit_id(class_id, booking.at("clientId").required_text())
@@ -193,9 +198,9 @@ def _with_status(change: VisitChange, status: str, happened_at: datetime) -> Vis
         return change
     return replace(
         change,
-        action="cancel" if status in OFF else change.action,
+        action="cancel" if status in CANCELLED else change.action,
         time_completed=happened_at if status == "completed" else None,
-        date_cancelled=happened_at if status in OFF else None,
+        date_cancelled=happened_at if status in CANCELLED else None,
         no_show=happened_at if status in MISSED else None,
     )
 
@@ -288,7 +293,7 @@ SUBSCRIPTION = Subscription(
 # -- appointments: https://developers.mindbodyonline.com/PublicDocumentation/V6 --
 
 MAX_CLIENTS = 20
-#: What a list of appointments leaves for their translation, besides the client.
+#: The fields of a listed appointment that its translation needs, besides the client.
 LISTED_FIELDS = ("Id", "Status", "StartDateTime", "EndDateTime")
 
 
@@ -350,7 +355,7 @@ def _next_page(request: ListRequest, response: ApiResponse) -> Iterator[ListRequ
 def _client_requests(
     by_client: Mapping[str, Sequence[Mapping[str, Any]]], context: Mapping[str, Any]
 ) -> Iterator[ListRequest]:
-    """Yield a request for each 20 clients, with their appointments, as they were at the time of the list."""
+    """Yield a request for every 20 clients, with their listed appointments."""
     clients = sorted(by_client)
     for first in range(0, len(clients), MAX_CLIENTS):
         batch = clients[first : first + MAX_CLIENTS]
@@ -371,7 +376,10 @@ def _listed(context: Mapping[str, Any], response: ApiResponse) -> list[ListedRec
 def _listed_events(
     appointment: Payload, *, client_id: str, client: Payload, context: Mapping[str, Any]
 ) -> Iterator[ListedRecord]:
-    """Yield the event of the present state; of a completed one also at its end, which is when it was completed."""
+    """Yield the event of the present state.
+
+    A completed appointment has a second event at its end, when it was completed.
+    """
     zone, listed_at = ZoneInfo(context["zone"]), context["listed_at"]
     start, end = (appointment.at(name).time(zone) for name in ("StartDateTime", "EndDateTime"))
     booking = {

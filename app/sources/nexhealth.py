@@ -1,35 +1,39 @@
-"""NexHealth: appointments of dental and medical practices, whichever practice system they use.
+"""NexHealth: appointments of dental and medical practices, for any practice system.
 
-https://docs.nexhealth.com/docs/webhooks: `signature` covers the `timestamp` header and the body in base64. Retries continue
-for 48 hours, and it is not documented whether they have a new time; so a signed time is accepted for three days, and repeats
-are recognized by their content. https://docs.nexhealth.com/docs/webhook-subscriptions: the events. `appointment_updated`
-reports all later changes: cancelled, missed and checked out are flags of the appointment, `updated_at` orders. Blocks of a
-schedule are appointments that are `unavailable`. An id is only unique inside one institution; one endpoint may get events
-of several.
+https://docs.nexhealth.com/docs/webhooks: `signature` covers the `timestamp` header and the body in base64. Retries
+continue for 48 hours, and it is not documented whether they have a new time; so a signed time is accepted for three
+days, and repeats are recognized by their content. https://docs.nexhealth.com/docs/webhook-subscriptions: the events.
+`appointment_updated` reports all later changes: cancelled, missed and checked out are flags of the appointment, and
+`updated_at` orders the changes. Blocks of a schedule are appointments that are `unavailable`. An id is unique only
+inside one institution; one endpoint may get events of several institutions.
 
-NexHealth itself cannot move an appointment; a practice system may. If the system cancels and books again instead, that is
-another appointment without a link.
+NexHealth itself cannot move an appointment; a practice system may. If the system cancels and books again instead, the
+new appointment has no link to the old one.
 
 The stable version of the API is v20240412, also called v3.0.0; its name is sent in a header
-(https://docs.nexhealth.com/docs/api-v2-to-v20240412-migration-guide). The patient must be fetched, unless the event has the
-address: v3.1 has a `patient` in `appointment_created`. A phone may be in several places: `bio.cell_phone_number` and
-`bio.phone_number`, and since v3.1 the patient's `cell_phone_number` and `preferred_phone_number`.
+(https://docs.nexhealth.com/docs/api-v2-to-v20240412-migration-guide). The patient must be fetched, unless the event has
+the e-mail address: v3.1 has a `patient` in `appointment_created`. A phone number may be in several places:
+`bio.cell_phone_number` and `bio.phone_number`, and since v3.1 the patient's `cell_phone_number` and
+`preferred_phone_number`.
 
-`GET patients/{id}` requires the practice's `subdomain`. The printed example of an event does not show one; an integrator's
-receiver reads it in the envelope. If it is missing, `?subdomain=` of the webhook's address counts, and an event with neither
-is parked. That parameter is not signed: it only narrows a query that needs the hook's own token.
+`GET patients/{id}` requires the practice's `subdomain`. The printed example of an event does not show one; an
+integrator's receiver reads it in the envelope. If it is missing, the parameter `?subdomain=` of the webhook's URL is
+used, and an event with neither is parked. That parameter is not signed, but it only narrows a query that needs the
+hook's own token.
 
 A test event (v3.1, https://docs.nexhealth.com/reference/postwebhookendpointsidtestbeta) is signed like any other, with
 example data and `"test": true` in its body: it is ignored.
 
-Second-hand, from integrators: the signature is in hexadecimal, `appointment_created` has a list `appointments` where the
-others have an `appointment`, and a deletion is an update, too. The API key is exchanged for a token that lives an hour.
+Second-hand, from integrators: the signature is in hexadecimal, `appointment_created` has a list `appointments` where
+the others have an `appointment`, and a deletion is an update, too. The API key is exchanged for a token that lasts one
+hour.
 
-From the vendor's OpenAPI document of v20240412: an endpoint is a URL of the API user, with a key that NexHealth makes; each
-event of each practice is subscribed to by a request of its own. The list of endpoints has the key in that document; a third
-party writes that it cannot be read later, so an endpoint without it is replaced unless Doorbell made it. Appointments are
-listed for one location and a period, without blocks of the schedule, and by the time of their last change. Implied, not
-stated: a list without the parameter `cancelled` has cancelled appointments, too; they are asked for once more, to be sure.
+From the vendor's OpenAPI document of v20240412: an endpoint is a URL of the API user, with a key that NexHealth
+generates; a separate request subscribes it to each event of each practice. In that document, the list of endpoints has
+the key; a third party writes that the key cannot be read later, so an endpoint without a key is replaced unless
+Doorbell created it. Appointments are listed for one location and a period, without blocks of the schedule, and by the
+time of their last change. Implied, not stated: a list without the parameter `cancelled` has cancelled appointments,
+too; to be sure, they are also requested separately.
 
 Guessed: a start without an offset is local time in the `timezone` of the appointment.
 """
@@ -67,9 +71,9 @@ from app.webhooks import (
 )
 
 SETUP = """
-1. In the NexHealth Developer Portal create an API key and set it as HOOKS__NEXHEALTH__CREDENTIALS__API_KEY. It is
-   exchanged for tokens, which needs SECRET_KEY, 32 random characters or more.
-2. Get a token for the next steps: the `data.token` of the response.
+1. In the NexHealth Developer Portal, create an API key and set it as HOOKS__NEXHEALTH__CREDENTIALS__API_KEY. Doorbell
+   exchanges it for tokens; for that, set SECRET_KEY to 32 random characters or more.
+2. Get a token for the next steps: it is `data.token` in the response.
    $ curl -X POST https://nexhealth.info/authenticates -H "Authorization: API_KEY" -H "Nex-Api-Version: v20240412"
 3. Create an endpoint, with the subdomain of the practice. Set the `secret_key` of the response as HOOKS__NEXHEALTH__SECRETS
    and restart. Each practice has its own endpoint; set the keys of all of them.
@@ -80,13 +84,13 @@ SETUP = """
        curl "https://nexhealth.info/webhook_endpoints/ID/webhook_subscriptions?subdomain=SUBDOMAIN" \\
        -H "Authorization: Bearer TOKEN" -H "Nex-Api-Version: v20240412" -H "Content-Type: application/json" \\
        -d '{"resource_type": "Appointment", "event": "'$event'"}'; done
-5. After 48 hours of failures NexHealth disables an endpoint: PATCH it with "active": true.
+5. If NexHealth disables an endpoint (after 48 hours of failures), PATCH it with "active": true.
 6. `doorbell connect nexhealth` does steps 2 to 5 with the API key. If the key reaches several practices, it also needs
    HOOKS__NEXHEALTH__CREDENTIALS__SUBDOMAIN, the subdomain of yours.
 
-The deliveries contain health data: protect logs and Redis accordingly, and sign the agreements that the law requires. Not
-every practice system reports that a patient was checked out; without that, a review request counts from the appointment's
-start. NexHealth sends no payments and no opt-outs.
+The deliveries contain health data: protect logs and Redis accordingly, and sign the agreements that the law requires.
+Not every practice system reports that a patient was checked out; without such a report, the review request is timed
+from the start of the appointment. NexHealth sends no payments and no opt-outs.
 """
 
 #: https://docs.nexhealth.com/v20240412/reference/versioning
@@ -110,14 +114,14 @@ def _repeat_key(event: Event) -> str | None:
     return " ".join([f"{kind} {event_time}", *versions])
 
 
-ADDRESS_PARAMETER = "?subdomain"
+SUBDOMAIN_PARAMETER = "?subdomain"
 
 
 def _practice(event: Event) -> str | None:
     """Return the practice's subdomain. Raise Untranslatable if an appointment's event does not name it."""
-    practice = event.data.at("subdomain").text() or event.headers.get(ADDRESS_PARAMETER)
+    practice = event.data.at("subdomain").text() or event.headers.get(SUBDOMAIN_PARAMETER)
     if not practice and event.data.at("event_name").text() in ACTIONS and not _is_test(event):
-        raise Untranslatable("the event does not name its practice: add ?subdomain= to the webhook's address")
+        raise Untranslatable("the event does not name its practice: add ?subdomain= to the webhook's URL")
     return practice
 
 
@@ -126,7 +130,7 @@ LOCATIONS = "locations"
 
 @dataclass(frozen=True, slots=True)
 class PracticeKey:
-    """The token of the API key. SUBDOMAIN chooses one of the practices that it reaches."""
+    """The token of the API key. SUBDOMAIN selects one of the practices that the key reaches."""
 
     names: tuple[str, ...] = ("TOKEN",)
 
@@ -155,7 +159,7 @@ SOURCE = Source(
     event_name_path=("event_name",),
     repeat_key=_repeat_key,
     tenant_of=_practice,
-    stored_headers=(ADDRESS_PARAMETER,),
+    stored_headers=(SUBDOMAIN_PARAMETER,),
     api_url="https://nexhealth.info/",
     credentials=PracticeKey(),
     optional_credentials=("SUBDOMAIN",),
@@ -178,7 +182,7 @@ def fetch(event: Event) -> list[RecordRequest]:
 
 
 def translate(event: Event) -> list[VisitChange] | Ignored:
-    """Return the changes of one patient; with the first patient, also those of appointments without a fetch."""
+    """Return the changes of one patient; with the first patient, also those of appointments that need no fetch."""
     kind = _kind(event)
     if kind not in ACTIONS:
         return Ignored(kind)
@@ -202,20 +206,20 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
 
 def _change(event: Event, action: Action, appointment: Payload) -> VisitChange:
     changed_at = appointment.at("updated_at").time() or event.data.at("event_time").required_time()
-    is_off, is_done = _is_cancelled(appointment), appointment.at("checked_out").boolean() is not False
+    is_cancelled, is_done = _is_cancelled(appointment), appointment.at("checked_out").boolean() is not False
     cancelled_at, done_at = appointment.at("cancelled_at").time(), appointment.at("checked_out_at").time()
     start, zone = appointment.at("start_time"), _zone(appointment) or event.zone
     return VisitChange(
-        action="cancel" if is_off else action,
+        action="cancel" if is_cancelled else action,
         visit_id=_visit_id(event, appointment),
         version=unix_microseconds(changed_at),
         observed_at_us=unix_microseconds(event.fetched_at) if event.fetched_at else 0,
         contact=_contact(event, appointment),
-        time_scheduled=(start.time(zone) or UNSET) if is_off else start.required_time(zone),
+        time_scheduled=(start.time(zone) or UNSET) if is_cancelled else start.required_time(zone),
         time_completed=_completed(appointment, changed_at),
-        date_cancelled=(cancelled_at or changed_at) if is_off else None,
+        date_cancelled=(cancelled_at or changed_at) if is_cancelled else None,
         no_show=changed_at if appointment.at("patient_missed").boolean() else None,
-        times_are_observed=not (is_off and cancelled_at) and not (is_done and done_at),
+        times_are_observed=not (is_cancelled and cancelled_at) and not (is_done and done_at),
     )
 
 
@@ -234,7 +238,7 @@ def _appointments(event: Event) -> list[Payload]:
         appointment for value in values for appointment in (value if isinstance(value.value, list) else [value])
     ]
     if len(appointments) > MAX_APPOINTMENTS:
-        raise event.data.at("data").unexpected("a few appointments")
+        raise event.data.at("data").unexpected(f"at most {MAX_APPOINTMENTS} appointments")
     return appointments
 
 
@@ -263,13 +267,13 @@ def _completed(appointment: Payload, changed_at: datetime) -> datetime | None | 
 
 
 def _patient(event: Event, appointment: Payload) -> RecordRequest | None:
-    is_off = (
+    needs_no_contact = (
         _is_cancelled(appointment)
         or appointment.at("patient_missed").boolean()
         or appointment.at("unavailable").boolean()
     )
     patient_id = appointment.at("patient_id")
-    if is_off or not patient_id.text() or appointment.at("patient", "email").text():
+    if needs_no_contact or not patient_id.text() or appointment.at("patient", "email").text():
         return None
     params = {"subdomain": Payload(_practice(event), "subdomain").required_id()}
     if appointment.at("location_id").text():
@@ -327,7 +331,7 @@ def _practice_params(account: Payload) -> dict[str, str]:
 
 
 def _subscribe(target: Target, account: Payload, _: Sequence[str]) -> RecordRequest:
-    url = f"{target.url}{ADDRESS_PARAMETER}={_practice_params(account)['subdomain']}"
+    url = f"{target.url}{SUBDOMAIN_PARAMETER}={_practice_params(account)['subdomain']}"
     return RecordRequest("webhook_endpoints", json={"target_url": url, "active": True})
 
 
@@ -338,7 +342,7 @@ def _read_endpoints(_: RecordRequest, response: ApiResponse) -> SubscriptionPage
 def _read_endpoint(endpoint: Payload) -> SubscriptionState:
     return SubscriptionState(
         id=endpoint.at("id").required_id(),
-        url=endpoint.at("target_url").required_text().partition(ADDRESS_PARAMETER)[0],
+        url=endpoint.at("target_url").required_text().partition(SUBDOMAIN_PARAMETER)[0],
         is_active=endpoint.at("active").boolean() is not False,
         secret=endpoint.at("secret_key").text() or "",
     )
@@ -384,8 +388,8 @@ SUBSCRIPTION = Subscription(
     refusal=_refusal,
 )
 
-#: An appointment that began earlier may still change: a patient checks out, or did not come.
-CHANGES_REACH_BACK = timedelta(days=30)
+#: An appointment that began this long before the window may still change: a patient checks out, or did not come.
+CHANGES_LOOK_BACK = timedelta(days=30)
 
 
 def _list_appointments(window: Window, account: Payload) -> Iterator[ListRequest]:
@@ -396,7 +400,7 @@ def _list_appointments(window: Window, account: Payload) -> Iterator[ListRequest
         for filters in ({}, {"cancelled": "true"}):
             yield _list({**common, **filters}, window.since, window.until)
             if window.changed_since:
-                since = min(window.since, window.changed_since) - CHANGES_REACH_BACK
+                since = min(window.since, window.changed_since) - CHANGES_LOOK_BACK
                 changed = {"updated_since": _utc(window.changed_since)}
                 yield _list({**common, **filters, **changed}, since, window.until)
 
@@ -418,7 +422,7 @@ def _read_listed(request: ListRequest, response: ApiResponse) -> ListedPage:
     subdomain, patients = request.request.params["subdomain"], dict[str, ListRequest]()
 
     def read(appointment: Payload) -> list[ListedRecord]:
-        """Return the record if it is complete; else add it to those of its patient, who is to be fetched."""
+        """Return the record if it is complete; else add it to the request for its patient."""
         event = Event(SOURCE.title, Payload(_body(appointment, subdomain)), response.requested_at)
         patient = _patient(event, appointment)
         if patient is None:

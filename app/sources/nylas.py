@@ -1,28 +1,29 @@
 """Nylas Scheduler (v3): bookings, moved and cancelled.
 
 From https://developer.nylas.com/docs/reference/notifications/scheduler, the pages of each event, and
-https://developer.nylas.com/docs/v3/notifications: Nylas probes the address with an unsigned challenge in the query, which
-the response must repeat; every event is signed in hexadecimal over the body as it is sent, with compressed delivery over
-the compressed bytes. `time` next to `data` is when the event happened and orders; times are seconds since 1970, `id` is the
-same on every retry. `booking.pending` is a request that the host has not confirmed: it is not a visit yet.
+https://developer.nylas.com/docs/v3/notifications: Nylas tests the URL with an unsigned challenge in the query, which
+the response must repeat; every event has a signature in hexadecimal over the body as it is sent, which is the
+compressed body if delivery is compressed. `time` next to `data` is when the event happened, and orders the events;
+times are seconds since 1970, `id` is the same on every retry. `booking.pending` is a request that the host has not
+confirmed: it is not a visit yet.
 
-A participant has an address and a name, and nothing distinguishes a guest from a host or a host's colleague. The participant
-who is marked as the organizer, or has the address of the organizer's calendar, is skipped; the remaining one is the guest.
-Several remaining participants may be guests, or hosts of a collective meeting: such a booking is parked, because a
-colleague must not get a review request; its move and its cancel apply to the visit, if there is one. Each guest of a group
-event has a booking, and so a visit. With a null list the guest is unknown.
+A participant has an e-mail address and a name, and nothing distinguishes a guest from a host or a host's colleague. The
+participant who is marked as the organizer, or has the address of the organizer's calendar, is skipped; the remaining
+one is the guest. Several remaining participants may be guests, or hosts of a collective meeting: such a booking is
+parked, because a colleague must not get a review request; its move and its cancel apply to the visit, if there is one.
+Each guest of a group event has a booking, and so a visit. With a null list the guest is unknown.
 
 Second-hand: the mark `is_organizer` (Scheduler's configurations have it). Implied, not stated: `booking_id` does not change
 when a booking moves.
 
-Webhooks belong to the application, for all of its grants (the vendor's OpenAPI document). At creation Nylas tries the
-address, so the hook must exist before its secret, which only that response has.
+Webhooks belong to the application, for all of its grants (the vendor's OpenAPI document). Nylas tests the URL when a
+webhook is created, so the hook must exist before its secret is known: only the response to the creation has the secret.
 
-The API has no list of bookings. Lists are read from the organizers' calendars instead, where Scheduler marks its events with
-`metadata.source`, and with the configuration in `metadata.key5`. A booking's id is in its reference, which the links for
-rescheduling and cancelling have (https://developer.nylas.com/docs/v3/scheduler/retrieve-booking-ids). From memory: these
-links are in the description of the event. An event without them is counted as unclear, and so is one with several guests.
-Whether a calendar still shows cancelled events depends on its provider.
+The API has no list of bookings. Lists are read from the organizers' calendars instead, where Scheduler marks its events
+with `metadata.source`, and with the configuration in `metadata.key5`. A booking's id is in its reference, which the
+links for rescheduling and cancelling have (https://developer.nylas.com/docs/v3/scheduler/retrieve-booking-ids). From
+memory: these links are in the description of the event. An event without these links is counted as unclear, and so is
+an event with several guests. Whether a calendar still shows cancelled events depends on its provider.
 """
 
 import base64
@@ -57,19 +58,19 @@ from app.webhooks import (
 )
 
 SETUP = """
-1. In the Nylas Dashboard, open Notifications and add a webhook with the address {url} and the triggers booking.created,
-   booking.rescheduled and booking.cancelled. Nylas probes the address at once: set HOOKS__NYLAS__SECRETS to any value
-   before, or the hook does not exist.
-2. Compressed delivery may be on or off.
+1. In the Nylas Dashboard, open Notifications and add a webhook with the URL {url} and the triggers booking.created,
+   booking.rescheduled and booking.cancelled. Before that, set HOOKS__NYLAS__SECRETS to any value: Nylas tests the URL
+   at once, and a hook without a secret does not exist.
+2. Turn compressed delivery on or off: Doorbell accepts both.
 3. Set HOOKS__NYLAS__SECRETS to the webhook's secret, which is shown once, and restart.
 4. An application sends the events of all of its grants. If some are not yours, set HOOKS__NYLAS__TENANTS to your grants.
 5. `doorbell connect nylas` does steps 1 to 3 with an API key of the application. For the European data center add
    --api-url https://api.eu.nylas.com.
 
 Nylas tries three times within 20 minutes: deliveries are lost if Doorbell is down for longer. It sends no completions,
-no-shows and payments, so a review request counts from the start. Doorbell only learns the phone number if an additional
+no-shows or payments, so review requests are timed from the start. Doorbell gets the phone number only if an additional
 field asks for it. Each booking of a group event is a visit. A booking with several participants besides the organizer
-needs your attention in the console: guests and hosts look alike.
+needs your attention in the console, because guests and hosts cannot be distinguished.
 """
 
 
@@ -98,7 +99,9 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
     match kind:
         case "booking.created":
             if len(_possible_guests(booking.at("booking_info"))) > 1:
-                raise Untranslatable("several participants besides the organizer: guests and hosts look alike")
+                raise Untranslatable(
+                    "several participants besides the organizer: guests and hosts cannot be distinguished"
+                )
             return [replace(_booked(event, booking), action="create")]
         case "booking.rescheduled":
             return [_booked(event, booking)]
@@ -181,9 +184,7 @@ def _read_subscription(webhook: Payload) -> SubscriptionState:
 def _refusal(status: int, response: Payload) -> str | None:
     message = response.at("error", "message").value
     if status == 400 and isinstance(message, str) and re.search("not created|challenge", message, re.IGNORECASE):
-        return (
-            "Nylas tried the address of the webhook and got no answer: PUBLIC_URL must be reachable from the internet."
-        )
+        return "Nylas tested the URL of the webhook and got no answer: PUBLIC_URL must be reachable from the internet."
     if status == 403:
         return "This key may not manage webhooks: use an API key of the Nylas application."
     return None
@@ -250,7 +251,7 @@ def _configurations(grant: str, context: Any) -> ListRequest:
 
 
 def _calendars(configuration: Payload) -> list[str]:
-    """Return the calendars in which the bookings of a configuration are."""
+    """Return the calendars that have the bookings of a configuration."""
     organizers = [each for each in configuration.at("participants") if each.at("is_organizer").boolean()]
     ids = (each.at("booking", "calendar_id").text() for each in organizers)
     return [id for id in ids if id]
@@ -269,7 +270,7 @@ def _events(calendar: str, context: Any) -> ListRequest:
 
 
 def _is_booking(event: Payload) -> bool:
-    """Whether Scheduler made the event, and it is not a request that the organizer has yet to confirm."""
+    """Return whether Scheduler made the event, and it is not a request that the organizer has yet to confirm."""
     is_pending = re.match(r"\W*pending\b", event.at("title").text() or "", re.IGNORECASE)
     is_tentative = event.at("status").text() in ("maybe", "tentative")
     return event.at("metadata", "source").text() == "scheduler" and not is_pending and not is_tentative

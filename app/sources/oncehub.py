@@ -1,24 +1,25 @@
 """OnceHub (ScheduleOnce): bookings, their end, and no-shows.
 
 From https://developers.oncehub.com/docs, the vendor's https://github.com/scheduleonce/developer-center (docs/webhooks,
-openapi) and its help center: the header's signature is called `s` and covers the time, a dot and the body; `creation_time`
-next to the booking is when the event happened, in milliseconds, and orders. `amount_charged` is in the currency's smallest
-unit. Nothing is sent for a request until the host approves it.
+openapi) and its help center: in the header, the signature is called `s`, and it covers the time, a dot and the body;
+`creation_time` next to the booking is when the event happened, with milliseconds, and orders the events.
+`amount_charged` is in the currency's smallest unit. Nothing is sent for a request until the host approves it.
 
-A move on the same page does not change the booking's id. A move to another page, or after the host asked for it, is a new
-booking with the old id in `rescheduled_booking_id` (empty if there is none). The cancelled half of such a move,
-`canceled_then_rescheduled`, is not a cancel, and has nothing that the new booking does not have. The reference does not say
-whether that half may describe the new booking, with the link, so a link is used in every event. When the host asks for
-another time, the old time is cancelled and no new time is known: the visit is cancelled until the new booking restores it.
-It is inferred that webhooks follow these rules: the vendor documented them for Zapier, with the same names.
+A move on the same page does not change the booking's id. A move to another page, or after the host asked for it, is a
+new booking with the old id in `rescheduled_booking_id` (empty if there is none). The cancelled half of such a move,
+`canceled_then_rescheduled`, is not a cancellation, and has nothing that the new booking does not have. The reference
+does not say whether that half may describe the new booking, with the link, so a link is used in every event. When the
+host asks for another time, the old time is cancelled and no new time is known: the visit is cancelled until the new
+booking restores it. It is an inference that webhooks follow these rules: the vendor documented them for Zapier, with
+the same names.
 
 `owner`, `booking_calendar` and `conversation` are sometimes ids and sometimes objects; none of them is read.
 
-OnceHub disables a webhook after about three days of failures, and its API describes no field for that: such a field is
-obeyed if there is one, otherwise the webhook counts as active while it is listed. The schema of a listed webhook has its
-secret; without it, only a webhook that Doorbell created itself is adopted. A listed booking has a status and the time of its
-last change, but not when it was cancelled or missed, nor whether a cancelled one was moved: the new booking, which has the
-link, decides then. OnceHub has no OAuth.
+OnceHub disables a webhook after about three days of failures, and its API describes no field for that. If such a field
+exists, it is read; otherwise the webhook counts as active while it is listed. The schema of a listed webhook has its
+secret; without it, only a webhook that Doorbell created itself is adopted. A listed booking has a status and the time
+of its last change, but not when it was cancelled or missed, nor whether a cancelled one was moved; if it was, the new
+booking has the link, and its changes count. OnceHub has no OAuth.
 """
 
 from collections.abc import Sequence
@@ -52,15 +53,15 @@ SETUP = """
 1. In OnceHub, open the gear menu, Account integrations, "API and webhooks", create an API key (it is shown once), and set it
    as HOOKS__ONCEHUB__CREDENTIALS__API_KEY. `doorbell connect oncehub` does the rest with it; the API needs a plan that
    includes it (Enterprise).
-2. By hand, without a key: add a webhook there with the address {url} and all booking events (the event `booking` of the API
+2. By hand, without a key: add a webhook there with the URL {url} and all booking events (the event `booking` of the API
    means all of them). Do not select conversations.
 3. Press "View secret" next to it and set the secret as HOOKS__ONCEHUB__SECRETS. A webhook without that button was created
    by version 1 of the API and is not signed: create it again.
-4. After about three days of failures OnceHub disables a webhook: then delete it, and do steps 2 and 3 again.
+4. If OnceHub disables the webhook (after about three days of failures), delete it, and do steps 2 and 3 again.
 
-A booking counts as completed at its planned end, when OnceHub sends an event, unless the host sets it to No-show. OnceHub
-sends payments only for booking calendars with Stripe, and no refunds. If a booking form does not ask for the e-mail
-address, its visits wait for one, and need attention after a day.
+A booking counts as completed at its planned end, when OnceHub sends an event, unless the host sets it to No-show.
+OnceHub sends payments only for booking calendars with Stripe, and it sends no refunds. If a booking form does not ask
+for the e-mail address, its visits wait for one, and need attention after a day.
 """
 
 
@@ -194,7 +195,7 @@ def _next_page(request: RecordRequest, response: Payload) -> RecordRequest | Non
 
 
 def _read_subscription(webhook: Payload) -> SubscriptionState:
-    """Read a webhook. One of version 1 is not signed, so it is as good as disabled."""
+    """Read a webhook. A webhook of version 1 is not signed, so it counts as disabled."""
     events = {event.required_text() for event in webhook.at("events")}
     return SubscriptionState(
         id=webhook.at("id").required_id(),
@@ -242,7 +243,7 @@ SUBSCRIPTION = Subscription(
 
 
 def _list_bookings(window: Window, account: Payload) -> Sequence[ListRequest]:
-    """Return the list of the bookings in the window, and that of all that changed. `gt` excludes the time itself."""
+    """Request the bookings in the window, and all bookings that changed. `gt` excludes the given time."""
     just_before = timedelta(milliseconds=1)
     in_window = {"starting_time.gt": _utc(window.since - just_before), "starting_time.lt": _utc(window.until)}
     filters = [in_window]

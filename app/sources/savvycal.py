@@ -1,32 +1,34 @@
 """SavvyCal: events, their approval, and the payment at their checkout.
 
 From https://savvycal.com/docs/api/webhooks, "Webhook Payloads" and "Event" on the same site, and
-https://developers.savvycal.com/api/schemas/event: every payload of an event is the whole event; its id does not change when
-it moves, and `occurred_at` orders. The status is read from `state`, not from the event's name, since the page's own example
-of `event.approved` is called `event.requested`; only events that end an event do so whatever its state. The signature is
-hexadecimal in capitals.
+https://developers.savvycal.com/api/schemas/event: every payload of an event is the whole event; its id does not change
+when it is moved, and `occurred_at` orders the changes. The status is read from `state`, not from the event's name,
+because the page's own example of `event.approved` is called `event.requested`; only a webhook that reports the end of
+an event (canceled, declined, checkout expired) counts whatever the state is. The signature is in upper-case
+hexadecimal.
 
 An event that waits for the organizer's approval or for the checkout is not an appointment yet. If a confirmed event waits
 again (it was moved, and the new time needs approval), its visit is cancelled until it is confirmed.
 
 `event.changed` has the event in `payload.event`, next to the changes; all others have it as `payload`.
 
-`amount_total` is in cents. "Payment" on the same site lists every property, and none is a currency: amounts have none
-here, and no specimen has one. Second-hand: the state `awaiting_reschedule`, and that `event.attendee.…` has only the
-attendee, without the event.
+`amount_total` is in cents. "Payment" on the same site lists every property, and none is a currency, so amounts have no
+currency here, and no specimen has one. Second-hand: the state `awaiting_reschedule`, and that `event.attendee.…` has
+only the attendee, without the event.
 
-Group sessions (`is_group_session`): each attendee except the organizer has a visit, named by the event's id and a digest of
-the address, so the same person twice is one visit. An event that only lists an attendee who left does not restore the
-visit. The format of `event.attendee.…` is not published: it is read if it has both the event and the attendee, also for
-guests of other events, who have no visits; otherwise it is parked. A move to another session is parked, too, since one of
-the two sessions is unknown, and so is a payment in a session with several attendees.
+Group sessions (`is_group_session`): each attendee except the organizer has a visit. Its id is the event's id and a
+digest of the e-mail address, so a person who is listed twice has one visit. An event that only lists an attendee who
+left does not restore the visit. The format of `event.attendee.…` is not published: it is read if it has both the event
+and the attendee, even for guests of other events, who have no visits; otherwise it is parked. A move to another session
+is parked, too, because one of the two sessions is unknown, and so is a payment in a session with several attendees.
 
-A webhook of the API gets all events, cannot be changed, and has a `state`; why SavvyCal disables one is not documented. A
-listed event has no time of its last change, so the time of the request orders it. An end without `canceled_at` counts from
-the first webhook or list that shows it. The order of the list is not documented, so the past is read to its end unless a
-page is in descending order. Attendees who left a group session are not in the list. Second-hand: the fields of `/me`, and
-the app's credentials in the form at the token endpoint. From memory: that `state=all` has events that wait for approval or
-the checkout; that two webhooks may have one URL.
+A webhook that is created through the API gets all events, cannot be changed, and has a `state`; it is not documented
+why SavvyCal disables a webhook. A listed event has no time of its last change, so the time of the request orders it. A
+cancellation without `canceled_at` gets the time of the first webhook or list that shows it. The order of the list is
+not documented, so the past events are read to the end, unless a page is in descending order. Attendees who left a group
+session are not in the list. Second-hand: the fields of `/me`, and the app's credentials in the form at the token
+endpoint. From memory: `state=all` includes events that wait for approval or the checkout; two webhooks may have the
+same URL.
 """
 
 from collections.abc import Sequence
@@ -60,14 +62,15 @@ from app.webhooks import (
 
 SETUP = """
 1. In SavvyCal, open Settings, Developer, create a personal token, and set its private key as
-   HOOKS__SAVVYCAL__CREDENTIALS__TOKEN. `doorbell connect savvycal` does the rest with it. By hand, no token is needed.
+   HOOKS__SAVVYCAL__CREDENTIALS__TOKEN. `doorbell connect savvycal` does the rest with it. If you do the next steps by
+   hand, you need no token.
 2. In Settings, Integrations, press + next to Webhooks. Paste {url}. If you can choose events, select all that begin with
    `event.`; other events are ignored.
 3. Copy the signing secret that is shown next to the webhook and set it as HOOKS__SAVVYCAL__SECRETS.
 
-SavvyCal sends no completions and no-shows, so a review request counts from the start. It sends only payments at the
-checkout. In a group session every attendee has a visit. If SavvyCal does not name the session that somebody joined or left,
-or the two sessions of a move, the delivery needs an operator, and so does a payment in a group session.
+SavvyCal sends no completions or no-shows, so review requests are timed from the start. It sends only payments at the
+checkout. In a group session every attendee has a visit. If SavvyCal does not name the session that somebody joined or
+left, or the two sessions of a move, the delivery needs an operator, and so does a payment in a group session.
 """
 
 
@@ -110,7 +113,7 @@ KINDS = {
     "event.checkout.completed": "confirmed",
 }
 INITIAL = {"event.created", "event.requested", "event.checkout.pending"}
-OFF = {"canceled", "cancelled", "declined", "checkout_expired", "awaiting_reschedule"}
+CANCELLED = {"canceled", "cancelled", "declined", "checkout_expired", "awaiting_reschedule"}
 WAITING = {"awaiting_approval", "awaiting_checkout"}
 CONFIRMED = {"confirmed", "tentative"}
 
@@ -134,12 +137,12 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
 
 def _base_change(event: Event, kind: str, state: str, booking: Payload) -> VisitChange:
     """Return the change of a calendar event for all of its attendees."""
-    happened_at, ended_at = _happened_at(event), _ended_at(state, booking)
+    happened_at, cancelled_at = _happened_at(event), _cancelled_at(state, booking)
     base = VisitChange(
         action="update",
         visit_id=booking.at("id").required_text(),
         version=unix_microseconds(happened_at),
-        times_are_observed=ended_at is None,
+        times_are_observed=cancelled_at is None,
     )
     if state in CONFIRMED:
         action: Action = "create" if kind == "event.created" else "update"
@@ -149,7 +152,7 @@ def _base_change(event: Event, kind: str, state: str, booking: Payload) -> Visit
         base,
         action="cancel",
         time_scheduled=booking.at("start_at").time() or UNSET,
-        date_cancelled=ended_at or happened_at,
+        date_cancelled=cancelled_at or happened_at,
     )
 
 
@@ -159,15 +162,15 @@ def _happened_at(event: Event) -> datetime:
 
 def _state(kind: str, booking: Payload) -> str:
     default = KINDS.get(kind, "confirmed")
-    if default in OFF:
+    if default in CANCELLED:
         return default
     state = (booking.at("state").text() or default).lower()
-    if state not in OFF | WAITING | CONFIRMED:
+    if state not in CANCELLED | WAITING | CONFIRMED:
         raise booking.at("state").unexpected("an event's state that SavvyCal documents")
     return state
 
 
-def _ended_at(state: str, booking: Payload) -> datetime | None:
+def _cancelled_at(state: str, booking: Payload) -> datetime | None:
     return booking.at("canceled_at").time() if state in ("canceled", "cancelled") else None
 
 
@@ -336,12 +339,12 @@ OAUTH = OAuth(
     account_id=lambda account: account.at("id").text() or "",
 )
 
-#: The length of a page by default. The order of a shorter one may be accidental.
-PAGE = 20
+#: The default length of a page. A shorter page may be in descending order by accident.
+DEFAULT_PAGE_SIZE = 20
 
 
 def _list_events(window: Window, account: Payload) -> Sequence[ListRequest]:
-    """Return the lists of the coming and the past events: an event that begins in between is in both."""
+    """Request the upcoming and the past events. An event that begins between the two requests is in both lists."""
     context = {"since": window.since.isoformat(), "until": window.until.isoformat()}
     return [
         ListRequest(RecordRequest("events", params={"state": "all", "period": period, "limit": "100"}), context)
@@ -354,18 +357,19 @@ def _read_listed(request: ListRequest, response: ApiResponse) -> ListedPage:
     bookings = [(booking.at("start_at").required_time(), booking) for booking in response.at("entries")]
     records = [_listed(booking, response.requested_at) for start, booking in bookings if since <= start < until]
     page = _next_page(request.request, response)
-    if page is None or _are_all_further_before([start for start, _ in bookings], since):
+    if page is None or _are_later_pages_before([start for start, _ in bookings], since):
         return ListedPage(records)
     return ListedPage(records, [replace(request, request=page)])
 
 
-def _are_all_further_before(starts: Sequence[datetime], since: datetime) -> bool:
-    is_descending = len(starts) >= PAGE and starts[0] > starts[-1] and list(starts) == sorted(starts, reverse=True)
+def _are_later_pages_before(starts: Sequence[datetime], since: datetime) -> bool:
+    is_full = len(starts) >= DEFAULT_PAGE_SIZE
+    is_descending = is_full and starts[0] > starts[-1] and list(starts) == sorted(starts, reverse=True)
     return is_descending and starts[-1] < since
 
 
 def _listed(booking: Payload, listed_at: datetime) -> ListedRecord:
-    """Return the event as a change of it. One that has always been waiting is no change."""
+    """Return the listed event as a change, or, if it waits, as the webhook that would have reported the wait."""
     waiting = {"awaiting_approval": "event.requested", "awaiting_checkout": "event.checkout.pending"}
     kind = waiting.get((booking.at("state").text() or "").lower(), "event.changed")
     payload = {"event": booking.value} if kind == "event.changed" else booking.value

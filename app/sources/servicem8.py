@@ -1,25 +1,27 @@
-"""ServiceM8: jobs. Thin: an event names jobs, and each is fetched with its contacts, appointments and payments.
+"""ServiceM8: jobs. Thin: an event refers to jobs, and each is fetched with its contacts, appointments and payments.
 
-https://developer.servicem8.com/docs/webhooks-overview: events, `entry[].uuid`, ten seconds, and the subscription's
-challenge: a form with `mode=subscribe`, answered with only the challenge. Nothing is signed (the vendor's staff say so),
-so the address contains a token. The body does not name the event, and need not: the fetched job is the current state, and
-the time of the fetch orders. `resource_url` is not used; the address is built from the uuid.
+From https://developer.servicem8.com/docs/webhooks-overview: the events; `entry[].uuid`; ServiceM8 waits ten seconds for
+a response; a new subscription sends a challenge, a form with `mode=subscribe`, to which the response is only the
+challenge. Nothing is signed (the vendor's staff say so), so the URL contains a token. The body does not name the event,
+which is not needed: the fetched job is the current state, and the time of the fetch orders the changes. `resource_url`
+is not used; the URL of the request is built from the uuid.
 
 A flexible booking is a `joballocation` and not a `jobactivity`. Its `allocation_date` is "the minimum start date" (the
-vendor's reference) for somebody to begin the job, and not the time of the work, so it is not fetched: such a job has no time
-until it is Completed, and gets no request before. A completion without a date (`0000-…`) counts from the first event that
-shows it.
+vendor's reference) for somebody to begin the job, and not the time of the work, so it is not fetched: such a job has no
+time until it is Completed, and gets no review request before. A completion without a date (`0000-…`) gets the time of
+the first event that shows it.
 
-Second-hand, from integrators: the fields of `job`, `jobcontact`, `jobactivity`, `jobpayment` and `companycontact`; local
-times without an offset and `0000-00-00 00:00:00` for none; `Unsuccessful` and `active` 0 for a job that will not happen; and
-that add-ons get the same inside `eventArgs`, in a JSON Web Token signed with the App Secret. From memory: API keys begin
-with `smk-`; the address at which tokens are renewed. Guessed: the format of `entry` in a form (JSON as text).
+Second-hand, from integrators: the fields of `job`, `jobcontact`, `jobactivity`, `jobpayment` and `companycontact`;
+local times without an offset and `0000-00-00 00:00:00` for none; `Unsuccessful` and `active` 0 for a job that will not
+happen; and add-ons get the same inside `eventArgs`, in a JSON Web Token signed with the App Secret. From memory: API
+keys begin with `smk-`; the URL that renews tokens. Guessed: the format of `entry` in a form (JSON as text).
 
-Webhooks are managed beside `api_1.0`: each has one event, and POST with the same `unique_id` changes it in place. Lists have
-the next cursor in a header. Second-hand: the `uuid` of a subscription, by which it is deleted (without one, by event and
-`unique_id`). From memory: POST activates a disabled subscription, lists contain inactive records, and `edit_date` is in the
-account's time zone. A job's `edit_date` does not move with its appointments and payments (from memory, too), so they are
-listed as well. No scope for payments is documented: if an add-on may not read them, the fetch of a job fails.
+The endpoints for webhooks are next to `api_1.0`, not below it. Each webhook has one event, and a POST with the same
+`unique_id` changes it in place. Lists have the next cursor in a header. Second-hand: the `uuid` of a subscription, by
+which it is deleted (without one, by event and `unique_id`). From memory: POST activates a disabled subscription, lists
+contain inactive records, and `edit_date` is in the account's time zone. A job's `edit_date` does not change with its
+appointments and payments (from memory, too), so those are listed as well. No scope for payments is documented: if an
+add-on may not read them, the fetch of a job fails.
 """
 
 import hashlib
@@ -60,25 +62,25 @@ from app.webhooks import (
 )
 
 SETUP = """
-1. Set HOOKS__SERVICEM8__SECRETS to a word of your own (a public add-on: its App Secret), SECRET_KEY to 32 random
-   characters or more, and HOOKS__SERVICEM8__TIMEZONE to the account's time zone. Restart.
-2. In ServiceM8 open Settings, API Keys, create a key that may read the account, jobs, the schedule, contacts and payments,
-   and set it as HOOKS__SERVICEM8__CREDENTIALS__TOKEN. A public add-on sets …__CLIENT_ID, …__CLIENT_SECRET and
-   …__REFRESH_TOKEN instead. `doorbell connect servicem8` does the rest.
+1. Set HOOKS__SERVICEM8__SECRETS to a word that you choose (for a public add-on: its App Secret), SECRET_KEY to 32
+   random characters or more, and HOOKS__SERVICEM8__TIMEZONE to the account's time zone. Restart.
+2. In ServiceM8, open Settings, API Keys, create a key that may read the account, jobs, the schedule, contacts and
+   payments, and set it as HOOKS__SERVICEM8__CREDENTIALS__TOKEN. For a public add-on, set …__CLIENT_ID, …__CLIENT_SECRET
+   and …__REFRESH_TOKEN instead. `doorbell connect servicem8` does the rest.
 3. By hand: subscribe {url} to five events, with the API key from step 2.
    $ for event in job.created job.updated job.status_changed job.completed job.invoice_paid; do
        curl https://api.servicem8.com/webhook_subscriptions/event -H "X-API-Key: KEY" -d "event=$event" \\
        -d "unique_id=doorbell-$event" --data-urlencode "callback_url={url}"; done
-4. ServiceM8 may disable a subscription that fails for 12 hours; then do step 3 again.
+4. If ServiceM8 disables a subscription (it may do so after 12 hours of failures), do step 3 again.
 
-ServiceM8 signs nothing: anyone who knows the address can make Doorbell fetch a job, and nothing else. Quotes are not visits
+ServiceM8 signs nothing: anyone who knows the URL can make Doorbell fetch a job, and nothing else. Quotes are not visits
 yet. There are no no-shows; set the job to Unsuccessful instead. A job that is only allocated to somebody (a flexible
 booking) has no time before it is Completed. If that takes more than a day, the visit needs attention until then.
 """
 
 
 @dataclass(frozen=True, slots=True)
-class Key:
+class KeyOrToken:
     """An API key of the account, or the token of an add-on."""
 
     @property
@@ -113,7 +115,7 @@ SOURCE = Source(
     signed_handshake=EchoField(("challenge",), match=(("mode",), "subscribe")),
     required_settings=("TIMEZONE",),
     api_url="https://api.servicem8.com/api_1.0/",
-    credentials=Key(),
+    credentials=KeyOrToken(),
     token_exchange=refresh_token_exchange("https://go.servicem8.com/oauth/access_token"),
 )
 
@@ -147,20 +149,20 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
     if job is None:
         return RECORD_GONE
     uuid, status = _uuid(job.at("uuid")), job.at("status").required_text()
-    # A quote is not a visit yet, or not any more. A visit that is cancelled from the start is never created.
-    is_off = status in ("Quote", "Unsuccessful") or job.at("active").value in (0, "0", False)
+    # A quote is not a visit yet, or no longer a visit. A visit that is cancelled from the start is never created.
+    is_cancelled = status in ("Quote", "Unsuccessful") or job.at("active").value in (0, "0", False)
     is_done, done_at = status == "Completed", _local(job.at("completion_date"), event.zone)
     return [
         VisitChange(
-            action="cancel" if is_off else "update",
+            action="cancel" if is_cancelled else "update",
             visit_id=uuid,
             version=unix_microseconds(event.fetched_at),
             contact=_contact(event),
             time_scheduled=_scheduled(event),
             time_completed=(done_at or _event_time(event, uuid)) if is_done else None,
             amount_collected=_collected(event.related.get("jobpayment", Payload(None))),
-            date_cancelled=_event_time(event, uuid) if is_off else None,
-            times_are_observed=is_off or not (is_done and done_at),
+            date_cancelled=_event_time(event, uuid) if is_cancelled else None,
+            times_are_observed=is_cancelled or not (is_done and done_at),
         )
     ]
 
@@ -192,7 +194,7 @@ def _uuid(value: Payload) -> str:
 
 
 def _event_time(event: Event, uuid: str) -> datetime:
-    """Return the time of the event, for a cancel or for a completion without a date."""
+    """Return the time of the event, for a cancellation or for a completion without a date."""
     for entry in _entries(event):
         if _uuid(entry.at("uuid")) == uuid:
             return entry.at("time").time(event.zone) or event.received_at
@@ -309,14 +311,14 @@ OAUTH = OAuth(
 )
 
 
-#: A list of jobs leads to some requests for each: one period after the other keeps them few.
+#: Each listed job causes several requests. One period after the other is listed, so that few are needed at a time.
 PERIOD = timedelta(days=28)
 
 
 def _list_jobs(window: Window, account: Payload) -> Sequence[ListRequest]:
-    """Return the lists of appointments in the window, and those of all that changed, which lead to their jobs.
+    """Request the appointments in the window, and everything that changed; these lists refer to jobs.
 
-    Without the account's time zone, they begin a day earlier and end a day later.
+    If the account's time zone is unknown, the lists begin a day earlier and end a day later.
     """
     zone, margin = _zone(account), timedelta()
     if zone is None:
@@ -351,7 +353,7 @@ def _list(name: str, condition: str) -> ListRequest:
 
 
 def _read_listed(request: ListRequest, response: ApiResponse) -> ListedPage:
-    """Read a list of what leads to jobs, such as appointments; one job; or a list of what belongs to it."""
+    """Read a list of objects that refer to jobs, such as appointments; or a single job; or a related list of a job."""
     name = request.context["list"]
     if "job" in request.context:
         return _with_related(request.context, {**request.context["related"], name: response.value})
@@ -366,7 +368,7 @@ def _read_listed(request: ListRequest, response: ApiResponse) -> ListedPage:
     return ListedPage([], requests)
 
 
-#: What `translate` reads of a job.
+#: The fields of a job that `translate` reads.
 JOB_FIELDS = ("uuid", "active", "status", "company_uuid", "completion_date", "unsuccessful_date", "edit_date")
 
 
@@ -387,8 +389,8 @@ def _with_related(context: Mapping[str, Any], related: Mapping[str, Any]) -> Lis
 
 def _listed(job: Payload, related: Mapping[str, Any], requested_at: datetime) -> ListedRecord:
     uuid = _uuid(job.at("uuid"))
-    ended_at = job.at("unsuccessful_date").text() if job.at("status").text() == "Unsuccessful" else None
-    times = (time for time in (ended_at, job.at("edit_date").text()) if time and not time.startswith("0000"))
+    cancelled_at = job.at("unsuccessful_date").text() if job.at("status").text() == "Unsuccessful" else None
+    times = (time for time in (cancelled_at, job.at("edit_date").text()) if time and not time.startswith("0000"))
     body = {"object": "job", "entry": [{"uuid": uuid, "changed_fields": [], "time": next(times, None)}]}
     return ListedRecord(uuid, body, job.value, related, f"job/{uuid}.json", requested_at)
 

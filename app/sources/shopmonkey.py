@@ -1,23 +1,25 @@
 """Shopmonkey: appointments of repair shops, and the orders (work orders, then invoices) that they lead to.
 
-https://shopmonkey.dev/webhooks: each event is the current row, with `table`, `operation` and, for an update, `diff`: the
-columns that changed. https://shopmonkey.dev/resources/appointment: `orderId`, `updatedDate`, `confirmationStatus`, and a
-`cancellationNote` if it was cancelled. `webhook-id` identifies an attempt, so repeats are recognized by their body.
+From https://shopmonkey.dev/webhooks: each event has the current row, with `table`, `operation` and, for an update,
+`diff`: the columns that changed. https://shopmonkey.dev/resources/appointment: `orderId`, `updatedDate`,
+`confirmationStatus`, and a `cancellationNote` if it was cancelled. `webhook-id` identifies an attempt, so repeats are
+recognized by their body.
 
-A visit has the order's id, if there is an order: an appointment that gets its order later continues under the order's id.
-The appointment has the planned time, the order has the completion and the total amount paid. `updatedDate` orders the rows;
-a deleted row has no time of its deletion, so the signed time is used, which is in whole seconds.
+A visit has the order's id, if there is an order: an appointment that gets its order later continues under the order's
+id. The appointment has the planned time, the order has the completion and the total amount paid. `updatedDate` orders
+the rows; a deleted row does not have the time of its deletion, so the signed time is used, which is in whole seconds.
 
-Inferred from their names: the headers are those of Standard Webhooks. The vendor does not say how the secret becomes a
-key: a secret with `whsec_` is read as base64, any other as text. Second-hand: `completedDate`, `invoiced`, `invoicedDate`
-and `paidCostCents` of an order, and the `emails` and `phoneNumbers` of a customer, with `primary` in them. From memory:
-`marketingOptIn`, the flags `deleted`, `cancelled` and `canceled`, and that a Declined appointment is cancelled. The
-columns of a payment are not documented; its order has the sum.
+Inferred from the names of the headers: they are those of Standard Webhooks. The vendor does not say how the secret
+becomes a key: a secret with `whsec_` is read as base64, any other as text. Second-hand: `completedDate`, `invoiced`,
+`invoicedDate` and `paidCostCents` of an order, and the `emails` and `phoneNumbers` of a customer, with `primary` in
+them. From memory: `marketingOptIn`, the flags `deleted`, `cancelled` and `canceled`, and that a Declined appointment is
+cancelled. The columns of a payment are not documented; its order has the sum.
 
-Second-hand, from an integrator's measurements: filters are Prisma's, in JSON, and one that Shopmonkey does not know is
-ignored, so other rows than were asked for stop a list; `orderby` has small letters; recurring appointments and deleted rows
-are not listed. Second-hand, too: the account, and the fields and the list of webhooks. From memory: a webhook's triggers may
-be named after the operation; PUT changes only the fields that it has. There is no OAuth for other companies.
+Second-hand, from an integrator's measurements: filters are Prisma's, in JSON; Shopmonkey ignores a filter that it does
+not know, so a list ends with an error if it has rows that were not requested; `orderby` is in lower case; recurring
+appointments and deleted rows are not listed. Second-hand, too: the account, and the fields and the list of webhooks.
+From memory: a webhook's triggers may be named after the operation; PUT changes only the fields that it has. There is no
+OAuth for other companies.
 """
 
 import json
@@ -52,11 +54,13 @@ from app.webhooks import (
 )
 
 SETUP = """
-1. In Shopmonkey open Settings, Integration, API Keys, create a key as a user who may manage webhooks and read appointments,
-   orders and customers, and set it as HOOKS__SHOPMONKEY__CREDENTIALS__TOKEN. `doorbell connect shopmonkey` does the rest.
-2. By hand: Make up a secret of 24 characters or more, set it as HOOKS__SHOPMONKEY__SECRETS, and restart.
-3. In Settings, Integration, Webhooks add {url} with that secret and the triggers Appointment and Order, for one location or
-   for all. Or POST the same to https://api.shopmonkey.cloud/v3/webhook: name, url, secret, triggers, enabled.
+1. In Shopmonkey, open Settings, Integration, API Keys, create a key as a user who may manage webhooks and read
+   appointments, orders and customers, and set it as HOOKS__SHOPMONKEY__CREDENTIALS__TOKEN. `doorbell connect
+   shopmonkey` does the rest.
+2. By hand: make up a secret of 24 characters or more, set it as HOOKS__SHOPMONKEY__SECRETS, and restart.
+3. In Settings, Integration, Webhooks, add {url} with that secret and the triggers Appointment and Order, for one
+   location or for all. Or POST the same to https://api.shopmonkey.cloud/v3/webhook: name, url, secret, triggers,
+   enabled.
 4. If every delivery is rejected, Shopmonkey derives another key from the secret: try a secret that begins with `whsec_`,
    followed by base64. To accept only some locations, set HOOKS__SHOPMONKEY__TENANTS to their `locationId`s.
 
@@ -118,38 +122,38 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
 
 def _appointment(event: Event) -> VisitChange:
     row, visit_id = _row(event), _row(event).at("id").required_text()
-    order_id, is_off, happened_at = row.at("orderId").text(), _is_off(event), _happened_at(event)
+    order_id, is_cancelled, happened_at = row.at("orderId").text(), _is_cancelled(event), _happened_at(event)
     got_order = _operation(event) == "UPDATE" and "orderId" in _diff(event, {"orderId"})
     starts_at = row.at("startDate")
     return VisitChange(
-        action="cancel" if is_off else "create" if _operation(event) == "INSERT" else "update",
+        action="cancel" if is_cancelled else "create" if _operation(event) == "INSERT" else "update",
         visit_id=order_id or visit_id,
         previous_visit_id=visit_id if order_id and got_order else None,
         version=unix_microseconds(happened_at),
         observed_at_us=_observed_at(event),
         contact=_contact(event),
-        time_scheduled=(starts_at.time(event.zone) or UNSET) if is_off else starts_at.required_time(event.zone),
-        date_cancelled=happened_at if is_off else None,
+        time_scheduled=(starts_at.time(event.zone) or UNSET) if is_cancelled else starts_at.required_time(event.zone),
+        date_cancelled=happened_at if is_cancelled else None,
         opted_out=_opted_out(event),
         times_are_observed=True,
     )
 
 
 def _order(event: Event) -> list[VisitChange] | Ignored:
-    row, happened_at, is_off = _row(event), _happened_at(event), _is_gone(event)
+    row, happened_at, is_deleted = _row(event), _happened_at(event), _is_deleted(event)
     (is_done, done_at), paid = _done(row), _paid(row)
-    if not (is_off or is_done or isinstance(paid, Decimal) or REVERSIBLE_COLUMNS & _diff(event, set())):
+    if not (is_deleted or is_done or isinstance(paid, Decimal) or REVERSIBLE_COLUMNS & _diff(event, set())):
         return Ignored("order in progress")
     return [
         VisitChange(
-            action="cancel" if is_off else "update",
+            action="cancel" if is_deleted else "update",
             visit_id=row.at("id").required_text(),
             version=unix_microseconds(happened_at),
             observed_at_us=_observed_at(event),
             contact=_contact(event),
             time_completed=(done_at or happened_at) if is_done else UNSET if is_done is None else None,
             amount_collected=paid,
-            date_cancelled=happened_at if is_off else None if is_done else UNSET,
+            date_cancelled=happened_at if is_deleted else None if is_done else UNSET,
             opted_out=_opted_out(event),
             times_are_observed=not (is_done and done_at),
         )
@@ -183,15 +187,15 @@ def _happened_at(event: Event) -> datetime:
     return max(end_of_second, updated_at or end_of_second)
 
 
-def _is_gone(event: Event) -> bool:
+def _is_deleted(event: Event) -> bool:
     return _operation(event) == "DELETE" or _row(event).at("deleted").boolean() is True
 
 
-def _is_off(event: Event) -> bool:
+def _is_cancelled(event: Event) -> bool:
     row = _row(event)
     confirmation = row.at("confirmationStatus").text()
-    is_cancelled = any(row.at(name).boolean() for name in ("cancelled", "canceled")) or confirmation == "Declined"
-    return _is_gone(event) or is_cancelled or bool(row.at("cancellationNote").text() and confirmation != "Confirmed")
+    has_flag = any(row.at(name).boolean() for name in ("cancelled", "canceled")) or confirmation == "Declined"
+    return _is_deleted(event) or has_flag or bool(row.at("cancellationNote").text() and confirmation != "Confirmed")
 
 
 def _done(row: Payload) -> tuple[bool | None, datetime | None]:
@@ -237,8 +241,8 @@ def _primary(items: Payload, name: str) -> str | None:
 
 
 def _opted_out(event: Event) -> bool | Unset:
-    wants_mail = _customer(event).at("marketingOptIn").boolean()
-    return UNSET if wants_mail is None else not wants_mail
+    accepts_marketing = _customer(event).at("marketingOptIn").boolean()
+    return UNSET if accepts_marketing is None else not accepts_marketing
 
 
 # -- the API: https://shopmonkey.dev --
@@ -315,12 +319,12 @@ COLUMNS = (
     *("confirmationStatus", "cancelled", "canceled", "cancellationNote"),
     *("completedDate", "invoiced", "invoicedDate", "paid", "paidCostCents", "totalCostCents"),
 )
-#: How many rows to ask for by their ids in one URL.
+#: How many rows to request by their ids in one URL.
 MAX_IDS = 50
 
 
 def _list_rows(window: Window, account: Payload) -> Sequence[ListRequest]:
-    """Return the list of the appointments in the window, and those of the rows that changed."""
+    """Request the appointments in the window, and the rows that changed."""
     requests = [_list_period("appointment", "startDate", _utc(window.since), _utc(window.until))]
     if window.changed_since:
         since = _utc(window.changed_since)
@@ -355,7 +359,7 @@ def _json(value: Any) -> str:
 
 
 def _read_listed(request: ListRequest, response: ApiResponse) -> ListedPage:
-    """Read a list of appointments or orders, whose customers are to be listed, or the customers of such rows."""
+    """Read a list of appointments or orders and request their customers, or read the customers of such rows."""
     context, rows = request.context, list(response.at("data"))
     _check_filter(context, rows)
     if context["table"] == "customer":
@@ -371,7 +375,7 @@ def _read_listed(request: ListRequest, response: ApiResponse) -> ListedPage:
 
 
 def _check_filter(context: Mapping[str, Any], rows: Sequence[Payload]) -> None:
-    """Raise Untranslatable for other rows than were asked for: Shopmonkey ignores a filter that it does not know."""
+    """Raise Untranslatable for rows that were not requested: Shopmonkey ignores a filter that it does not know."""
     for row in rows:
         if "ids" in context:
             is_wanted = row.at("id").text() in context["ids"]
@@ -380,11 +384,14 @@ def _check_filter(context: Mapping[str, Any], rows: Sequence[Payload]) -> None:
             until = context["until"] and datetime.fromisoformat(context["until"])
             is_wanted = datetime.fromisoformat(context["since"]) <= time and not (until and time >= until)
         if not is_wanted:
-            raise row.unexpected("a row that was asked for")
+            raise row.unexpected("a row that was requested")
 
 
 def _next_page(context: Mapping[str, Any], rows: Sequence[Payload]) -> ListRequest:
-    """Return the list from the time of the last row: rows that change meanwhile would shift the others."""
+    """Request the rows from the time of the last row on.
+
+    With an offset, rows that change meanwhile would shift the others.
+    """
     table, column, since, until = (context[name] for name in ("table", "column", "since", "until"))
     last = rows[-1].at(column).required_text()
     if datetime.fromisoformat(last) > datetime.fromisoformat(since):
@@ -393,21 +400,21 @@ def _next_page(context: Mapping[str, Any], rows: Sequence[Payload]) -> ListReque
 
 
 def _with_customers(table: str, rows: Sequence[Payload]) -> tuple[list[ListedRecord], list[ListRequest]]:
-    """Return the rows without a customer, and requests for the customers of the others. Blocked times have neither."""
+    """Return the rows without a customer, and requests for the customers of the others. Blocked times are skipped."""
     customers = [row.at("customerId").text() for row in rows]
     objects = [row.required_object() for row in rows]
     trimmed = [{name: each[name] for name in COLUMNS if name in each} for each in objects]
-    of_customers = [row for row, customer in zip(trimmed, customers, strict=True) if customer]
-    of_nobody = [
+    with_customer = [row for row, customer in zip(trimmed, customers, strict=True) if customer]
+    without_customer = [
         row
         for row, customer in zip(trimmed, customers, strict=True)
         if not customer and (row.get("orderId") or table == "order")
     ]
     requests = [
         _list_by_id("customer", list(dict.fromkeys(row["customerId"] for row in part)), {"of": table, "rows": part})
-        for part in _parts(of_customers)
+        for part in _parts(with_customer)
     ]
-    return [_listed(table, row, None) for row in of_nobody], requests
+    return [_listed(table, row, None) for row in without_customer], requests
 
 
 def _parts(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
@@ -415,7 +422,7 @@ def _parts(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
 
 
 def _listed(table: str, row: Mapping[str, Any], customer: Any) -> ListedRecord:
-    """Return the row as an update. An appointment with an order may have been known without it."""
+    """Return the row as an update. An appointment with an order may have been stored before it had the order."""
     diff = {"diff": ["orderId"]} if table == "appointment" and row.get("orderId") else {}
     body = {"apiVersion": "3", "operation": "UPDATE", "table": table, "data": row, **diff}
     path = f"customer/{row['customerId']}" if customer else ""

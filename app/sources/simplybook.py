@@ -1,15 +1,16 @@
-"""SimplyBook.me: bookings. Thin: a callback names a booking, and the booking is fetched by JSON-RPC.
+"""SimplyBook.me: bookings. Thin: a callback refers to a booking, which is fetched by JSON-RPC.
 
 From https://github.com/vetalsimplybook/simplybook_callback_example_php, by a developer of the vendor: a callback has
-`booking_id`, `booking_hash`, `company` and `notification_type`; `getBookingDetails` needs md5(id + hash + secret key). The
-hash belongs to the booking, and nothing is signed, so the address contains a token. A booking's number is unique inside its
-company and does not change when it moves. A callback has neither a time nor an id: a repeat is fetched again, and the time
-of the fetch orders. A cancel counts from its arrival: the cancelled booking still exists and looks like any other. No
-callback restores a cancelled booking, so a late `change` does not undo a cancel.
+`booking_id`, `booking_hash`, `company` and `notification_type`; `getBookingDetails` needs md5(id + hash + secret key).
+The hash belongs to the booking, and nothing is signed, so the URL contains a token. A booking's number is unique inside
+its company, and does not change when the booking is moved. A callback has neither a time nor an id, so the record of a
+repeat is fetched again, and the time of the fetch orders the changes. A cancellation gets the time of its arrival,
+because the cancelled booking still exists and looks like any other. No callback restores a cancelled booking, so a late
+`change` does not undo a cancellation.
 
-Second-hand, from integrators: `client_email`, `client_phone`, local times like `2026-03-14 09:00:00`, and that a cancelled
-booking can be fetched. From memory: the last word of `client_name` is the last name. Not documented: how long a token lives
-(it is renewed after 20 minutes), and the content of the webhooks of REST v2: those are ignored by their `event`.
+Second-hand, from integrators: `client_email`, `client_phone`, local times such as `2026-03-14 09:00:00`; a cancelled
+booking can be fetched. From memory: the last word of `client_name` is the last name. Not documented: how long a token
+lives (it is renewed after 20 minutes), and the content of the webhooks of REST v2: those are ignored by their `event`.
 """
 
 import hashlib
@@ -32,24 +33,25 @@ from app.webhooks import (
 )
 
 SETUP = """
-1. Set HOOKS__SIMPLYBOOK__SECRETS to a word of your own, SECRET_KEY to 32 random characters or more, and
+1. Set HOOKS__SIMPLYBOOK__SECRETS to a word that you choose, SECRET_KEY to 32 random characters or more, and
    HOOKS__SIMPLYBOOK__TIMEZONE to the company's time zone. Restart.
-2. In SimplyBook.me open Custom Features, enable API, and open its Settings. From there set
-   HOOKS__SIMPLYBOOK__CREDENTIALS__COMPANY (the company login), …__API_KEY (the API key) and …__API_SECRET (the secret key).
-3. There paste {url} as the callback URL, for new, changed and cancelled bookings; reminders are ignored.
-4. A company on another domain, like simplybook.it, sets HOOKS__SIMPLYBOOK__API_URL to https://user-api.simplybook.it and
-   HOOKS__SIMPLYBOOK__TOKEN_URL to the same address followed by /login.
+2. In SimplyBook.me, open Custom Features, enable API, and open its Settings. From that page, set
+   HOOKS__SIMPLYBOOK__CREDENTIALS__COMPANY (the company login), …__API_KEY (the API key) and …__API_SECRET (the secret
+   key).
+3. On the same page, paste {url} as the callback URL, for new, changed and cancelled bookings; reminders are ignored.
+4. If your company is on another domain, such as simplybook.it, set HOOKS__SIMPLYBOOK__API_URL to
+   https://user-api.simplybook.it and HOOKS__SIMPLYBOOK__TOKEN_URL to the same URL followed by /login.
 
-SimplyBook.me signs nothing: anyone who knows the address can cancel a booking, or make Doorbell fetch a booking whose hash
-they know. It sends no approvals, completions, no-shows and payments, so a review request counts from the start. A booking
-that is created again after a cancel is another visit.
+SimplyBook.me signs nothing: anyone who knows the URL can cancel a booking, or make Doorbell fetch a booking whose hash
+they know. It sends no approvals, completions, no-shows or payments, so review requests are timed from the start. A
+booking that is created again after a cancellation is another visit.
 """
 
 API = "https://user-api.simplybook.me"
 
 
 @dataclass(frozen=True, slots=True)
-class Signed:
+class SignedCall:
     """A token in a header, and a signature with the secret key as the call's last parameter."""
 
     @property
@@ -81,7 +83,7 @@ SOURCE = Source(
     tenant_of=lambda event: event.data.at("company").text(),
     required_settings=("TIMEZONE",),
     api_url=API,
-    credentials=Signed(),
+    credentials=SignedCall(),
     token_exchange=TokenExchange(
         f"{API}/login",
         ("COMPANY", "API_KEY"),

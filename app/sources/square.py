@@ -1,10 +1,11 @@
-"""Square Bookings: the booking is in the event, its customer must be fetched.
+"""Square Bookings: the booking is in the event, but its customer must be fetched.
 
 From https://developer.squareup.com/docs/bookings-api/use-webhooks, the reference of `booking.updated`, and the types
 and webhook helper of https://github.com/square/square-python-sdk: there are `booking.created` and `booking.updated`,
-and `booking.status` says what happened; a cancel is an update. The booking's id does not change, and its `version` rises
-with every change and orders the events, which are unordered and repeated; `data.id` is another id that includes the
-version. Square signs the address exactly as it was pasted, then the body. `event_id` is the same on every retry.
+and `booking.status` shows what happened; a cancellation is an update. The booking's id does not change. Its `version`
+increases with every change, and orders the events, which arrive unordered and repeated; `data.id` is another id that
+includes the version. Square signs the URL exactly as it was pasted, then the body. `event_id` is the same on every
+retry.
 
 PENDING is a request that the seller has not accepted: it is not an appointment yet. A new request is ignored until it is
 ACCEPTED. If an accepted booking becomes PENDING again (the customer asks for another time), the visit is cancelled, and the
@@ -12,10 +13,11 @@ next ACCEPTED, with a higher version, restores it. It is not documented whether 
 
 A customer's details have no version: they get the version of the booking, and the time of their fetch orders them.
 
-Subscriptions belong to an application: only its own access token manages them, a token from OAuth is refused. So there is no
-OAUTH here. Square's test sends a signed event about a booking that does not exist, so it is not used. Square switches off
-no subscription, and reports no failing one. Bookings are listed by their start, 31 days at a time. Second-hand, from a
-recorded list: it has cancelled bookings. From memory: a longer period is refused.
+Subscriptions belong to an application: only the application's own access token can manage them; Square refuses a token
+from OAuth. So there is no OAUTH here. Square's test sends a signed event about a booking that does not exist, so it is
+not used. Square never disables a subscription, and does not report failing ones. Bookings are listed by their start, 31
+days at a time. Second-hand, from a recorded list: cancelled bookings are listed. From memory: Square refuses a longer
+period.
 """
 
 import re
@@ -49,16 +51,16 @@ SETUP = """
 1. In Square's Developer Console, open your application, Production, and copy its access token into
    HOOKS__SQUARE__CREDENTIALS__TOKEN. With OAuth instead, the token needs APPOINTMENTS_READ and APPOINTMENTS_ALL_READ
    (all bookings, not only those that the application made) and CUSTOMERS_READ.
-2. Set PUBLIC_URL, because Square signs the address. Then, in Webhooks, Subscriptions, add exactly {url}: with another slash
-   at the end, every signature is invalid.
+2. Set PUBLIC_URL, because Square signs the URL. Then, in Webhooks, Subscriptions, add exactly {url}: with an additional
+   slash at the end, every signature is invalid.
 3. Select only booking.created and booking.updated. Copy the signature key into HOOKS__SQUARE__SECRETS. When Square renews
    that key, the old one becomes invalid at once.
 4. For the sandbox, set HOOKS__SQUARE__API_URL to https://connect.squareupsandbox.com/v2/ and use its token and key.
 5. With the application's own access token, `doorbell connect square` does steps 2 and 3, and lists the bookings.
 
-Square does not send the end of an appointment, so a review request counts from its start. Nothing links a payment to a
-booking, so visits have no amounts. Customers who unsubscribed from the seller's e-mails get no review request. The visit of
-a booking without a customer (a walk-in) waits for one, and needs attention after a day.
+Square does not send the end of an appointment, so review requests are timed from its start. Nothing links a payment to
+a booking, so visits have no amounts. Customers who unsubscribed from the seller's e-mails get no review request. The
+visit of a booking without a customer (a walk-in) waits for one, and needs attention after a day.
 """
 
 
@@ -89,7 +91,7 @@ ACTIONS: dict[str, Action] = {"booking.created": "create", "booking.updated": "u
 
 
 def fetch(event: Event) -> list[RecordRequest]:
-    """Fetch the customer of an accepted booking; a cancel does not depend on Square's API."""
+    """Fetch the customer of an accepted booking; a cancellation does not depend on Square's API."""
     booking = _booking(event)
     if _kind(event) not in ACTIONS or booking.at("status").text() != "ACCEPTED":
         return []
@@ -122,13 +124,15 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
                 )
             ]
         case "NO_SHOW":
-            missed = _updated_at(booking)
-            return [VisitChange(action=action, visit_id=visit_id, version=version, date_cancelled=None, no_show=missed)]
+            missed_at = _updated_at(booking)
+            return [
+                VisitChange(action=action, visit_id=visit_id, version=version, date_cancelled=None, no_show=missed_at)
+            ]
         case "PENDING" if kind == "booking.created":
             return Ignored("not accepted yet")
         case "PENDING" | "CANCELLED_BY_CUSTOMER" | "CANCELLED_BY_SELLER" | "DECLINED":
-            ended = _updated_at(booking)
-            return [VisitChange(action="cancel", visit_id=visit_id, version=version, date_cancelled=ended)]
+            cancelled_at = _updated_at(booking)
+            return [VisitChange(action="cancel", visit_id=visit_id, version=version, date_cancelled=cancelled_at)]
     raise status.unexpected("a booking's status that Square documents")
 
 
@@ -146,7 +150,7 @@ def _customer_id(booking: Payload) -> str | None:
 
 
 def _updated_at(booking: Payload) -> datetime:
-    """Return the time of a cancel or a no-show: Square has no other time for it."""
+    """Return the time of a cancellation or a no-show: Square has no other time for it."""
     return booking.at("updated_at").required_time()
 
 
@@ -172,7 +176,10 @@ def _opted_out(event: Event) -> bool | Unset:
 
 
 def _subscribe(target: Target, _: Payload, events: Sequence[str]) -> RecordRequest:
-    """Create a subscription, without an idempotency key: Square would answer with one that was deleted since."""
+    """Create a subscription.
+
+    With an idempotency key, Square could return an earlier subscription that was deleted since.
+    """
     subscription = {
         "name": f"Doorbell {target.hook}",
         "enabled": True,
@@ -234,7 +241,7 @@ SUBSCRIPTION = Subscription(
     refusal=_refusal,
 )
 
-#: The longest period of a list, and the most customers in a request.
+#: The longest period of a list, and the maximum number of customers in a request.
 LONGEST_PERIOD, MAX_CUSTOMERS = timedelta(days=31), 100
 
 
@@ -252,7 +259,7 @@ def _list_bookings(window: Window, _: Payload) -> Sequence[ListRequest]:
 
 
 def _read_listed(request: ListRequest, response: ApiResponse) -> ListedPage:
-    """Read a page of bookings, whose customers are to be fetched, or the customers of bookings."""
+    """Read a page of bookings and request their customers, or read the customers of bookings."""
     if "bookings" in request.context:
         return ListedPage(read_records(Payload(request.context["bookings"]), lambda each: [_listed(each, response)]))
     since, changed_since = (datetime.fromisoformat(request.context[name]) for name in ("since", "changed_since"))
@@ -289,7 +296,10 @@ def _translated_fields(booking: Payload) -> dict[str, object]:
 
 
 def _listed(booking: Payload, response: ApiResponse) -> ListedRecord:
-    """Return the event about a booking. An accepted one may create a visit; a request that never changed is none yet."""
+    """Return the event about a booking.
+
+    An accepted one may create a visit; a request that never changed creates none.
+    """
     id, status = booking.at("id").required_text(), booking.at("status").text()
     is_new = status == "ACCEPTED" or booking.at("version").value == 0
     body = {

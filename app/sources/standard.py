@@ -1,6 +1,6 @@
 """Standard Webhooks with a body that Doorbell defines, for systems without a source.
 
-Senders that cannot sign, like Zapier, Make and n8n, send the hook's secret as a bearer token, if the hook accepts it
+Senders that cannot sign, such as Zapier, Make and n8n, send the hook's secret as a bearer token, if the hook accepts it
 (docs/standard.md).
 
     {"type": "visit.updated", "timestamp": "2026-03-14T17:32:05Z",
@@ -86,7 +86,7 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
 
 
 def _cancelled(action: Action, cancelled: datetime | None | Unset, happened_at: datetime) -> datetime | None | Unset:
-    """Return `date_cancelled` with its defaults: the event's time for a cancel, None for a create (a new booking)."""
+    """Return `date_cancelled` with its defaults: the event's time for `cancel`, None for `create` (a new booking)."""
     if action == "cancel" and not _is_time(cancelled):
         return happened_at
     return None if action == "create" and cancelled is UNSET else cancelled

@@ -6,28 +6,30 @@ https://docs.stripe.com/webhooks and the vendor's libraries (https://github.com/
 signature, whose key is the whole secret, `whsec_` included, with a second `v1` while secrets rotate; and the events.
 
 One payment causes several events: the session, the PaymentIntent and the charge each report it. All of them name the
-PaymentIntent, so it counts once, and a refund reduces it. `created` has whole seconds; of two refunds in one second, the
-larger sum is the later. An `unpaid` session does not count, nor does a charge that is authorized and not captured. The
-payer may be another person than the customer, so the visit's contact is not changed.
+PaymentIntent, so it counts once, and a refund reduces it. `created` has whole seconds; of two refunds in one second,
+the one with the larger sum is the later one. An `unpaid` session does not count, nor does a charge that is authorized
+but not captured. The payer may be a different person from the customer, so the visit's contact is not changed.
 
 Since 2025-03-31 (https://docs.stripe.com/changelog/basil/2025-03-31) an invoice does not name its PaymentIntent, and a
-charge does not name its invoice. So a payment that names the invoice replaces the amount of the invoice. Second-hand, from
-recorded events: a PaymentIntent names it in `payment_details.order_reference`. Recordings of 2025-11 (`2025-11-17.clover`)
-cut it to 25 characters, those of 2026 do not: so the first 25 characters identify an invoice.
+charge does not name its invoice. So a payment that names the invoice replaces the amount of the invoice. Second-hand,
+from recorded events: a PaymentIntent names it in `payment_details.order_reference`. In recordings of 2025-11
+(`2025-11-17.clover`) the name is cut to 25 characters, in those of 2026 it is not, so the first 25 characters identify
+an invoice.
 
 Before API version 2025-03-31, a partial capture also counts the amount that was never captured as refunded
 (`amount_refunded`) and sends `charge.refunded`. Events name their version; in those versions only the difference is a
 refund. An event without a version counts as newer.
 
-From memory: which currencies have no cents, and that two of them are written as if they had (ISK, UGX); that retries are
-signed again; that a charge copies its PaymentIntent's metadata, while a PaymentIntent gets none from its session.
+From memory: which currencies have no cents, and that two of them (ISK, UGX) are written as if they had cents; that
+retries are signed again; that a charge copies its PaymentIntent's metadata, while a PaymentIntent gets none from its
+session.
 
-The API (https://docs.stripe.com/api/webhook_endpoints, /events, and the vendor's library): Stripe makes the secret of an
-endpoint, and shows it once. The list of events has what the webhooks sent, for 30 days, so that a missed event is found as
-it was; older payments are not listed. An endpoint has no version of its own, as the list has the account's. From memory:
-events are listed newest first; a failing endpoint is disabled after days; the sentences of refusals. There is no test event,
-and no OAUTH: a restricted key is enough for one's own account, and a platform needs one endpoint for all accounts, which it
-creates by hand.
+The API (https://docs.stripe.com/api/webhook_endpoints, /events, and the vendor's library): Stripe generates the secret
+of an endpoint, and shows it once. The list of events has what the webhooks sent, for 30 days, so a missed event is
+found unchanged; older payments are not listed. An endpoint is created without an API version, so that it has the
+account's version, as the list does. From memory: events are listed newest first; a failing endpoint is disabled after
+days; the texts of refusals. There is no test event, and no OAUTH: a restricted key is enough for a single account, and
+a platform needs one endpoint for all accounts, which it creates by hand.
 """
 
 from collections.abc import Sequence
@@ -59,19 +61,21 @@ from app.webhooks import (
 )
 
 SETUP = """
-1. In Stripe's Workbench (or under Developers), open Webhooks and add an endpoint with the address {url}.
+1. In Stripe's Workbench (or under Developers), open Webhooks and add an endpoint with the URL {url}.
 2. Choose checkout.session.completed, checkout.session.async_payment_succeeded, payment_intent.succeeded, charge.succeeded,
    charge.captured, charge.refunded and invoice.paid, for events on your account.
 3. Set the endpoint's signing secret, with its `whsec_`, as HOOKS__STRIPE__SECRETS. Test mode has another secret.
-4. When you create a payment, name its visit: set metadata[visit_external_id] to its external_id, like acuity-123456789. For
-   Checkout set it in payment_intent_data[metadata], too, or refunds do not name the visit. For a payment link, append
-   ?client_reference_id= to its address. If only an invoice names the visit, its payment counts, but refunds do not. If both
-   name it, the payment counts once; this needs payment_intent.succeeded, since newer charges do not name their invoice.
-5. With a restricted key (Developers, API keys) that may write Webhook Endpoints and read Events, Charges, PaymentIntents,
-   Checkout Sessions and Invoices, `doorbell connect stripe` does steps 1 to 3, and finds missed events of 30 days.
+4. When you create a payment, name its visit: set metadata[visit_external_id] to its external_id, such as
+   acuity-123456789. For Checkout, set it in payment_intent_data[metadata], too, or refunds do not name the visit. For a
+   payment link, append ?client_reference_id= to its URL. If only an invoice names the visit, its payment counts, but
+   refunds do not. If both name it, the payment counts once; this needs payment_intent.succeeded, because newer charges
+   do not name their invoice.
+5. With a restricted key (Developers, API keys) that may write Webhook Endpoints and read Events, Charges,
+   PaymentIntents, Checkout Sessions and Invoices, `doorbell connect stripe` does steps 1 to 3, and finds missed events
+   of the last 30 days.
 
-Stripe only sends payments. After a full refund the visit has no amount; disputes are not counted. A platform (Connect) sets
-HOOKS__STRIPE__TENANTS to the accounts whose payments count.
+Stripe sends only payments. After a full refund the visit has no amount; disputes are not counted. On a platform
+(Connect), set HOOKS__STRIPE__TENANTS to the accounts whose payments count.
 """
 
 SOURCE = Source(
@@ -201,7 +205,7 @@ def _shorten(invoice: str | None) -> str | None:
 
 
 def _id(reference: Payload) -> str | None:
-    """Return the id, which is an object if it is expanded."""
+    """Return the id of a reference, which is an object if it is expanded."""
     return reference.at("id").text() if isinstance(reference.value, dict) else reference.text()
 
 
@@ -218,7 +222,7 @@ EVENTS = (
 
 
 def _subscribe(target: Target, _: Payload, events: Sequence[str]) -> RecordRequest:
-    """Create an endpoint, without an idempotency key: Stripe would answer with one that was deleted since."""
+    """Create an endpoint. With an idempotency key, Stripe could return an earlier endpoint that was deleted since."""
     form = {
         "url": target.url,
         "description": "Doorbell",
@@ -275,7 +279,7 @@ SUBSCRIPTION = Subscription(
     docs="https://docs.stripe.com/api/webhook_endpoints",
     evidence="none",
     groups=(EVENTS,),
-    # A restricted key need not read the account; this right it needs.
+    # A restricted key may lack the right to read the account, but it needs the right to read events.
     account=RecordRequest("events", params={"limit": "1"}),
     account_name=_mode,
     create=_subscribe,
@@ -290,7 +294,7 @@ SUBSCRIPTION = Subscription(
 
 
 def _list_events(window: Window, _: Payload) -> Sequence[ListRequest]:
-    """List the events since the window begins. A payment has no appointment time, and changes no visit but in its amount."""
+    """List the events from the start of the window on. A payment has no appointment time, and changes only amounts."""
     since = min(window.since, window.changed_since or window.since)
     params = {"created[gte]": str(int(since.timestamp())), "limit": "100", **_items("types", EVENTS)}
     return [ListRequest(RecordRequest("events", params=params))]

@@ -2,17 +2,17 @@
 
 There is no public page on its webhooks. Second-hand, from integrators who use it: a body is `event`, a sentence in
 English with people's names in it, and `data`, the whole repair order or the payment; nothing is signed and no event has
-an id. The sentence is read, but not displayed or stored as the event's name: that is `repair_order.posted` and the like,
-from a fixed list of words. `repairOrderStatus` is the status of an order; without it, the sentence shows the status
-(posted, unposted, sent to A/R, deleted). `updatedDate` orders, and a time without an offset is UTC. Money is in cents:
-`amountPaid` is the amount that an order collected, and each payment, refund and void has its own event. Every id comes
-with the id of the shop. `GET customers/ID` returns the customer.
+an id. The sentence is read, but not displayed or stored as the event's name: the name is made of a fixed list of words,
+such as `repair_order.posted`. `repairOrderStatus` is the status of an order; without it, the sentence shows the status
+(posted, unposted, sent to A/R, deleted). `updatedDate` orders the changes, and a time without an offset is UTC. Money
+is in cents: `amountPaid` is the amount that an order collected, and each payment, refund and void has its own event.
+Every event has the id of the shop next to the other ids. `GET customers/ID` returns the customer.
 
 From memory: the numbers and the full list of the statuses, `appointmentStartTime`, `completedDate`, `deletedDate`, and the
 customer's `okForMarketing`, and that `GET repair-orders/ID` returns the order in the format of the events. Appointments
-have events, too, but their format and their link to an order are unknown: a visit is an order. It counts as completed when
-it is Complete or posted, at the date in the order, else from the first event that shows it. An estimate without an
-appointment is not a visit yet.
+have events, too, but their format and their link to an order are unknown: a visit is an order. It counts as completed
+when it is Complete or posted, at the date in the order, or else at the time of the first event that shows it. An
+estimate without an appointment is not a visit yet.
 """
 
 import re
@@ -24,17 +24,17 @@ from app.visits.change import UNSET, Contact, Unset, VisitChange, unix_microseco
 from app.webhooks import BearerAuth, Event, Ignored, PathToken, Payload, RecordRequest, Source
 
 SETUP = """
-1. Set HOOKS__TEKMETRIC__SECRETS to a word of your own and SECRET_KEY to 32 random characters or more. Restart.
-2. In Tekmetric open the shop's settings, Integrations, Webhooks, paste {url} and select the events of repair orders
+1. Set HOOKS__TEKMETRIC__SECRETS to a word that you choose and SECRET_KEY to 32 random characters or more. Restart.
+2. In Tekmetric, open the shop's settings, Integrations, Webhooks, paste {url} and select the events of repair orders
    (status updated, posted, unposted, sent to A/R, completed, deleted, work approved) and payments (made, voided,
    refunded).
 3. Ask Tekmetric for API credentials, and exchange them once: POST grant_type=client_credentials, with the client's id
    and secret as HTTP Basic, to https://shop.tekmetric.com/api/v1/oauth/token. That token does not expire: set it as
-   HOOKS__TEKMETRIC__CREDENTIALS__TOKEN. For the sandbox set HOOKS__TEKMETRIC__API_URL to
+   HOOKS__TEKMETRIC__CREDENTIALS__TOKEN. For the sandbox, set HOOKS__TEKMETRIC__API_URL to
    https://sandbox.tekmetric.com/api/v1
-4. If several shops use this address, set HOOKS__TEKMETRIC__TENANTS to the shopId of yours.
+4. If several shops use this URL, set HOOKS__TEKMETRIC__TENANTS to the shopId of yours.
 
-Tekmetric signs nothing: anyone who knows the address can send orders. Customers who are not OK for marketing get no review
+Tekmetric signs nothing: anyone who knows the URL can send orders. Customers who are not OK for marketing get no review
 request. An order without an appointment has no time before it is completed. If that takes more than a day, the visit
 needs attention until then. There are no no-shows: delete the order.
 """
@@ -55,12 +55,12 @@ SOURCE = Source(
     credentials=BearerAuth("TOKEN"),
 )
 
-#: By code or name, in capitals without spaces and punctuation, or by number.
+#: By code or name (in upper case, without spaces and punctuation), or by number.
 STATUSES = {
     **dict.fromkeys(("ESTIMATE", "SAVEDFORLATER", "1", "4"), "estimate"),
     **dict.fromkeys(("WORKINPROGRESS", "INPROGRESS", "WIP", "2"), "open"),
     **dict.fromkeys(("COMPLETE", "COMPLETED", "INVOICED", "ACCOUNTSRECEIVABLE", "3", "5", "6"), "done"),
-    **dict.fromkeys(("DELETED", "7"), "off"),
+    **dict.fromkeys(("DELETED", "7"), "deleted"),
 }
 
 
@@ -73,7 +73,7 @@ def fetch(event: Event) -> list[RecordRequest]:
     if not _is_order(event) or not data.at("customerId"):
         return []
     status = _status(event)
-    is_visit = status == "done" or (status != "off" and data.at("appointmentStartTime"))
+    is_visit = status == "done" or (status != "deleted" and data.at("appointmentStartTime"))
     return [RecordRequest(f"customers/{data.at('customerId').required_id()}")] if is_visit else []
 
 
@@ -89,17 +89,17 @@ def _order(event: Event) -> list[VisitChange] | Ignored:
     if status == "estimate" and not start:
         return Ignored("estimate")
     updated_at = order.at("updatedDate").time(UTC) or _posted(order) or order.at("updatedDate").required_time(UTC)
-    is_off = status == "off"
+    is_deleted = status == "deleted"
     return [
         VisitChange(
-            action="cancel" if is_off else "update",
+            action="cancel" if is_deleted else "update",
             visit_id=f"{_shop(order)}:{order.at('id').required_text()}",
             version=unix_microseconds(updated_at),
             contact=_contact(event.record) if event.record else None,
             time_scheduled=start or UNSET,
             time_completed=(_posted(order) or updated_at) if status == "done" else None,
             amount_collected=_paid(order),
-            date_cancelled=(order.at("deletedDate").time(UTC) or updated_at) if is_off else None,
+            date_cancelled=(order.at("deletedDate").time(UTC) or updated_at) if is_deleted else None,
             opted_out=_opted_out(event.record),
             times_are_observed=True,
         )
@@ -174,7 +174,7 @@ VERBS = (
 
 
 def _name(event: Event) -> str:
-    """Return a name like `repair_order.posted`, from fixed lists of words, so that it names nobody."""
+    """Return a name such as `repair_order.posted`. It is made of words from fixed lists, so it names nobody."""
     sentence = _sentence(event)
     topic = "refund" if sentence.startswith("refund") else "payment" if _is_payment(event) else _topic(event)
     verb = next((words for words in VERBS if re.search(rf"\b{words}\b", sentence)), "")
@@ -185,7 +185,7 @@ def _status(event: Event) -> str:
     order, sentence = event.data.at("data"), _sentence(event)
     status = order.at("repairOrderStatus")
     if order.at("deletedDate") or re.match(r"repair order\b.* deleted\b", sentence):
-        return "off"
+        return "deleted"
     if not status:
         return _status_in_sentence(event, sentence)
     for name in ("code", "name", "id"):

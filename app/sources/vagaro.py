@@ -1,14 +1,14 @@
 """Vagaro: appointments of salons and studios, and their payments. The customer must be fetched.
 
 https://docs.vagaro.com/public/docs/webhook-events and the other pages of that site: `id` is the same on every retry,
-`createdDate` (in one example `createdAt`) is when it happened, events are repeated and unordered. `X-Vagaro-Signature`
-is not a signature but the webhook's token. Vagaro does not retry after 400, 401, 403, 404 and 406; it retries five times
-in 15 minutes after other failures. `bookingStatus` says what happened, and the id does not change when an appointment
-moves. A transaction is one item of a sale, with the amount of each payment method; redeemed packages and gift cards were
-paid before.
+`createdDate` (in one example `createdAt`) is when it happened; events may be repeated, and are unordered.
+`X-Vagaro-Signature` is not a signature but the webhook's token. Vagaro does not retry after 400, 401, 403, 404 and 406;
+it retries five times in 15 minutes after other failures. `bookingStatus` shows what happened, and the id does not
+change when an appointment is moved. A transaction is one item of a sale, with the amount of each payment method;
+redeemed packages and gift cards were paid for earlier.
 
-`Need Acceptance` is a request that the business has not accepted: a new request is ignored, a later one cancels the visit
-until it is accepted. No status has a time: it counts from the first event that shows it.
+`Need Acceptance` is a request that the business has not accepted: a new request is ignored; a later one cancels the
+visit until it is accepted. A status has no time, so it gets the time of the first event that shows it.
 
 Second-hand, from integrators: the API (POST `customers`, the header `accessToken`, `data` in its responses) and its
 tokens of an hour; ids in base64. Not documented: whether `ccAmount` includes the tip (an example suggests so), and the
@@ -24,16 +24,18 @@ from app.visits.change import UNSET, Contact, VisitChange, unix_microseconds
 from app.webhooks import ApiKeyAuth, Event, HeaderToken, Ignored, Payload, RecordRequest, Source, TokenExchange
 
 SETUP = """
-1. In Vagaro open Settings, Developers, APIs & Webhooks (an add-on that Vagaro must approve), Webhooks, Create Webhook.
+1. In Vagaro, open Settings, Developers, APIs & Webhooks (an add-on that Vagaro must approve), Webhooks, Create Webhook.
 2. Paste {url}, select Appointments and Transactions, and choose the locations. Copy the verification token into
    HOOKS__VAGARO__SECRETS.
-3. Under APIs create credentials that may read customers: HOOKS__VAGARO__CREDENTIALS__CLIENT_ID and …__CLIENT_SECRET.
+3. Under APIs, create credentials that may read customers, and set them as HOOKS__VAGARO__CREDENTIALS__CLIENT_ID and
+   …__CLIENT_SECRET.
 4. Set HOOKS__VAGARO__API_URL to https://api.vagaro.com/us02/api/v2 with your own region instead of us02. For another
-   region, set HOOKS__VAGARO__TOKEN_URL to the same address followed by /merchants/generate-access-token.
-5. If several businesses use this address, set HOOKS__VAGARO__TENANTS to the businessId of yours.
+   region, set HOOKS__VAGARO__TOKEN_URL to the same URL followed by /merchants/generate-access-token.
+5. If several businesses use this URL, set HOOKS__VAGARO__TENANTS to the businessId of yours.
 
-Vagaro's token does not protect the body. An appointment is completed when its status is Service Complete. The visit of a
-walk-in without a customer waits for one, and needs attention after a day. Vagaro does not send opt-outs.
+Vagaro's token proves the sender, but does not protect the body. An appointment is completed when its status is Service
+Complete. The visit of a walk-in without a customer waits for one, and needs attention after a day. Vagaro does not send
+opt-outs.
 """
 
 SOURCE = Source(
@@ -64,7 +66,7 @@ SOURCE = Source(
 )
 
 OPEN = {"accepted", "awaiting confirmation", "confirmed", "ready to start", "service in progress", "show"}
-OFF = {"cancel", "canceled", "cancelled", "deleted", "denied"}
+CANCELLED = {"cancel", "canceled", "cancelled", "deleted", "denied"}
 REQUESTED, MISSED, DONE = "need acceptance", "no show", "service complete"
 PAID = (
     *("ccAmount", "cashAmount", "checkAmount", "achAmount"),
@@ -100,16 +102,16 @@ def _appointment(event: Event) -> list[VisitChange] | Ignored:
         return Ignored("PersonalOff")
     if status == REQUESTED and is_new:
         return Ignored("not accepted yet")
-    is_off, start = status in OFF | {REQUESTED}, payload.at("startTime")
+    is_cancelled, start = status in CANCELLED | {REQUESTED}, payload.at("startTime")
     return [
         VisitChange(
-            action="cancel" if is_off else "create" if is_new else "update",
+            action="cancel" if is_cancelled else "create" if is_new else "update",
             visit_id=payload.at("appointmentId").required_text(),
             version=unix_microseconds(happened_at),
             contact=_contact(event),
             time_scheduled=start.required_time() if status in OPEN else start.time() or UNSET,
             time_completed=happened_at if status == DONE else None,
-            date_cancelled=happened_at if is_off else None,
+            date_cancelled=happened_at if is_cancelled else None,
             no_show=happened_at if status == MISSED else None,
             times_are_observed=True,
         )
@@ -122,8 +124,8 @@ def _transaction(event: Event) -> list[VisitChange] | Ignored:
     if appointment is None:
         return Ignored("a sale without an appointment")
     amounts = [amount for amount in _amounts(payload) if amount is not None]
-    is_gone = event.data.at("action").text() == "deleted"
-    if not amounts and not is_gone:
+    is_deleted = event.data.at("action").text() == "deleted"
+    if not amounts and not is_deleted:
         raise payload.at("ccAmount").unexpected("an amount")
     paid, is_refund = sum(amounts, Decimal()), (payload.at("purchaseType").text() or "").lower() == "refund"
     return [
@@ -132,7 +134,7 @@ def _transaction(event: Event) -> list[VisitChange] | Ignored:
             visit_id=appointment,
             version=unix_microseconds(_happened_at(event)),
             payment_id=item.text() or payload.at("transactionId").required_text(),
-            amount_collected=None if is_gone else -abs(paid) if is_refund else paid,
+            amount_collected=None if is_deleted else -abs(paid) if is_refund else paid,
         )
     ]
 
@@ -153,7 +155,7 @@ def _status(event: Event) -> str:
     status = field.required_text().lower()
     if status.startswith(DONE):
         return DONE
-    if status not in OPEN | OFF | {REQUESTED, MISSED, "personaloff"}:
+    if status not in OPEN | CANCELLED | {REQUESTED, MISSED, "personaloff"}:
         raise field.unexpected("an appointment's status that Vagaro documents")
     return status
 

@@ -1,12 +1,13 @@
 """Wix Bookings: bookings of a site.
 
 From https://dev.wix.com/docs/rest/business-solutions/bookings/bookings/bookings-writer-v2 and "About the Structure of
-Webhooks" there: the whole body is a JSON Web Token, signed with the app's key; its content is wrapped twice more, as JSON in
-a string. The id of a booking does not change; `status` is its state, the `slug` says what happened. `eventTime` orders its
-events, and within a millisecond `entityEventSequence`, which rises with each event but is optional, and not on every event's
-page; without it, the booking's `revision`. The event's own `id` is the same on every retry. CREATED is a cart, not a
-booking. PENDING and the waiting list are requests: a new request is ignored, a later one cancels the visit. The first event
-with a cancelled status dates the cancel, since later events repeat the status. Wix waits 1,250 ms for a response.
+Webhooks" there: the whole body is a JSON Web Token, signed with the app's key; inside it, the content is nested twice
+as JSON in a string. The id of a booking does not change; `status` is its state, and the `slug` shows what happened.
+`eventTime` orders the events. Within a millisecond, `entityEventSequence` orders them: it increases with each event,
+but it is optional, and the pages of some events do not have it; without it, the booking's `revision` is used. The
+event's own `id` is the same on every retry. CREATED is a cart, not a booking. PENDING and the waiting list are
+requests: a new request is ignored; a later one cancels the visit. A cancellation gets the time of the first event with
+a cancelled status, because later events repeat the status. Wix waits 1,250 ms for a response.
 
 Second-hand: RS256, and that the layers are strings (objects are read, too); `entity` besides `entityAsJson`; the names in
 `contactDetails`; `firstSessionStart` of a course; `cancelled` with two l; the spelling of "marked as pending". From memory:
@@ -21,13 +22,13 @@ from app.webhooks import Event, Ignored, Jwt, Payload, Source
 SETUP = """
 1. In the Wix app dashboard (dev.wix.com) create an app with the permission "Read Bookings - Including Participants", and
    install it on your site.
-2. Under Webhooks copy the public key and set it as HOOKS__WIX__SECRETS, with or without its lines BEGIN and END.
-3. There add a webhook for each of Bookings V2's events, all with the address {url}: Booking Created, Confirmed,
+2. Under Webhooks, copy the public key and set it as HOOKS__WIX__SECRETS, with or without its lines BEGIN and END.
+3. On the same page, add a webhook for each of Bookings V2's events, all with the URL {url}: Booking Created, Confirmed,
    Declined, Canceled, Rescheduled, Updated, Marked As Pending.
 4. If several sites install the app, it sends the events of all of them: set HOOKS__WIX__TENANTS to your site's instance id.
 
-Wix sends no completions and no-shows, so a review request counts from the start; for a course, from the start of its first
-session. Wix sends whether a booking is paid, but not the amount.
+Wix sends no completions or no-shows, so review requests are timed from the start; for a course, from the start of its
+first session. Wix sends whether a booking is paid, but not the amount.
 """
 
 
@@ -55,7 +56,8 @@ SOURCE = Source(
 BOOKING = "wix.bookings.v2.booking"
 CANCELLING_SLUGS = {"canceled", "cancelled", "declined"}
 SLUGS = {"created", "confirmed", "rescheduled", "updated", "numberofparticipantsupdated", "markedaspending", "pending"}
-CONFIRMED, REQUESTED, OFF = {"CONFIRMED", "UPDATED"}, {"PENDING", "WAITING_LIST"}, {"CANCELED", "CANCELLED", "DECLINED"}
+CONFIRMED, REQUESTED = {"CONFIRMED", "UPDATED"}, {"PENDING", "WAITING_LIST"}
+CANCELLED = {"CANCELED", "CANCELLED", "DECLINED"}
 #: After these events there is no confirmed booking that a request could cancel.
 INITIAL_SLUGS = {"created", "markedaspending", "pending"}
 
@@ -73,7 +75,7 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
     state = "CANCELED" if kind in CANCELLING_SLUGS else status.text() or ("CONFIRMED" if kind == "confirmed" else "")
     if state == "CREATED" or (state in REQUESTED and kind in INITIAL_SLUGS):
         return Ignored(f"not booked yet: {state}")
-    if state not in CONFIRMED | REQUESTED | OFF:
+    if state not in CONFIRMED | REQUESTED | CANCELLED:
         raise status.unexpected("a booking's status that Wix documents")
     happened_at, start = inner.at("eventTime").required_time(), _start(booking)
     return [

@@ -1,16 +1,16 @@
 """Workiz: jobs, whose whole state is in every event, and the payments of their invoices.
 
-https://help.workiz.com/hc/en-us/articles/39192462158993-Creating-webhooks-in-Workiz, known from integrators who quote it,
-and printed deliveries: an automation of the customer posts `trigger`, `data` and `metadata`; the auth key is sent as
-`Authorization: Bearer …`, with another `Bearer` for each one that people typed. The state is read from `data.status` and
-not from the trigger's name, since people configure their automations freely. `uuid` does not change when a job moves, and
-is in a job's invoices, too. `trigger.timestamp` (UTC) orders; `data.date` is local time. Events have no id; repeats have
-the same meaning.
+https://help.workiz.com/hc/en-us/articles/39192462158993-Creating-webhooks-in-Workiz, known from integrators who quote
+it, and printed deliveries: an automation of the customer posts `trigger`, `data` and `metadata`; the auth key is sent
+as `Authorization: Bearer …`, with another `Bearer` for each one that people typed. The state is read from `data.status`
+and not from the trigger's name, because people configure their automations freely. `uuid` does not change when a job is
+moved, and is in a job's invoices, too. `trigger.timestamp` (UTC) orders the events; `data.date` is local time. Events
+have no id; a repeat has the same meaning.
 
 All of it is second-hand. From memory: `In Progress` and `Done Pending Approval`. Inferred: the amount collected is
-`totalPrice` less `amountDue`. There is no status for a no-show: a sub-status of that name counts as one. No status has a
-time: it counts from the first event that shows it. `new`, which one account's data has, counts as a state before Submitted,
-which is open. Any other status is parked, since it is unknown whether such a job takes place.
+`totalPrice` less `amountDue`. There is no status for a no-show: a sub-status of that name counts as one. A status has
+no time, so it gets the time of the first event that shows it. `new`, which is in the data of one account, counts as a
+state before Submitted, so it is open. Any other status is parked, because it is unknown whether such a job takes place.
 
 A job may have several invoices. Each has the amount paid on it, and the job has the total: the greater of the total and the
 sum of the invoices counts, so no invoice replaces another.
@@ -24,15 +24,15 @@ from app.visits.change import UNSET, Contact, Unset, VisitChange, unix_microseco
 from app.webhooks import MIN_CHOSEN_SECRET_BYTES, Event, HeaderToken, Ignored, Payload, Source
 
 SETUP = """
-1. Set HOOKS__WORKIZ__SECRETS to 32 random characters of your own, and HOOKS__WORKIZ__TIMEZONE to the account's time
-   zone.
-2. In Workiz open the Automation center and create an automation for each of: job created, job rescheduled (or updated),
-   job status changed, invoice paid. As its action choose "post webhook".
-3. Paste {url}, and the characters of step 1, without "Bearer", as its Auth key.
+1. Make up a key of 32 random characters and set it as HOOKS__WORKIZ__SECRETS. Set HOOKS__WORKIZ__TIMEZONE to the
+   account's time zone.
+2. In Workiz, open the Automation center and create an automation for each of: job created, job rescheduled (or
+   updated), job status changed, invoice paid. As its action choose "post webhook".
+3. Paste {url}, and the key of step 1, without "Bearer", as its Auth key.
 
-Workiz signs nothing: only the key authenticates the sender. A job is completed when its status is Done. For no-shows create
-a sub-status with the name "No show". Some triggers do not include the client: at least one event of a job must have it.
-Workiz does not send opt-outs.
+Workiz signs nothing: only the key authenticates the sender. A job is completed when its status is Done. For no-shows,
+create a sub-status with the name "No show". Some triggers do not include the client: at least one event of a job must
+have it. Workiz does not send opt-outs.
 """
 
 SOURCE = Source(
@@ -46,7 +46,7 @@ SOURCE = Source(
 )
 
 OPEN = {"new", "submitted", "pending", "in progress", "done pending approval"}
-OFF = {"canceled", "cancelled", "deleted"}
+CANCELLED = {"canceled", "cancelled", "deleted"}
 #: The statuses of payments that do not count.
 FAILED = {"canceled", "cancelled", "declined", "deleted", "failed", "pending", "refunded", "void", "voided"}
 
@@ -62,16 +62,16 @@ def _job(event: Event, kind: str) -> VisitChange:
     job, happened_at = event.data.at("data"), _happened_at(event)
     status = "deleted" if kind.endswith("deleted") else _status(job)
     is_missed = bool(re.search("no[ _-]?show", job.at("subStatus").text() or "", re.IGNORECASE))
-    is_off = status in OFF and not is_missed
+    is_cancelled = status in CANCELLED and not is_missed
     return VisitChange(
-        action="cancel" if is_off else "create" if kind == "job_created" else "update",
+        action="cancel" if is_cancelled else "create" if kind == "job_created" else "update",
         visit_id=job.at("uuid").required_text(),
         version=unix_microseconds(happened_at),
         contact=_contact(job.at("clientInfo")),
         time_scheduled=job.at("date").time(event.zone) or UNSET,
         time_completed=happened_at if status == "done" else None,
         amount_collected=_collected(job),
-        date_cancelled=happened_at if is_off else None,
+        date_cancelled=happened_at if is_cancelled else None,
         no_show=happened_at if is_missed else None,
         times_are_observed=True,
     )
@@ -101,7 +101,7 @@ def _happened_at(event: Event) -> datetime:
 def _status(job: Payload) -> str:
     status = job.at("status")
     name = status.required_text().lower()
-    if name not in OPEN | OFF | {"done"}:
+    if name not in OPEN | CANCELLED | {"done"}:
         raise status.unexpected("a job's status that Workiz has")
     return name
 

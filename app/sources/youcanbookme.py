@@ -1,22 +1,22 @@
-"""YouCanBook.me: bookings, by a body that the customer pastes into its settings (below).
+"""YouCanBook.me: bookings, in a body that the customer pastes into its settings (see SETUP).
 
-From https://support.youcanbook.me/hc/en-us/articles/17321777608727-Webhooks and "Passing data to other systems" there: a
-webhook is an action for one trigger (booking made, rescheduled, cancelled, marked as a no-show, follow-up), with an
-address, a method, headers, and a body that the customer writes, with shorthand codes that are replaced as text. Nothing is
-signed, so a header contains a token; no retries are mentioned.
+From https://support.youcanbook.me/hc/en-us/articles/17321777608727-Webhooks and "Passing data to other systems" there:
+a webhook is an action for one trigger (booking made, rescheduled, cancelled, marked as a no-show, follow-up), with a
+URL, a method, headers, and a body that the customer writes, with shorthand codes that are replaced as text. Nothing is
+signed, so a header contains a token. The pages mention no retries.
 
 Such a body has no time, but the events of a booking have a natural order: a move comes after the booking, and after a
 cancel, a no-show or a follow-up there are no moves. So the version is the step in that order, and of several moves the one
 that arrived last wins. An identical move counts as a retry.
 
-`{START-ISO-8601}` and `{START-MILLIS}` are in the vendor's table of codes (youcanbook.me/feature/mailmerge); an integrator
-uses `{REF}`, `{LNAME}` and `{PHONE}`. By analogy only: `{END-ISO-8601}`. YouCanBook.me does not replace codes that it does
-not know: as a reference, or as the start of a booking, such a code is an error; elsewhere it is ignored, so that a cancel
-is never lost.
+`{START-ISO-8601}` and `{START-MILLIS}` are in the vendor's table of codes (youcanbook.me/feature/mailmerge); an
+integrator uses `{REF}`, `{LNAME}` and `{PHONE}`. `{END-ISO-8601}` is assumed by analogy. YouCanBook.me does not replace
+codes that it does not know: as a reference, or as the start of a booking, such a code is an error; elsewhere it is
+ignored, so that a cancellation is never lost.
 
-Not known: whether a booking has the same reference after a move. The vendor says that a reschedule creates a replacement of
-the original, so SETUP names a move `replaced`: it is applied and parked, because the visit under the old reference may
-still exist. Customers whose references do not change name it `rescheduled`.
+It is not known whether a booking has the same reference after a move. The vendor says that a reschedule creates a
+replacement of the original, so SETUP calls a move `replaced`: it is applied and parked, because the visit under the old
+reference may still exist. Customers whose references do not change call it `rescheduled`.
 """
 
 import re
@@ -31,10 +31,10 @@ SETUP = """
    POST, delay 0. Add the headers X-Doorbell-Token with the token, and Content-Type with application/json. Payload:
    {"event": "booked", "reference": "{REF}", "start": "{START-ISO-8601}", "end": "{END-ISO-8601}", "email": "{EMAIL}",
    "first_name": "{FNAME}", "last_name": "{LNAME}", "phone": "{PHONE}"}
-3. The code for the booking's reference may have another name than {REF}: see the list of codes. Remove the fields that
-   your form does not ask for.
-4. Do the same for the other triggers, with another `event`: replaced when a booking is rescheduled, cancelled, no_show, and
-   completed for a follow-up after the booking (delay 0). Reminders need no webhook.
+3. In the list of codes, check the code for the booking's reference: it may have another name than {REF}. Remove the
+   fields that your form does not ask for.
+4. Do the same for the other triggers, with another `event`: `replaced` when a booking is rescheduled, `cancelled`,
+   `no_show`, and `completed` for a follow-up after the booking (delay 0). Reminders need no webhook.
 5. Create a booking, move it, and compare the two deliveries. If both have the same reference, change `replaced` to
    `rescheduled`. Otherwise every move needs an operator, who cancels the visit at the old time.
 6. If the codes produce times without an offset, set HOOKS__YOUCANBOOKME__TIMEZONE.
@@ -55,7 +55,7 @@ SOURCE = Source(
     event_name_path=("event",),
 )
 
-#: The action of each trigger, and its step in the life of a booking.
+#: The action of each trigger, and its position in the order of a booking's events.
 STEPS: dict[str, tuple[Action, int]] = {
     "booked": ("create", 0),
     "rescheduled": ("update", 1),

@@ -1,24 +1,27 @@
 """Zoom Scheduler: bookings and their cancellations.
 
-From https://developers.zoom.us/docs/api/scheduler/events and https://developers.zoom.us/docs/api/webhooks: the signature
-covers `v0:`, the time and the body. Zoom probes the address with a signed token that the response must sign, and again
-every 72 hours; it is answered only after its signature was verified. `event_ts` is when the event happened, in
-milliseconds. There is no event for a completion, a no-show or a payment; the field `payment` that the change log announces
-for 2026-11-16 is not documented, so it is not read.
+From https://developers.zoom.us/docs/api/scheduler/events and https://developers.zoom.us/docs/api/webhooks: the
+signature covers `v0:`, the time and the body. Zoom tests the URL with a signed token that the response must sign, and
+tests it again every 72 hours; Doorbell answers only after it verified the signature. `event_ts` is when the event
+happened, in milliseconds. There is no event for a completion, a no-show or a payment; the field `payment` that the
+change log announces for 2026-11-16 is not documented, so it is not read.
 
-There is no event for a move either. Since 2026-08-17 the cancelled half of a move may name the new event and the created
-half the old one (`rescheduled_to_event_id`, `rescheduled_from_event_id`); it is not shown whether these fields are next to
-the event or inside it, so both places are read. Second-hand: a move consists of these two halves. Without a link the old
-visit is cancelled and the new one is created, which makes no difference to the customer.
+There is no event for a move either. Since 2026-08-17 the cancelled half of a move may name the new event and the
+created half the old one (`rescheduled_to_event_id`, `rescheduled_from_event_id`); the documentation does not show
+whether these fields are next to the event or inside it, so both places are read. Second-hand: a move consists of these
+two halves. Without a link the old visit is cancelled and the new one is created, which makes no difference to the
+customer.
 
-Invitees of a group event (`invitee_counters.limit` above 1) share its `event_id`: each has a visit, named by the event and
-the e-mail address. `invitee_id` is not used: deliveries before 2026-08-17 have none, and a cancel must find the visit of an
-older delivery. A cancel also ends the visit that the invitee has from a time when the event had another limit. Two places of
-one address in an event are one visit. A move between group events is always a cancel and a new visit: an invitee may come
-back to an event, and circular links have no first id.
+Invitees of a group event (`invitee_counters.limit` above 1) share its `event_id`. Each has a visit whose id is the
+event's id and a digest of the e-mail address. `invitee_id` is not used: deliveries before 2026-08-17 do not have it,
+and a cancellation must find the visit of an older delivery. A cancellation also cancels the visit that the invitee may
+have from a time when the event had another limit. Two bookings with one e-mail address in an event are one visit. A
+move between group events is always a cancellation and a new visit: an invitee may come back to an event, and circular
+links have no first id.
 
-Not documented: whether a host who cancels a whole group event causes a delivery for each invitee. So a delivery of such a
-cancel (`scheduled_event.status`, several in `invitee_counters.total`, not by an invitee) ends its own visit and is parked.
+Not documented: whether a host who cancels a whole group event causes a delivery for each invitee. So a delivery of such
+a cancellation (`scheduled_event.status`, several in `invitee_counters.total`, not by an invitee) cancels its own visit,
+and is parked.
 """
 
 import re
@@ -29,15 +32,16 @@ from app.webhooks import Event, Hmac, Ignored, PartlyTranslatable, Payload, Sign
 
 SETUP = """
 1. In the Zoom App Marketplace, Develop, build an app for your account (general or server-to-server) with the scopes to
-   read Scheduler's events, and open its Feature page. Set its Secret Token here as HOOKS__ZOOM__SECRETS and restart.
-2. Under Event Subscriptions add one, paste {url} as its endpoint, and press Validate: Zoom waits 3 s for a response.
+   read Scheduler's events, and open its Feature page. Set its Secret Token as HOOKS__ZOOM__SECRETS and restart.
+2. Under Event Subscriptions, add a subscription, paste {url} as its endpoint, and press Validate: Zoom waits 3 s for a
+   response.
 3. Add the events of Zoom Scheduler: "Scheduled event created" and "Scheduled event canceled".
-4. Activate the app. Zoom validates the address again every 72 hours, and disables it after six failures.
+4. Activate the app. Zoom validates the URL again every 72 hours, and disables it after six failures.
 
-Zoom sends no completions, no-shows and payments, so a review request counts from the start. Each invitee of a group event
-has a visit; guests whom an invitee brings have none. If you cancel a whole group event, the delivery needs an operator, who
-checks that the visits of all its invitees are cancelled: Zoom does not document a delivery for each. Zoom only sends a phone
-number if the invitee wants text reminders or the form asks for it.
+Zoom sends no completions, no-shows or payments, so review requests are timed from the start. Each invitee of a group
+event has a visit; guests whom an invitee brings have none. If you cancel a whole group event, the delivery needs an
+operator, who checks that the visits of all its invitees are cancelled: Zoom does not document a delivery for each. Zoom
+sends a phone number only if the invitee wants text reminders or the form asks for it.
 """
 
 SOURCE = Source(
@@ -102,18 +106,18 @@ def _cancelled(event: Event, booking: Payload) -> list[VisitChange]:
     cancelled = replace(_base_change(event, booking), action="cancel", date_cancelled=cancelled_at)
     changes = [cancelled, *_other_ids(booking, cancelled)]
     if _is_group(booking) and _may_affect_all(booking):
-        raise PartlyTranslatable(FOR_ALL, changes)
+        raise PartlyTranslatable(MAY_AFFECT_ALL, changes)
     return changes
 
 
-FOR_ALL = "a group event was cancelled, perhaps for all of its invitees, but the delivery names only one"
+MAY_AFFECT_ALL = "a group event was cancelled, perhaps for all of its invitees, but the delivery names only one"
 
 
 def _may_affect_all(booking: Payload) -> bool:
     """Return whether the event itself is cancelled, has several invitees, and no invitee is named as the canceler."""
     scheduled, canceler = booking.at("scheduled_event"), booking.at("cancellation", "canceler_type").text()
-    is_over = (scheduled.at("status").text() or "").lower() in ("cancelled", "canceled")
-    return is_over and (scheduled.at("invitee_counters", "total").integer() or 0) > 1 and canceler != "invitee"
+    is_cancelled = (scheduled.at("status").text() or "").lower() in ("cancelled", "canceled")
+    return is_cancelled and (scheduled.at("invitee_counters", "total").integer() or 0) > 1 and canceler != "invitee"
 
 
 def _other_ids(booking: Payload, cancelled: VisitChange) -> list[VisitChange]:

@@ -90,7 +90,8 @@ class Acuity(Vendor):
         listed = [
             appointment
             for appointment in self.calendar.between(None, None)
-            if first <= str(appointment.starts_at.astimezone(ZONE).date()) <= last and _is_off(appointment) in shown
+            if first <= str(appointment.starts_at.astimezone(ZONE).date()) <= last
+            and _is_cancelled(appointment) in shown
         ]
         if query.get("direction", "DESC") == "DESC":
             listed.reverse()
@@ -126,13 +127,13 @@ class Acuity(Vendor):
             "duration": str(appointment.minutes),
             "calendar": "Ada",
             "calendarID": 27238,
-            "canceled": _is_off(appointment),
+            "canceled": _is_cancelled(appointment),
             "notes": "",
             "timezone": str(ZONE),
             "forms": [],
         }
         # Only cancelled appointments have it.
-        return rendered | ({"noShow": appointment.missed_at is not None} if _is_off(appointment) else {})
+        return rendered | ({"noShow": appointment.missed_at is not None} if _is_cancelled(appointment) else {})
 
     # -- webhooks --
 
@@ -152,7 +153,7 @@ class Acuity(Vendor):
         return {"content-type": "application/x-www-form-urlencoded", "x-acuity-signature": signature}
 
 
-def _is_off(appointment: Appointment) -> bool:
+def _is_cancelled(appointment: Appointment) -> bool:
     """Whether it is cancelled; Acuity marks no-shows as cancelled, too."""
     return appointment.is_cancelled or appointment.missed_at is not None
 

@@ -46,7 +46,7 @@ def test_a_source_has_a_title_docs_and_setup_steps(name: str) -> None:
     for setting in source.required_settings:
         assert f"HOOKS__{name.upper()}__{setting}" in source.setup, f"the setup does not say how to set {setting}"
     [step, *_] = [step for step in re.split(r"(?m)^\d\. ", source.setup) if f"HOOKS__{name.upper()}__SECRETS" in step]
-    is_made_up = "Make up" in step or "of your own" in step
+    is_made_up = "make up" in step.lower() or "that you choose" in step
     assert is_made_up == source.is_secret_user_chosen, "the setup says who makes up the secret"
     assert "SECRET_KEY" in source.setup or not source.signature.needs_secret_key
     assert "PUBLIC_URL" in source.setup or not source.signature.needs_url

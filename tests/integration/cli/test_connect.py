@@ -247,7 +247,7 @@ def test_the_steps_by_hand_name_what_the_command_asks_for(harness: Harness) -> N
 
     steps = " ".join(connected.stdout.split())
     assert "1. Set SECRET to your application's client secret" in steps
-    assert "Doorbell cannot catch up what Cronofy did not deliver." in steps
+    assert "Doorbell cannot catch up on what Cronofy did not deliver." in steps
     assert "HOOKS__" not in steps
     assert "doorbell connect" not in steps
 

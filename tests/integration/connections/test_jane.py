@@ -46,7 +46,7 @@ async def test_connecting_again_keeps_the_secrets_of_the_other_topics(tool: Conn
 async def test_a_topic_that_another_address_gets_is_a_sentence(tool: ConnectedTool) -> None:
     tool.vendor.subscribe("https://other.example.com", ("APPOINTMENT_CANCELLED",), "their secret", is_of_app=True)
 
-    with pytest.raises(Refused, match="Another address already gets these events"):
+    with pytest.raises(Refused, match="Another URL already gets these events"):
         await tool.ensure_subscriptions()
 
 

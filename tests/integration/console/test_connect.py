@@ -193,7 +193,7 @@ async def test_without_an_api_the_secret_is_shown_once_with_the_steps(app: Any, 
     assert (200, True, False) == (shown.status_code, secret in shown.text, secret in later.text)
     for page in (shown.text, later.text):
         assert '<code class="copy">https://doorbell.example.com/hooks/workiz</code>' in page
-        assert "In Workiz open the Automation center" in page
+        assert "In Workiz, open the Automation center" in page
         assert "Waiting for the first webhook" in page
         assert "HOOKS__" not in page
 
