@@ -1,1 +1,4 @@
-"""Fake APIs of scheduling tools over HTTP, built from the documentation. They share no code with the rest of Doorbell."""
+"""Fake APIs of scheduling tools over HTTP, written from the tools' documentation.
+
+No other package shares code with them.
+"""

@@ -78,7 +78,7 @@ class Acuity(Vendor):
         return str(secrets.randbelow(10**9) + 1)
 
     def disable_all(self) -> None:
-        """Acuity does not show disabled webhooks any more."""
+        """Delete the webhooks: Acuity does not list disabled ones."""
         self.subscriptions.clear()
 
     # -- appointments --
@@ -132,7 +132,7 @@ class Acuity(Vendor):
             "timezone": str(ZONE),
             "forms": [],
         }
-        # Only cancelled appointments have it.
+        # Only cancelled appointments have `noShow`.
         return rendered | ({"noShow": appointment.missed_at is not None} if _is_cancelled(appointment) else {})
 
     # -- webhooks --
@@ -154,7 +154,7 @@ class Acuity(Vendor):
 
 
 def _is_cancelled(appointment: Appointment) -> bool:
-    """Whether it is cancelled; Acuity marks no-shows as cancelled, too."""
+    """Return whether Acuity shows the appointment as cancelled, which includes no-shows."""
     return appointment.is_cancelled or appointment.missed_at is not None
 
 

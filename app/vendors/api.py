@@ -1,4 +1,4 @@
-"""All fake tools as one ASGI application: each under its name."""
+"""All fake tools as one ASGI application, each below a path with its name."""
 
 import asyncio
 import importlib
@@ -11,7 +11,7 @@ from starlette.applications import Starlette
 import app.vendors
 from app.vendors.vendor import Vendor
 
-#: The modules of this package that are no tools.
+#: The modules of this package that are not tools.
 SHARED = ("api", "calendar", "oauth", "vendor")
 
 

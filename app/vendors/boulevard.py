@@ -37,7 +37,7 @@ class Boulevard(Vendor):
         return {"POST /api/2020-01/admin": self._execute}
 
     def is_authorized(self, request: Request) -> bool:
-        """Check the token of the request: a text with the time, after its HMAC."""
+        """Check the token of the request: an HMAC, followed by the text that it covers, which has the time."""
         scheme, _, pair = request.headers.get("authorization", "").partition(" ")
         key, _, token = base64.b64decode(pair).decode().partition(":") if scheme == "Basic" else ("", "", "")
         signature, text = token[:44], token[44:]
@@ -101,7 +101,7 @@ class Boulevard(Vendor):
     def _list_appointments(self, variables: Mapping[str, Any]) -> Response:
         rows = [_appointment(each) for each in self.calendar.between(None, None)]
         for field, operator, value in re.findall(r"(\w+) (>=|<|=) '?([^' ]+)'?", variables.get("query") or ""):
-            rows = [row for row in rows if _holds(row[field], operator, value)]
+            rows = [row for row in rows if _meets_condition(row[field], operator, value)]
         return self._page("appointments", rows if variables.get("location") == LOCATION else [], variables)
 
     def _get_appointment(self, variables: Mapping[str, Any]) -> Response:
@@ -160,7 +160,7 @@ def _webhook(stored: StoredSubscription) -> Row:
     return {"id": stored.id, "name": stored.attributes.get("name", ""), "url": stored.url, "subscriptions": events}
 
 
-def _holds(value: str, operator: str, limit: str) -> bool:
+def _meets_condition(value: str, operator: str, limit: str) -> bool:
     time, other = datetime.fromisoformat(value), datetime.fromisoformat(limit)
     return {">=": time >= other, "<": time < other, "=": time == other}[operator]
 

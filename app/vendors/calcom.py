@@ -269,7 +269,7 @@ class Calcom(Vendor):
         return Webhook(trigger, json.dumps(body).encode(), {})
 
     def _meeting_ended(self, appointment: Appointment) -> Webhook:
-        """Render the booking as it was saved when it was made, without `payload` around it."""
+        """Return the booking as it was saved when it was made, without `payload` around it."""
         body = {
             "triggerEvent": "MEETING_ENDED",
             "id": appointment.number * 100 + appointment.moves,

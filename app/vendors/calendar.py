@@ -1,4 +1,4 @@
-"""The appointments of a fake tool, as a person would keep them."""
+"""The appointments of a fake tool."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ Step = Literal["booked", "moved", "cancelled", "completed", "paid", "missed"]
 
 @dataclass(slots=True)
 class Appointment:
-    """An appointment. previous_id: the id that it had before it was moved, for tools that give a moved one a new id."""
+    """An appointment. moves: how often it was moved, for tools that give a moved appointment a new id."""
 
     number: int
     starts_at: datetime
@@ -39,9 +39,10 @@ class Appointment:
 
 @dataclass(slots=True)
 class Calendar:
-    """Appointments, and a clock that always moves on, so that no two changes have the same time.
+    """Appointments, and a clock by which no two changes have the same time.
 
-    on_change: called after each change. step: the least time between two changes, for tools whose times are coarse.
+    on_change: called after each change. step: the minimum time between two changes, for tools whose times have no
+        fractions of a second.
     """
 
     appointments: dict[int, Appointment] = field(default_factory=dict)
@@ -94,7 +95,7 @@ class Calendar:
         return appointment
 
     def between(self, since: datetime | None, until: datetime | None) -> list[Appointment]:
-        """Return the appointments that start in this period, in order."""
+        """Return the appointments that start in this period, in the order of their start."""
         return sorted(
             (
                 each

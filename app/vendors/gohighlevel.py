@@ -24,7 +24,7 @@ Row = dict[str, Any]
 
 
 class GoHighLevel(Vendor):
-    """deleted: the numbers of the appointments that were deleted, which no list has."""
+    """deleted: the numbers of the deleted appointments, which are in no list."""
 
     name = "gohighlevel"
     tenant = LOCATION
@@ -138,7 +138,7 @@ def _time(time: datetime) -> str:
 
 
 def _local(time: datetime) -> str:
-    """Return a time of the location, an hour behind UTC in this fake."""
+    """Return the local time of the location, which is one hour behind UTC in this fake."""
     return (time.astimezone(UTC) - timedelta(hours=1)).strftime("%Y-%m-%dT%H:%M:%S-01:00")
 
 

@@ -61,17 +61,17 @@ class HousecallPro(Vendor):
         json.loads(await request.body())
         if self.faults.forbidden:
             return self.error(403, "Forbidden")
-        if not self._own():
+        if not self._own_subscriptions():
             stored = StoredSubscription("company", self.registered_url, EVENTS, SECRET, self.calendar.now())
             self.subscriptions[stored.id] = stored
         return Response()
 
     async def _unsubscribe(self, _: Request) -> Response:
-        for stored in self._own():
+        for stored in self._own_subscriptions():
             del self.subscriptions[stored.id]
         return Response()
 
-    def _own(self) -> list[StoredSubscription]:
+    def _own_subscriptions(self) -> list[StoredSubscription]:
         return [each for each in self.subscriptions.values() if each.url == self.registered_url]
 
     # -- jobs and invoices --

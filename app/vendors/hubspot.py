@@ -117,10 +117,12 @@ class HubSpot(Vendor):
 
 
 def _matches(row: Row, filters: list[Mapping[str, str]]) -> bool:
-    return all(_holds(row["properties"][each["propertyName"]], each["operator"], each["value"]) for each in filters)
+    return all(
+        _meets_condition(row["properties"][each["propertyName"]], each["operator"], each["value"]) for each in filters
+    )
 
 
-def _holds(value: str, operator: str, limit: str) -> bool:
+def _meets_condition(value: str, operator: str, limit: str) -> bool:
     time, other = datetime.fromisoformat(value).timestamp() * 1000, int(limit)
     return time >= other if operator == "GTE" else time < other
 

@@ -52,7 +52,7 @@ class Jane(Vendor):
 
     # -- webhooks: one for each topic of the app; others belong to other apps --
 
-    def _own(self) -> list[StoredSubscription]:
+    def _own_subscriptions(self) -> list[StoredSubscription]:
         return [
             each
             for each in self.subscriptions.values()
@@ -68,14 +68,14 @@ class Jane(Vendor):
             )
         if topic not in TOPICS.values() or not url.startswith("http"):
             return JSONResponse({"errors": [{"path": "event_topic", "message": "is not valid"}]}, 422)
-        if existing := next((each for each in self._own() if topic in each.events), None):
+        if existing := next((each for each in self._own_subscriptions() if topic in each.events), None):
             error = {"id": "DUPLICATE_RECORD", "message": "already subscribed", "details": _webhook(existing)}
             return JSONResponse({"errors": [error]}, 409)
         stored = self.subscribe(url, (topic,), uuid4().hex, is_of_app=True)
         return JSONResponse({**_webhook(stored), "secret": stored.secret}, 201)
 
     async def _list_webhooks(self, _: Request) -> Response:
-        return JSONResponse([_webhook(stored) for stored in self._own()])
+        return JSONResponse([_webhook(stored) for stored in self._own_subscriptions()])
 
     async def _delete_webhook(self, request: Request) -> Response:
         is_deleted = self.subscriptions.pop(request.path_params["id"], None)

@@ -35,7 +35,7 @@ class Mindbody(Vendor):
     def __init__(self) -> None:
         super().__init__()
         self._tokens: set[str] = set()
-        #: Subscriptions that were deleted. They stay in the list.
+        #: Deleted subscriptions, which stay in the list.
         self._deactivated: dict[str, StoredSubscription] = {}
 
     def endpoints(self) -> Mapping[str, Endpoint]:
@@ -252,7 +252,7 @@ def _client_id(appointment: Appointment) -> str:
 
 
 def _local(time: datetime) -> str:
-    """Return a time of the site, without an offset."""
+    """Return the local time of the site, without an offset."""
     return time.astimezone(ZONE).strftime("%Y-%m-%dT%H:%M:%S")
 
 

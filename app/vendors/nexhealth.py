@@ -65,7 +65,7 @@ class NexHealth(Vendor):
         practice = {"id": INSTITUTION, "name": "Ada's Dental", "subdomain": SUBDOMAIN, "locations": [location]}
         return _data([practice])
 
-    # -- endpoints, and what they are subscribed to --
+    # -- endpoints, and their subscriptions --
 
     async def _create_endpoint(self, request: Request) -> Response:
         body = json.loads(await request.body())

@@ -50,7 +50,7 @@ class Nylas(Vendor):
     async def _application(self, _: Request) -> Response:
         return _data({"application_id": "app-1", "region": "us", "branding": {"name": "Ada's Studio"}})
 
-    # -- webhooks: the address is tried when one is created, and only then the secret is shown --
+    # -- webhooks: Nylas tests the URL when a webhook is created; only that response has the secret --
 
     async def _create_webhook(self, request: Request) -> Response:
         body = json.loads(await request.body())
@@ -64,7 +64,7 @@ class Nylas(Vendor):
         return _data({**_webhook(stored), "webhook_secret": stored.secret})
 
     async def _answers_challenge(self, url: str) -> bool:
-        """Try the address, unless it is that of a test without a server."""
+        """Return whether the URL answers a challenge. The URL of a test without a server is not called."""
         if not url.startswith("http://127.0.0.1"):
             return True
         challenge = uuid4().hex

@@ -4,7 +4,7 @@
     POST /calendly/oauth/token         exchanges a code or a refresh token, each once
     POST /calendly/_vendor/revoke      the owner of the account removes the app: its tokens end
 
-Codes are used once: a second use ends the tokens of the first.
+A code can be used once: a second use revokes the tokens of the first use.
 """
 
 import base64
@@ -21,7 +21,7 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 
 @dataclass(slots=True)
 class Grant:
-    """The consent of an owner. code: empty once it was used."""
+    """The consent of an owner. code: empty for a grant that was added without a code."""
 
     code: str
     redirect_uri: str
@@ -33,9 +33,10 @@ class Grant:
 
 @dataclass(slots=True)
 class OAuthServer:
-    """client_auth: how the app authenticates. needs_pkce: whether a code challenge is required; others are optional.
+    """An OAuth server with one registered app.
 
-    rotates: whether a refresh token is used once. redirect_uris: those that are registered; empty for all.
+    client_auth: how the app authenticates. needs_pkce: whether a code challenge is required; otherwise it is optional.
+    rotates: whether a refresh token can be used only once. redirect_uris: the registered ones; empty if any is accepted.
     """
 
     client_auth: str = "body"
@@ -53,13 +54,13 @@ class OAuthServer:
         return any(access_token in grant.access_tokens and not grant.is_revoked for grant in self.grants)
 
     def consent(self) -> str:
-        """Add the consent of an owner, and return its refresh token."""
+        """Add a grant, as if an owner had consented, and return its refresh token."""
         token = f"refresh-{secrets.token_hex(8)}"
         self.grants.append(Grant("", "", "", refresh_tokens={token}))
         return token
 
     def expire(self) -> None:
-        """End the access tokens."""
+        """Expire all access tokens."""
         for grant in self.grants:
             grant.access_tokens.clear()
 
@@ -70,7 +71,7 @@ class OAuthServer:
     # -- the page --
 
     async def authorize(self, request: Request) -> Response:
-        """Show the page; a wrong client or redirect URI is never redirected to."""
+        """Show the page. With a wrong client or redirect URI, never redirect."""
         query = request.query_params
         if query.get("client_id") != self.client_id:
             return HTMLResponse("<h1>There is no such app</h1>", 400)
@@ -128,7 +129,7 @@ class OAuthServer:
         grant = next((grant for grant in self.grants if grant.code and form.get("code") == grant.code), None)
         if grant is None or grant.is_revoked:
             return _error("invalid_grant")
-        if grant.access_tokens:  # the code is used again: somebody has stolen it
+        if grant.access_tokens:  # a code that is used twice counts as stolen
             grant.is_revoked = True
             return _error("invalid_grant")
         if grant.redirect_uri != form.get("redirect_uri") or not _is_verified(grant, form.get("code_verifier", "")):
@@ -166,7 +167,7 @@ async def _form(request: Request) -> dict[str, str]:
 
 
 def _is_verified(grant: Grant, verifier: str) -> bool:
-    """Whether the verifier belongs to the challenge. Without a challenge there is nothing to verify."""
+    """Return whether the verifier belongs to the challenge; True if there is no challenge."""
     digest = hashlib.sha256(verifier.encode()).digest()
     return not grant.challenge or base64.urlsafe_b64encode(digest).decode().rstrip("=") == grant.challenge
 

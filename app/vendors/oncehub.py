@@ -45,7 +45,7 @@ class OnceHub(Vendor):
     async def _test(self, _: Request) -> Response:
         return JSONResponse({"message": "The API key is valid for account: owner@example.com"})
 
-    # -- webhooks: their names are unique, and a disabled one looks as before --
+    # -- webhooks: their names are unique --
 
     async def _create_webhook(self, request: Request) -> Response:
         body = json.loads(await request.body())
@@ -99,7 +99,7 @@ class OnceHub(Vendor):
         return f"WHK-{secrets.token_hex(5).upper()}"
 
     def disable_all(self) -> None:
-        """Hide them: the API does not describe how a disabled webhook looks."""
+        """Hide the webhooks: the API does not describe how it shows a disabled one."""
         self.subscriptions.clear()
 
     def _page(self, request: Request, items: list[dict[str, Any]]) -> Response:

@@ -14,7 +14,7 @@ from starlette.responses import JSONResponse, Response
 from app.vendors.calendar import Appointment, Step
 from app.vendors.vendor import JSON, Endpoint, StoredSubscription, Vendor, Webhook, iso
 
-#: A webhook gets all events; its owner cannot choose.
+#: A webhook gets all events; its owner cannot select some of them.
 EVENTS = (
     "event.created",
     "event.requested",

@@ -1,4 +1,7 @@
-"""ServiceM8's API, as https://developer.servicem8.com describes it. Webhooks are managed beside `api_1.0`."""
+"""ServiceM8's API, as https://developer.servicem8.com describes it.
+
+The endpoints for webhooks are next to `api_1.0`, not below it.
+"""
 
 import json
 import re
@@ -54,7 +57,7 @@ class ServiceM8(Vendor):
         account = {"uuid": _uuid("vendor", 1), "name": "Ada's Plumbing", "timezone_name": str(ZONE), "active": 1}
         return JSONResponse([account])
 
-    # -- subscriptions: each has one event; the same event and unique_id change it in place --
+    # -- subscriptions: each has one event; a POST with the same event and unique_id changes it in place --
 
     async def _save_subscription(self, request: Request) -> Response:
         form = dict(parse_qsl((await request.body()).decode()))
@@ -131,7 +134,9 @@ class ServiceM8(Vendor):
             record
             for appointment in self.calendar.appointments.values()
             if (record := table(appointment))
-            and all(_holds(str(record.get(name, "")), operator, value) for name, operator, value in conditions)
+            and all(
+                _meets_condition(str(record.get(name, "")), operator, value) for name, operator, value in conditions
+            )
         ]
         if "cursor" not in query:
             return JSONResponse(records)
@@ -223,7 +228,7 @@ def _local(time: datetime | None) -> str:
     return time.astimezone(ZONE).strftime("%Y-%m-%d %H:%M:%S") if time else NEVER
 
 
-def _holds(value: str, operator: str, other: str) -> bool:
+def _meets_condition(value: str, operator: str, other: str) -> bool:
     return {"eq": value == other, "gt": value > other, "lt": value < other}[operator]
 
 

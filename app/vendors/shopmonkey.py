@@ -119,7 +119,7 @@ class Shopmonkey(Vendor):
             return self.error(400, "Invalid Usage: Unable to parse orderby")
         for column, condition in where.items():
             if rows and column in rows[0]:
-                rows = [row for row in rows if _holds(row[column], condition)]
+                rows = [row for row in rows if _meets_condition(row[column], condition)]
         for column in order:
             rows = sorted(rows, key=lambda row: row[column])
         return self._page(request, rows)
@@ -222,7 +222,7 @@ def _customer(appointment: Appointment) -> Row:
     }
 
 
-def _holds(value: str, condition: Any) -> bool:
+def _meets_condition(value: str, condition: Any) -> bool:
     if not isinstance(condition, dict):
         return bool(value == condition)
     operators: dict[str, Callable[[Any], bool]] = {

@@ -1,6 +1,6 @@
 """Stripe's API for webhook endpoints and events, as https://docs.stripe.com/api describes it.
 
-Its calendar has orders: a paid one is a payment for a visit of another tool, a cancelled one is refunded.
+Its calendar has orders. A paid order is a payment for a visit of another tool; a cancelled order is refunded.
 """
 
 import hashlib

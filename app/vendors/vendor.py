@@ -1,4 +1,4 @@
-"""What all fake tools share: faults, subscriptions, the delivery of webhooks, and the endpoints that control them.
+"""The base class of fake tools: faults, subscriptions, the sending of webhooks, and the endpoints that control a fake.
 
 Each tool is served under its name, such as /calendly. These endpoints control it:
 
@@ -40,12 +40,12 @@ METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 @dataclass(frozen=True, slots=True)
 class Faults:
-    """What goes wrong.
+    """The faults that a fake simulates.
 
-    down: 503 for every request. unauthorized: 401. forbidden: 403 for creating a subscription, as without the plan or right.
-    rate_limited: the next n requests are answered 429. slow_s: the delay of every response. hang_after: the nth request from
-    now is executed, and its response is lost. drop_every: every nth webhook is not sent. duplicate: each webhook is sent
-    twice. page_size: the longest page.
+    down: 503 for every request. unauthorized: 401. forbidden: 403 for creating a subscription, as if the plan or the
+        right were missing. rate_limited: the next n requests are answered 429. slow_s: the delay of every response.
+        hang_after: the nth request from now on is executed, but its response is lost. drop_every: every nth webhook is
+        not sent. duplicate: each webhook is sent twice. page_size: the maximum size of a page.
     """
 
     down: bool = False
@@ -62,7 +62,7 @@ class Faults:
 
 @dataclass(slots=True)
 class StoredSubscription:
-    """A subscription as the tool stores it. attributes: what only this tool has."""
+    """A subscription as the tool stores it. attributes: further fields of this tool."""
 
     id: str
     url: str
@@ -76,7 +76,7 @@ class StoredSubscription:
 
 @dataclass(frozen=True, slots=True)
 class Webhook:
-    """A webhook to be sent to the subscriptions that have its event."""
+    """A webhook, which is sent to the subscriptions that have its event."""
 
     event: str
     body: bytes
@@ -84,11 +84,11 @@ class Webhook:
 
 
 class ResponseLost(Exception):
-    """The request was executed, and its response is not sent."""
+    """The request was executed, but its response is not sent."""
 
 
 class LostResponse(Response):
-    """Ends in the middle of its body."""
+    """A response that ends in the middle of its body."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"100")]})
@@ -99,12 +99,13 @@ class LostResponse(Response):
 class Vendor(ABC):
     """A fake tool. A subclass implements its API: `endpoints`, `is_authorized`, `error`, `webhooks` and `sign`.
 
-    before_response: called when a request was executed, before it is answered.
-    name: the source. has_appointments: False for a tool that only has payments for the appointments of others.
-    credentials: what a caller must present. tenant: the id of the account, if a person enters it. token_path: where
-    credentials are exchanged for a token.
-    secret_on_a_page, registered_url: what a person copies from the tool's pages, and to them.
-    oauth_settings: how its OAuth server works; None for a tool without one.
+    before_response: called after a request was executed, before its response is sent.
+    name: the source. has_appointments: False for a tool that has only payments for appointments of other tools.
+    credentials: the credentials that a caller must send. tenant: the id of the account, if a person enters it.
+    token_path: the path of the token endpoint.
+    secret_on_a_page: the secret that a person copies from the tool's pages. registered_url: the URL that a person
+        enters there.
+    oauth_settings: the arguments of its OAuthServer; None for a tool without OAuth.
     disables_after: failed deliveries in a row after which the tool disables a subscription; 0 for never.
     """
 
@@ -134,21 +135,21 @@ class Vendor(ABC):
 
     @property
     def values_to_enter(self) -> dict[str, str]:
-        """What a person enters to connect it."""
+        """The values that a person enters to connect the tool."""
         values = {**self.credentials, "SECRET": self.secret_on_a_page, "TENANTS": self.tenant}
         return {name: value for name, value in values.items() if value}
 
-    # -- what a tool implements --
+    # -- a subclass implements or overrides these --
 
     @abstractmethod
     def endpoints(self) -> Mapping[str, Endpoint]:
-        """Return the API, by method and path: {"GET /users/me": …}."""
+        """Return the endpoints of the API by method and path: {"GET /users/me": …}."""
 
     def is_authorized(self, request: Request) -> bool:
         return request.headers.get("authorization") == f"Bearer {self.credentials['TOKEN']}"
 
     def error(self, status: int, text: str) -> Response:
-        """Return an error in the form of this tool."""
+        """Return an error in the format of this tool."""
         return JSONResponse({"message": text}, status)
 
     @abstractmethod
@@ -172,7 +173,7 @@ class Vendor(ABC):
         return self.oauth.webhook_secret or chosen if self.oauth and self._has_access_token(request) else chosen
 
     def oauth_variables(self, api_url: str) -> dict[str, str]:
-        """Return the settings of an app that is registered at the OAuth server."""
+        """Return the settings for an app that is registered with the OAuth server."""
         if self.oauth is None:
             return {}
         variables = {
@@ -185,12 +186,12 @@ class Vendor(ABC):
         return {f"OAUTH__{self.name.upper()}__{name}": value for name, value in variables.items() if value}
 
     def _has_access_token(self, request: Request) -> bool:
-        """Whether the request has an access token of the OAuth server."""
+        """Return whether the request has a valid access token of the OAuth server."""
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         return self.oauth is not None and scheme == "Bearer" and self.oauth.is_valid(token)
 
     def register(self, url: str) -> None:
-        """Do what a person does on the pages of the tool: enter the URL of the webhooks."""
+        """Enter the URL of the webhooks, as a person does on the pages of the tool."""
         self.registered_url = url
 
     def new_subscription_id(self) -> str:
@@ -203,7 +204,10 @@ class Vendor(ABC):
     # -- webhooks --
 
     def _changed(self, appointment: Appointment, step: Step) -> None:
-        """Send the webhooks of a change. They are made now: the appointment may change before they are sent."""
+        """Queue the webhooks of a change.
+
+        Their bodies are made now: the appointment may change before they are sent.
+        """
         self._queue.put_nowait(self.webhooks(appointment, step))
 
     async def run(self) -> None:
@@ -261,7 +265,9 @@ class Vendor(ABC):
             yield Route(f"/{self.name}{path}", self._guarded(endpoint), methods=[method])
         yield from self._control_routes()
         if self.oauth:
-            authorize, token = (self._guarded(each, is_open=True) for each in (self.oauth.authorize, self.oauth.token))
+            authorize, token = (
+                self._guarded(each, is_public=True) for each in (self.oauth.authorize, self.oauth.token)
+            )
             yield Route(f"/{self.name}{self.api_path}/oauth/authorize", authorize, methods=["GET", "POST"])
             yield Route(f"/{self.name}{self.api_path}{self.token_path}", token, methods=["POST"])
         yield Route(f"/{self.name}/{{path:path}}", self._guarded(self._unknown), methods=METHODS)
@@ -269,12 +275,12 @@ class Vendor(ABC):
     async def _unknown(self, request: Request) -> Response:
         return self.error(404, "there is no such endpoint")
 
-    def _guarded(self, endpoint: Endpoint, *, is_open: bool = False) -> Endpoint:
-        """is_open: it needs no credentials of the account."""
+    def _guarded(self, endpoint: Endpoint, *, is_public: bool = False) -> Endpoint:
+        """Wrap an endpoint with the faults and the authorization. is_public: it needs no credentials of the account."""
 
         async def guarded(request: Request) -> Response:
             try:
-                response = await self._answer(endpoint, request, is_open)
+                response = await self._answer(endpoint, request, is_public)
             except ResponseLost:
                 return LostResponse()
             self.requests.append((request.method, request.url.path.removeprefix(f"/{self.name}"), response.status_code))
@@ -282,7 +288,7 @@ class Vendor(ABC):
 
         return guarded
 
-    async def _answer(self, endpoint: Endpoint, request: Request, is_open: bool) -> Response:
+    async def _answer(self, endpoint: Endpoint, request: Request, is_public: bool) -> Response:
         faults = self.faults
         await asyncio.sleep(faults.slow_s)
         if faults.down:
@@ -290,8 +296,8 @@ class Vendor(ABC):
         if faults.rate_limited:
             self.faults = replace(faults, rate_limited=faults.rate_limited - 1)
             return Response("Too Many Requests", 429, {"retry-after": str(faults.retry_after_s)})
-        is_known = is_open or self.is_authorized(request) or self._has_access_token(request)
-        if not is_known or (faults.unauthorized and not is_open):
+        has_access = is_public or self.is_authorized(request) or self._has_access_token(request)
+        if not has_access or (faults.unauthorized and not is_public):
             return self.error(401, "The access token is invalid")
         response = await endpoint(request)
         self.before_response()
