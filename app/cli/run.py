@@ -24,7 +24,7 @@ MIN_PASSWORD_LENGTH = 12
 )
 def demo(once: bool, with_more_sources: bool) -> None:
     """Run the whole system on this machine, without any setup."""
-    from app.demo.story import run
+    from app.demo.steps import run
 
     sys.exit(run(once, with_more_sources))
 

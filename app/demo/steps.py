@@ -1,4 +1,4 @@
-"""Runs the steps of `doorbell demo`: each sends signed webhooks over HTTP and checks the visits in the Visits API."""
+"""The steps of `doorbell demo`: each sends signed webhooks over HTTP, and checks the visits in the Visits API."""
 
 import json
 import secrets
@@ -26,12 +26,12 @@ from app.webhooks.fresh_specimens import refresh
 from app.webhooks.registry import source_title, specimen_body
 from app.webhooks.specimens import find_specimen
 
-#: What `demo --all` sends for tools that are not connected by API: a booking and its move.
+#: The specimens that `demo --all` sends for tools that are not connected through their API: a booking and its move.
 MORE_BOOKINGS = {
     "zoom": ("an invitee books", "moved: the created half"),
     "housecallpro": ("a job is scheduled", "it is moved by an hour"),
 }
-#: How long a step waits to confirm that nothing calls the Visits API.
+#: How long a step waits, to check that nothing calls the Visits API.
 NO_EFFECT_S = 0.5
 
 
@@ -75,7 +75,7 @@ def run(once: bool, with_more_sources: bool = False) -> int:
 class DemoSteps:
     def __init__(self, system: System) -> None:
         self.system = system
-        # New ids in each run: with those of an earlier run, deliveries would be repeats.
+        # Each run needs new ids: with the ids of an earlier run, deliveries would be repeats.
         self.run_id = secrets.token_hex(4)
         #: The external_id of the first visit.
         self.booking = ""
@@ -191,7 +191,7 @@ class DemoSteps:
         return [partial(self.connected, tools), *booked, partial(self.disabled, tools)]
 
     def connected(self, tools: Tools) -> Step:
-        """Connect all tools. Each has an appointment from before."""
+        """Connect all tools. Each tool already has an appointment."""
         for source in HOOKS:
             tools.book(source, _on_day(7), f"early.{source}@example.com")
         printed = tools.connect_all(self.system.env)
@@ -213,7 +213,7 @@ class DemoSteps:
         return Step(sent, f"its webhooks are answered {answers}", _visit_line(visit), bool(visit))
 
     def disabled(self, tools: Tools) -> Step:
-        """Lose webhooks, because Calendly disabled the subscription."""
+        """Change appointments while Calendly has disabled the subscription, so that no webhook reports the changes."""
         number = tools.book("calendly", _on_day(8), "ben@example.com")
         self._wait_for_start("ben@example.com", _on_day(8))
         started = time.monotonic()
@@ -227,7 +227,7 @@ class DemoSteps:
         return Step(sent, response, _visit_line(visit), is_complete and tools.is_subscribed("calendly"))
 
     def _wait_for_start(self, email: str, start: datetime) -> dict[str, Any] | None:
-        """Return the only visit of a customer once it begins then; None if it does not."""
+        """Wait until the customer's only visit has this start, and return it; None after the timeout."""
 
         def matching() -> dict[str, Any] | None:
             visits = self.system.visits_of(email)
@@ -273,7 +273,7 @@ Or in another terminal:
         return refresh(source, find_specimen(source, name), self.run_id, datetime.now(UTC))
 
     def _wait_for_visit(self, external_id: str, **fields: str) -> dict[str, Any] | None:
-        """Return the only visit with that external_id once it has these values; None if it does not."""
+        """Wait until the only visit with that external_id has these values, and return it; None after the timeout."""
 
         def matching() -> dict[str, Any] | None:
             visits = [visit for visit in self.system.visits() if visit["external_id"] == external_id]
@@ -283,7 +283,7 @@ Or in another terminal:
 
 
 def _on_day(days: int) -> datetime:
-    """Return 15:00 UTC on a day from now."""
+    """Return 15:00 UTC on the day that is this many days from now."""
     return (datetime.now(UTC) + timedelta(days=days)).replace(hour=15, minute=0, second=0, microsecond=0)
 
 

@@ -1,6 +1,6 @@
-"""Starts the processes of the demo: embedded Valkey, sandbox, a tool's API, worker and web, as in production.
+"""Starts the processes of the demo, as in production: embedded Valkey, sandbox, a tool's API, worker and web.
 
-All processes use free ports and new secrets, and end with the ExitStack.
+All processes use free ports and new secrets, and are stopped when the ExitStack is closed.
 """
 
 import json
@@ -27,7 +27,7 @@ from app.settings.model import hash_password
 from app.webhooks.registry import load_sources
 from app.webhooks.specimens import sign_headers
 
-#: The hooks of the demo, besides `standard`; with --all also the others.
+#: The hooks of the demo, besides `standard`, and the additional hooks with --all.
 SOURCES, MORE_SOURCES = ("calendly", "calcom", "acuity"), ("zoom", "housecallpro")
 WEB_READY_TIMEOUT_S = 30.0
 
@@ -37,7 +37,7 @@ class NotStarted(Exception):
 
 
 class System:
-    """Starts all processes, and is a client of them. Raises NoServer, NotStarted.
+    """Starts all processes, and sends requests to them. Raises NoServer, NotStarted.
 
     tools: the fakes of the tools, with --all. sources: the hooks in the environment.
     """
@@ -51,7 +51,7 @@ class System:
         self.http = stack.enter_context(httpx.Client(timeout=10, trust_env=False))
         self._redis_url = self._start_redis(stack)
         self.sandbox_url = self._start_sandbox(stack)
-        #: What the APIs of the tools return, by path.
+        #: The records that the APIs of the tools return, by path.
         self.records: dict[str, Any] = {}
         self.tools = Tools(stack, self.http) if with_more_sources else None
         if self.tools:
@@ -95,7 +95,10 @@ class System:
         }
 
     def _tool_settings(self, source: str, tool_url: str) -> Iterator[tuple[str, str]]:
-        """Yield what a source needs besides its secret: credentials and the address of its API, or our URL."""
+        """Yield the settings that a source needs besides its secret.
+
+        They are its credentials and the URL of its API, or PUBLIC_URL.
+        """
         tool, prefix = load_sources()[source], f"HOOKS__{source.upper()}"
         if tool.fetch:
             yield f"{prefix}__API_URL", tool_url
@@ -124,7 +127,7 @@ class System:
     def send(
         self, source: str, body: bytes, headers: Mapping[str, str], signed_body: bytes | None = None
     ) -> httpx.Response:
-        """Send a signed webhook. signed_body: the body that the signature covers, if it is another one."""
+        """Send a signed webhook. signed_body: the body that the signature covers, if it differs from `body`."""
         url = f"{self.web_url}/hooks/{source}"
         headers = sign_headers(
             source, body if signed_body is None else signed_body, headers, [self.secrets[source]], url
@@ -160,7 +163,7 @@ class System:
 
 @contextmanager
 def tool_api(records: Mapping[str, Any]) -> Iterator[str]:
-    """Start a server that returns the record of a path, as the APIs of the tools do; yield its URL."""
+    """Start a server that returns a record for each path, as the APIs of the tools do, and yield its URL."""
 
     class Records(BaseHTTPRequestHandler):
         def do_GET(self) -> None:

@@ -46,7 +46,7 @@ class Tools:
             return False
 
     def settings(self) -> Iterator[tuple[str, str]]:
-        """Yield what the hooks in the environment need to be connected."""
+        """Yield the settings that the hooks in the environment need to be connected."""
         yield "CONNECTION_CHECK_S", str(CHECK_S)
         for source in IN_ENVIRONMENT:
             prefix = f"HOOKS__{source.upper()}"

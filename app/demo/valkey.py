@@ -1,4 +1,4 @@
-"""Starts a Valkey server from a wheel, for the demo, the tests and the benchmarks, so that nobody must install one."""
+"""Starts a Valkey server from a wheel, for the demo, the tests and the benchmarks. Nobody must install a server."""
 
 import os
 import secrets
@@ -17,7 +17,7 @@ class NoServer(Exception):
 
 
 def free_port() -> int:
-    """Return a free port below the ephemeral ports, which an outgoing connection might take before the server does."""
+    """Return a free port below the ephemeral ports, because an outgoing connection could take one of those first."""
     while True:
         port = 15_000 + secrets.randbelow(17_000)
         with socket.socket() as probe, suppress(OSError):

@@ -324,7 +324,7 @@ def test_no_module_names_the_module_of_a_source() -> None:
 
 
 #: The demo uses some sources by name.
-DEMO = {"app.demo.story", "app.demo.system", "app.demo.tools"}
+DEMO = {"app.demo.steps", "app.demo.system", "app.demo.tools"}
 
 
 def test_no_module_outside_a_source_contains_its_name() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-from app.demo.story import DemoSteps
+from app.demo.steps import DemoSteps
 from app.demo.system import System
 from app.demo.tools import HOOKS
 from tests.support.browser import ConsoleBrowser, chromium
