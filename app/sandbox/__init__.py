@@ -1,1 +1,1 @@
-"""A stand-in for Review Rover's Visits API, for first runs, tests and benchmarks."""
+"""A fake of Review Rover's Visits API, for first runs, tests and benchmarks."""

@@ -9,7 +9,8 @@ the reference does not specify, can be changed while the sandbox runs:
     POST           /_sandbox/reset          delete all visits, contacts and the journal, and execute no call that waits;
                                             keep the documented contact and the faults
 
-Nothing is logged, and no error quotes the request. Run it without an access log, because queries contain e-mail addresses.
+The sandbox logs nothing, and no error quotes the request. Run it without an access log, because queries contain e-mail
+addresses.
 """
 
 import asyncio
@@ -51,7 +52,7 @@ def create_sandbox(file: str = ":memory:", token: str | None = None) -> Starlett
 
 
 class VisitsApi:
-    """Executes each call, or the fault that is chosen for it, and writes the call to the journal."""
+    """Executes each call, or simulates a fault instead, and writes the call to the journal."""
 
     def __init__(self, store: Store, injector: FaultInjector, journal: Journal, token: str | None) -> None:
         self._store, self._injector, self._journal, self._token = store, injector, journal, token

@@ -1,4 +1,4 @@
-"""The endpoints under /_sandbox: tests use them to control and observe the sandbox."""
+"""The endpoints under /_sandbox, with which tests control and observe the sandbox."""
 
 import re
 

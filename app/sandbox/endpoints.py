@@ -1,4 +1,4 @@
-"""The endpoints of the Visits API: a parsed request in, a result out."""
+"""The endpoints of the Visits API. Each takes a parsed request and returns a result."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -134,7 +134,7 @@ def _visit_result(status: int, visit: Row, committed: bool) -> Result:
 
 
 def _without_unset(row: Row) -> Row:
-    """Return the row as in a response: without empty columns."""
+    """Return the row as a response has it: without empty columns."""
     fields = {name: value for name, value in row.items() if value is not None}
     if "completed" in fields:
         fields["completed"] = bool(fields["completed"])

@@ -1,4 +1,4 @@
-"""Faults that the sandbox can simulate, and choices that the Visits API's reference does not specify."""
+"""Faults that the sandbox can simulate, and behavior that the Visits API's reference does not specify."""
 
 import asyncio
 import contextlib
@@ -52,9 +52,9 @@ class Faults(BaseModel):
     wrong_json_share: Share = 0  # committed, then 200 with a body that is not JSON
     only: tuple[str, ...] = ()  # endpoints that are faulty; empty: all
     matching: str = ""  # only calls whose path or query contains this text are faulty; empty: all
-    after: Annotated[int, Field(ge=0)] = 0  # calls without a fault before the first one; counted down
+    after: Annotated[int, Field(ge=0)] = 0  # how many calls have no fault before the first one that may; counted down
     times: Annotated[int, Field(ge=0)] | None = None  # how many more faults happen; counted down; None: no limit
-    seed: int = 0  # of the random choices; a new seed restarts them
+    seed: int = 0  # seed of the random choices; setting it restarts them
 
     duplicate_external_id: Literal["allow", "conflict", "unprocessable", "upsert"] = "allow"
     empty_clears: bool = True  # an empty value in PUT clears the field; otherwise it is ignored
@@ -65,13 +65,13 @@ class Faults(BaseModel):
 
     @field_validator("only")
     @classmethod
-    def _names_endpoints(cls, only: tuple[str, ...]) -> tuple[str, ...]:
+    def _check_endpoints(cls, only: tuple[str, ...]) -> tuple[str, ...]:
         if unknown := [name for name in only if name not in ENDPOINTS]:
             raise ValueError(f"there is no endpoint {unknown[0]!r}; the endpoints are {', '.join(ENDPOINTS)}")
         return only
 
     @model_validator(mode="after")
-    def _shares_fit(self) -> "Faults":
+    def _check_shares(self) -> "Faults":
         # One random number chooses among the failures. The tolerance is for sums like 0.7 + 0.2 + 0.1.
         if sum(share for _, share in self.failures()) > 1 + 1e-9:
             raise ValueError(f"the shares of {', '.join(name for name, _ in self.failures())} add up to more than 1")
@@ -134,7 +134,7 @@ class FaultInjector:
 
 
 class ConnectionReset(Response):
-    """Sends no response: waits `after_s` or until the caller disconnects, then resets the connection."""
+    """Sends no response. Waits for `after_s` or until the caller disconnects, then resets the connection."""
 
     def __init__(self, after_s: float = 0) -> None:
         super().__init__()

@@ -15,8 +15,8 @@ class Entry(NamedTuple):
     """A call. Entries are in the order in which the calls were executed.
 
     response: a status, or "reset", "hang", "truncated", or "gone" (the caller disconnected before the body was read).
-    fault: the fault that affected the call. Two calls overlapped if the `at` of one is between `at` and `at` +
-    `took_ms` of the other. `took_ms` of a hanging call does not include hang_s: the entry is written at the commit.
+    fault: the fault that affected the call. Two calls overlapped if the `at` of one is between the `at` and `at` +
+        `took_ms` of the other. `took_ms` of a hanging call does not include hang_s: the entry is written at the commit.
     """
 
     number: int

@@ -48,14 +48,14 @@ Row = dict[str, Any]
 
 
 class Store:
-    """One connection, used only by the event loop's thread."""
+    """Visits and contacts in one SQLite connection, which only the event loop's thread uses."""
 
     def __init__(self, file: str) -> None:
         #: How often everything was deleted.
         self.generation = 0
         self.connection = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
         self.connection.row_factory = sqlite3.Row
-        # Not the shared generator, because test tools seed it, and ids would repeat.
+        # Not the generator of the module `random`: test tools seed it, and ids would repeat.
         self._rng = random.Random()
         if file != ":memory:":
             self.connection.execute("PRAGMA journal_mode = WAL")

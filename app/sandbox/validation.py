@@ -44,7 +44,7 @@ def timestamp(name: str, value: Any) -> str:
 
 
 def amount(name: str, value: Any) -> str:
-    """Normalize to two decimal places. Rejects a third one other than zero, because rounding would lose money."""
+    """Normalize to two decimal places. Rejects further digits other than zero, because rounding would lose money."""
     parts = re.fullmatch(r"0*([0-9]{1,12})(?:\.([0-9]{1,2})0*)?", text(name, value))
     if parts is None:
         raise unprocessable(name, "must be a decimal with at most two places, like 120.00")
