@@ -20,7 +20,7 @@ SHUTDOWN_BODY_TIMEOUT_S = 4.0
 
 
 class HttpRejection(Exception):
-    """An answer that is not 2xx. The operator of the tool reads code and detail."""
+    """A response that is not 2xx. The owner of the sending system reads code and detail."""
 
     def __init__(self, status: int, code: str, detail: str, **headers: str) -> None:
         super().__init__(detail)
@@ -61,6 +61,10 @@ def body_too_large(limit: int) -> HttpRejection:
     return HttpRejection(413, "too_large", f"a body may have at most {limit} bytes", connection="close")
 
 
+def _too_slow(detail: str) -> HttpRejection:
+    return HttpRejection(408, "too_slow", detail, connection="close")
+
+
 @dataclass(slots=True, eq=False)
 class OpenBody:
     """A body that is being received."""
@@ -70,8 +74,9 @@ class OpenBody:
     size: int = 0
 
 
-def _body_too_slow() -> HttpRejection:
-    return HttpRejection(408, "too_slow", "the body did not arrive in time", connection="close")
+#: Details of a 408.
+_TOO_SLOW = "the body did not arrive in time"
+_EVICTED = "too many bodies are unfinished, and this one began first"
 
 
 class BodyDeadlines:
@@ -83,7 +88,7 @@ class BodyDeadlines:
     def __init__(self, max_unfinished_bytes: int | None = None) -> None:
         self._max_unfinished_bytes = max_unfinished_bytes or MAX_UNFINISHED_BYTES
         self._open: dict[OpenBody, None] = {}  # the oldest first
-        self._cancelled: set[OpenBody] = set()
+        self._cancelled: dict[OpenBody, str] = {}  # with the detail of the response
         self._unfinished_bytes = 0
         self._timeout_s = BODY_TIMEOUT_S
 
@@ -101,17 +106,17 @@ class BodyDeadlines:
             if body not in self._cancelled:
                 raise
             task.uncancel()
-            raise _body_too_slow() from None
+            raise _too_slow(self._cancelled[body]) from None
         finally:
             self._remove(body)
-            self._cancelled.discard(body)
+            self._cancelled.pop(body, None)
 
     def _on_chunk(self, body: OpenBody, size: int) -> None:
         body.size += size
         self._unfinished_bytes += size
         while self._unfinished_bytes > self._max_unfinished_bytes:
             if next(iter(self._open)) is body:
-                raise _body_too_slow()  # a task that cancels itself would stop at some later step
+                raise _too_slow(_EVICTED)  # a task that cancels itself would stop at some later step
             self._cancel_oldest()
 
     async def run(self) -> None:
@@ -119,18 +124,18 @@ class BodyDeadlines:
             await asyncio.sleep(self._timeout_s / 10)
             deadline = time.monotonic() - self._timeout_s
             for body in [body for body in self._open if body.started_at < deadline]:
-                self._cancel(body)
+                self._cancel(body, _TOO_SLOW)
 
     def start_draining(self) -> None:
         """Shorten the deadline, because the process ends soon."""
         self._timeout_s = min(self._timeout_s, SHUTDOWN_BODY_TIMEOUT_S)
 
     def _cancel_oldest(self) -> None:
-        self._cancel(next(iter(self._open)))
+        self._cancel(next(iter(self._open)), _EVICTED)
 
-    def _cancel(self, body: OpenBody) -> None:
+    def _cancel(self, body: OpenBody, detail: str) -> None:
         self._remove(body)
-        self._cancelled.add(body)
+        self._cancelled[body] = detail
         body.task.cancel()
 
     def _remove(self, body: OpenBody) -> None:

@@ -77,7 +77,9 @@ CAUSES = {
     "too_many_in_flight": LikelyCause(
         "Too many at once", "More deliveries arrive at once than Redis can store. The tool retries."
     ),
-    "too_slow": LikelyCause("The body took too long", "The sender did not finish the body in time."),
+    "too_slow": LikelyCause(
+        "The body took too long", "The body was not complete in time, or too many were unfinished."
+    ),
     "unfinished": LikelyCause("The sender disconnected", "The sender disconnected before the body was complete."),
     "internal_error": LikelyCause(
         "An error in Doorbell", "The log has the stack trace at unhandled_exception: report it. The tool retries."

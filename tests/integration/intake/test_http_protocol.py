@@ -1,6 +1,7 @@
 """Connections of the web process: how long one may do nothing, how many there may be, and what belongs to a request."""
 
 import asyncio
+import json
 import os
 import re
 import shlex
@@ -403,6 +404,8 @@ def test_the_bytes_of_unfinished_bodies_are_limited(redis_url: str) -> None:
         response = read_response(complete)
 
     assert all(is_error_response(response, 408) for response in first)
+    details = {json.loads(response.body)["detail"] for response in first}
+    assert {"too many bodies are unfinished, and this one began first"} == details
     assert [True] * 3 == newest_are_open
     assert 202 == response.status
 
