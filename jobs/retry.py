@@ -50,8 +50,8 @@ class Schedule:
 class Decision:
     """What follows a failed call.
 
-    retry_in_s: None if an operator must act. failed_attempts: including this one, if it counts; None without failures.
-    opens_circuit: the task is held until the circuit closes.
+    retry_in_s: None parks the task for an operator. failed_attempts: including this one, if it counts; None without
+    failures. opens_circuit: the task is held until the circuit closes, whatever retry_in_s is.
     """
 
     retry_in_s: float | None

@@ -563,7 +563,7 @@ def _visit_sentence(primary: Task) -> str:
         case "discarded":
             return "An operator discarded the changes that were not applied."
     if not primary.remote:
-        return "Review Rover has no such visit, and should have none."
+        return "Review Rover has no such visit, as expected."
     if primary.remote.get("date_cancelled"):
         return "The visit is cancelled in Review Rover."
     return "Review Rover has the newest values that Doorbell received."

@@ -66,7 +66,7 @@ max by (cell, source) (increase({_ACCEPTED})) > 0,
 )
 OLD_TASK = Alert(
     key="oldest",
-    name="DoorbellWorkWaits",
+    name="DoorbellTasksWait",
     message=f"The oldest task that is due has waited for more than {STALE_AFTER_S:.0f} seconds.",
     expr=f'max by (cell, state) ({metrics.OLDEST_AGE_S}{{state!="held"}}) > {STALE_AFTER_S:.0f}',
     for_min=1,
@@ -93,7 +93,7 @@ STOPPED_CALLS = Alert(
     for_min=round(STOPPED_AFTER_S / 60),
     command="doorbell overview",
     output="the cause, and how many changes wait",
-    fix="Set a valid token, wait for the API, or run `doorbell resume HOOK`.",
+    fix="Set a valid token, wait for the API, or run `doorbell resume HOOK` with any hook of the account.",
 )
 FAILURES = Alert(
     key="parked",
@@ -106,7 +106,7 @@ FAILURES = Alert(
 )
 SILENT_HOOK = Alert(
     key="silent",
-    name="DoorbellSilentSource",
+    name="DoorbellSilentHook",
     message="{hook} has been silent for longer than usual.",
     expr=f"max by (cell, hook) ({metrics.HOOK_SILENT}) == 1",
     command="doorbell deliveries --hook HOOK",
@@ -121,10 +121,10 @@ LOST_CONNECTION = Alert(
     expr=f"""
 max by (cell, hook, state) ({metrics.CONNECTION_STATE}{{state=~"{"|".join(UNHEALTHY)}"}}) == 1
 unless on (cell, hook) max by (cell, hook) ({metrics.HOOK_SILENT}) == 1""",
+    for_min=5,
     command="doorbell connections",
     output="the hook with its state and the tool's answer",
-    fix="Wait for one check (CONNECTION_CHECK_S, 15 minutes): Doorbell subscribes again, unless the subscription was made "
-    "by hand. If the state stays, `doorbell doctor` shows the fix.",
+    fix="`doorbell doctor` shows the fix. If Doorbell made the subscription, it tries every minute to subscribe again.",
 )
 NO_WORKER = Alert(
     key="workers",

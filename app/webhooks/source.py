@@ -114,7 +114,7 @@ class Source:
         these names. `?name` is a query parameter, which is authentic only if the signature covers `{url}`.
     handshake: a handshake without a signature. signed_handshake: a handshake that is answered after verification.
     probe_methods: the HTTP methods with which the tool tests a URL; they are answered 200 with an empty body.
-    unavailable_status: the status for Doorbell's own failures after which this tool retries.
+    unavailable_status: the status of the response when Redis is down or full: one after which this tool retries.
     sender_timeout_s: how long the tool waits for a response, if that is shorter than the default.
     api_url: the base URL of records; `""`, with API_URL in required_settings, if each customer has a different one.
     credentials: the authentication of requests for records: BasicAuth, BearerAuth, ApiKeyAuth, or a class of the module

@@ -8,7 +8,7 @@ from starlette.responses import Response
 
 from app.console.context import actions, context
 from app.console.pages.operations import preview
-from app.console.pages.reveal import field_to_reveal
+from app.console.pages.reveal_form import field_to_reveal
 from app.console.rendering import redirect, render, render_newer
 from app.console.timezone import filter_of
 from app.ledger.reasons import find_reason

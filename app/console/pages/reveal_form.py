@@ -1,4 +1,4 @@
-"""The field of a form that reveals personal data."""
+"""Reads the form that reveals personal data. The pages decide what they show."""
 
 import re
 

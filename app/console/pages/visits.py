@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from app.console.context import actions, context
-from app.console.pages.reveal import field_to_reveal
+from app.console.pages.reveal_form import field_to_reveal
 from app.console.rendering import redirect, render, segment
 from app.console.timezone import page_zone
 from app.operators.explain import FIELD_TITLES, Explain

@@ -404,7 +404,7 @@ def test_the_dashboard_queries_existing_metrics() -> None:
 def test_the_alert_rules_query_existing_metrics_and_have_a_description() -> None:
     [group] = yaml.safe_load((ROOT / "deploy" / "alerts.yaml").read_text())["groups"]
 
-    assert {"DoorbellBadSignatures", "DoorbellWorkWaits", "DoorbellFailures", "DoorbellSilentSource"} <= {
+    assert {"DoorbellBadSignatures", "DoorbellTasksWait", "DoorbellFailures", "DoorbellSilentHook"} <= {
         rule["alert"] for rule in group["rules"]
     }
     for rule in group["rules"]:
