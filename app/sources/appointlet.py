@@ -27,9 +27,9 @@ from app.visits.change import UNSET, Contact, VisitChange, attendee_visit_id, un
 from app.webhooks import Event, Ignored, PartlyTranslatable, PathToken, Payload, Source, Untranslatable
 
 SETUP = """
-1. Set HOOKS__APPOINTLET__SECRETS to a word that you choose and SECRET_KEY to 32 random characters or more. Restart.
-2. In Appointlet open Settings, Webhooks, Add Webhook, and paste {url} there. You need not select events: Appointlet
-   sends all events, and Doorbell ignores those that are not about meetings.
+1. Set HOOKS__APPOINTLET__SECRETS to a word that you choose, and SECRET_KEY to 32 random characters or more. Restart.
+2. In Appointlet, open Settings, Webhooks, Add Webhook, and paste {url} there. You do not select events: Appointlet
+   sends all of them, and Doorbell ignores those that are not about meetings.
 
 Appointlet signs nothing, so do not share that URL. It sends no completions, no-shows or payments, so review requests
 are timed from the start of the meeting. Every attendee of a group meeting has a visit. The visit of an attendee who

@@ -206,7 +206,7 @@ def _appointment(event: Event, kind: str) -> list[VisitChange] | Ignored:
 def _order(event: Event) -> list[VisitChange] | Ignored:
     node = graphql_record(event.record, "order", SOURCE.title) if event.fetched_at else _order_in_event(event)
     if not node and _kind(event) == REFUND:
-        raise Untranslatable("Boulevard has no order of the id that the refund names")
+        raise Untranslatable("Boulevard has no order with the id that the refund names")
     if not node:
         return RECORD_GONE
     visits = list(dict.fromkeys(_id(group.at("id")) for group in node.at("lineGroups") if _is_appointment_group(group)))

@@ -611,7 +611,7 @@ def _refusal(status: int, response: Payload) -> str | None:
     if status == 403 and "insufficient_scope" in str(message):
         return f"The access token needs the scopes {', '.join(SCOPES)}."
     if status == 403:
-        return "Cal.com does not let this API key manage webhooks: create one in the account whose bookings count."
+        return "Cal.com does not let this API key manage webhooks: create a key in the account that has the bookings."
     if status == 400 and "URL is not allowed" in str(message):
         return "Cal.com accepts only public URLs with https: set PUBLIC_URL to one."
     return None

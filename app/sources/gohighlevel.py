@@ -99,10 +99,13 @@ SOURCE = Source(
     title="GoHighLevel",
     docs="https://github.com/GoHighLevel/highlevel-api-docs",
     credential_help={
-        "TOKEN": ("Token of a private integration", "If you have one, it is all that is needed here."),
+        "TOKEN": (
+            "Token of a private integration",
+            "With it, you need no client ID, client secret or refresh token.",
+        ),
         "CLIENT_ID": ("Client ID", "In the GoHighLevel Marketplace: your app."),
         "CLIENT_SECRET": ("Client secret", "In the same place, next to the client ID."),
-        "REFRESH_TOKEN": ("Refresh token", "From the installation of the app in your location."),
+        "REFRESH_TOKEN": ("Refresh token", "You get it when you install the app in your location."),
     },
     evidence="none",
     signature=FirstPresent(PublicKey("X-GHL-Signature", "ed25519"), PublicKey("X-WH-Signature", "rsa-sha256")),

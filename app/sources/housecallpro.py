@@ -111,10 +111,14 @@ SOURCE = Source(
     api_url="https://api.housecallpro.com",
     credentials=KeyOrToken(),
     credential_help={
-        "TOKEN": ("API key", "In Housecall Pro: My Apps, App Store, API keys. It is all that is needed here."),
-        "CLIENT_ID": ("Client ID", "Of an OAuth app: from Housecall Pro, as a partner."),
+        "TOKEN": (
+            "API key",
+            "In Housecall Pro: My Apps, App Store, API keys. "
+            "With it, you need no client ID, client secret or refresh token.",
+        ),
+        "CLIENT_ID": ("Client ID", "The client ID of an OAuth app, which Housecall Pro gives to partners."),
         "CLIENT_SECRET": ("Client secret", "In the same place, next to the client ID."),
-        "REFRESH_TOKEN": ("Refresh token", "From connecting the app to your account."),
+        "REFRESH_TOKEN": ("Refresh token", "You get it when you connect the app to your account."),
     },
     token_exchange=refresh_token_exchange("https://api.housecallpro.com/oauth/token"),
 )
@@ -277,7 +281,7 @@ def _subscribe(_: Target, __: Payload, ___: Sequence[str]) -> RecordRequest:
 def _refusal(status: int, _: Payload) -> str | None:
     if status != 403:
         return None
-    return "Only applications that Housecall Pro registered can switch webhooks on, for companies on the MAX plan."
+    return "Only applications that Housecall Pro registered can turn on webhooks, for companies on the MAX plan."
 
 
 SUBSCRIPTION = Subscription(

@@ -114,11 +114,12 @@ SOURCE = Source(
     credential_help={
         "TOKEN": (
             "Access token of a private app",
-            "In HubSpot: Settings, Integrations, Private Apps. It is all that is needed here.",
+            "In HubSpot: Settings, Integrations, Private Apps. With it, you need no client ID, client secret "
+            "or refresh token.",
         ),
-        "CLIENT_ID": ("Client ID", "Of a public app: in its settings, under Auth."),
+        "CLIENT_ID": ("Client ID", "The client ID of a public app: in its settings, under Auth."),
         "CLIENT_SECRET": ("Client secret", "In the same place, next to the client ID."),
-        "REFRESH_TOKEN": ("Refresh token", "From the installation of the app in your account."),
+        "REFRESH_TOKEN": ("Refresh token", "You get it when you install the app in your account."),
     },
     evidence="none",
     signature=Hmac(

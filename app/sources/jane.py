@@ -85,9 +85,9 @@ SOURCE = Source(
     title="Jane App",
     docs="https://developers.jane.app/docs/webhooks",
     credential_help={
-        "CLIENT_ID": ("Client ID", "From Jane's Developer Platform, as an approved partner."),
+        "CLIENT_ID": ("Client ID", "You get it from Jane's Developer Platform as an approved partner."),
         "CLIENT_SECRET": ("Client secret", "In the same place, next to the client ID."),
-        "REFRESH_TOKEN": ("Refresh token", "From connecting the clinic, with the scope offline_access."),
+        "REFRESH_TOKEN": ("Refresh token", "You get it when you connect the clinic with the scope offline_access."),
     },
     evidence="none",
     signature=Hmac("X-Jane-Signature", prefix="sha256="),

@@ -79,9 +79,9 @@ SETUP = """
    them with HOOKS__JOBBER__CREDENTIALS__CLIENT_ID, …__CLIENT_SECRET and …__REFRESH_TOKEN (from connecting the app). Set
    SECRET_KEY, too: it encrypts the refresh tokens that replace the first one.
 3. In the app, under Webhooks, add {url} for each of VISIT_CREATE, VISIT_UPDATE, VISIT_COMPLETE and VISIT_DESTROY.
-4. For payments add INVOICE_CREATE, INVOICE_UPDATE, PAYMENT_CREATE and PAYMENT_UPDATE in the same way: customers usually
-   pay after the visit. INVOICE_UPDATE reports deleted payments. Visits that share an invoice have no amounts, because
-   the invoice does not show the amount of each visit.
+4. For payments, add INVOICE_CREATE, INVOICE_UPDATE, PAYMENT_CREATE and PAYMENT_UPDATE in the same way: customers
+   usually pay after the visit. INVOICE_UPDATE reports deleted payments. Visits that share an invoice have no amounts,
+   because the invoice does not show the amount of each visit.
 5. Instead of steps 3 and 4, `doorbell connect jobber` creates these webhooks with the credentials of step 2.
 
 Jobber reports only the first visit of a recurring job; Doorbell fetches the others with it, up to 200. In a longer
@@ -98,7 +98,7 @@ SOURCE = Source(
     credential_help={
         "CLIENT_ID": ("Client ID", "In Jobber's Developer Center: your app."),
         "CLIENT_SECRET": ("Client secret", "In the same place, next to the client ID."),
-        "REFRESH_TOKEN": ("Refresh token", "From connecting the app to your account."),
+        "REFRESH_TOKEN": ("Refresh token", "You get it when you connect the app to your account."),
     },
     signature=Hmac(header="X-Jobber-Hmac-SHA256", encoding="base64"),
     setup=SETUP,
@@ -374,7 +374,7 @@ def _refused(response: Payload) -> Refused | Untranslatable:
     if "hidden due to permissions" in message:
         return Refused(
             "Jobber hides this data: the app needs the scopes to read clients, jobs, scheduled items, invoices and Jobber"
-            " Payments, and the user who connected it the same rights."
+            " Payments, and the user who connected it needs the same rights."
         )
     return Refused(f"Jobber refuses the app: {message.rstrip('.')}.")
 

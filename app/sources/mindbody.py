@@ -115,7 +115,7 @@ SOURCE = Source(
         "SITE_ID": ("Site ID", "The number of the business in Mindbody."),
         "USERNAME": (
             "User name",
-            "Of a staff user who may see appointments and clients, or of your source (_SourceName).",
+            "The name of a staff user who may see appointments and clients, or of your source (_SourceName).",
         ),
         "PASSWORD": ("Password", "The password of that user or source."),
     },
@@ -261,8 +261,11 @@ def _refusal(status: int, response: Payload) -> str | None:
     if status != 403:
         return None
     if response.at("Error"):
-        return "The business must activate the link to your account, and the log-in must see appointments and clients."
-    return "This API key has no webhooks yet: go live in Mindbody's developer portal, and connect it again."
+        return (
+            "The business must activate the link to your account, and the log-in must have the right to see appointments"
+            " and clients."
+        )
+    return "This API key cannot have webhooks yet: go live in Mindbody's developer portal, and connect it again."
 
 
 SUBSCRIPTION = Subscription(

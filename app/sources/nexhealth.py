@@ -145,7 +145,7 @@ SOURCE = Source(
     docs="https://docs.nexhealth.com/docs/webhooks",
     credential_help={
         "API_KEY": ("API key", "In the NexHealth Developer Portal."),
-        "SUBDOMAIN": ("Subdomain of the practice", "Only if the API key reaches several practices."),
+        "SUBDOMAIN": ("Subdomain of the practice", "Needed only if the API key reaches several practices."),
     },
     evidence="second-hand",
     signature=Hmac(
@@ -365,7 +365,7 @@ def _add_event(id: str, event: str, account: Payload) -> RecordRequest:
 def _refusal(status: int, _: Payload) -> str | None:
     if status != 403:
         return None
-    return "The API key has no access to this practice: check its subdomain, and what NexHealth allows the key."
+    return "The API key has no access to this practice: check the subdomain, and the permissions of the key."
 
 
 SUBSCRIPTION = Subscription(

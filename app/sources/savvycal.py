@@ -68,9 +68,10 @@ SETUP = """
    `event.`; other events are ignored.
 3. Copy the signing secret that is shown next to the webhook and set it as HOOKS__SAVVYCAL__SECRETS.
 
-SavvyCal sends no completions or no-shows, so review requests are timed from the start. It sends only payments at the
-checkout. In a group session every attendee has a visit. If SavvyCal does not name the session that somebody joined or
-left, or the two sessions of a move, the delivery needs an operator, and so does a payment in a group session.
+SavvyCal sends no completions or no-shows, so review requests are timed from the start. The only payments that it sends
+are those at the checkout. In a group session every attendee has a visit. If SavvyCal does not name the session that
+somebody joined or left, or the two sessions of a move, the delivery needs an operator, and so does a payment in a group
+session.
 """
 
 
@@ -86,9 +87,9 @@ SOURCE = Source(
             "Personal token",
             "In SavvyCal: Settings, Developer. Create a personal token, and copy its private key.",
         ),
-        "CLIENT_ID": ("Client ID", "Of an app with OAuth, instead of a personal token."),
+        "CLIENT_ID": ("Client ID", "The client ID of an app with OAuth, if you have no personal token."),
         "CLIENT_SECRET": ("Client secret", "In the same place, next to the client ID."),
-        "REFRESH_TOKEN": ("Refresh token", "From connecting the app to your account."),
+        "REFRESH_TOKEN": ("Refresh token", "You get it when you connect the app to your account."),
     },
     evidence="second-hand",
     signature=Hmac(header="x-savvycal-signature", lenient=True),

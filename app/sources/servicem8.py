@@ -102,9 +102,9 @@ SOURCE = Source(
             "In ServiceM8: Settings, API Keys. Create a key that may read the account, jobs, the schedule, "
             "contacts and payments.",
         ),
-        "CLIENT_ID": ("Client ID", "Of a public add-on, instead of an API key."),
+        "CLIENT_ID": ("Client ID", "The client ID of a public add-on, if you have no API key."),
         "CLIENT_SECRET": ("Client secret", "In the same place, next to the client ID."),
-        "REFRESH_TOKEN": ("Refresh token", "From connecting the add-on to your account."),
+        "REFRESH_TOKEN": ("Refresh token", "You get it when you connect the add-on to your account."),
     },
     evidence="none",
     signature=FirstPresent(Jwt("HS256", expires=False), PathToken()),

@@ -22,8 +22,8 @@ from app.visits.change import CONTACT_FIELDS, UNSET, Action, Contact, Unset, Vis
 from app.webhooks import Event, HeaderToken, Ignored, Payload, Source, StandardWebhooks
 
 SETUP = """
-1. Make up a secret: `whsec_` and 24 to 64 random bytes in base64. Set it here as HOOKS__STANDARD__SECRETS and give it to
-   the sender.
+1. Make up a secret: `whsec_` and 24 to 64 random bytes in base64. Set it as HOOKS__STANDARD__SECRETS and give it to the
+   sender.
 2. The sender must POST the body that docs/standard.md shows to {url}, signed according to Standard Webhooks: `webhook-id`,
    `webhook-timestamp`, `webhook-signature`. Libraries for most languages are linked from standardwebhooks.com.
 3. Send `visit.created`, `visit.updated`, `visit.completed` and `visit.cancelled`; retry after every response that is not

@@ -24,7 +24,7 @@ from app.visits.change import UNSET, Contact, Unset, VisitChange, unix_microseco
 from app.webhooks import BearerAuth, Event, Ignored, PathToken, Payload, RecordRequest, Source
 
 SETUP = """
-1. Set HOOKS__TEKMETRIC__SECRETS to a word that you choose and SECRET_KEY to 32 random characters or more. Restart.
+1. Set HOOKS__TEKMETRIC__SECRETS to a word that you choose, and SECRET_KEY to 32 random characters or more. Restart.
 2. In Tekmetric, open the shop's settings, Integrations, Webhooks, paste {url} and select the events of repair orders
    (status updated, posted, unposted, sent to A/R, completed, deleted, work approved) and payments (made, voided,
    refunded).

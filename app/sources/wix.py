@@ -20,15 +20,15 @@ from app.visits.change import UNSET, Contact, VisitChange, unix_microseconds
 from app.webhooks import Event, Ignored, Jwt, Payload, Source
 
 SETUP = """
-1. In the Wix app dashboard (dev.wix.com) create an app with the permission "Read Bookings - Including Participants", and
-   install it on your site.
+1. In the Wix app dashboard (dev.wix.com), create an app with the permission "Read Bookings - Including Participants",
+   and install it on your site.
 2. Under Webhooks, copy the public key and set it as HOOKS__WIX__SECRETS, with or without its lines BEGIN and END.
 3. On the same page, add a webhook for each of Bookings V2's events, all with the URL {url}: Booking Created, Confirmed,
    Declined, Canceled, Rescheduled, Updated, Marked As Pending.
 4. If several sites install the app, it sends the events of all of them: set HOOKS__WIX__TENANTS to your site's instance id.
 
 Wix sends no completions or no-shows, so review requests are timed from the start; for a course, from the start of its
-first session. Wix sends whether a booking is paid, but not the amount.
+first session. Wix reports whether a booking is paid, but not the amount.
 """
 
 

@@ -27,7 +27,7 @@ SETUP = """
 1. Make up a key of 32 random characters and set it as HOOKS__WORKIZ__SECRETS. Set HOOKS__WORKIZ__TIMEZONE to the
    account's time zone.
 2. In Workiz, open the Automation center and create an automation for each of: job created, job rescheduled (or
-   updated), job status changed, invoice paid. As its action choose "post webhook".
+   updated), job status changed, invoice paid. As its action, choose "post webhook".
 3. Paste {url}, and the key of step 1, without "Bearer", as its Auth key.
 
 Workiz signs nothing: only the key authenticates the sender. A job is completed when its status is Done. For no-shows,

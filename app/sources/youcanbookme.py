@@ -41,9 +41,9 @@ SETUP = """
 
 YouCanBook.me does not send: bookings that you move or delete in your own calendar; whether a tentative booking was
 confirmed (it is sent as booked, and counts); payments; the removal of a no-show. It signs nothing: anyone who knows the
-token can change any booking. A quotation mark in a name breaks the payload: the delivery is rejected with 400 and lost. If a
-booking is moved to a time, away, and back to that time within eight days, the last move is ignored: it is identical to the
-first.
+token can change any booking. A quotation mark in a name breaks the payload: the delivery is rejected with 400 and lost.
+If a booking is moved to a time, then to another time, and back within eight days, Doorbell ignores the last move: it is
+identical to the first.
 """
 
 SOURCE = Source(

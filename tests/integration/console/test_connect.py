@@ -313,7 +313,7 @@ async def test_an_account_that_cannot_use_the_api_gets_the_steps_and_the_reason(
 
     text = main_text(page)
     assert "Connect Housecall Pro Waiting for the first webhook. After the steps below" in text
-    assert "Only applications that Housecall Pro registered can switch webhooks on" in text
+    assert "Only applications that Housecall Pro registered can turn on webhooks" in text
     assert "Steps in Housecall Pro" in text
     assert "Upcoming appointments" in text
 
