@@ -311,8 +311,10 @@ async def _losses(redis: Redis) -> AsyncIterator[Check]:
         return
     when = f"Redis restarted or failed over at {iso_timestamp(loss.changed_at_ms)}"
     if lost := await losses.lost_visits():
-        detail = f"{when} and lost writes: {visit_names(lost)} in Review Rover, without a stored change"
-        fix = "Make the tools send these visits again, or run `doorbell catch-up HOOK`. ACK=replica prevents the loss."
+        detail = f"{when} and lost writes: Review Rover has {visit_names(lost)}, whose changes are no longer stored"
+        fix = (
+            "Send these visits again from their tools, or run `doorbell catch-up HOOK`. ACK=replica prevents the loss."
+        )
         yield Check("redis.losses", "warn", detail, fix)
     elif loss.problem and loss.audited_at_ms:
         yield Check("redis.losses", "warn", f"{when}; {loss.problem}", "Run `doorbell audit`.")

@@ -283,7 +283,7 @@ class Settings(BaseModel):
     visits_api_token: Secret | None = Field(None, repr=False, description="Review Rover's token")
     visits_api_rate: Seconds | None = Field(
         None,
-        description="the maximum number of calls per second and account, by all workers; unset: only the API's limit",
+        description="the maximum number of calls per second and account, by all workers; unset: no limit but the API's 429",
         examples=["10"],
     )
     environment_hooks: dict[str, HookSettings] = Field({}, alias="hooks", description="the configured hooks")

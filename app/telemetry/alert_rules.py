@@ -155,7 +155,7 @@ LOST_VISITS = Alert(
     expr=f"max by (cell) ({metrics.LOST_VISITS}) > 0",
     command="doorbell doctor",
     output="`redis.losses  warn`, with the visits",
-    fix="Make the tools send these visits again, or run `doorbell catch-up HOOK`. `ACK=replica` prevents the loss.",
+    fix="Send these visits again from their tools, or run `doorbell catch-up HOOK`. `ACK=replica` prevents the loss.",
 )
 REDIS_FULL = Alert(
     key="memory",

@@ -6,7 +6,7 @@
 --- recognized for longer than eight days.
 --- @args delivery hook keep_ms record options
 --- @varargs changes: task change previous start
---- @returns 1; the id of the first delivery for a repeat; {limit} if a visit accepts no more changes, 0 if the account of the hook moves, or 2 if the event was stored too long ago to count as a repeat: then nothing was written
+--- @returns 1; the id of the first delivery for a repeat; {limit} if a visit accepts no more changes, 0 if the account of the hook moves, or 2 if the event was stored too long ago to count as a repeat: then nothing was written, and for 2 the caller sends the delivery again with another digest
 --- @include lib/clock
 --- @include lib/cut
 

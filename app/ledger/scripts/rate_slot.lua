@@ -1,5 +1,5 @@
 #!lua flags=allow-oom,allow-cross-slot-keys
---- rate_slot: Reserve the next slot for a call of an account. All workers share the slots.
+--- rate_slot: Reserve the next slot for a call of an account, before each call. All workers share the slots.
 --- @args account calls_per_s max_wait_ms
 --- @returns the ms until the slot; negative if they exceed max_wait_ms: then no slot was reserved
 --- @include lib/rate
