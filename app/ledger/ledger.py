@@ -479,7 +479,7 @@ class Ledger:
 
     async def assign_contact(self, task_id: TaskId, change: VisitChange) -> None:
         """Record a change of an operator. It is merged like any other."""
-        changes = [(task_id, encode_change(change), "", "")]
+        changes = [PackedChange(task_id, encode_change(change), previous="", start="")]
         await self.redis.script(scripts.assign_contact(id=new_id(), changes=changes))
 
     async def redact(

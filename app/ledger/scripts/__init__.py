@@ -5,7 +5,7 @@
 A file begins with its flags and a header: name and purpose, `@args` (names for ARGV), `@varargs` (a name for the list of all
 arguments after them; with `name: field field` a list of tables), `@returns` and `@include`. The loader replaces the first
 `@include` of a library by its text. `@bind` makes the list of `@varargs` there, and not at the beginning of the script.
-`key.queued` is replaced by QUEUED of keys.py.
+`@bind_only` before it assigns `is_only`, and the fields of the first item. `key.queued` is replaced by QUEUED of keys.py.
 """
 
 import ast
@@ -87,7 +87,8 @@ def _assemble(name: str, sources: Mapping[str, str]) -> Script:
     bindings, body = [*_bind_names(args)], "\n".join(lines[len(header) :])
     list_binding, mark = "\n".join(_bind_list(len(args) + 2, varargs, fields.split())), f"--- @bind {varargs}"
     if varargs and mark in body:
-        body = body.replace(mark, list_binding)
+        only_binding = "\n".join(_bind_only(len(args) + 2, fields.split()))
+        body = body.replace(mark, list_binding).replace(f"--- @bind_only {varargs}", only_binding)
     elif varargs:
         bindings.append(list_binding)
     source = _expand("\n".join([flags, *header, *bindings, body]), sources, set())
@@ -140,6 +141,13 @@ def _bind_list(first: int, varargs: str, fields: list[str]) -> Iterator[str]:
         item = f"{{{', '.join(values)}}}" if fields else "ARGV[i]"
         yield f"local {varargs} = {{}}"
         yield f"for i = {first}, #ARGV, {len(fields) or 1} do {varargs}[#{varargs} + 1] = {item} end"
+
+
+def _bind_only(first: int, fields: list[str]) -> Iterator[str]:
+    """Yield the Lua lines that assign the fields of the first item, and whether it is the only one."""
+    last = first + len(fields) - 1
+    yield f"local is_only = #ARGV == {last}"
+    yield f"local {', '.join(fields)} = unpack(ARGV, {first}, {last})"
 
 
 def _key(match: re.Match[str]) -> str:

@@ -18,9 +18,8 @@ if phase and phase ~= 'copying' then return 0 end
 -- The fastest path: one change of a new visit. To create the functions below would take Redis as long as several commands, for
 -- each call; this path needs one, and writes what `store_delivery` and `add_visit` write. The record is the last write of every
 -- path: if the script fails before it, the sender's retry is not a repeat.
-local is_simple = not stored and not phase and options == '' and #ARGV == 10  -- the name, five arguments, and one change
-local task, change, previous, start = unpack(ARGV, 7, 10)
-local hash = is_simple and previous == '' and key.task .. task
+--- @bind_only changes
+local hash = is_only and previous == '' and options == '' and not stored and not phase and key.task .. task
 if hash and call('EXISTS', hash) == 0 then
   call('ZADD', key.deliveries .. hook, now, delivery)
   call('ZADD', key.visits_queue, now, task .. '#1')

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom,allow-cross-slot-keys
 --- complete: End a lease and store the outcome of the run.
 --- attempt: a JSON list that begins with when it started and how many ms it took, or ''.
---- outcome: done | waiting | held | parked. retry_in_ms: when a waiting task runs again. circuit: the account, or ''. signal: what the run reports about the API: ok | down |
+--- outcome: done | waiting | held | parked. retry_in_ms: the time until a waiting task runs again. circuit: the account, or ''. signal: what the run reports about the API: ok | down |
 --- unauthorized | rate_limited | ''; wait_ms and threshold belong to it. failed_attempts: '' resets the count.
 --- members: all ids of the visit, the primary first. remote and start: the new values of these fields of the task, '' to leave one
 --- unchanged, '-' to delete it. unlist, list: when the visit started before and starts now, or '' if both are the same.

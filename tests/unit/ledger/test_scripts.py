@@ -58,19 +58,20 @@ def test_the_source_binds_argv_to_names_after_the_includes() -> None:
 
 
 def test_a_script_may_make_the_list_of_arguments_later() -> None:
-    sources = SOURCES | {
-        "greet": GREET.replace("\nreturn", "\nif name == '' then return end\n--- @bind friends\nreturn")
-    }
+    early = "--- @bind_only friends\nif is_only then return age end\n--- @bind friends"
+    sources = SOURCES | {"greet": GREET.replace("\nreturn", f"\n{early}\nreturn")}
     code = load(sources)["greet"].source.splitlines()
 
     assert [
         "local name, times = unpack(ARGV, 2, 3)",
         "",
-        "if name == '' then return end",
+        "local is_only = #ARGV == 5",
+        "local name, age = unpack(ARGV, 4, 5)",
+        "if is_only then return age end",
         "local friends = {}",
         "for i = 4, #ARGV, 2 do friends[#friends + 1] = {name = ARGV[i + 0], age = ARGV[i + 1]} end",
         "return greeting .. name .. 'bell:state:queued'",
-    ] == code[-6:]
+    ] == code[-8:]
 
 
 def test_a_file_is_included_once() -> None:
