@@ -15,6 +15,7 @@ import uvloop
 from app.ledger.ledger import Ledger
 from app.ledger.redis import Redis, RedisAddress
 from app.telemetry.logs import format_event
+from app.web import GC_THRESHOLD
 from tests.support.clusters import redis_for_tests
 from tests.support.harness import Harness, Server
 
@@ -34,10 +35,14 @@ hypothesis.settings.load_profile("doorbell")
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, Any, Any]:
-    """Exclude what the collection of tests makes from garbage collection: it lives until the end."""
+    """Exclude what the collection of tests makes from garbage collection: it lives until the end.
+
+    Later collections are as rare as in web and worker.
+    """
     gc.disable()
     result = yield
     gc.freeze()
+    gc.set_threshold(GC_THRESHOLD)
     gc.enable()
     return result
 
