@@ -21,7 +21,7 @@ from app.ledger.ledger import Ledger
 from app.ledger.moves import is_moving
 from app.ledger.records import NotFound
 from app.operators.actions import Actions
-from app.operators.drift_audit import AuditProgress, Difference, DriftAudit
+from app.operators.visit_audit import AuditProgress, Difference, VisitAudit
 from app.settings.model import Settings
 from app.visits.client import VisitsApiError, http_client
 
@@ -53,14 +53,14 @@ def audit(account: str | None, repair: bool, rate: float | None, resume: bool, a
                 if await is_moving(ledger.redis, name):
                     print_message(f"{name}: not compared, because it moves or has moved to another cell")
                     continue
-                drift_audit = DriftAudit(ledger, settings, http, name, rate)
-                async for difference in drift_audit.differences(resume, _print_progress):
+                visit_audit = VisitAudit(ledger, settings, http, name, rate)
+                async for difference in visit_audit.differences(resume, _print_progress):
                     total += 1
                     repairable += difference.is_repairable
-                    is_repaired = repair and await _requeue(actions(ledger, settings), drift_audit, difference)
+                    is_repaired = repair and await _requeue(actions(ledger, settings), visit_audit, difference)
                     repaired += is_repaired
                     _print_difference(difference, is_repaired, as_json)
-                _print_summary(name, drift_audit.progress)
+                _print_summary(name, visit_audit.progress)
         return total, repairable, repaired
 
     try:
@@ -76,7 +76,7 @@ def audit(account: str | None, repair: bool, rate: float | None, resume: bool, a
     sys.exit(CHECK_FAILED if total > repaired else 0)
 
 
-async def _requeue(actions: Actions, audit: DriftAudit, difference: Difference) -> bool:
+async def _requeue(actions: Actions, audit: VisitAudit, difference: Difference) -> bool:
     if not difference.is_repairable:
         return False
     try:

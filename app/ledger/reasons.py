@@ -270,3 +270,16 @@ def find_reason(text: str) -> Reason:
         return FAILED_CALLS[status]
     is_client_error = len(status) == 3 and status[0] == "4" and status not in ("408", "425")
     return FAILED_CALLS["another 4xx" if is_client_error else "5xx, 408, 425 or no response"]
+
+
+#: The reasons of ignored deliveries. All others are the names of events.
+IGNORED = {
+    "record_gone": "the tool has deleted the record",
+    "opted_out": "the customer wants no review request",
+    "foreign_tenant": "TENANTS does not name the tool's account",
+}
+
+
+def ignored_title(reason: str) -> str:
+    """Return why a delivery was ignored."""
+    return IGNORED.get(reason) or f"no visit depends on this event ({reason})"

@@ -20,7 +20,7 @@ from app.telemetry.payload_watch import acknowledge, payload_changes
 if TYPE_CHECKING:
     import httpx
 
-    from app.operators.drift_audit import Difference, DriftAudit
+    from app.operators.visit_audit import Difference, VisitAudit
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,12 +131,12 @@ class Actions:
 
     async def _fetch_remote(self, account: str, external_id: str, http: "httpx.AsyncClient") -> RemoteVisit:
         # Imported late: no other action needs an HTTP client.
-        from app.operators.drift_audit import fetch_remote_visit
+        from app.operators.visit_audit import fetch_remote_visit
 
         visit = await fetch_remote_visit(self._ledger, self._settings, http, account, external_id)
         return RemoteVisit(account, external_id, visit)
 
-    async def repair(self, audit: "DriftAudit", difference: "Difference") -> None:
+    async def repair(self, audit: "VisitAudit", difference: "Difference") -> None:
         """Requeue a visit that the Visits API has different. Raises NotFound."""
         task_id = difference.task_id
         activity = await self.record("repaired visit", task_id.display_id, affected=[task_id])

@@ -14,7 +14,7 @@ from typing import Any
 from app.ledger import keys
 from app.ledger.ids import TaskId, delivery_of
 from app.ledger.ledger import Ledger
-from app.ledger.reasons import find_reason
+from app.ledger.reasons import find_reason, ignored_title
 from app.ledger.records import DeliveryInfo, NotFound, Task
 from app.ledger.redis import Redis
 from app.ledger.times import iso_timestamp
@@ -280,5 +280,5 @@ def _event_note(event: Task) -> Sequence[str]:
 
 def _no_visit(meta: DeliveryInfo, visits: Sequence[Row]) -> str:
     if meta.ignored:
-        return f"ignored: no visit depends on this event ({meta.ignored})"
+        return f"ignored: {ignored_title(meta.ignored)}"
     return "" if visits else "its changes are no longer stored"

@@ -14,7 +14,7 @@ from typing import Any, ParamSpec, TypeVar
 from app.ledger import keys
 from app.ledger.ids import TaskId, delivery_key, delivery_of, delivery_time_ms
 from app.ledger.ledger import Ledger, known_accounts
-from app.ledger.reasons import find_reason
+from app.ledger.reasons import find_reason, ignored_title
 from app.ledger.records import Attempt, BodyUnavailable, DeliveryInfo, NotFound, Task
 from app.ledger.times import iso_timestamp
 from app.operators.activity_log import Activity, ActivityLog, ActivityPage
@@ -529,8 +529,9 @@ def _spellings(name: str) -> set[str]:
 def _delivery_sentence(meta: DeliveryInfo, changes: Sequence[Row]) -> str:
     states = Counter(change["state"] for change in changes)
     if not states:
-        ignored = f"Ignored: no visit depends on this event ({meta.ignored})."
-        return ignored if meta.ignored else "All changes of this delivery have expired."
+        return (
+            f"Ignored: {ignored_title(meta.ignored)}." if meta.ignored else "All changes of this delivery have expired."
+        )
     if states["parked"]:
         return _needs_attention(next(change.get("reason") for change in changes if change["state"] == "parked"))
     if waits := [change for change in changes if change["state"] in ("waiting", "held")]:

@@ -14,7 +14,7 @@ from app.ledger.ledger import Ledger, take_turn
 from app.ledger.losses import Loss, Losses, visit_names
 from app.ledger.moves import is_moving
 from app.operators.activity_log import ActivityLog
-from app.operators.drift_audit import DriftAudit
+from app.operators.visit_audit import VisitAudit
 from app.settings.model import Settings
 from app.telemetry.logs import log
 from app.visits.client import VisitsApiError
@@ -72,7 +72,7 @@ class LossAudit:
 
     async def _audit_account(self, account: str, result: Loss) -> None:
         rate = None if self._settings.visits_api_rate else CALLS_PER_S
-        audit = DriftAudit(self._ledger, self._settings, self._http, account, rate)
+        audit = VisitAudit(self._ledger, self._settings, self._http, account, rate)
         since = datetime.fromtimestamp(result.changed_at_ms / 1000, UTC) - PERIOD
         unexpected = []
         async for difference in audit.recent_differences(since, MAX_PAGES):

@@ -19,9 +19,9 @@ MAX_NEWEST = 50
 NEWEST_TTL_S = 30 * 86_400
 
 
-#: Reasons of requests with a well-formed or valid signature, which usually come from the tool. All other requests may come
-#: from anyone and have a separate list, so that they cannot evict requests of the tool from the list of the newest.
-SIGNED_REASONS = (
+#: Reasons of requests with a signature, valid or not, which usually come from the tool. Other requests may come from anyone
+#: and have a separate list, so that they cannot evict requests of the tool from the list of the newest.
+TOOL_REASONS = (
     "signature_mismatch",
     "signature_stale",
     "unreadable_body",
@@ -37,7 +37,7 @@ UNSIGNED = "unsigned"
 def _list_name(hook: str, reason: str) -> str:
     if reason in SEPARATE_REASONS:
         return f"{hook}:{reason}"
-    return hook if reason in SIGNED_REASONS or not hook else f"{hook}:{UNSIGNED}"
+    return hook if reason in TOOL_REASONS or not hook else f"{hook}:{UNSIGNED}"
 
 
 class Rejections:
@@ -123,8 +123,8 @@ async def newest(redis: Redis, hooks: Sequence[str]) -> list[dict[str, Any]]:
 
 def senders_first(notes: Sequence[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
     """Return at most `limit` rejections, newest first, preferring requests that come from the tools."""
-    signed = [note for note in notes if note["reason"] in SIGNED_REASONS][:limit]
-    unsigned = [note for note in notes if note["reason"] not in SIGNED_REASONS][: limit - len(signed)]
+    signed = [note for note in notes if note["reason"] in TOOL_REASONS][:limit]
+    unsigned = [note for note in notes if note["reason"] not in TOOL_REASONS][: limit - len(signed)]
     return sorted([*signed, *unsigned], key=lambda note: -note["at"])
 
 

@@ -56,9 +56,9 @@ def usual_gap_s(gaps: Sequence[float], history_s: float) -> float | None:
 def silence_limit_s(usual_s: float | None) -> float:
     """Return after how long without a delivery a hook is silent. usual_s: its longest usual gap.
 
-    Gaps of one length vary much, so that three times the longest one is waited for, and an hour at the least; but no longer
-    than a day: where no day without a delivery is usual, such a day is a reason to look. Where it is usual, because a
-    business is closed on Sundays or has few appointments, no Monday may cause an alarm, and three times would be too late.
+    Gaps vary, so this is three times the longest one; an hour at the earliest, and a day at the latest. If gaps of a day or
+    more are usual, because a business is closed on Sundays or has few appointments, it is one and a half times the
+    longest one: a normal weekend must not alert, and three times would alert too late.
     """
     if usual_s is None:
         return DAY_S

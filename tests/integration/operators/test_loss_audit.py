@@ -99,7 +99,7 @@ async def test_old_visits_are_not_read(
     world: World, monkeypatch: pytest.MonkeyPatch, created: list[str], lost: list[str], pages: list[str]
 ) -> None:
     """Pages have two visits. The first tells the order of the list, and a page with only old ones ends the audit."""
-    monkeypatch.setattr("app.operators.drift_audit.PAGE_SIZE", 2)
+    monkeypatch.setattr("app.operators.visit_audit.PAGE_SIZE", 2)
     visits = [{"id": n, "external_id": f"standard-{n}", "created_at": at} for n, at in enumerate(created)]
     requested = []
 
@@ -119,7 +119,7 @@ async def test_old_visits_are_not_read(
 
 
 async def test_the_number_of_calls_is_bounded(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("app.operators.drift_audit.PAGE_SIZE", 2)
+    monkeypatch.setattr("app.operators.visit_audit.PAGE_SIZE", 2)
     monkeypatch.setattr(app.operators.loss_audit, "MAX_PAGES", 2)
     for number in range(9):
         create_in_api(world, external_id=f"standard-{number}")
@@ -135,7 +135,7 @@ async def test_the_number_of_calls_is_bounded(world: World, monkeypatch: pytest.
 async def test_the_audit_is_tried_again_after_an_outage_of_the_api(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.operators.drift_audit.RETRY_DELAY_S", 0)
+    monkeypatch.setattr("app.operators.visit_audit.RETRY_DELAY_S", 0)
     create_in_api(world, external_id="standard-9")
     audit = await change_server(world)
     world.harness.inject_faults(error_share=1, error_status=503)

@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-import app.operators.drift_audit
-from app.operators.drift_audit import Difference, DriftAudit
+import app.operators.visit_audit
+from app.operators.visit_audit import Difference, VisitAudit
 from app.visits.client import ServerError
 from tests.support.harness import Harness, wait_until
 from tests.support.ledger import visit_task
@@ -27,8 +27,8 @@ from tests.support.visit_worker import (
 from tests.support.visit_worker import at as hour
 
 
-def audit_of(world: World, **options: Any) -> DriftAudit:
-    return DriftAudit(world.ledger, world.context.settings, world.context.http, "main", **options)
+def audit_of(world: World, **options: Any) -> VisitAudit:
+    return VisitAudit(world.ledger, world.context.settings, world.context.http, "main", **options)
 
 
 async def differences(world: World, **options: Any) -> list[Difference]:
@@ -192,8 +192,8 @@ def list_response(page: Callable[[int], dict[str, Any]]) -> Callable[[httpx.Requ
 @pytest.fixture
 def small_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     """Set three visits per page, and short delays."""
-    monkeypatch.setattr(app.operators.drift_audit, "PAGE_SIZE", 3)
-    monkeypatch.setattr(app.operators.drift_audit, "RETRY_DELAY_S", 0.01)
+    monkeypatch.setattr(app.operators.visit_audit, "PAGE_SIZE", 3)
+    monkeypatch.setattr(app.operators.visit_audit, "RETRY_DELAY_S", 0.01)
 
 
 @pytest.mark.usefixtures("small_pages")
@@ -227,7 +227,7 @@ async def test_an_interrupted_audit_resumes_after_the_last_page(world: World) ->
         pages.append(int(request.url.params.get("page", 0)))
         return httpx.Response(503) if pages[-1] == 3 and len(pages) < 7 else None
 
-    async def collect(audit: DriftAudit, resume: bool = False) -> None:
+    async def collect(audit: VisitAudit, resume: bool = False) -> None:
         async for difference in audit.differences(resume):
             changed_visits.append(difference.visit)
 
@@ -264,7 +264,7 @@ async def test_an_audit_waits_after_429(world: World, monkeypatch: pytest.Monkey
 
     limited = iter([httpx.Response(429, headers={"retry-after": "7"}), httpx.Response(429)])
     world.transport.before = lambda request: next(limited, None)
-    monkeypatch.setattr(app.operators.drift_audit.asyncio, "sleep", record_sleep)
+    monkeypatch.setattr(app.operators.visit_audit.asyncio, "sleep", record_sleep)
 
     assert [] == await differences(world)
     assert [7.0, 15.0] == waits

@@ -74,7 +74,7 @@ class AuditProgress:
         self.counts[name] = self.counts.get(name, 0) + 1
 
 
-class DriftAudit:
+class VisitAudit:
     """The audit of one account. Every method may raise RedisUnavailable or VisitsApiError."""
 
     def __init__(
