@@ -298,8 +298,7 @@ class Task:
         return [RecordedChange.decode(origin, change.body, self.alias_depth) for origin, change in changes.items()]
 
 
-@dataclass(frozen=True, slots=True)
-class RequestContext:
+class RequestContext(NamedTuple):
     """The newest delivery of a task, with the X-Request-ID and traceparent of its sender."""
 
     delivery_id: str = ""
@@ -341,8 +340,7 @@ class Lease:
         return self.until - time.monotonic()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CircuitSignal:
+class CircuitSignal(NamedTuple):
     """What a run reports about the Visits API to the circuit of its account.
 
     kind: `ok` closes the circuit. `unauthorized` and `rate_limited` open it for pause_s. `down` opens it for at most

@@ -3,7 +3,7 @@
 import base64
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from app.webhooks.payload import Payload
 
@@ -74,8 +74,7 @@ class RequestAuth:
     json: Mapping[str, Any] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Api:
+class Api(NamedTuple):
     """A second API of a tool, with its own host and credentials. HOOKS__<NAME>__API_URL replaces its URL, too.
 
     Lists use the first API.

@@ -9,7 +9,7 @@ import hashlib
 import hmac
 import re
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 from urllib.parse import parse_qsl
 
 import orjson
@@ -21,8 +21,7 @@ _SAFE_ECHO = re.compile(r"[A-Za-z0-9._~=+/-]{1,256}")
 _SAFE_TOKEN = re.compile(r"[A-Za-z0-9_=+/-]{1,256}")
 
 
-@dataclass(frozen=True, slots=True)
-class HandshakeReply:
+class HandshakeReply(NamedTuple):
     body: bytes = b"{}"
     content_type: str = "application/json"
 

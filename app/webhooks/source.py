@@ -24,7 +24,7 @@ handshakes.py, and fetching.py (requests for records).
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from app.visits.change import VisitChange
 from app.webhooks.delivery import BodyFormat, Event
@@ -42,8 +42,7 @@ Auth = Literal["signature", "bearer"]
 RequiredSetting = Literal["API_URL", "TOKEN_URL", "TIMEZONE", "TENANTS"]
 
 
-@dataclass(frozen=True, slots=True)
-class Ignored:
+class Ignored(NamedTuple):
     """A verified event that is irrelevant to visits. reason: the event's name, or a word such as `opted_out`."""
 
     reason: str

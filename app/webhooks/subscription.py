@@ -14,7 +14,7 @@ which counts as an error of the tool.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from app.webhooks.evidence import Evidence
 from app.webhooks.fetching import RecordRequest, TokenExchange
@@ -45,8 +45,7 @@ class ApiResponse(Payload):
         self.headers, self.requested_at = headers or {}, requested_at
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(NamedTuple):
     """The hook to which a subscription sends.
 
     secret: empty if the tool chooses it. token: a random text for each subscription, for tools whose names must be
@@ -77,8 +76,7 @@ class SubscriptionState:
     secret: str = field(default="", repr=False)
 
 
-@dataclass(frozen=True, slots=True)
-class SubscriptionPage:
+class SubscriptionPage(NamedTuple):
     """A page of subscriptions. next: the request for the next page."""
 
     subscriptions: Sequence[SubscriptionState]
@@ -156,8 +154,7 @@ class Subscription:
         return tuple(event for group in self.groups for event in group)
 
 
-@dataclass(frozen=True, slots=True)
-class Window:
+class Window(NamedTuple):
     """The appointments to list: those that start between `since` and `until`.
 
     changed_since: also list appointments that changed since then, if the tool can list them. tenants: the accounts of
@@ -216,8 +213,7 @@ class ListRequest:
     can_be_missing: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class ListedPage:
+class ListedPage(NamedTuple):
     """The content of a response.
 
     requests: the requests for the next page, and for related lists, such as the invitees of each record.

@@ -119,7 +119,7 @@ async def listed_changes(
     source, connector = tool.hook.source, tool.connector()
     assert source.listing
     account = await connector.account() if source.subscription else ApiResponse(None)
-    start = list(source.listing.start(replace(window, tenants=tool.hook.settings.tenants), account))
+    start = list(source.listing.start(window._replace(tenants=tool.hook.settings.tenants), account))
     if source.listing.check:
         visit_ids = {change.visit_id for each in earlier for change in each.changes if change.action != "cancel"}
         start += source.listing.check(sorted(visit_ids), account)

@@ -259,7 +259,7 @@ def test_a_server_error_is_retried_with_jitter_and_may_open_the_circuit_for_half
     assert Decision(0, 1, f"{CALL}: 503", signal) == after(ServerError(CALL, 503), jitter=0)
     assert Decision(5, 1, f"{CALL}: 503", signal) == after(ServerError(CALL, 503), jitter=1)
     assert (
-        replace(signal, pause_s=7) == decide(ServerError(CALL, 503), replace(SCHEDULE, cap_s=7), 0, 0, 1).circuit_signal
+        signal._replace(pause_s=7) == decide(ServerError(CALL, 503), replace(SCHEDULE, cap_s=7), 0, 0, 1).circuit_signal
     )
 
 
