@@ -51,14 +51,14 @@ class Decision:
     """What follows a failed call.
 
     retry_in_s: None parks the task for an operator. failed_attempts: including this one, if it counts; None without
-    failures. opens_circuit: the task is held until the circuit closes, whatever retry_in_s is.
+    failures. is_held: the task is held until the circuit closes; retry_in_s is not used.
     """
 
     retry_in_s: float | None
     failed_attempts: int | None
     reason: str
     circuit_signal: CircuitSignal | None = None
-    opens_circuit: bool = False
+    is_held: bool = False
 
 
 def outcome_is_unknown(error: VisitsApiError) -> bool:
@@ -80,11 +80,11 @@ def decide(
             return Decision(None, failed_attempts + 1, reason, CircuitSignal(kind="ok"))
         case Unauthorized():
             signal = CircuitSignal(kind="unauthorized", pause_s=MAX_PAUSE_S * (0.5 + jitter / 2))
-            return Decision(0, failed_attempts, reason, signal, opens_circuit=True)
+            return Decision(0, failed_attempts, reason, signal, is_held=True)
         case RateLimited():
             wait_s = RATE_LIMIT_WAIT_S * (0.5 + jitter / 2) if error.wait_s is None else error.wait_s
             signal = CircuitSignal(kind="rate_limited", pause_s=wait_s)
-            return Decision(0, failed_attempts, reason, signal, opens_circuit=True)
+            return Decision(0, failed_attempts, reason, signal, is_held=True)
     assert isinstance(error, ServerError | ConnectionFailed | OutcomeUnknown)
     if schedule.is_over(failing_for_s):
         return Decision(None, failed_attempts + 1, reason)

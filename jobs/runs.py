@@ -128,13 +128,13 @@ class TaskRun(ABC):
 
     def _after_api_error(self, error: VisitsApiError) -> Outcome:
         decision = self.decide(error)
-        state = "parked" if decision.retry_in_s is None else "held" if decision.opens_circuit else "waiting"
+        state = "parked" if decision.retry_in_s is None else "held" if decision.is_held else "waiting"
         return Outcome(
             state=state,  # type: ignore[arg-type]
             attempt=self._failed_attempt(state, decision.reason, error.response_text),
             reason=decision.reason,
             retry_in_s=decision.retry_in_s or 0,
-            failed_attempts=None if decision.opens_circuit else decision.failed_attempts,
+            failed_attempts=None if decision.is_held else decision.failed_attempts,
             remote=self.remote,
             circuit_signal=decision.circuit_signal,
         )

@@ -91,7 +91,7 @@ class Lister:
         """Yield the appointments of each page with their outcomes, and the remaining requests."""
         source, settings = self._hook.source, self._hook.settings
         async for page, remaining in read_pages(source, requests, self._call):
-            listed_at, records = self._listed_at, [record for record in page.records if self._is_new(record)]
+            listed_at, records = self._listed_at, [record for record in page.records if self._is_first_listing(record)]
             people = await self._known_people(records, listed_at)
             listed = [
                 translate_record(source, record, listed_at, settings.zone, settings.tenants, people)
@@ -108,7 +108,7 @@ class Lister:
                     known[booking[0]] = await self._context.ledger.known_people(self._hook.account, booking[0])
         return known
 
-    def _is_new(self, record: ListedRecord) -> bool:
+    def _is_first_listing(self, record: ListedRecord) -> bool:
         """Whether no earlier list had this record: some tools have one list of changed and one of upcoming appointments."""
         digest, before = digest_of(record), len(self._listed)
         self._listed.add(digest)
@@ -131,8 +131,8 @@ class Lister:
         visits = [await self._tasks(change) for change in listed.changes]
         if not any(visits) and starts_before(of_record, self._catch_up.since_ms):
             return "past"
-        has_news = any(self._is_news(change, tasks) for change, tasks in zip(listed.changes, visits, strict=True))
-        return "changed" if has_news else "unchanged"
+        pairs = zip(listed.changes, visits, strict=True)
+        return "changed" if any(self._adds_something(change, tasks) for change, tasks in pairs) else "unchanged"
 
     async def _tasks(self, change: VisitChange) -> list[Task]:
         """Return the tasks of the visit, under this id or the previous one."""
@@ -145,7 +145,7 @@ class Lister:
                 return await self._context.ledger.load_aliases(TaskId.visit(account, id))
         return []
 
-    def _is_news(self, change: VisitChange, tasks: Sequence[Task]) -> bool:
+    def _adds_something(self, change: VisitChange, tasks: Sequence[Task]) -> bool:
         """Whether the change adds something to those that are stored. Discarded ones count: an operator decided on them."""
         id = change.external_id(self._hook.source.name)
         own = next((task for task in tasks if task.external_id == id), None)
@@ -163,8 +163,9 @@ def _of_record(listed: ListedChanges, page: Sequence[ListedChanges]) -> list[Vis
 
 
 def starts_before(changes: Sequence[VisitChange], since_ms: int) -> bool:
-    """Whether the appointment is over before this time. One without a time is taken to be; a payment creates no visit.
+    """Whether the appointment starts, or was completed, before this time.
 
+    One without a time counts as one that does. A payment creates no visit.
     A completion that is only observed has the time of the list, which says nothing.
     """
     if any(change.payment_id for change in changes):

@@ -215,8 +215,8 @@ class Connector:
 
     def has_known_secret(self, subscription: SubscriptionState, own_ids: Sequence[str]) -> bool:
         """Whether the hook may have its secret. One that the tool chose is lost if the response to its creation was."""
-        is_stranger = bool(own_ids) and subscription.id not in own_ids
-        return self.declaration.secret_from != "tool" or bool(subscription.secret) or not is_stranger
+        is_of_others = bool(own_ids) and subscription.id not in own_ids
+        return self.declaration.secret_from != "tool" or bool(subscription.secret) or not is_of_others
 
     def is_secret_accepted(self, state: ConnectionState, *, newest_secret: bool = False) -> bool:
         """Whether the hook accepts the secret with which its subscriptions sign: it may have been rotated."""

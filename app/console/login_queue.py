@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 #: The length of the queue of one process, and the longest wait. Routers give up after 30 s.
 MAX_WAITING, MAX_WAIT_S = 50, 20.0
-#: The delay between two checks for unknown browsers (strangers), once they are slowed down.
-STRANGER_INTERVAL_S = 2.0
+#: The delay between two checks for unknown browsers, once they are slowed down.
+UNKNOWN_INTERVAL_S = 2.0
 
 
 class TooManyAttempts(Exception):
@@ -21,9 +21,9 @@ class TooManyAttempts(Exception):
 
 
 class Priority(NamedTuple):
-    """The client with the lowest priority goes first. is_stranger: the browser has not logged in before."""
+    """The client with the lowest priority goes first. is_unknown: the browser has not logged in before."""
 
-    is_stranger: bool
+    is_unknown: bool
     failed_attempts: int
 
 
@@ -38,7 +38,7 @@ class LoginQueue:
         self._waiting: list[_Waiter] = []
         self._numbers = count()
         self._is_busy = False
-        self._next_stranger_at = 0.0
+        self._next_unknown_at = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
     @asynccontextmanager
@@ -53,9 +53,9 @@ class LoginQueue:
         finally:
             self._end_turn()
 
-    def slow_strangers_down(self) -> None:
-        """Delay the next stranger by STRANGER_INTERVAL_S. Called during a turn."""
-        self._next_stranger_at = asyncio.get_running_loop().time() + STRANGER_INTERVAL_S
+    def slow_unknown_down(self) -> None:
+        """Delay the next unknown browser by UNKNOWN_INTERVAL_S. Called during a turn."""
+        self._next_unknown_at = asyncio.get_running_loop().time() + UNKNOWN_INTERVAL_S
 
     async def _wait(self, waiter: _Waiter) -> None:
         self._waiting.append(waiter)
@@ -93,7 +93,7 @@ class LoginQueue:
         if self._is_busy or not self._waiting:
             return None
         loop, first = asyncio.get_running_loop(), self._waiting[0]
-        if first.priority.is_stranger and (wait_s := self._next_stranger_at - loop.time()) > 0:
+        if first.priority.is_unknown and (wait_s := self._next_unknown_at - loop.time()) > 0:
             self._timer = loop.call_later(wait_s, self._start_next)
             return None
         del self._waiting[0]

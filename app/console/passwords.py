@@ -24,8 +24,9 @@ from app.settings.signing import signer
 
 #: Identifies a browser that logged in before.
 BROWSER_COOKIE, BROWSER_TTL_S = "__Host-doorbell-known", 365 * 86_400
-#: Failed attempts per window: of one browser or address; of all unknown browsers together, before they are slowed down.
-ATTEMPTS_WINDOW_S, MAX_ATTEMPTS_PER_CLIENT, MAX_STRANGER_ATTEMPTS = 900, 10, 200
+#: Attempts per window: of one browser or address, until an operator logs in; and of all unknown browsers together, which are
+#: then slowed down.
+ATTEMPTS_WINDOW_S, MAX_ATTEMPTS_PER_CLIENT, MAX_UNKNOWN_ATTEMPTS = 900, 10, 200
 
 
 class Passwords:
@@ -55,7 +56,7 @@ class Passwords:
         if failed_attempts >= MAX_ATTEMPTS_PER_CLIENT:
             raise TooManyAttempts
         async with self._queue.turn(Priority(not browser, failed_attempts)):
-            await self._count_attempt(attempts, is_stranger=not browser)
+            await self._count_attempt(attempts, is_unknown=not browser)
             user = await self._matching_user(name, password)
         # A viewer's success does not reset the count: a viewer could guess the operator's password without a limit.
         if user and user.role == "operator":
@@ -77,11 +78,11 @@ class Passwords:
         except BadSignature:
             return ""
 
-    async def _count_attempt(self, attempts: str, *, is_stranger: bool) -> None:
+    async def _count_attempt(self, attempts: str, *, is_unknown: bool) -> None:
         if await self._increment(attempts) > MAX_ATTEMPTS_PER_CLIENT:
             raise TooManyAttempts
-        if is_stranger and await self._increment(LOGIN_ATTEMPTS) > MAX_STRANGER_ATTEMPTS:
-            self._queue.slow_strangers_down()
+        if is_unknown and await self._increment(LOGIN_ATTEMPTS) > MAX_UNKNOWN_ATTEMPTS:
+            self._queue.slow_unknown_down()
 
     async def _increment(self, key: str) -> int:
         count, _ = await self._redis.commands(("INCR", key), ("EXPIRE", key, ATTEMPTS_WINDOW_S, "NX"))

@@ -11,7 +11,7 @@ from app.console.pages.login import safe_redirect_target
 from app.console.passwords import (
     BROWSER_COOKIE,
     MAX_ATTEMPTS_PER_CLIENT,
-    MAX_STRANGER_ATTEMPTS,
+    MAX_UNKNOWN_ATTEMPTS,
     attempts_key,
     client_address,
 )
@@ -52,8 +52,8 @@ async def test_attempts_of_one_address_are_limited_even_with_the_right_password(
 async def test_attempts_of_many_strangers_do_not_lock_out_the_right_password(
     app: Any, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.console.login_queue.STRANGER_INTERVAL_S", 0.01)
-    await redis.command("SET", "bell:login-attempts", 10 * MAX_STRANGER_ATTEMPTS, "EX", 900)
+    monkeypatch.setattr("app.console.login_queue.UNKNOWN_INTERVAL_S", 0.01)
+    await redis.command("SET", "bell:login-attempts", 10 * MAX_UNKNOWN_ATTEMPTS, "EX", 900)
 
     for number in range(3):
         browser = Browser(app, **{"x-forwarded-for": f"203.0.113.{number}"})

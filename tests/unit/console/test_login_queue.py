@@ -97,10 +97,10 @@ async def test_a_cancelled_waiter_passes_its_turn_on(steps: int) -> None:
 
 
 async def test_only_strangers_are_slowed_down(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(login_queue, "STRANGER_INTERVAL_S", 3_600.0)
+    monkeypatch.setattr(login_queue, "UNKNOWN_INTERVAL_S", 3_600.0)
     queue, order = LoginQueue(), list[Any]()
     async with queue.turn(STRANGER):
-        queue.slow_strangers_down()
+        queue.slow_unknown_down()
         stranger, known_browser = await queue_up(queue, [STRANGER, KNOWN_BROWSER], order)
     await known_browser
     later = await queue_up(queue, [KNOWN_BROWSER], order)
@@ -109,8 +109,8 @@ async def test_only_strangers_are_slowed_down(monkeypatch: pytest.MonkeyPatch) -
     assert [1, 0] == order
     assert not stranger.done()
     stranger.cancel()
-    monkeypatch.setattr(login_queue, "STRANGER_INTERVAL_S", 0.0)
+    monkeypatch.setattr(login_queue, "UNKNOWN_INTERVAL_S", 0.0)
     async with queue.turn(KNOWN_BROWSER):
-        queue.slow_strangers_down()
+        queue.slow_unknown_down()
     async with asyncio.timeout(5), queue.turn(STRANGER):
         pass

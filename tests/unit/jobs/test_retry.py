@@ -68,7 +68,7 @@ def test_a_transient_error_is_retried_on_the_schedule(
     assert (due_s, failed_attempts + 1, False) == (
         decision.retry_in_s,
         decision.failed_attempts,
-        decision.opens_circuit,
+        decision.is_held,
     )
 
 
@@ -138,7 +138,7 @@ def test_a_rejected_token_opens_the_circuit_and_counts_no_attempt(
 ) -> None:
     decision = after(Unauthorized(CALL, status), 4, failing_for_s, jitter)
 
-    assert (True, 4, 0) == (decision.opens_circuit, decision.failed_attempts, decision.retry_in_s)
+    assert (True, 4, 0) == (decision.is_held, decision.failed_attempts, decision.retry_in_s)
     assert decision.circuit_signal is not None
     assert ("unauthorized", 1) == (decision.circuit_signal.kind, decision.circuit_signal.threshold)
     assert 0 < decision.circuit_signal.pause_s <= 30
@@ -151,7 +151,7 @@ def test_a_429_opens_the_circuit_for_retry_after_and_counts_no_attempt(
 ) -> None:
     decision = after(RateLimited(CALL, 429, wait_s=retry_after_s), 4, failing_for_s)
 
-    assert (True, 4, 0) == (decision.opens_circuit, decision.failed_attempts, decision.retry_in_s)
+    assert (True, 4, 0) == (decision.is_held, decision.failed_attempts, decision.retry_in_s)
     assert decision.circuit_signal is not None
     assert ("rate_limited", retry_after_s, 1) == (
         decision.circuit_signal.kind,
@@ -241,16 +241,14 @@ def test_only_a_write_without_a_response_of_the_api_has_an_unknown_outcome(
 def test_a_rejected_token_pauses_for_half_of_30_seconds_or_more(jitter: float, delay_s: float) -> None:
     signal = CircuitSignal(kind="unauthorized", pause_s=delay_s)
 
-    assert Decision(0, 4, f"{CALL}: 401", signal, opens_circuit=True) == after(
-        Unauthorized(CALL, 401), 4, jitter=jitter
-    )
+    assert Decision(0, 4, f"{CALL}: 401", signal, is_held=True) == after(Unauthorized(CALL, 401), 4, jitter=jitter)
 
 
 @each(("jitter", "delay_s"), [(0.0, 7.5), (0.5, 11.25), (1.0, 15)])
 def test_a_429_without_retry_after_pauses_for_half_of_15_seconds_or_more(jitter: float, delay_s: float) -> None:
     signal = CircuitSignal(kind="rate_limited", pause_s=delay_s)
 
-    assert Decision(0, 4, f"{CALL}: 429", signal, opens_circuit=True) == after(RateLimited(CALL, 429), 4, jitter=jitter)
+    assert Decision(0, 4, f"{CALL}: 429", signal, is_held=True) == after(RateLimited(CALL, 429), 4, jitter=jitter)
 
 
 def test_a_server_error_is_retried_with_jitter_and_may_open_the_circuit_for_half_a_minute() -> None:
