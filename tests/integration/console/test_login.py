@@ -49,7 +49,7 @@ async def test_attempts_of_one_address_are_limited_even_with_the_right_password(
     assert 303 == (await other_address.log_in(OPERATORS)).status_code
 
 
-async def test_attempts_of_many_strangers_do_not_lock_out_the_right_password(
+async def test_attempts_of_many_unknown_browsers_do_not_lock_out_the_right_password(
     app: Any, redis: Redis, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.console.login_queue.UNKNOWN_INTERVAL_S", 0.01)
@@ -64,9 +64,9 @@ async def test_a_known_browser_is_not_locked_out_by_strangers_at_its_address(app
     owner = Browser(app)
     await owner.log_in()
     await owner.post("/console/logout")
-    stranger = Browser(app)
+    unknown = Browser(app)
     statuses = [
-        (await stranger.log_in(password)).status_code for password in ["wrong"] * MAX_ATTEMPTS_PER_CLIENT + [OPERATORS]
+        (await unknown.log_in(password)).status_code for password in ["wrong"] * MAX_ATTEMPTS_PER_CLIENT + [OPERATORS]
     ]
 
     assert [401] * MAX_ATTEMPTS_PER_CLIENT + [429] == statuses
