@@ -114,7 +114,8 @@ class WebhookEndpoint:
             log.exception("unhandled_exception", hook=request_log.hook)
             request_log.reject("internal_error")
             detail = "this is a bug in Doorbell; the delivery was not stored"
-            response = _error(503, "internal_error", detail, RETRY_LATER_HEADERS)
+            status = hook.source.definition.unavailable_status if hook else 503
+            response = _error(status, "internal_error", detail, RETRY_LATER_HEADERS)
         await send_response(scope, send, response.status, response.encode_headers(request_log), response.body, unread)
         self.record(request_log, response.status)
 

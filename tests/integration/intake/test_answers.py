@@ -17,6 +17,7 @@ from tests.support.intake import (
     MAX_BODY,
     SHORT_TIMEOUTS,
     WebProcess,
+    is_error_response,
     new_event_body,
     padded_body,
     request,
@@ -61,6 +62,8 @@ ENV = {
 }
 #: A web process that accepts no delivery, because MAX_IN_FLIGHT is 0.
 OVERLOADED = SHORT_TIMEOUTS.replace("4, 2, 0.05", "4, 0, 0.05")
+#: A web process with a bug.
+DEFECTIVE = f"from app.intake.acceptance import Acceptance\nAcceptance.begin = None\n{SHORT_TIMEOUTS}"
 
 
 def _start(stack: ExitStack, redis_url: str, state: str) -> WebProcess:
@@ -174,6 +177,14 @@ def test_every_specimen_at_every_path_gets_a_documented_status(web: WebProcess, 
 @each("name", load_sources())
 def test_the_unavailable_status_of_every_source_makes_the_tool_retry(name: str) -> None:
     assert load_sources()[name].definition.unavailable_status in (429, 503)
+
+
+def test_a_bug_is_answered_with_the_status_after_which_the_tool_retries(redis_url: str) -> None:
+    with start_web(redis_url, "-c", DEFECTIVE, **ENV) as web:
+        answers = {name: web.send_bytes(request(f"/hooks/{name}", body=b"{}")) for name in ("standard", "gohighlevel")}
+
+    assert is_error_response(answers["standard"], 503)
+    assert is_error_response(answers["gohighlevel"], 429)
 
 
 def test_the_root_redirects_to_the_console_if_it_is_configured(web: WebProcess) -> None:
