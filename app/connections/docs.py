@@ -98,7 +98,7 @@ def _limits(source: LoadedSource) -> Iterator[str]:
         if secret := _SECRETS[subscription.secret_from].format(credential=subscription.secret_credential):
             yield secret
         if subscription.is_by_hand_if_refused:
-            yield "by hand, if the account cannot use the API"
+            yield "set up by hand, if the account cannot use the API"
         if not subscription.can_ask:
             yield "the tool cannot list subscriptions: health is judged by how long nothing has arrived"
         if subscription.renew:

@@ -202,8 +202,8 @@ class Guard:
         if not before.is_managed or cannot_keep:
             advice = f"run `doorbell connect {hook.source.name} --hook {hook.name}`"
             if cannot_keep:
-                create = "" if problem == "degraded" else "create one there, and "
-                advice = f"{create}set HOOKS__{hook.name.upper()}__SECRETS to its secret"
+                create = {"disabled": "enable it there again, or create one and ", "missing": "create one there, and "}
+                advice = f"{create.get(problem, '')}set HOOKS__{hook.name.upper()}__SECRETS to its secret"
             return replace(before, state=problem, detail=f"{finding}: {advice}", checked_at_ms=self._now_ms())
         log.warning("connection_lost", hook=hook.name, state=problem)
         since = await default_since(self._context, hook.name)

@@ -272,7 +272,7 @@ def find_reason(text: str) -> Reason:
     return FAILED_CALLS["another 4xx" if is_client_error else "5xx, 408, 425 or no response"]
 
 
-#: The reasons of ignored deliveries. All others are the names of events.
+#: Reasons of ignored deliveries. Sources have others: names of events, and short phrases.
 IGNORED = {
     "record_gone": "the tool has deleted the record",
     "opted_out": "the customer wants no review request",
@@ -282,4 +282,4 @@ IGNORED = {
 
 def ignored_title(reason: str) -> str:
     """Return why a delivery was ignored."""
-    return IGNORED.get(reason) or f"no visit depends on this event ({reason})"
+    return IGNORED.get(reason) or f"this event changes no visit ({reason})"

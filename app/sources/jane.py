@@ -160,7 +160,7 @@ def _topic(event: Event) -> str:
 
 
 def _cancelled(appointment: Payload, topic: str, event_time: datetime) -> datetime | None:
-    """Return the time of the cancellation from the record; if the record has no status, from the event."""
+    """Return the time of the cancellation from the record; from the event if the record has none."""
     has_no_status = isinstance(appointment.value, dict) and not appointment.value.keys() & {"state", "cancelled_at"}
     is_cancelled = appointment.at("state").text() in ("cancelled", "archived") or (
         has_no_status and ACTIONS[topic] == "cancel"

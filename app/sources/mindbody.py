@@ -9,8 +9,8 @@ before or after the other events; a later update restores the appointment.
 The documentation has the statuses Scheduled and Cancelled, and no event for a completion, a no-show or the payment of
 an appointment. Second-hand, from integrators: an update may have the status Completed. From memory: the other statuses
 of the Public API, with the same meaning. Requested is not confirmed: the visit counts as cancelled until an update has
-another status. The status None changes nothing. A status has no time, so it gets the time of the first event that shows
-it.
+another status. The status None does not change the visit's status. A status has no time, so it gets the time of the
+first event that shows it.
 
 A class has many clients, each with a booking. Each client of a class has a visit (`classId`, `clientId`), so a client
 who cancels and books the class again has one visit. Second-hand, from integrators: the fields of these events, and the

@@ -71,8 +71,8 @@ from app.webhooks import (
 )
 
 SETUP = """
-1. In the NexHealth Developer Portal, create an API key and set it as HOOKS__NEXHEALTH__CREDENTIALS__API_KEY. Doorbell
-   exchanges it for tokens; for that, set SECRET_KEY to 32 random characters or more.
+1. In the NexHealth Developer Portal, create an API key. Set it as HOOKS__NEXHEALTH__CREDENTIALS__API_KEY, and
+   SECRET_KEY to 32 random characters or more. Doorbell exchanges the key for tokens.
 2. Get a token for the next steps: it is `data.token` in the response.
    $ curl -X POST https://nexhealth.info/authenticates -H "Authorization: API_KEY" -H "Nex-Api-Version: v20240412"
 3. Create an endpoint, with the subdomain of the practice. Set the `secret_key` of the response as HOOKS__NEXHEALTH__SECRETS

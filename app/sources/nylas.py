@@ -10,7 +10,7 @@ confirmed: it is not a visit yet.
 A participant has an e-mail address and a name, and nothing distinguishes a guest from a host or a host's colleague. The
 participant who is marked as the organizer, or has the address of the organizer's calendar, is skipped; the remaining
 one is the guest. Several remaining participants may be guests, or hosts of a collective meeting: such a booking is
-parked, because a colleague must not get a review request; its move and its cancel apply to the visit, if there is one.
+parked, because a colleague must not get a review request; its move and its cancellation apply to the visit, if there is one.
 Each guest of a group event has a booking, and so a visit. With a null list the guest is unknown.
 
 Second-hand: the mark `is_organizer` (Scheduler's configurations have it). Implied, not stated: `booking_id` does not change
@@ -61,7 +61,7 @@ SETUP = """
 1. In the Nylas Dashboard, open Notifications and add a webhook with the URL {url} and the triggers booking.created,
    booking.rescheduled and booking.cancelled. Before that, set HOOKS__NYLAS__SECRETS to any value: Nylas tests the URL
    at once, and a hook without a secret does not exist.
-2. Turn compressed delivery on or off: Doorbell accepts both.
+2. Compressed delivery may be on or off: Doorbell accepts both.
 3. Set HOOKS__NYLAS__SECRETS to the webhook's secret, which is shown once, and restart.
 4. An application sends the events of all of its grants. If some are not yours, set HOOKS__NYLAS__TENANTS to your grants.
 5. `doorbell connect nylas` does steps 1 to 3 with an API key of the application. For the European data center add

@@ -121,10 +121,10 @@ LOST_CONNECTION = Alert(
     expr=f"""
 max by (cell, hook, state) ({metrics.CONNECTION_STATE}{{state=~"{"|".join(UNHEALTHY)}"}}) == 1
 unless on (cell, hook) max by (cell, hook) ({metrics.HOOK_SILENT}) == 1""",
-    for_min=5,
     command="doorbell connections",
     output="the hook with its state and the tool's answer",
-    fix="`doorbell doctor` shows the fix. If Doorbell made the subscription, it tries every minute to subscribe again.",
+    fix="`doorbell doctor` shows the fix. If Doorbell made the subscription and the tool does not answer, it tries again "
+    "every minute.",
 )
 NO_WORKER = Alert(
     key="workers",

@@ -19,8 +19,8 @@ MAX_NEWEST = 50
 NEWEST_TTL_S = 30 * 86_400
 
 
-#: Reasons of requests with a signature, valid or not, which usually come from the tool. Other requests may come from anyone
-#: and have a separate list, so that they cannot evict requests of the tool from the list of the newest.
+#: Reasons of requests whose signature has the tool's format, valid or not: they usually come from it. Anyone can cause the
+#: others, which have a separate list, so that they cannot evict requests of the tool from the list of the newest.
 TOOL_REASONS = (
     "signature_mismatch",
     "signature_stale",
@@ -64,7 +64,7 @@ class Rejections:
     async def flush(self) -> None:
         """Write the counts to the hash `bell:rejections`, and the newest rejections to the lists of their hooks.
 
-        Entries that cannot be written stay for the next flush.
+        Entries that cannot be written stay for the next flush. If only the reply is lost, they are written twice.
         """
         try:
             for field in list(self._counts):

@@ -43,7 +43,7 @@ RequiredSetting = Literal["API_URL", "TOKEN_URL", "TIMEZONE", "TENANTS"]
 
 
 class Ignored(NamedTuple):
-    """A verified event that is irrelevant to visits. reason: the event's name, or a word such as `opted_out`."""
+    """A verified event that is irrelevant to visits. reason: the event's name, or a short phrase."""
 
     reason: str
 
@@ -113,7 +113,7 @@ class Source:
         these names. `?name` is a query parameter, which is authentic only if the signature covers `{url}`.
     handshake: a handshake without a signature. signed_handshake: a handshake that is answered after verification.
     probe_methods: the HTTP methods with which the tool tests a URL; they are answered 200 with an empty body.
-    unavailable_status: the status of the response when Redis is down or full: one after which this tool retries.
+    unavailable_status: the status of the response when Doorbell cannot store a delivery: one after which this tool retries.
     sender_timeout_s: how long the tool waits for a response, if that is shorter than the default.
     api_url: the base URL of records; `""`, with API_URL in required_settings, if each customer has a different one.
     credentials: the authentication of requests for records: BasicAuth, BearerAuth, ApiKeyAuth, or a class of the module

@@ -87,6 +87,8 @@ def _assemble(name: str, sources: Mapping[str, str]) -> Script:
     bindings, body = [*_bind_names(args)], "\n".join(lines[len(header) :])
     list_binding, mark = "\n".join(_bind_list(len(args) + 2, varargs, fields.split())), f"--- @bind {varargs}"
     if varargs and mark in body:
+        if clashes := set(args) & set(fields.split()):
+            raise LookupError(f"the script {name} has {', '.join(sorted(clashes))} twice: as argument and as field")
         only_binding = "\n".join(_bind_only(len(args) + 2, fields.split()))
         body = body.replace(mark, list_binding).replace(f"--- @bind_only {varargs}", only_binding)
     elif varargs:

@@ -57,21 +57,28 @@ def test_the_source_binds_argv_to_names_after_the_includes() -> None:
     ] == code
 
 
+EARLY = "--- @bind_only friends\nif is_only then return age end\n--- @bind friends"
+
+
 def test_a_script_may_make_the_list_of_arguments_later() -> None:
-    early = "--- @bind_only friends\nif is_only then return age end\n--- @bind friends"
-    sources = SOURCES | {"greet": GREET.replace("\nreturn", f"\n{early}\nreturn")}
-    code = load(sources)["greet"].source.splitlines()
+    early = GREET.replace("friends: name age", "friends: friend age").replace("\nreturn", f"\n{EARLY}\nreturn")
+    code = load(SOURCES | {"greet": early})["greet"].source.splitlines()
 
     assert [
         "local name, times = unpack(ARGV, 2, 3)",
         "",
         "local is_only = #ARGV == 5",
-        "local name, age = unpack(ARGV, 4, 5)",
+        "local friend, age = unpack(ARGV, 4, 5)",
         "if is_only then return age end",
         "local friends = {}",
-        "for i = 4, #ARGV, 2 do friends[#friends + 1] = {name = ARGV[i + 0], age = ARGV[i + 1]} end",
+        "for i = 4, #ARGV, 2 do friends[#friends + 1] = {friend = ARGV[i + 0], age = ARGV[i + 1]} end",
         "return greeting .. name .. 'bell:state:queued'",
     ] == code[-8:]
+
+
+def test_a_field_must_not_replace_an_argument() -> None:
+    with pytest.raises(LookupError, match=r"^the script greet has name twice: as argument and as field$"):
+        load(SOURCES | {"greet": GREET.replace("\nreturn", f"\n{EARLY}\nreturn")})
 
 
 def test_a_file_is_included_once() -> None:
