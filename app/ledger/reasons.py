@@ -281,5 +281,5 @@ IGNORED = {
 
 
 def ignored_title(reason: str) -> str:
-    """Return why a delivery was ignored."""
-    return IGNORED.get(reason) or f"this event changes no visit ({reason})"
+    """Return why an event was ignored, on arrival or after its record was fetched."""
+    return IGNORED.get(reason) or f"it changes no visit ({reason})"

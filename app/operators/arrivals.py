@@ -275,7 +275,7 @@ def _event_note(event: Task) -> Sequence[str]:
         return [f"needs attention: {find_reason(event.reason).title} ({event.reason})"]
     outcome = event.attempts[-1].outcome if event.attempts else ""
     reason = outcome.removeprefix("ignored: ")
-    return [f"ignored after its record was fetched: {reason}"] if reason != outcome else []
+    return [f"ignored after its record was fetched: {ignored_title(reason)}"] if reason != outcome else []
 
 
 def _no_visit(meta: DeliveryInfo, visits: Sequence[Row]) -> str:

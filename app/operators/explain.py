@@ -529,9 +529,9 @@ def _spellings(name: str) -> set[str]:
 def _delivery_sentence(meta: DeliveryInfo, changes: Sequence[Row]) -> str:
     states = Counter(change["state"] for change in changes)
     if not states:
-        return (
-            f"Ignored: {ignored_title(meta.ignored)}." if meta.ignored else "All changes of this delivery have expired."
-        )
+        if meta.ignored:
+            return f"Ignored: {ignored_title(meta.ignored)}."
+        return "All changes of this delivery have expired."
     if states["parked"]:
         return _needs_attention(next(change.get("reason") for change in changes if change["state"] == "parked"))
     if waits := [change for change in changes if change["state"] in ("waiting", "held")]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from app.ledger.ids import delivery_of, delivery_time_ms
-from app.ledger.reasons import REASONS, find_reason
+from app.ledger.reasons import REASONS, find_reason, ignored_title
 from app.ledger.records import Attempt, Task
 from app.ledger.times import MAX_CLOCK_SKEW_MS, iso_timestamp
 from app.operators.activity_log import Activity
@@ -427,7 +427,7 @@ def attempt_title(attempt: Attempt, reason: str = "") -> str:
     if name == "translated":
         return "the record was fetched, and the event translated"
     if name == "ignored":
-        return f"the event was ignored: {details}"
+        return f"the event was ignored: {ignored_title(details)}"
     reason = reason or _reason_of(attempt)
     return NOT_APPLIED + (find_reason(reason).title if reason else "an operator is needed")
 

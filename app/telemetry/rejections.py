@@ -123,9 +123,9 @@ async def newest(redis: Redis, hooks: Sequence[str]) -> list[dict[str, Any]]:
 
 def senders_first(notes: Sequence[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
     """Return at most `limit` rejections, newest first, preferring requests that come from the tools."""
-    signed = [note for note in notes if note["reason"] in TOOL_REASONS][:limit]
-    unsigned = [note for note in notes if note["reason"] not in TOOL_REASONS][: limit - len(signed)]
-    return sorted([*signed, *unsigned], key=lambda note: -note["at"])
+    of_tools = [note for note in notes if note["reason"] in TOOL_REASONS][:limit]
+    others = [note for note in notes if note["reason"] not in TOOL_REASONS][: limit - len(of_tools)]
+    return sorted([*of_tools, *others], key=lambda note: -note["at"])
 
 
 async def mismatch_times(redis: Redis, hook: str, since_ms: float) -> list[float]:

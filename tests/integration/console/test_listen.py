@@ -91,7 +91,7 @@ async def test_requests_that_change_nothing_say_why(app: Any, operator: Browser)
 
     text = await page_with(operator, lambda text: "A repeat" in text and "no hook" in text)
 
-    assert "Ignored: this event changes no visit (visit.moved)" in text
+    assert "Ignored: it changes no visit (visit.moved)" in text
     assert "A repeat of a delivery that arrived before: it changes nothing" in text
     assert "There is no hook with this name, or it has no secret" in text
 
