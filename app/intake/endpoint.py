@@ -1,7 +1,8 @@
 """POST /hooks/{hook}: read a delivery up to the size limit, verify it, translate it, store it, and answer.
 
-Nothing is parsed, and Redis is not used, before the signature is verified. acceptance.py has the steps; fast_path.py takes
-them for many deliveries together. The endpoint is a plain ASGI application, because each microsecond counts here.
+Before the signature is verified, nothing is parsed, and Redis is only asked whether stored hooks have changed, at most
+once a second. acceptance.py has the steps; fast_path.py takes them for many deliveries together. The endpoint is a plain
+ASGI application, because each microsecond counts here.
 """
 
 import logging
@@ -45,6 +46,7 @@ UNAVAILABLE_ANSWERS: dict[type[RedisUnavailable], tuple[str, str]] = {
 #: Looks for changes of the stored hooks, because a name is unknown. Returns whether all stored hooks are known.
 Discover = Callable[[], Awaitable[bool]]
 HOOK_UNAVAILABLE = "a hook with this name may exist, but cannot be loaded now"
+SECRETS_UNAVAILABLE = "no known secret matches the signature, and whether there is a newer one cannot be checked now"
 
 _PLAIN_TENANT = re.compile("[A-Za-z0-9._:/-]{1,64}")
 
@@ -104,7 +106,7 @@ class WebhookEndpoint:
         unread = None
         try:
             if may_exist:
-                raise HttpRejection(503, "hook_unavailable", HOOK_UNAVAILABLE, **RETRY_LATER_HEADERS)
+                raise _unavailable(None, "hook_unavailable", HOOK_UNAVAILABLE)
             response = await self._dispatch(scope, receive, hook, path_rest, request_log)
         except HttpRejection as rejection:
             response = self.reject(rejection, request_log)
@@ -112,10 +114,8 @@ class WebhookEndpoint:
                 unread = receive
         except Exception:
             log.exception("unhandled_exception", hook=request_log.hook)
-            request_log.reject("internal_error")
             detail = "this is a bug in Doorbell; the delivery was not stored"
-            status = hook.source.definition.unavailable_status if hook else 503
-            response = _error(status, "internal_error", detail, RETRY_LATER_HEADERS)
+            response = self.reject(_unavailable(hook, "internal_error", detail), request_log)
         await send_response(scope, send, response.status, response.encode_headers(request_log), response.body, unread)
         self.record(request_log, response.status)
 
@@ -140,7 +140,8 @@ class WebhookEndpoint:
         if not self.may_have_newer_secrets(hook):
             return None
         assert self._discover
-        await self._discover()
+        if not await self._discover():
+            raise _unavailable(hook, "hook_unavailable", SECRETS_UNAVAILABLE)
         newest = self.hooks.get(hook.name)
         return newest if newest and newest.settings.secrets != hook.settings.secrets else None
 
@@ -264,9 +265,10 @@ def _error(status: int, code: str, detail: str, headers: Mapping[str, str]) -> R
     return Response(status, orjson.dumps({"error": code, "detail": detail}), headers=headers)
 
 
-def _unavailable(hook: Hook, code: str, detail: str) -> HttpRejection:
+def _unavailable(hook: Hook | None, code: str, detail: str) -> HttpRejection:
     """Return a rejection with the status that this tool retries."""
-    return HttpRejection(hook.source.definition.unavailable_status, code, detail, **RETRY_LATER_HEADERS)
+    status = hook.source.definition.unavailable_status if hook else 503
+    return HttpRejection(status, code, detail, **RETRY_LATER_HEADERS)
 
 
 def _describe_tenant(hook: Hook, event: Event) -> str:

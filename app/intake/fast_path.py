@@ -156,7 +156,7 @@ class FastPath:
     # -- steps after the reply of Redis --
 
     def _wait(self, entries: Sequence[Entry]) -> None:
-        """Finish the entries once they have their replies, of which the last usually comes last."""
+        """Finish the entries once all of them have their replies, of which the last usually comes last."""
         for entry in reversed(entries):
             if not entry.reply.done():
                 entry.reply.add_done_callback(lambda _: self._wait(entries))

@@ -107,6 +107,7 @@ MOVE_RULES: dict[str, MoveRule] = {
     "bell:last-done": _CELL,
     "bell:shard-probe:*": _CELL,
     "bell:schema": _CELL,
+    "bell:write-mark": _CELL,
     "bell:cleanup": _CELL,
     "bell:worker:*": _CELL,
     "bell:workers": _CELL,

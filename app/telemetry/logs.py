@@ -12,7 +12,6 @@ import sys
 import time
 from contextlib import suppress
 from functools import lru_cache
-from types import TracebackType
 from typing import Any
 
 import orjson
@@ -100,8 +99,16 @@ def format_event(_: Any, level: str, fields: EventDict) -> EventDict:
     line = {"ts": at, "level": level, "event": fields.pop("event")[:500], **fields}
     if raised:
         line["event"] = strip_exception_text(line["event"])
-        line["error"] = traceback_summary(sys.exc_info() if raised is True else raised)
+        line["error"] = traceback_summary(exception_of(raised))
     return line
+
+
+def exception_of(raised: Any) -> BaseException | None:
+    """Return the exception of a log line. raised: its `exc_info`: an exception, its tuple, or True for the handled one."""
+    if isinstance(raised, BaseException):
+        return raised
+    error: BaseException | None = (raised if isinstance(raised, tuple) else sys.exc_info())[1]
+    return error
 
 
 def strip_exception_text(message: str) -> str:
@@ -121,17 +128,16 @@ def _format_second(seconds: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
-def traceback_summary(raised: tuple[type[BaseException] | None, object, TracebackType | None]) -> str:
+def traceback_summary(error: BaseException | None) -> str:
     """Return a line such as `KeyError at apply.py:41 < worker.py:90`.
 
     The text of the exception is left out, because it might quote a body.
     """
-    kind, _, trace = raised
-    steps = []
+    trace, steps = error.__traceback__ if error else None, []
     while trace:
         steps.append(f"{trace.tb_frame.f_code.co_filename.rpartition('/')[2]}:{trace.tb_lineno}")
         trace = trace.tb_next
-    return f"{kind.__name__ if kind else 'error'} at {' < '.join(reversed(steps[-6:]))}"
+    return f"{type(error).__name__ if error else 'error'} at {' < '.join(reversed(steps[-6:]))}"
 
 
 console_renderer: Processor = structlog.dev.ConsoleRenderer(

@@ -28,6 +28,8 @@ TOOL_REASONS = (
     "redis_down",
     "redis_full",
     "redis_read_only",
+    "hook_moved",
+    "internal_error",
 )
 #: Reasons with a separate list, because they can be frequent enough to evict all others from the hook's list.
 SEPARATE_REASONS = ("foreign_tenant",)

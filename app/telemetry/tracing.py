@@ -15,7 +15,7 @@ import structlog
 from structlog.typing import EventDict
 
 from app import __version__
-from app.telemetry.logs import log, strip_exception_text
+from app.telemetry.logs import exception_of, log, strip_exception_text
 
 #: The fields of a log line that are exported with an error.
 EXPORTED_FIELDS = frozenset({"hook", "task", "delivery", "external_id", "operation"})
@@ -48,7 +48,7 @@ def _start_sentry(process: str, environ: Mapping[str, str]) -> None:
 
     def capture(_: Any, __: str, fields: EventDict) -> EventDict:
         if "exc_info" in fields:
-            sentry_sdk.capture_exception(extras=dict(fields))
+            sentry_sdk.capture_exception(exception_of(fields["exc_info"]), extras=dict(fields))
         return fields
 
     sentry_sdk.init(

@@ -1,12 +1,13 @@
 """Web processes and a worker follow the stored hooks while they run."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from app.connections.stored_hooks import StoredHooks
+from app.connections.stored_hooks import DISCOVER_EVERY_S, StoredHooks
 from app.demo import valkey
 from app.ledger.ledger import Ledger
 from app.ledger.redis import Redis, RedisAddress, RedisUnavailable
@@ -108,6 +109,28 @@ def test_an_unknown_hook_is_not_answered_404_before_the_stored_hooks_were_loaded
         before.headers["retry-after"],
     )
     assert "no_such_hook" == unknown.json()["error"]
+
+
+def test_no_signature_of_a_stored_hook_is_rejected_for_good_while_redis_is_away(tmp_path: Path) -> None:
+    """Another process may have stored a newer secret, which the tool uses at once."""
+    port = valkey.free_port()
+    url = f"redis://127.0.0.1:{port}/0"
+    server = valkey.start(port, tmp_path)
+    change(url, lambda hooks, by: hooks.add("north", CALENDLY, by))
+    try:
+        with start_web(url, SECRET_KEY=KEY) as web:
+            wait_until(lambda: web.post(BODY, sign_calendly(BODY, secret=FIRST), "north").status_code in ACCEPTED)
+            with_redis = web.post(BODY, sign_calendly(BODY, secret=SECOND), "north")
+            server.kill()
+            server.wait()
+            time.sleep(DISCOVER_EVERY_S)
+            without_redis = web.post(BODY, sign_calendly(BODY, secret=SECOND), "north")
+    finally:
+        server.kill()
+        server.wait()
+
+    assert (401, "signature_mismatch") == (with_redis.status_code, with_redis.json()["error"])
+    assert (503, "hook_unavailable") == (without_redis.status_code, without_redis.json()["error"])
 
 
 async def _stop(url: str) -> None:

@@ -13,6 +13,7 @@ from app.demo.valkey import free_port
 from app.webhooks.registry import load_sources, load_specimens
 from tests.support.cases import each
 from tests.support.console import HASHES, OPERATORS
+from tests.support.harness import wait_until
 from tests.support.intake import (
     MAX_BODY,
     SHORT_TIMEOUTS,
@@ -24,6 +25,7 @@ from tests.support.intake import (
     signed_headers,
     start_web,
 )
+from tests.support.ledger_client import LedgerClient
 from tests.support.specimens import BY_TOOL
 
 #: The statuses that docs/runbook.md lists.
@@ -185,6 +187,17 @@ def test_a_bug_is_answered_with_the_status_after_which_the_tool_retries(redis_ur
 
     assert is_error_response(answers["standard"], 503)
     assert is_error_response(answers["gohighlevel"], 429)
+
+
+def test_an_event_whose_translation_has_a_bug_is_stored_and_parked(redis_url: str) -> None:
+    code = f"import app.sources.standard as source\nsource.translate = lambda event: {{}}['lost']\n{SHORT_TIMEOUTS}"
+    with start_web(redis_url, "-c", code) as web:
+        response = web.send("standard")
+        listed = LedgerClient(redis_url).tasks("parked")
+        wait_until(lambda: "KeyError at <string>:2" in web.log)
+
+    assert 202 == response.status_code, response.text
+    assert f"event:{response.json()['delivery']}" in listed
 
 
 def test_the_root_redirects_to_the_console_if_it_is_configured(web: WebProcess) -> None:

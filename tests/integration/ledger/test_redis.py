@@ -320,7 +320,8 @@ async def test_a_closed_client_opens_no_connection(redis_url: str) -> None:
 
 async def test_a_server_that_becomes_a_replica_acknowledges_nothing_that_is_not_on_its_disk(tmp_path: Path) -> None:
     with run_own_server(tmp_path, appendonly="yes", appendfsync="no") as server:
-        async with connected(server.url, acknowledge="fsync") as redis:
+        async with connected(server.url) as loading, connected(server.url, acknowledge="fsync") as redis:
+            await accept(loading, b"loads the script")
             accepting = asyncio.ensure_future(accept(redis, b"not on disk"))
             await asyncio.to_thread(wait_until, lambda: "blocked_clients:1" in server.cli("INFO", "clients"))
             server.cli("REPLICAOF", "127.0.0.1", str(free_port()))
@@ -543,7 +544,24 @@ async def test_with_fsync_the_disk_is_awaited_after_the_scripts_were_lost(valkey
         watched = await _monitored(valkey_server, lambda: accept(redis, b"after the flush"))
         await watching.command("PING")
 
-    assert ["EVALSHA", "WAITAOF"] * 2 == [name for name in watched if name in ("EVALSHA", "WAITAOF")]
+    assert ["EVALSHA", "SET", "WAITAOF"] * 2 == [name for name in watched if name in ("EVALSHA", "SET", "WAITAOF")]
+
+
+async def test_with_fsync_a_repeat_of_a_delivery_that_is_not_on_the_disk_is_not_acknowledged(tmp_path: Path) -> None:
+    with run_own_server(tmp_path, appendonly="yes", appendfsync="no") as server:
+        async with connected(server.url) as first, connected(server.url, timeout_s=0.5, acknowledge="fsync") as second:
+            await accept(first, b"one")
+
+            with pytest.raises(RedisUnavailable, match="did not write to its disk in time"):
+                await accept(second, b"one")
+
+
+async def test_with_fsync_a_user_who_may_not_wait_for_the_disk_gets_no_acknowledgement(tmp_path: Path) -> None:
+    with run_own_server(tmp_path, appendonly="yes") as server:
+        server.cli("ACL", "SETUSER", "default", "-waitaof")
+        async with connected(server.url, acknowledge="fsync") as redis:
+            with pytest.raises(RedisUnavailable, match="cannot wait for its disk: NOPERM"):
+                await accept(redis, b"one")
 
 
 async def _monitored(valkey_server: OwnServer, operation: Callable[[], Awaitable[Any]]) -> list[str]:
