@@ -36,8 +36,12 @@ NO_EVENTS = frozenset(("none",))
 MIN_SECRET_CHARS = 8
 
 
+#: The state of a connection that a process without PUBLIC_URL should check.
+PUBLIC_URL_MISSING = "PUBLIC_URL is not set, so Doorbell does not know which subscriptions are its own"
+
+
 class NotSubscribable(Exception):
-    """The tool has no API for subscriptions. The message is a sentence."""
+    """Doorbell cannot manage the subscriptions, for example because the tool has no API. The message is a sentence."""
 
 
 #: What a step raises if the tool refuses it, and if it may succeed later. Catch the former first.
@@ -82,9 +86,15 @@ class Connector:
     def __init__(self, context: CallContext, hook: Hook) -> None:
         self._context, self._hook = context, hook
         self._states = ConnectionStates(context.ledger.redis)
-        self._url = context.settings.hook_url(hook)
         self._account: Payload | None = None
         self.calls: list[list[object]] = []
+
+    @property
+    def _url(self) -> str:
+        """The URL of the hook. Without PUBLIC_URL it has no host, and working subscriptions would look outdated."""
+        if not self._context.settings.public_url:
+            raise NotSubscribable(PUBLIC_URL_MISSING)
+        return self._context.settings.hook_url(self._hook)
 
     @property
     def declaration(self) -> Subscription:
@@ -102,10 +112,11 @@ class Connector:
 
     async def own_subscriptions(self) -> list[SubscriptionState]:
         """Return the subscriptions with our URL; without a list at the tool, those that are stored."""
+        url = self._url
         if not self.declaration.can_ask:
             state = await self._states.get(self._hook.name)
-            return [SubscriptionState(id, state.url) for id in state.subscription_ids if state.url == self._url]
-        return await self._listed(lambda each: same_url(each.url, self._url))
+            return [SubscriptionState(id, state.url) for id in state.subscription_ids if state.url == url]
+        return await self._listed(lambda each: same_url(each.url, url))
 
     async def _listed(self, is_own: Callable[[SubscriptionState], bool]) -> list[SubscriptionState]:
         """Return those of the tool's subscriptions that are ours."""
@@ -179,13 +190,13 @@ class Connector:
 
     async def note_new_url(self) -> None:
         """If the URL of the hook has changed, note which of our subscriptions have the earlier one."""
-        state = await self._states.get(self._hook.name)
-        if not state.is_managed or not state.url or same_url(state.url, self._url):
+        new_url, state = self._url, await self._states.get(self._hook.name)
+        if not state.is_managed or not state.url or same_url(state.url, new_url):
             return
         outdated = {**dict(state.outdated), **dict.fromkeys(state.subscription_ids, state.url)}
-        current = tuple(id for id, url in outdated.items() if same_url(url, self._url))  # it has changed back
+        current = tuple(id for id, url in outdated.items() if same_url(url, new_url))  # it has changed back
         others = tuple((id, url) for id, url in outdated.items() if id not in current)
-        await self._states.save(replace(state, url=self._url, subscription_ids=current, outdated=others))
+        await self._states.save(replace(state, url=new_url, subscription_ids=current, outdated=others))
 
     async def delete_outdated(self) -> list[SubscriptionState]:
         """Delete our subscriptions with an earlier URL, now that others work. Return those that the tool still had."""

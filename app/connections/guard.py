@@ -110,6 +110,9 @@ class Guard:
         wait_s = self._context.settings.connection_check_s * uniform(*JITTER)
         try:
             after = await self._examine(hook, before)
+        except NotSubscribable as error:  # PUBLIC_URL is not set
+            log.warning("connection_check_failed", hook=hook.name, reason=str(error))
+            after = replace(before, detail=str(error))
         except (Unauthorized, Refused, CredentialsMissing) as error:
             before = await self._states.get(hook.name)  # a repair may have begun
             detail = describe(error, hook.source.definition.title)

@@ -53,8 +53,12 @@ OnProgress = Callable[[int], object]
 
 
 def configuration_of(settings: Settings) -> dict[str, Any]:
-    """Return what a worker with these settings can do, without secrets: a move compares it with this cell's settings."""
+    """Return what a worker with these settings can do, without secrets.
+
+    A move compares it with this cell's settings, `doorbell doctor` compares the URL with that of this process.
+    """
     return {
+        "public_url": settings.public_url or "",
         "secret_key": _key_ids(settings.secret_key),
         "body_keys": _key_ids(settings.body_keys),
         "tokens": {account: _key_ids([token])[0] for account, token in settings.tokens.items()},

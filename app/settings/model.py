@@ -305,8 +305,9 @@ class Settings(BaseModel):
     )
     public_url: WebAddress | None = Field(
         None,
-        description="Doorbell's own URL, for setup steps, links in alerts, and tools that sign it (Square); unset: the "
-        "platform's, on Render, Railway, Fly, and Heroku with dyno metadata",
+        description="Doorbell's own URL, the same for web and worker, for connections, setup steps, links in alerts, and "
+        "tools that sign it (Square); unset: the platform's, on Fly, Heroku with dyno metadata, and for web on Render and "
+        "Railway",
         examples=["https://doorbell.example.com"],
     )
     secret_key: Keys = Field(

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from app.connections.connector import connection_lock
+from app.connections.connector import NotSubscribable, connection_lock
 from app.connections.guard import Guard
 from app.connections.stored_hooks import StoredHooks
 from app.ledger.connection_states import ConnectionState
@@ -33,7 +33,7 @@ async def tool(request: pytest.FixtureRequest, redis: Redis) -> AsyncIterator[Co
         yield tool
 
 
-def change_url(tool: ConnectedTool, public_url: str) -> None:
+def change_url(tool: ConnectedTool, public_url: str | None) -> None:
     hooks = {tool.hook.name: tool.hook.settings}
     settings = tool.context.settings.model_copy(update={"public_url": public_url, "environment_hooks": hooks})
     tool.context = replace(tool.context, settings=settings)
@@ -115,3 +115,22 @@ async def test_disconnecting_deletes_those_with_the_old_url_too(tool: ConnectedT
         await tool.connector().remove()
 
     assert {STRANGER.partition("/hooks/")[0]} == urls(tool)
+
+
+#: Jane too: an app has one subscription to an event, so the old one is deleted before a new one is created.
+@pytest.mark.parametrize("tool", [*GUARDED, "jane"], indirect=True)
+async def test_a_process_without_public_url_examines_and_changes_nothing(tool: ConnectedTool) -> None:
+    """On Render and Railway only web learns its URL from the platform."""
+    change_url(tool, None)
+    at_the_tool, before = sorted(tool.vendor.subscriptions), await tool.states.get(tool.hook.name)
+
+    after = await check(tool)
+    async with connection_lock(tool.context, tool.hook.name):
+        for step in (tool.connector().ensure_subscriptions, tool.connector().remove):
+            with pytest.raises(NotSubscribable, match="PUBLIC_URL is not set"):
+                await step()
+
+    assert after == replace(before, detail=after.detail, next_check_ms=after.next_check_ms)
+    assert "PUBLIC_URL is not set, so Doorbell does not know which subscriptions are its own" == after.detail
+    assert after.next_check_ms > before.next_check_ms
+    assert at_the_tool == sorted(tool.vendor.subscriptions)
