@@ -68,13 +68,16 @@ def arguments_of(name: str, port: int = 8000) -> list[str]:
 
 @dataclass(frozen=True)
 class Platform:
-    """The configuration of a platform: start commands by process, the path of the health check, and the stop signal.
+    """The configuration of a platform: start commands by process, the paths of its health checks, and the stop signal.
 
-    grace_s: the time to stop, by process; None if only the platform's default applies, which is long enough.
+    start: the path that must answer once after a start; None if the release command checks Redis instead. routing: the path
+    that decides later whether the process gets requests; None if nothing does. grace_s: the time to stop, by process; None
+    if only the platform's default applies, which is long enough.
     """
 
     commands: dict[str, str]
-    ready: str
+    start: str | None
+    routing: str | None
     signal: str = "SIGTERM"
     grace_s: dict[str, float] | None = None
 
@@ -82,7 +85,7 @@ class Platform:
 def heroku_and_dokku() -> Platform:
     """Return what both read from the Procfile; they send SIGTERM 30 s before SIGKILL."""
     [check] = json.loads((ROOT / "app.json").read_text())["healthchecks"]["web"]
-    return Platform(PROCFILE, check["path"])
+    return Platform(PROCFILE, check["path"], None)
 
 
 def render() -> Platform:
@@ -92,7 +95,7 @@ def render() -> Platform:
     web, worker = services["web"], services["worker"]
     commands = {"web": web["startCommand"], "worker": worker["startCommand"], "release": web["preDeployCommand"]}
     grace_s = {"web": web["maxShutdownDelaySeconds"], "worker": worker["maxShutdownDelaySeconds"]}
-    return Platform(commands, web["healthCheckPath"], grace_s=grace_s)
+    return Platform(commands, None, web["healthCheckPath"], grace_s=grace_s)
 
 
 def railway() -> Platform:
@@ -100,7 +103,7 @@ def railway() -> Platform:
     [release] = web["preDeployCommand"]
     commands = {"web": web["startCommand"], "worker": worker["startCommand"], "release": release}
     grace_s = {"web": web["drainingSeconds"], "worker": worker["drainingSeconds"]}
-    return Platform(commands, web["healthcheckPath"], grace_s=grace_s)
+    return Platform(commands, web["healthcheckPath"], None, grace_s=grace_s)
 
 
 def fly() -> Platform:
@@ -108,9 +111,8 @@ def fly() -> Platform:
     [check] = config["http_service"]["checks"]
     commands = {"web": config["processes"]["web"], "worker": config["processes"]["worker"]}
     commands["release"] = config["deploy"]["release_command"]
-    return Platform(
-        commands, check["path"], config["kill_signal"], dict.fromkeys(config["processes"], config["kill_timeout"])
-    )
+    grace_s = dict.fromkeys(config["processes"], config["kill_timeout"])
+    return Platform(commands, None, check["path"], config["kill_signal"], grace_s)
 
 
 def docker() -> Platform:
@@ -118,7 +120,7 @@ def docker() -> Platform:
     commands = {"web": shlex.join(json.loads(image["CMD"])), "worker": shlex.join(services["worker"]["command"])}
     grace_s = {name: float(services[name]["stop_grace_period"].removesuffix("s")) for name in ("web", "worker")}
     [ready] = re.findall(r"'(/\w+)'\)", image["HEALTHCHECK"])
-    return Platform(commands, ready, image["STOPSIGNAL"], grace_s)
+    return Platform(commands, ready, None, image["STOPSIGNAL"], grace_s)
 
 
 def kubernetes() -> Platform:
@@ -131,7 +133,8 @@ def kubernetes() -> Platform:
     grace_s = {name: float(spec["terminationGracePeriodSeconds"]) for name, spec in specs.items()}
     grace_s["web"] -= before_signal_s
     commands = {name: shlex.join(container["command"]) for name, container in containers.items()}
-    return Platform(commands, containers["web"]["readinessProbe"]["httpGet"]["path"], grace_s=grace_s)
+    start, routing = (containers["web"][probe]["httpGet"]["path"] for probe in ("startupProbe", "readinessProbe"))
+    return Platform(commands, start, routing, grace_s=grace_s)
 
 
 def compose_services() -> dict[str, Any]:
@@ -149,7 +152,7 @@ PLATFORMS: list[Callable[[], Platform]] = [heroku_and_dokku, render, railway, fl
 
 
 @each("platform", PLATFORMS)
-def test_a_platform_runs_the_commands_of_the_procfile_and_checks_readyz(platform: Callable[[], Platform]) -> None:
+def test_a_platform_runs_the_commands_of_the_procfile(platform: Callable[[], Platform]) -> None:
     config = platform()
     # `doorbell web` reads PORT itself, so it needs no shell.
     commands = {**PROCFILE, "web": config.commands["web"]}
@@ -157,7 +160,15 @@ def test_a_platform_runs_the_commands_of_the_procfile_and_checks_readyz(platform
     assert {"web", "worker"} <= config.commands.keys() <= PROCFILE.keys()
     assert {name: commands[name] for name in config.commands} == config.commands
     assert config.commands["web"] in (PROCFILE["web"], "python -m app web --host 0.0.0.0")
-    assert "/readyz" == config.ready
+
+
+@each("platform", PLATFORMS)
+def test_a_platform_checks_redis_before_a_start_and_routes_without_it(platform: Callable[[], Platform]) -> None:
+    """Without Redis web answers with the status after which each tool retries: for some, the 503 of a router is none."""
+    config = platform()
+
+    assert "/readyz" == config.start or config.commands["release"] == PROCFILE["release"]
+    assert config.routing in (None, "/healthz")
 
 
 def test_the_procfile_and_doorbell_web_start_uvicorn_with_the_same_options() -> None:
@@ -185,6 +196,17 @@ def test_a_configured_redis_evicts_nothing_and_has_an_append_only_file() -> None
     assert ["noeviction"] == [service["maxmemoryPolicy"] for service in services if service["type"] == "keyvalue"]
     assert "--maxmemory-policy noeviction" in " ".join(composed)
     assert "--appendonly yes" in " ".join(composed)
+
+
+def test_render_gives_the_worker_the_url_of_web() -> None:
+    """Render sets RENDER_EXTERNAL_URL for web only, and the worker compares the subscriptions at the tools with its URL."""
+    services = {
+        service["type"]: service for service in yaml.safe_load((DEPLOY / "render.yaml").read_text())["services"]
+    }
+    variables = {each["key"]: each for each in services["worker"]["envVars"] if "key" in each}
+
+    source = {"type": "web", "name": services["web"]["name"], "envVarKey": "RENDER_EXTERNAL_URL"}
+    assert source == variables["PUBLIC_URL"]["fromService"]
 
 
 def test_the_probes_of_kubernetes_restart_no_pod_because_redis_is_away() -> None:
