@@ -16,6 +16,7 @@ import httpx
 
 from app.ledger import keys
 from app.ledger.bodies import Bodies
+from app.ledger.connection_states import ConnectionState, ConnectionStates
 from app.ledger.connections import TOKEN_PURPOSE, EncryptedHooks
 from app.ledger.encryption import Keyring
 from app.ledger.ledger import check_one_shard, known_accounts
@@ -34,7 +35,7 @@ from app.settings.environment import (
 from app.settings.model import Settings
 from app.settings.platform import Platform, find_platform
 from app.telemetry.connections import load_connections
-from app.telemetry.health import STALE_AFTER_S, WORKER_ALIVE_S, Backlog, load_backlog
+from app.telemetry.health import STALE_AFTER_S, Backlog, live_workers, load_backlog
 from app.visits.client import tls_context
 from app.webhooks.evidence import VERIFIED_BY
 from app.webhooks.registry import source_title
@@ -96,7 +97,8 @@ async def _examine(settings: Settings, platform: Platform | None, is_release: bo
         async for check in _redis_checks(redis, settings):
             yield check
         if not is_release:
-            yield await _worker(redis, settings, platform)
+            async for check in _workers(redis, settings, platform):
+                yield check
     except ServerUnusable as error:
         yield Check("redis", "fail", str(error))
     except RedisUnavailable as error:
@@ -112,8 +114,25 @@ async def _examine(settings: Settings, platform: Platform | None, is_release: bo
         yield Check(f"app {source}", "ok", detail)
     for hook in settings.active_hooks.values():
         if hook.account not in settings.tokens:
-            fix = "Set VISITS_API_TOKEN, then replay the parked tasks."
+            fix = (
+                f"Set a token of this account ({_token_setting(settings, hook.account)}), then {REPLAY_TOKEN_MISSING}."
+            )
             yield Check(f"visits_api {hook.account}", "fail", f"no token for hook {hook.name}", fix)
+
+
+REPLAY_TOKEN_MISSING = "`doorbell replay --state parked --reason token_missing --dry-run`"
+
+
+def _token_setting(settings: Settings, account: str) -> str:
+    """Return the variable of an account's token, or the command that sets it for a stored hook."""
+    hooks = settings.hooks_for(account)
+    with_token = [hook for hook in hooks if settings.hooks[hook].visits_api_token]
+    if account == "main" and (settings.visits_api_token or not with_token):
+        return "VISITS_API_TOKEN"
+    hook = next(iter(with_token or hooks), "")
+    if settings.is_stored(hook):
+        return f"`doorbell hooks change {hook} --credentials`"
+    return settings.setting_name(hook or "<NAME>", "VISITS_API_TOKEN")
 
 
 #: By minor version, the first release that fixes the remote vulnerabilities of 2024 (CVE-2024-7592 and others).
@@ -194,7 +213,8 @@ async def local_checks(redis: Redis, settings: Settings) -> AsyncIterator[Check]
         yield check
     async for check in _redis_checks(redis, settings):
         yield check
-    yield await _worker(redis, settings, find_platform(os.environ))
+    async for check in _workers(redis, settings, find_platform(os.environ)):
+        yield check
 
 
 def _unknown_variables(environ: Mapping[str, str]) -> list[Check]:
@@ -214,7 +234,7 @@ def _public_url(settings: Settings) -> Check:
 
 
 async def _redis_checks(redis: Redis, settings: Settings) -> AsyncIterator[Check]:
-    for checks in (_redis, _tasks, _tenants, _stored_hooks, _connections):
+    for checks in (_redis, _tasks, _tenants, _stored_hooks, _tokens_in_urls, _connections):
         async for check in checks(redis, settings):
             yield check
 
@@ -247,6 +267,18 @@ async def _stored_hooks(redis: Redis, settings: Settings) -> AsyncIterator[Check
 ENCRYPT = "Run `doorbell hooks encrypt` before you remove the older key."
 
 
+async def _tokens_in_urls(redis: Redis, settings: Settings) -> AsyncIterator[Check]:
+    """Warn that the tools call URLs whose token may be made with an older key. The guard renews those that it manages."""
+    if len(settings.secret_key) < 2:
+        return
+    states = await ConnectionStates(redis).all()
+    names = [name for name, hook in settings.active_hooks.items() if hook.source.definition.signature.needs_secret_key]
+    if by_hand := [name for name in sorted(names) if not states.get(name, ConnectionState(name)).is_managed]:
+        detail = f"the URLs of hooks have a token that is made with SECRET_KEY: {', '.join(by_hand)}"
+        fix = "Paste the output of `doorbell hook-url HOOK` into each tool before you remove the older key."
+        yield Check("hook urls", "warn", detail, fix)
+
+
 def _unverified(name: str, source: Source) -> Check:
     detail = f"the module for {source.title} is verified by {VERIFIED_BY[source.evidence]}"
     return Check(f"hook {name}", "warn", detail, "Compare its first deliveries with the tool before you rely on it.")
@@ -259,7 +291,7 @@ def _short(name: str, setting: str) -> Check:
 
 
 def _keys(settings: Settings) -> list[Check]:
-    """Warn about keys that are shorter than recommended."""
+    """Warn about a missing SECRET_KEY, and about keys that are shorter than recommended."""
     keys = {
         "SECRET_KEY": settings.secret_key,
         "BODY_KEYS": settings.body_keys,
@@ -267,7 +299,11 @@ def _keys(settings: Settings) -> list[Check]:
         "CONSOLE_PROXY_SECRET": filter(None, [settings.console_proxy_secret]),
     }
     short = [setting for setting, values in keys.items() if any(len(value) < RECOMMENDED_KEY_CHARS for value in values)]
-    return [_short(setting, setting) for setting in short]
+    checks = [_short(setting, setting) for setting in short]
+    if not settings.secret_key:
+        detail = "SECRET_KEY is not set: there is no console, and hooks cannot be stored, only set as variables"
+        checks.append(Check("SECRET_KEY", "warn", detail, f"Set it to {RANDOM_CHARACTERS}."))
+    return checks
 
 
 def _weak_signature(name: str, source: Source) -> Check:
@@ -410,7 +446,10 @@ async def _tasks(redis: Redis, settings: Settings) -> AsyncIterator[Check]:
     parked = await redis.command("ZCARD", keys.PARKED)
     if parked:
         yield Check(
-            "failures", "warn", f"tasks need an operator: {parked}", "See `doorbell failures`, then `doorbell replay`."
+            "failures",
+            "warn",
+            f"tasks need an operator: {parked}",
+            "See `doorbell failures`, then `doorbell replay --state parked --dry-run`.",
         )
     backlog = await load_backlog(redis, settings.tokens)
     for check in _queue(backlog):
@@ -420,16 +459,16 @@ async def _tasks(redis: Redis, settings: Settings) -> AsyncIterator[Check]:
         if reason:
             hooks, open_s = settings.hooks_for(account), time.time() - float(since) / 1000
             detail = f"{account} ({', '.join(hooks)}): {reason.decode()}, for {open_s:.0f} s"
-            fix = (
-                f"`doorbell resume {hooks[0]}`"
-                if reason == b"paused" and hooks
-                else "Doorbell probes the API and closes the circuit when it recovers."
-            )
+            fix = "Doorbell probes the API and closes the circuit when it recovers."
+            if reason == b"paused" and hooks:
+                fix = f"`doorbell resume {hooks[0]}`"
+            elif reason == b"unauthorized":
+                fix = f"Set a valid token of this account ({_token_setting(settings, account)})."
             yield Check("visits_api.circuit", "warn", detail, fix)
     for account in await known_accounts(redis, settings.tokens):
         held = 0 if account in settings.tokens else await redis.command("ZCARD", f"{keys.HELD}{account}")
         if held:
-            fix = "Set a token for the account, then replay the tasks that a worker parked as token_missing."
+            fix = f"Set a token of this account ({_token_setting(settings, account)}), then {REPLAY_TOKEN_MISSING}."
             yield Check(f"visits_api {account}", "warn", f"{held} tasks held: the account has no token", fix)
 
 
@@ -454,7 +493,8 @@ async def _tenants(redis: Redis, settings: Settings) -> AsyncIterator[Check]:
         foreign = int(await redis.command("HGET", keys.REJECTIONS, f"{name}:foreign_tenant") or 0)
         if foreign and not await redis.command("EXISTS", f"{keys.DELIVERIES}{name}"):
             detail = f"all {foreign} events belong to accounts that are not in TENANTS; none was stored"
-            fix = f"Compare HOOKS__{name.upper()}__TENANTS with the accounts in `doorbell rejections --hook {name}`."
+            setting = settings.setting_name(name, "TENANTS")
+            fix = f"Compare {setting} with the accounts in `doorbell rejections --hook {name}`."
             yield Check(f"hook {name}", "warn", detail, fix)
 
 
@@ -471,11 +511,31 @@ def _queue(backlog: Backlog) -> list[Check]:
     return checks
 
 
-async def _worker(redis: Redis, settings: Settings, platform: Platform | None) -> Check:
-    seconds, _ = await redis.command("TIME")  # heartbeats have the server's time
-    alive = await redis.command("ZCOUNT", keys.WORKERS, (int(seconds) - WORKER_ALIVE_S) * 1000, "+inf")
-    if alive:
-        return Check("worker", "ok", f"{alive} running")
+async def _workers(redis: Redis, settings: Settings, platform: Platform | None) -> AsyncIterator[Check]:
+    workers = await live_workers(redis)
+    yield Check("worker", "ok", f"{len(workers)} running") if workers else _no_worker(settings, platform)
+    hosts = {worker.configuration.get("public_url"): worker.host for worker in workers}
+    for url, host in hosts.items():
+        if url is not None and url != (settings.public_url or ""):  # workers of older versions do not tell it
+            yield _other_public_url(host, url, settings)
+
+
+def _other_public_url(worker: str, url: str, settings: Settings) -> Check:
+    """Report that a worker would take the subscriptions with the URL of web for outdated ones."""
+    name, own = "worker.public_url", settings.public_url or ""
+    if not url:
+        detail = f"the worker {worker} has no PUBLIC_URL: it does not check or repair connections"
+        return Check(name, "warn", detail, f"Set PUBLIC_URL of the worker to {own}.")
+    if not own:
+        detail = f"the worker {worker} has the PUBLIC_URL {url}, and this process has none"
+        return Check(name, "warn", detail, f"Set PUBLIC_URL of web to {url}.")
+    detail = (
+        f"the worker {worker} has the PUBLIC_URL {url}, and replaces subscriptions with the URL {own} of this process"
+    )
+    return Check(name, "fail", detail, "Set PUBLIC_URL of web and worker to the same URL: the one that the tools call.")
+
+
+def _no_worker(settings: Settings, platform: Platform | None) -> Check:
     detail = "no heartbeat for 30 s: deliveries are stored, but not applied"
     fix = f"Start the worker: {platform.start_worker}." if platform else "Start the worker process."
     if not settings.with_stored_hooks({}).tokens:  # a worker starts with those of the environment
@@ -501,10 +561,11 @@ async def _visits_api(settings: Settings, account: str, token: str) -> Check:
         return Check(name, "down", detail, "Check VISITS_API_URL; until then changes wait.")
     took_ms = (time.monotonic() - started) * 1000
     if response.status_code in (401, 403):
-        return Check(name, "fail", f"{response.status_code}: the token is not accepted", "Check VISITS_API_TOKEN.")
+        fix = f"Set a valid token of this account ({_token_setting(settings, account)})."
+        return Check(name, "fail", f"{response.status_code}: the token is not accepted", fix)
     if response.status_code == 404 or response.is_redirect:
         detail = f"{response.status_code}: there is no Visits API at this address"
-        return Check(name, "fail", detail, "Check VISITS_API_URL, then replay the failures.")
+        return Check(name, "fail", detail, "Check VISITS_API_URL, then `doorbell replay --state parked --dry-run`.")
     if not response.is_success:
         return Check(name, "down", f"response {response.status_code}", "Changes wait until it recovers.")
     if "json" not in (kind := response.headers.get("content-type", "no content type")):

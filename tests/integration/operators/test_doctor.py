@@ -3,12 +3,16 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import orjson
 import pytest
 from starlette.applications import Starlette
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
+from app.ledger.connection_states import ConnectionState, ConnectionStates
+from app.ledger.ledger import Ledger
 from app.ledger.redis import Redis, RedisAddress
+from app.operators.account_moves import configuration_of
 from app.operators.doctor import Check, examine, exit_status, local_checks
 from app.settings.environment import read_environment
 from tests.support.harness import serving
@@ -107,6 +111,97 @@ async def test_a_short_secret_is_a_warning(redis: Redis, setting: str) -> None:
 async def test_the_url_of_the_platform_is_shown(redis: Redis) -> None:
     assert "https://bell.fly.dev" == (await checks(redis, FLY_APP_NAME="bell"))["public_url"].detail
     assert "warn" == (await checks(redis))["public_url"].result
+
+
+async def beat(redis: Redis, name: str, public_url: str) -> None:
+    """Write the heartbeat of a worker with this PUBLIC_URL."""
+    environ = {"REDIS_URL": redis.address.url, "VISITS_API_TOKEN": "t", "PUBLIC_URL": public_url}
+    report = {"host": name, "pid": 1, "configuration": configuration_of(read_environment(environ))}
+    await Ledger(redis, 30).heartbeat(f"bell:worker:{name}", orjson.dumps(report), 30_000)
+
+
+@pytest.mark.parametrize(
+    ("of_worker", "of_web", "result", "words"),
+    [
+        (
+            "",
+            "https://a.example.com",
+            "warn",
+            ("worker-1 has no PUBLIC_URL", "of the worker to https://a.example.com."),
+        ),
+        ("https://a.example.com", "", "warn", ("https://a.example.com", "of web to https://a.example.com.")),
+        ("https://b.example.com", "https://a.example.com", "fail", ("replaces subscriptions", "the same URL")),
+    ],
+    ids=["none in the worker", "none in web", "two"],
+)
+async def test_a_worker_with_another_public_url_is_a_problem(
+    redis: Redis, of_worker: str, of_web: str, result: str, words: tuple[str, str]
+) -> None:
+    """Its guard compares the subscriptions at the tools with its own URL."""
+    await beat(redis, "worker-1", of_worker)
+
+    check = (await checks(redis, PUBLIC_URL=of_web))["worker.public_url"]
+
+    assert result == check.result
+    assert words[0] in check.detail
+    assert words[1] in check.fix
+
+
+async def test_workers_with_the_same_public_url_and_of_older_versions_are_no_problem(redis: Redis) -> None:
+    await beat(redis, "worker-1", "https://a.example.com")
+    await Ledger(redis, 30).heartbeat("bell:worker:worker-2", b'{"host": "worker-2"}', 30_000)
+
+    report = await checks(redis, PUBLIC_URL="https://a.example.com")
+
+    assert ("2 running", False) == (report["worker"].detail, "worker.public_url" in report)
+
+
+async def test_a_missing_secret_key_is_a_warning(redis: Redis) -> None:
+    check = (await checks(redis))["SECRET_KEY"]
+
+    assert ("warn", True) == (check.result, "openssl rand" in check.fix)
+    assert "SECRET_KEY" not in await checks(redis, SECRET_KEY="a-key-of-32-characters-for-tests-0")
+
+
+async def test_two_keys_and_a_url_with_a_token_are_a_warning(redis: Redis) -> None:
+    """The token is made with the newest key; a URL with the old one is valid only as long as that key is set."""
+    new, old = "a-key-of-32-characters-for-tests-1", "a-key-of-32-characters-for-tests-0"
+    hooks = {"HOOKS__APPOINTLET__SECRETS": "a-secret-of-tests", "HOOKS__CALENDLY__SECRETS": "a-secret-of-tests"}
+    hooks |= {"HOOKS__SERVICEM8__SECRETS": "a-secret", "HOOKS__SERVICEM8__TIMEZONE": "Australia/Sydney"}
+    await ConnectionStates(redis).save(ConnectionState("servicem8", connected_by="ada"))  # the guard changes its URL
+
+    during = (await checks(redis, SECRET_KEY=f"{new} {old}", **hooks))["hook urls"]
+
+    assert ("warn", True) == (during.result, during.detail.endswith("SECRET_KEY: appointlet"))
+    assert "doorbell hook-url HOOK" in during.fix
+    assert "hook urls" not in await checks(redis, SECRET_KEY=new, **hooks)
+
+
+#: Two hooks, of which only the second has an account, and a token, of its own.
+EAST = {"HOOKS__EAST__SOURCE": "calendly", "HOOKS__EAST__SECRETS": "a-secret-of-tests"}
+EAST |= {"HOOKS__CALENDLY__SECRETS": "a-secret-of-tests", "HOOKS__EAST__VISITS_API_TOKEN": "e"}
+
+
+async def test_a_rejected_token_is_named_by_the_variable_of_its_account(redis: Redis) -> None:
+    async with api_that_answers(JSONResponse({}, 401)) as url:
+        report = await checks(redis, VISITS_API_URL=url, **EAST)
+
+    assert "Set a valid token of this account (VISITS_API_TOKEN)." == report["visits_api main"].fix
+    assert "Set a valid token of this account (HOOKS__EAST__VISITS_API_TOKEN)." == report["visits_api east"].fix
+
+
+async def test_the_circuit_of_a_rejected_token_asks_for_a_valid_one(redis: Redis) -> None:
+    await redis.command("HSET", "bell:circuit:east", "kind", "unauthorized", "since", "0")
+
+    assert "HOOKS__EAST__VISITS_API_TOKEN" in (await checks(redis, **EAST))["visits_api.circuit"].fix
+
+
+async def test_an_account_without_a_token_is_named_with_its_variable(redis: Redis) -> None:
+    hooks = {"HOOKS__CALENDLY__SECRETS": "a-secret-of-tests", "HOOKS__CALENDLY__ACCOUNT": "shop"}
+
+    check = (await checks(redis, **hooks))["visits_api shop"]
+
+    assert "Set a token of this account (HOOKS__CALENDLY__VISITS_API_TOKEN)" in check.fix
 
 
 async def test_the_fix_of_a_missing_worker_is_a_command_of_the_platform(redis: Redis) -> None:
