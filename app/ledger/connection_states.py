@@ -12,8 +12,9 @@ from app.ledger.redis import Redis
 #: MEANINGS explains them.
 Health = Literal["healthy", "unverified", "degraded", "disabled", "missing", "credentials_expired"]
 HEALTH: tuple[Health, ...] = get_args(Health)
-#: Deliveries do not arrive, or soon will not.
-UNHEALTHY: tuple[Health, ...] = ("degraded", "disabled", "missing", "credentials_expired")
+#: The tool sends nothing, or soon will not, until somebody acts.
+BROKEN: tuple[Health, ...] = ("disabled", "missing", "credentials_expired")
+UNHEALTHY: tuple[Health, ...] = ("degraded", *BROKEN)
 
 
 @dataclass(frozen=True, slots=True)

@@ -233,10 +233,16 @@ class Overview:
     def _connection_problems(self) -> Iterator[Problem]:
         """Yield the problems that a tool reports. Those of silent hooks are reported with the hooks."""
         for connection in self.connections:
-            if connection.problem and (connection.can_ask or connection.state == "credentials_expired"):
-                meaning, _ = connection.problem
+            if not connection.problem or not (connection.can_ask or connection.state == "credentials_expired"):
+                continue
+            meaning, _ = connection.problem
+            if connection.is_broken:
                 sentence = f"The hook {connection.hook} is not connected: {meaning}."
                 yield Problem("connection", "bad", sentence, connection.hook)
+            else:
+                title, detail = source_title(connection.source), (connection.detail or meaning).removesuffix(".")
+                sentence = f"The webhooks of {connection.hook} fail at {title}: {detail}."
+                yield Problem("connection", "warn", sentence, connection.hook)
 
     def _ended_moves(self) -> Iterator[Problem]:
         for account, (mark, hook) in self.moves.items():

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from app.ledger.connection_states import UNHEALTHY
+from app.ledger.connection_states import BROKEN
 from app.telemetry import metric_names as metrics
 from app.telemetry.health import STALE_AFTER_S, STALLED_AFTER_S
 
@@ -47,19 +47,13 @@ class Alert:
 
 
 _WINDOW = f"{WINDOW_S / 60:.0f}m"
-_BAD_SIGNATURES = f'{metrics.REJECTIONS}{{reason="signature_mismatch"}}[{_WINDOW}]'
-_ACCEPTED = f'{metrics.REQUESTS}{{outcome="accepted"}}[{_WINDOW}]'
 
 BAD_SIGNATURES = Alert(
     key="signatures",
     name="DoorbellBadSignatures",
     message="{hook}: {count} requests had a wrong signature, and no verified delivery arrived in that time. "
     "Did its secret change?",
-    expr=f"""
-max by (cell, hook) (increase({_BAD_SIGNATURES})) >= {MIN_BAD_SIGNATURES}
-unless on (cell, hook) label_replace(
-max by (cell, source) (increase({_ACCEPTED})) > 0,
-"hook", "$1", "source", "(.*)")""",
+    expr=f"max by (cell, hook) ({metrics.HOOK_BAD_SIGNATURES}) >= {MIN_BAD_SIGNATURES}",
     command="doorbell rejections --hook HOOK",
     output="`signature_mismatch` and its likely cause",
     fix="If the secret changed at the tool, set both, the new one and the old one, separated by a space.",
@@ -118,13 +112,22 @@ LOST_CONNECTION = Alert(
     name="DoorbellLostConnection",
     severity="critical",
     message="{hook} is no longer connected to its tool: {state}.",
-    expr=f"""
-max by (cell, hook, state) ({metrics.CONNECTION_STATE}{{state=~"{"|".join(UNHEALTHY)}"}}) == 1
-unless on (cell, hook) max by (cell, hook) ({metrics.HOOK_SILENT}) == 1""",
+    expr=f'max by (cell, hook, state) ({metrics.CONNECTION_STATE}{{state=~"{"|".join(BROKEN)}"}}) == 1',
     command="doorbell connections",
     output="the hook with its state and the tool's answer",
     fix="`doorbell doctor` shows the fix. If Doorbell made the subscription and the tool does not answer, it tries again "
     "every minute.",
+)
+DEGRADED_CONNECTION = Alert(
+    key="degraded",
+    name="DoorbellDegradedConnection",
+    message="The webhooks of {hook} fail.",
+    expr=f"""
+max by (cell, hook) ({metrics.CONNECTION_STATE}{{state="degraded"}}) == 1
+unless on (cell, hook) max by (cell, hook) ({metrics.HOOK_SILENT}) == 1""",
+    command="doorbell connections",
+    output="the hook with what the tool reports",
+    fix="Check that PUBLIC_URL reaches this Doorbell; `doorbell rejections --hook HOOK` has the rejected requests.",
 )
 NO_WORKER = Alert(
     key="workers",
@@ -185,6 +188,7 @@ ALERTS = (
     FAILURES,
     SILENT_HOOK,
     LOST_CONNECTION,
+    DEGRADED_CONNECTION,
     NO_WORKER,
     PAYLOAD_CHANGED,
     LOST_VISITS,

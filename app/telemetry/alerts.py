@@ -7,11 +7,8 @@ failure counts of the last ten minutes. A message that was not delivered is sent
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from itertools import pairwise
-from statistics import median
 from typing import Any
 
 import orjson
@@ -25,6 +22,7 @@ from app.ledger.redis import Redis, RedisUnavailable
 from app.settings.model import Settings
 from app.telemetry.alert_rules import (
     BAD_SIGNATURES,
+    DEGRADED_CONNECTION,
     FAILURES,
     FULL_FRACTION,
     LOST_CONNECTION,
@@ -44,8 +42,7 @@ from app.telemetry.connections import load_connections
 from app.telemetry.health import STALE_AFTER_S, WORKER_ALIVE_S, load_backlog, open_circuits
 from app.telemetry.logs import log
 from app.telemetry.payload_watch import PayloadChange, payload_changes
-from app.telemetry.rejections import mismatch_times
-from app.telemetry.silence import delivery_times
+from app.telemetry.silence import bad_signatures
 
 CHECK_EVERY_S = 10.0
 STATE_TTL_MS = 7 * 86_400_000
@@ -154,12 +151,14 @@ class AlertMonitor:
             alerts.append((LOST_VISITS.key, LOST_VISITS.text(count=len(lost))))
         for connection in await load_connections(redis, self._settings):
             if connection.state in UNHEALTHY:
-                kind = SILENT_HOOK if connection.is_silent else LOST_CONNECTION
+                degraded = SILENT_HOOK if connection.is_silent else DEGRADED_CONNECTION
+                kind = LOST_CONNECTION if connection.is_broken else degraded
                 message = kind.text(hook=connection.hook, state=connection.state)
                 alerts.append((f"{kind.key} {connection.hook}", f"{message} {connection.detail}".strip()))
         for hook in self._settings.active_hooks:
-            if alert := await self._signature_alert(hook, await delivery_times(redis, hook)):
-                alerts.append(alert)
+            count = await bad_signatures(redis, hook)
+            if count >= MIN_BAD_SIGNATURES:
+                alerts.append((f"{BAD_SIGNATURES.key} {hook}", BAD_SIGNATURES.text(hook=hook, count=count)))
         return [*alerts, *await self._payload_alerts()]
 
     async def _payload_alerts(self) -> list[tuple[str, str]]:
@@ -181,16 +180,6 @@ class AlertMonitor:
             for circuit in await open_circuits(self._redis, self._settings)
             if now - datetime.fromisoformat(circuit.since).timestamp() > STOPPED_AFTER_S
         ]
-
-    async def _signature_alert(self, hook: str, times: Sequence[float]) -> tuple[str, str] | None:
-        gaps = [later - earlier for later, earlier in pairwise(times)]
-        now = time.time()
-        if not gaps or now - times[0] <= median(gaps):
-            return None
-        bad = await mismatch_times(self._redis, hook, 1000 * max(times[0], now - WINDOW_S))
-        if len(bad) < MIN_BAD_SIGNATURES:
-            return None
-        return f"{BAD_SIGNATURES.key} {hook}", BAD_SIGNATURES.text(hook=hook, count=len(bad))
 
     # -- messages --
 

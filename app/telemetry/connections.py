@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from app.ledger.connection_states import UNHEALTHY, ConnectionState, ConnectionStates, describe_problem
+from app.ledger.connection_states import BROKEN, UNHEALTHY, ConnectionState, ConnectionStates, describe_problem
 from app.ledger.redis import Redis
 from app.settings.model import Settings
 from app.telemetry.silence import Silence, delivery_times, find_silence
@@ -31,7 +31,7 @@ class HookConnection(ConnectionState):
     @property
     def is_broken(self) -> bool:
         """Whether the tool sends nothing until an operator acts."""
-        return self.state in ("disabled", "missing", "credentials_expired")
+        return self.state in BROKEN
 
     @property
     def problem(self) -> tuple[str, str] | None:

@@ -49,6 +49,7 @@ API_REQUEST_DURATION_S = "doorbell_visits_api_request_duration_seconds"
 CIRCUIT_OPEN = "doorbell_visits_api_circuit_open"
 CONNECTION_STATE = "doorbell_connection_state"
 HOOK_SILENT = "doorbell_hook_silent"
+HOOK_BAD_SIGNATURES = "doorbell_hook_bad_signatures"
 PAYLOAD_CHANGES = "doorbell_payload_changes"
 LOST_VISITS = "doorbell_lost_visits"
 REDIS_UP = "doorbell_redis_up"
@@ -91,6 +92,10 @@ METRICS: Mapping[str, MetricSpec] = {
     CIRCUIT_OPEN: _gauge("1 while the circuit of the account is open, or an operator paused it.", "account"),
     CONNECTION_STATE: _gauge("1 for the present state of a hook's connection at its tool, else 0.", "hook", "state"),
     HOOK_SILENT: _gauge("1 while no webhook has arrived for longer than usual, and the tool cannot be asked.", "hook"),
+    HOOK_BAD_SIGNATURES: _gauge(
+        "Wrong signatures of the last ten minutes, while no verified delivery has arrived for longer than usual; else 0.",
+        "hook",
+    ),
     PAYLOAD_CHANGES: _gauge("Changes of a source's payloads that nobody has acknowledged.", "source"),
     LOST_VISITS: _gauge("Visits in the Visits API whose changes Redis lost at its last restart or failover."),
     REDIS_UP: _gauge("1 if Redis answers; otherwise most other metrics are missing."),

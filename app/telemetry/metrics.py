@@ -30,6 +30,7 @@ from app.telemetry.connections import load_connections
 from app.telemetry.health import WORKER_ALIVE_S, Backlog, load_backlog
 from app.telemetry.metric_names import METRICS, MetricSpec
 from app.telemetry.payload_watch import payload_changes
+from app.telemetry.silence import bad_signatures
 
 COUNTED_STATES = ("queued", "running", "waiting", "parked", "discarded")
 #: The variables in which hosting platforms name the deployed commit.
@@ -83,7 +84,7 @@ async def snapshot(ledger: Ledger, settings: Settings) -> Exposition:
 
 
 def _zero_counts(settings: Settings) -> dict[str, int]:
-    """Return zeros for the counters of alert rules: Prometheus sees no increase in a counter that first appears as 5."""
+    """Return zeros for counters of requests: Prometheus sees no increase in a counter that first appears as 5."""
     sources = {hook.source.name for hook in settings.active_hooks.values()}
     return {
         f"{metric_names.REQUESTS}|{name}|{outcome}": 0 for name in sources for outcome in ("accepted", "bad_signature")
@@ -107,6 +108,7 @@ async def _live_gauges(redis: Redis, settings: Settings) -> dict[str, Values]:
         workers,
         changes,
         connections,
+        wrong,
         lost,
         server,
         clock,
@@ -122,6 +124,7 @@ async def _live_gauges(redis: Redis, settings: Settings) -> dict[str, Values]:
         redis.command("ZREVRANGE", keys.WORKERS, 0, -1, "WITHSCORES"),
         payload_changes(redis, is_open=True),
         load_connections(redis, settings),
+        asyncio.gather(*(bad_signatures(redis, hook.name) for hook in active_hooks)),
         Losses(redis).lost_visits(),
         redis.info(),
         redis.command("TIME"),
@@ -142,6 +145,9 @@ async def _live_gauges(redis: Redis, settings: Settings) -> dict[str, Values]:
             (each.hook, health): each.state == health for each in connections for health in HEALTH
         },
         metric_names.HOOK_SILENT: {(each.hook,): each.is_silent for each in connections},
+        metric_names.HOOK_BAD_SIGNATURES: {
+            (hook.name,): count for hook, count in zip(active_hooks, wrong, strict=True)
+        },
         metric_names.REJECTIONS: {(hook.name, "signature_mismatch"): 0 for hook in active_hooks}
         | dict(_rejection_counts(rejections)),
         metric_names.WORKERS: {(): sum(age_s <= WORKER_ALIVE_S for age_s in heartbeat_ages_s)},

@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from statistics import median
 
 from app.ledger import keys
 from app.ledger.ids import is_listed
@@ -12,6 +13,8 @@ from app.ledger.ledger import long_gaps
 from app.ledger.redis import Redis
 from app.ledger.times import humanize
 from app.settings.model import Settings
+from app.telemetry.alert_rules import WINDOW_S
+from app.telemetry.rejections import mismatch_times
 
 HOUR_S, DAY_S = 3_600.0, 86_400.0
 #: The number of gaps between recent deliveries to read, and the number without which nothing is usual.
@@ -78,6 +81,18 @@ async def find_silence(redis: Redis, hook: str, times: Sequence[float]) -> Silen
         gaps += older
     usual_s = usual_gap_s(gaps, times[0] - oldest)
     return Silence(silent_s, usual_s) if silent_s >= silence_limit_s(usual_s) else None
+
+
+async def bad_signatures(redis: Redis, hook: str) -> int:
+    """Return how many requests of the last WINDOW_S had a wrong signature since the last webhook; 0 if that is not overdue.
+
+    Scanners send wrong signatures while webhooks arrive, and to hooks that have never received any.
+    """
+    times, now = await delivery_times(redis, hook), time.time()
+    gaps = [later - earlier for later, earlier in pairwise(times)]
+    if not gaps or now - times[0] <= median(gaps):
+        return 0
+    return len(await mismatch_times(redis, hook, 1000 * max(times[0], now - WINDOW_S)))
 
 
 async def delivery_times(redis: Redis, hook: str) -> list[float]:

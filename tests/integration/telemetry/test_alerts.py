@@ -14,11 +14,13 @@ import pytest
 
 from app.demo.valkey import free_port
 from app.ledger import keys
+from app.ledger.connection_states import ConnectionState, ConnectionStates, Health
 from app.ledger.ledger import Ledger
 from app.ledger.redis import Redis
 from app.settings.environment import read_environment
 from app.settings.model import Settings
 from app.telemetry.alerts import AlertMonitor
+from app.telemetry.metrics import snapshot
 from app.telemetry.rejections import Rejections
 from tests.support.harness import SECRET, Harness, wait_until
 from tests.support.ledger import accept, backdate, change, complete_run, parked, start_run, visit_task
@@ -64,10 +66,9 @@ def channel() -> Iterator[Channel]:
         channel.shutdown()
 
 
-def settings(url: str) -> Settings:
-    return read_environment(
-        {"REDIS_URL": "redis://127.0.0.1/0", "HOOKS__STANDARD__SECRETS": SECRET, "ALERT_WEBHOOK_URL": url}
-    )
+def settings(url: str, **environ: str) -> Settings:
+    environ |= {"HOOKS__STANDARD__SECRETS": SECRET, "ALERT_WEBHOOK_URL": url}
+    return read_environment({"REDIS_URL": "redis://127.0.0.1/0", **environ})
 
 
 class Scene:
@@ -149,10 +150,10 @@ async def add_deliveries(scene: Scene, *minutes_ago: float) -> None:
         )
 
 
-async def reject(scene: Scene, reason: str, count: int = 3) -> None:
+async def reject(scene: Scene, reason: str, count: int = 3, hook: str = "standard") -> None:
     rejections = Rejections(scene.redis)
     for _ in range(count):
-        rejections.record("standard", f"signature_{reason}", "a detail")
+        rejections.record(hook, f"signature_{reason}", "a detail")
     await rejections.flush()
 
 
@@ -216,6 +217,53 @@ async def test_an_alert_is_posted_when_it_starts_and_when_it_ends(
         assert [] == await scene.check()
     finally:
         await remove_limit(scene)
+
+
+async def degrade(scene: Scene, state: Health) -> None:
+    await ConnectionStates(scene.redis).save(
+        ConnectionState("calendly", state, checked_at_ms=int(time.time() * 1000), detail="as the tool says")
+    )
+
+
+@pytest.mark.parametrize(
+    ("state", "text"),
+    [
+        ("degraded", "The webhooks of calendly fail. as the tool says"),
+        ("disabled", "calendly is no longer connected to its tool: disabled. as the tool says"),
+    ],
+)
+async def test_an_alert_distinguishes_failing_deliveries_from_a_lost_connection(
+    redis: Redis, channel: Channel, state: Health, text: str
+) -> None:
+    scene = Scene(redis, channel)
+    scene.monitor = AlertMonitor(redis, settings(channel.url, HOOKS__CALENDLY__SECRETS="a-secret-of-tests"))
+    await scene.beat()
+    await degrade(scene, state)
+
+    [message] = await scene.check()
+
+    assert text in message
+
+
+async def test_wrong_signatures_of_one_hook_are_not_hidden_by_another_hook_of_its_source(
+    redis: Redis, channel: Channel
+) -> None:
+    environment = settings(channel.url, HOOKS__EAST__SOURCE="standard", HOOKS__EAST__SECRETS=SECRET)
+    scene = Scene(redis, channel)
+    scene.monitor = AlertMonitor(redis, environment)
+    await scene.beat()
+    await change_secret(scene)
+    for minutes in (0, 5, 10):
+        at = (time.time() - minutes * 60) * 1000
+        await redis.command("ZADD", "bell:deliveries:east", at, f"d{minutes}")
+    await reject(scene, "mismatch", hook="east")
+
+    [message] = await scene.check()
+    metrics = (await snapshot(scene.ledger, environment)).encode()[0].decode()
+
+    assert ("standard: 3 requests had a wrong" in message, "east" in message) == (True, False)
+    assert 'doorbell_hook_bad_signatures{hook="standard"} 3.0' in metrics
+    assert 'doorbell_hook_bad_signatures{hook="east"} 0.0' in metrics
 
 
 @pytest.mark.parametrize(

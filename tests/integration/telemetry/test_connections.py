@@ -135,6 +135,27 @@ async def test_the_tools_word_beats_silence(ledger: Ledger) -> None:
     assert ("healthy", True) == await state_of(ledger, "calendly", "healthy", MINUTE_MS, (3 * DAY_MS, 4 * DAY_MS))
 
 
+async def test_failing_deliveries_are_reported_with_the_words_of_the_tool(ledger: Ledger) -> None:
+    """They are no lost connection: the tool still sends."""
+    detail = "Calendly reports failing deliveries since 2026-03-14T16:00:00Z"
+    states = ConnectionStates(ledger.redis)
+    await states.save(ConnectionState("calendly", "degraded", checked_at_ms=now_ms(), detail=detail))
+    degraded = await _connection_problem(ledger)
+    await states.save(ConnectionState("calendly", "disabled", checked_at_ms=now_ms()))
+    lost = await _connection_problem(ledger)
+
+    assert ("warn", f"The webhooks of calendly fail at Calendly: {detail}.") == degraded
+    assert ("bad", True) == (
+        lost[0],
+        lost[1].startswith("The hook calendly is not connected: Calendly no longer sends"),
+    )
+
+
+async def _connection_problem(ledger: Ledger) -> tuple[str, str]:
+    [problem] = [each for each in (await load_overview(ledger, SETTINGS)).problems() if each.kind == "connection"]
+    return problem.level, problem.sentence
+
+
 async def test_a_silent_hook_is_reported_by_doctor_overview_and_metrics(ledger: Ledger) -> None:
     await add_deliveries(ledger, [26, 26.5])
 

@@ -279,12 +279,13 @@ def test_every_process_reports_the_counts_of_all(harness: Harness) -> None:
     assert "zebediah" not in repr(second)
 
 
-def test_counters_of_alert_rules_start_at_zero(harness: Harness) -> None:
+def test_counters_of_wrong_signatures_start_at_zero(harness: Harness) -> None:
     values = scrape(harness.start_web(METRICS_TOKEN="t"))
 
     for source in ("standard", "calendly"):
         assert 0 == values[f'doorbell_webhook_requests_total{{source="{source}",outcome="bad_signature"}}']
         assert 0 == values[f'doorbell_webhook_rejections_total{{hook="{source}",reason="signature_mismatch"}}']
+        assert 0 == values[f'doorbell_hook_bad_signatures{{hook="{source}"}}']
 
 
 def test_metrics_without_redis_contain_only_redis_up_and_build_info(harness: Harness) -> None:
@@ -407,6 +408,8 @@ def test_the_alert_rules_query_existing_metrics_and_have_a_description() -> None
     assert {"DoorbellBadSignatures", "DoorbellTasksWait", "DoorbellFailures", "DoorbellSilentHook"} <= {
         rule["alert"] for rule in group["rules"]
     }
+    lost = next(rule for rule in group["rules"] if rule["alert"] == "DoorbellLostConnection")
+    assert ("critical", False) == (lost["labels"]["severity"], "degraded" in lost["expr"])
     for rule in group["rules"]:
         assert names(rule["expr"])
         assert set() == names(rule["expr"]) - METRICS.keys()
