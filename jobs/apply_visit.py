@@ -115,8 +115,7 @@ class VisitRun(TaskRun):
             settings.tokens.get(self.account, ""),
             self.calls,
             hooks.before_call,
-            lease.request_context.headers | tracing.trace_headers(),
-            hooks.record_call,
+            on_response=hooks.record_call,
         )
         self._contacts = Contacts(context.ledger, self.account, settings.contact_hash_key(self.account), context.locks)
         #: What the Visits API should have, once the changes are merged.
@@ -131,6 +130,7 @@ class VisitRun(TaskRun):
         return RUN_TIMEOUT_S + RESPONSE_TIMEOUT_S
 
     async def execute(self) -> Outcome:
+        self._api.trace_headers = self.lease.request_context.headers | tracing.trace_headers()  # in the span of the run
         if not self._api.token:
             raise NeedsOperator("token_missing", "no token is set for this account")
         try:
