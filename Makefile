@@ -82,7 +82,8 @@ PARTS := all
 pin: .venv/dev     ## Pin the requirements again, with hashes
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile $(PIN) pyproject.toml -o requirements.txt
-	$(BIN)/uv pip compile $(PIN) --group dev pyproject.toml -c requirements.txt -o tests/requirements.txt
+	$(BIN)/uv pip compile $(PIN) --group telemetry -c requirements.txt -o deploy/telemetry-requirements.txt
+	$(BIN)/uv pip compile $(PIN) --group dev --group telemetry pyproject.toml -c requirements.txt -o tests/requirements.txt
 	$(BIN)/uv pip compile $(PIN) --group deep -c tests/requirements.txt -o tests/fuzz/requirements.txt
 	$(BIN)/uv pip compile $(PIN) --group bench -o tests/bench/requirements.txt
 PIN := --quiet --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header

@@ -354,12 +354,30 @@ MIN_KEY_CHARS, MIN_DISTINCT_CHARS, RECOMMENDED_KEY_CHARS = 16, 8, 32
 RANDOM_CHARACTERS = f"{RECOMMENDED_KEY_CHARS} random characters or more, such as the output of `openssl rand -hex 32`"
 
 
+#: Variables that platforms and libraries define: meaning and example.
+COMMON_VARIABLES = {
+    "PORT": ("the port of web; platforms set it", "8000"),
+    "WEB_CONCURRENCY": ("the number of web processes on a machine, which share the port", "1"),
+    "SENTRY_DSN": (
+        "where unexpected exceptions are sent; needs the packages of deploy/telemetry-requirements.txt",
+        "https://public-key@sentry.example.com/1",
+    ),
+    "OTEL_EXPORTER_OTLP_ENDPOINT": (
+        "where traces are sent; needs the packages of deploy/telemetry-requirements.txt",
+        "http://127.0.0.1:4318",
+    ),
+    "OTEL_SERVICE_NAME": ("the name of a process in traces; unset: doorbell-web and doorbell-worker", "doorbell"),
+}
+
+
 def env_example() -> str:
     """Return the text of `.env.example`: every setting with its meaning and default."""
     lines = ["# Every setting, commented out, with its default or an example."]
     for name, field in Settings.variables().items():
         default = field.examples[0] if field.examples else field.default or ""
         lines += ["", f"# {field.description}", f"#{name.upper()}={default}"]
+    for name, (meaning, example) in COMMON_VARIABLES.items():
+        lines += ["", f"# {meaning}", f"#{name}={example}"]
     lines += ["", "# One hook per tool that sends webhooks. Choose its <NAME>, for example CALENDLY.", ""]
     for name, field in HookSettings.variables().items():
         suffix = "__<FIELD>" if name == "credentials" else ""

@@ -1,7 +1,7 @@
 """Exports traces to OpenTelemetry and errors to Sentry, without bodies or names.
 
-Active with OTEL_EXPORTER_OTLP_ENDPOINT or SENTRY_DSN and the extra (`pip install .[otel]`, `.[sentry]`); otherwise neither
-library is imported.
+Active with OTEL_EXPORTER_OTLP_ENDPOINT or SENTRY_DSN, whose packages are in deploy/telemetry-requirements.txt; otherwise
+neither library is imported.
 """
 
 import logging
@@ -26,15 +26,12 @@ _propagator: Any = None
 
 def configure(process: str, environ: Mapping[str, str] = os.environ) -> None:
     """Start the configured exporters; a failure is logged and never raised. process: `web` or `worker`."""
-    for name, start, extra in (
-        ("SENTRY_DSN", _start_sentry, "sentry"),
-        ("OTEL_EXPORTER_OTLP_ENDPOINT", _start_otel, "otel"),
-    ):
+    for name, start in (("SENTRY_DSN", _start_sentry), ("OTEL_EXPORTER_OTLP_ENDPOINT", _start_otel)):
         if environ.get(name, "").strip():
             try:
                 start(process, environ)
             except ImportError:
-                log.warning("extra_not_installed", variable=name, extra=extra)
+                log.warning("exporter_not_installed", variable=name, requirements="deploy/telemetry-requirements.txt")
             except Exception:
                 log.exception("exporter_not_started", variable=name)
 
@@ -66,7 +63,7 @@ def _start_sentry(process: str, environ: Mapping[str, str]) -> None:
     structlog.get_config()["processors"].insert(0, capture)  # LoggingIntegration captures the logs of libraries
 
 
-def scrubbed(event: dict[str, Any], _: Any = None) -> dict[str, Any]:
+def scrubbed(event: Any, _: Any = None) -> Any:
     """Return Sentry's event without personal data: no request, no variables, no text of the exception."""
     clean = {name: value for name, value in event.items() if name not in ("request", "user", "breadcrumbs")}
     if "extra" in clean:

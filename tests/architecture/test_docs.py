@@ -23,6 +23,7 @@ from app.ledger.docs import update_runbook as update_reasons
 from app.ledger.reasons import REASONS
 from app.operators.filter import TASK_STATES
 from app.operators.setup_steps import capabilities
+from app.settings.environment import COMMON_VARIABLES
 from app.settings.model import HookSettings, OAuthApp, Settings
 from app.telemetry.alert_rules import rules_file, update_runbook
 from app.telemetry.metric_names import METRICS
@@ -98,7 +99,7 @@ def test_the_example_source_rejects_another_body(tidybook: Any) -> None:
         tidybook.SOURCE.signature.verify(forged, VerificationContext([specimens["secret"]], now=0))
 
 
-@each("name", [name.upper() for name in Settings.variables()])
+@each("name", [*(name.upper() for name in Settings.variables()), *COMMON_VARIABLES])
 def test_every_setting_is_in_the_table_of_settings(name: str) -> None:
     assert f"`{name}`" in PAGES["settings.md"]
 

@@ -42,7 +42,7 @@ from tests.support.harness import (
 from tests.support.processes import run_process
 
 PROCFILE = dict(line.split(": ", 1) for line in (ROOT / "Procfile").read_text().splitlines())
-DEPLOY = ROOT / "deploy"
+DEPLOY, TESTS = ROOT / "deploy", ROOT / "tests"
 #: A visit with a contact id, which needs a single POST.
 VISIT = {"contact": {"id": "cont_KYdl3lftgZXGRbxqoj"}, "time_scheduled": "2026-03-14T16:00:00Z"}
 
@@ -328,6 +328,7 @@ def test_the_files_of_the_image_are_sufficient_to_start_and_stop(harness: Harnes
     copied = re.findall(r"^COPY (\S+)", (DEPLOY / "Dockerfile").read_text(), re.MULTILINE)
     included = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
     for name in copied:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (shutil.copytree if (ROOT / name).is_dir() else shutil.copy)(ROOT / name, tmp_path / name)
     port = free_port()
     env = on_path({**harness.env, "PORT": str(port), "PYTHONPATH": ""})
@@ -644,7 +645,7 @@ def test_dependabot_renews_everything_that_is_pinned() -> None:
     }
     pinned = {
         ("pip", f"/{path.parent.relative_to(ROOT)}".rstrip("."))
-        for path in (ROOT / "requirements.txt", *(ROOT / "tests").rglob("requirements.txt"))
+        for path in (ROOT / "requirements.txt", *DEPLOY.glob("*requirements.txt"), *TESTS.rglob("requirements.txt"))
     }
 
     assert {("docker", "/deploy"), ("docker-compose", "/deploy"), ("github-actions", "/")} | pinned == folders
@@ -655,6 +656,17 @@ def test_heroku_has_one_list_of_requirements_and_a_supported_python() -> None:
 
     assert ["requirements.txt"] == lists
     assert (ROOT / ".python-version").read_text().strip() in ("3.11", "3.12", "3.13", "3.14")
+
+
+def test_the_packages_for_traces_and_errors_can_be_installed_beside_the_others() -> None:
+    """`-r deploy/telemetry-requirements.txt` in requirements.txt: pip refuses two versions of one package."""
+    files = (ROOT / "requirements.txt", DEPLOY / "telemetry-requirements.txt")
+    own, telemetry = (dict(re.findall(r"^([\w-]+)==(\S+)", file.read_text(), re.MULTILINE)) for file in files)
+    shared = own.keys() & telemetry.keys()
+
+    assert {"sentry-sdk", "opentelemetry-sdk", "opentelemetry-exporter-otlp-proto-http"} <= telemetry.keys()
+    assert {name: own[name] for name in shared} == {name: telemetry[name] for name in shared}
+    assert files[1].relative_to(ROOT).as_posix() in (DEPLOY / "Dockerfile").read_text()
 
 
 def test_app_json_has_the_settings_for_heroku() -> None:

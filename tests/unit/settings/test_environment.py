@@ -9,7 +9,13 @@ from typing import Any
 
 import pytest
 
-from app.settings.environment import SettingsError, env_example, read_environment, unknown_variables
+from app.settings.environment import (
+    COMMON_VARIABLES,
+    SettingsError,
+    env_example,
+    read_environment,
+    unknown_variables,
+)
 from app.settings.model import Settings
 from tests.support.cases import each
 from tests.support.harness import ROOT, SECRET
@@ -570,7 +576,7 @@ def test_env_example_has_every_setting_with_a_valid_value() -> None:
         {**shown, "SECRET_KEY": "0123456789abcdef" * 2, "CONSOLE_PROXY_SECRET": "fedcba9876543210" * 2}
     )
 
-    assert {name.upper() for name in Settings.variables()} == set(shown)
+    assert {name.upper() for name in Settings.variables()} | COMMON_VARIABLES.keys() == set(shown)
     assert (5, 262_144, "write", 30) == (
         settings.retry_first_s,
         settings.max_body,
