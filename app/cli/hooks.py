@@ -83,12 +83,14 @@ def hooks(context: click.Context, as_json: bool) -> None:
 
 
 def _row(hook: HookSummary, as_json: bool) -> dict[str, Any]:
-    row = {"hook": hook.name, "source": hook.source, "from": hook.origin, "account": hook.account}
+    row: dict[str, Any] = {"hook": hook.name, "source": hook.source}
+    row |= {"set_in" if as_json else "set in": hook.origin, "account": hook.account}
+    row |= {"secrets": hook.secrets, "state": hook.state}
     if as_json:
         more = {"credentials": list(hook.credentials), "missing": list(hook.missing), "detail": hook.detail}
-        return row | {"secrets": hook.secrets, "state": hook.state} | more
+        return row | more
     missing = f"missing: {', '.join(hook.missing)}" if hook.missing else ""
-    return row | {"secrets": hook.secrets, "state": hook.state, "detail": hook.detail or missing}
+    return row | {"detail": hook.detail or missing}
 
 
 @hooks.command(epilog=examples("hooks add standard --generate", "hooks add shop --source acuity < credentials.txt"))

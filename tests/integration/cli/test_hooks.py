@@ -32,12 +32,12 @@ def test_hooks_of_the_environment_and_stored_ones_are_listed(harness: Harness) -
 
     assert (0, "") == (added.returncode, added.stdout)
     assert [("calendly", "environment"), ("shop", "stored"), ("standard", "environment")] == [
-        (row["hook"], row["from"]) for row in rows(harness)
+        (row["hook"], row["set_in"]) for row in rows(harness)
     ]
     assert {
         "hook": "shop",
         "source": "acuity",
-        "from": "stored",
+        "set_in": "stored",
         "account": "main",
         "secrets": 1,
         "credentials": ["API_KEY", "USER_ID"],
@@ -112,7 +112,7 @@ def test_removal_needs_a_confirmation(harness: Harness) -> None:
     harness.doorbell("hooks", "add", "shop", "--source", "calendly", stdin=f"SECRET={SECRET}".encode())
 
     assert 2 == harness.doorbell("hooks", "remove", "shop").returncode
-    assert "stored" == row(harness, "shop")["from"]
+    assert "stored" == row(harness, "shop")["set_in"]
     assert 0 == harness.doorbell("hooks", "remove", "shop", "--yes").returncode
     assert ["calendly", "standard"] == [row["hook"] for row in rows(harness)]
 
@@ -122,7 +122,7 @@ def test_a_stored_hook_below_one_of_the_environment_is_shown_and_can_be_removed(
     harness.doorbell("hooks", "add", "calendly", stdin=f"SECRET={SECRET}".encode(), **calendly)
 
     assert [("environment", "active"), ("stored", "overridden")] == [
-        (row["from"], row["state"]) for row in rows(harness) if row["hook"] == "calendly"
+        (row["set_in"], row["state"]) for row in rows(harness) if row["hook"] == "calendly"
     ]
     assert 0 == harness.doorbell("hooks", "remove", "calendly", "--yes").returncode
 
