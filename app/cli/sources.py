@@ -41,8 +41,9 @@ def sources(name: str | None, as_json: bool) -> None:
     """List the supported tools, or show how to connect one.
 
     NAME is a source from the list, or a hook. SIGNED: whether a signature covers the whole body. VERIFIED BY: the weakest
-    evidence for the facts in the module. HOOKS: those that are configured. With --json also the status of the answer while
-    Redis is unavailable (`busy`), and how many seconds the tool waits for an answer (`within_s`).
+    evidence for the facts in the module. HOOKS: those that are configured. With --json also what the signature covers, the
+    status of the answer while Redis is unavailable, whether the tool then retries, and the seconds within which Doorbell
+    answers.
     """
     settings = load_settings_or_none()
     active_hooks = settings.active_hooks.values() if settings else ()
@@ -53,9 +54,10 @@ def sources(name: str | None, as_json: bool) -> None:
                 "title": tool.definition.title,
                 "evidence": tool.definition.evidence,
                 "verified_by": VERIFIED_BY[tool.definition.evidence],
-                "proves": tool.definition.signature.coverage,
-                "busy": tool.definition.unavailable_status,
-                "within_s": tool.definition.sender_timeout_s,
+                "signature_covers": tool.definition.signature.coverage,
+                "unavailable_status": tool.definition.unavailable_status,
+                "retries": tool.definition.retries,
+                "answer_within_s": tool.definition.sender_timeout_s,
                 "hooks": [hook.path for hook in active_hooks if hook.source.name == tool.name],
             }
             for tool in load_sources().values()
@@ -90,7 +92,7 @@ def _row_for_people(row: dict[str, Any]) -> dict[str, Any]:
     return {
         "source": row["source"],
         "title": row["title"],
-        "signed": {"body": "yes", "fields": "in part", "nothing": "no"}[row["proves"]],
+        "signed": {"body": "yes", "fields": "in part", "nothing": "no"}[row["signature_covers"]],
         "verified by": VERIFIED_BY_BRIEFLY[row["evidence"]],
         "hooks": [path.rpartition("/")[2] for path in row["hooks"]],
     }

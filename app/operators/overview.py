@@ -184,7 +184,7 @@ class Overview:
                 sentence = f"The Visits API {reason}{account}. {waiting} until it recovers; nothing is lost."
                 yield Problem("api", "bad", sentence)
         if self.memory_share > 0.9:
-            sentence = f"Redis is {self.memory_share:.0%} full. When it is full, senders get 503 and retry."
+            sentence = f"Redis is {self.memory_share:.0%} full. When it is full, senders get 503, and most retry."
             yield Problem("memory", "bad", sentence)
         if self.backlog.is_stalled:
             stalled = humanize(self.backlog.no_progress_s)
@@ -198,7 +198,9 @@ class Overview:
             began = humanize(time.time() - mark.begun_at_ms / 1000)
             place = f"from the cell at {mark.cell}" if mark.phase == "arriving" else f"to the cell at {mark.cell}"
             effect = (
-                "its tasks wait" if mark.phase == "copying" else "its tasks wait, and its senders get 503 and retry"
+                "its tasks wait"
+                if mark.phase == "copying"
+                else "its tasks wait, and its senders get 503, and most retry"
             )
             sentence = (
                 f"The account {account} began to move {place} {began} ago: {effect}. `doorbell move` continues it."
@@ -248,7 +250,7 @@ class Overview:
         for account, (mark, hook) in self.moves.items():
             if mark.phase == "moved":
                 sentence = (
-                    f"The account {account} has moved to the cell at {mark.cell}: its senders get 503 here, and retry. "
+                    f"The account {account} has moved to the cell at {mark.cell}: its senders get 503 here, and most retry. "
                     "Remove its hooks here when requests stop arriving."
                 )
                 yield Problem("moved", "warn", sentence, hook)

@@ -39,7 +39,9 @@ CAUSES = {
         "The header is not in this tool's format: another tool sent it, or a proxy rewrites the header.",
     ),
     "no_such_hook": LikelyCause(
-        "No hook has this URL", "The name in the URL is mistyped, or the hook has no secret: set it, and restart."
+        "No hook has this URL",
+        "The name in the URL is mistyped, or the hook has no secret. For a stored hook, run `doorbell hooks rotate HOOK`; "
+        "for a hook of the environment, set HOOKS__<NAME>__SECRETS, and restart.",
     ),
     "too_large": LikelyCause("The body is too large", "The body is larger than MAX_BODY."),
     "wrong_content_type": LikelyCause(
@@ -54,35 +56,35 @@ CAUSES = {
     ),
     "foreign_tenant": LikelyCause(
         "An event of another account",
-        "The event belongs to another customer of the tool. If the account is yours, add it to TENANTS: its events are "
-        "lost.",
+        "The event belongs to another account of the tool. If it is yours, add its id to TENANTS. Events that arrived "
+        "before are not stored.",
     ),
     "wrong_content_encoding": LikelyCause(
         "The body is compressed", "The tool compresses its bodies: turn compression off in the tool."
     ),
-    "redis_down": LikelyCause("Redis did not answer", "Redis did not answer. The tool retries."),
-    "redis_full": LikelyCause("Redis is full", "Use a larger plan, or lower RETENTION_DAYS. The tool retries."),
+    "redis_down": LikelyCause("Redis did not answer", "Redis did not answer. Most tools retry."),
+    "redis_full": LikelyCause("Redis is full", "Use a larger plan, or lower RETENTION_DAYS. Most tools retry."),
     "redis_read_only": LikelyCause(
         "Redis accepts no writes",
-        "Redis is a replica, cannot save to its disk, or lacks replicas. The tool retries.",
+        "Redis is a replica, cannot save to its disk, or lacks replicas. Most tools retry.",
     ),
     "hook_unavailable": LikelyCause(
         "The hook could not be loaded",
-        "The stored hooks could not be loaded, or this one cannot be used: `doorbell doctor` says why. The tool retries.",
+        "The stored hooks could not be loaded, or this one cannot be used: `doorbell doctor` says why. Most tools retry.",
     ),
     "hook_moved": LikelyCause(
         "The hook has moved to another cell",
-        "Send its requests to the other cell: `doorbell move` names it. The tool retries.",
+        "Send its requests to the other cell: `doorbell move` names it. Most tools retry.",
     ),
     "too_many_in_flight": LikelyCause(
-        "Too many at once", "More deliveries arrive at once than Redis can store. The tool retries."
+        "Too many at once", "More deliveries arrive at once than Redis can store. Most tools retry."
     ),
     "too_slow": LikelyCause(
         "The body took too long", "The body was not complete in time, or too many were unfinished."
     ),
     "unfinished": LikelyCause("The sender disconnected", "The sender disconnected before the body was complete."),
     "internal_error": LikelyCause(
-        "An error in Doorbell", "The log has the stack trace at unhandled_exception: report it. The tool retries."
+        "An error in Doorbell", "The log has the stack trace at unhandled_exception: report it. Most tools retry."
     ),
 }
 _SECONDS = re.compile(r"(\d+) s (old|ahead|in the future)?")

@@ -2,19 +2,26 @@
 
 import base64
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from secrets import token_bytes, token_urlsafe
 
 from app.webhooks.registry import load_specimens
-from app.webhooks.source import LoadedSource, Source
+from app.webhooks.source import LoadedSource, Retries, Source
 
 #: What a signature proves, by the coverage of the scheme.
 PROVES = {
     "body": "The signature covers the whole body",
     "fields": "The signature covers only some fields of the body",
     "nothing": "No signature covers the body: anyone with the URL or the token can forge a delivery",
+}
+
+#: What the tool does after a response that is not 2xx.
+RETRIES: Mapping[Retries, str] = {
+    "yes": " and retries",
+    "no": ", and hardly ever retries",
+    "unknown": "; whether it retries is not known",
 }
 
 #: What a field of a change tells about a visit.
@@ -142,7 +149,7 @@ def is_secret_generated(source: LoadedSource) -> bool:
 def terms_of(source: Source) -> Iterator[str]:
     """Yield sentences about the signature, responses, compression and settings of a source."""
     yield PROVES[source.signature.coverage]
-    yield f"while Redis is unavailable, the tool gets {source.unavailable_status} and retries"
+    yield f"while Redis is unavailable, the tool gets {source.unavailable_status}{RETRIES[source.retries]}"
     yield f"the tool gets a response within {source.sender_timeout_s:g} s"
     if source.content_encodings:
         yield f"bodies may be compressed ({', '.join(source.content_encodings)})"

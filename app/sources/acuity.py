@@ -73,6 +73,7 @@ SOURCE = Source(
         "API_KEY": ("API key", "In the same place, below the user ID."),
     },
     evidence="second-hand",
+    retries="yes",
     signature=Hmac(header="X-Acuity-Signature", encoding="base64"),
     setup=SETUP,
     body_format="form",

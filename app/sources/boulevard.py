@@ -113,6 +113,7 @@ SOURCE = Source(
         "BUSINESS_ID": ("Business ID", "The part of your business's id after urn:blvd:Business:"),
     },
     evidence="none",
+    retries="yes",
     signature=Hmac(
         header="x-blvd-hmac-sha256",
         timestamp_header="x-blvd-hmac-salt",

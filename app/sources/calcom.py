@@ -108,6 +108,7 @@ SOURCE = Source(
     signature=Hmac(header="X-Cal-Signature-256", min_key_bytes=MIN_CHOSEN_SECRET_BYTES),
     setup=SETUP,
     evidence="vendor",
+    retries="no",
     event_name_path=("triggerEvent",),
     api_url="https://api.cal.com/v2",
     credentials=BearerAuth(),

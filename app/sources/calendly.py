@@ -72,6 +72,7 @@ SOURCE = Source(
         ),
     },
     evidence="second-hand",
+    retries="yes",
     signature=Hmac(
         header="Calendly-Webhook-Signature",
         fields=("t", "v1"),

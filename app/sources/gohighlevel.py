@@ -108,6 +108,7 @@ SOURCE = Source(
         "REFRESH_TOKEN": ("Refresh token", "You get it when you install the app in your location."),
     },
     evidence="none",
+    retries="yes",
     signature=FirstPresent(PublicKey("X-GHL-Signature", "ed25519"), PublicKey("X-WH-Signature", "rsa-sha256")),
     setup=SETUP,
     repeat_key=_webhook_id,

@@ -105,6 +105,7 @@ SOURCE = Source(
     signature=Hmac(header="Api-Signature", timestamp_header=SENT_AT, signs="{t}.{body}", tolerance_s=300, lenient=True),
     setup=SETUP,
     evidence="second-hand",
+    retries="yes",
     event_name_path=("event",),
     stored_headers=(SENT_AT,),
     handshake=FixedBody(b'{"foo":"bar"}', absent_header="Api-Signature"),

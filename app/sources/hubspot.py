@@ -122,6 +122,7 @@ SOURCE = Source(
         "REFRESH_TOKEN": ("Refresh token", "You get it when you install the app in your account."),
     },
     evidence="none",
+    retries="yes",
     signature=Hmac(
         header="X-HubSpot-Signature-v3",
         timestamp_header="X-HubSpot-Request-Timestamp",

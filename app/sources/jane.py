@@ -90,6 +90,7 @@ SOURCE = Source(
         "REFRESH_TOKEN": ("Refresh token", "You get it when you connect the clinic with the scope offline_access."),
     },
     evidence="none",
+    retries="yes",
     signature=Hmac("X-Jane-Signature", prefix="sha256="),
     setup=SETUP,
     event_name_path=("event_topic",),

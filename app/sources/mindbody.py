@@ -120,6 +120,7 @@ SOURCE = Source(
         "PASSWORD": ("Password", "The password of that user or source."),
     },
     evidence="none",
+    retries="yes",
     signature=Hmac(header="X-Mindbody-Signature", encoding="base64", prefix="sha256="),
     setup=SETUP,
     event_name_path=("eventId",),

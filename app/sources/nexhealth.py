@@ -148,6 +148,7 @@ SOURCE = Source(
         "SUBDOMAIN": ("Subdomain of the practice", "Needed only if the API key reaches several practices."),
     },
     evidence="second-hand",
+    retries="yes",
     signature=Hmac(
         "signature",
         timestamp_header="timestamp",

@@ -82,6 +82,7 @@ SOURCE = Source(
     title="Nylas Scheduler",
     docs="https://developer.nylas.com/docs/reference/notifications/scheduler",
     evidence="second-hand",
+    retries="yes",
     signature=Hmac(header="X-Nylas-Signature"),
     content_encodings=("gzip",),
     setup=SETUP,

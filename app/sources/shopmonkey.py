@@ -89,6 +89,7 @@ SOURCE = Source(
         ),
     },
     evidence="none",
+    retries="yes",
     signature=StandardWebhooks(key=_key),
     setup=SETUP,
     event_name_path=("table",),

@@ -81,6 +81,7 @@ SOURCE = Source(
     signature=Hmac(header="x-square-hmacsha256-signature", signs="{url}{body}", encoding="base64"),
     setup=SETUP,
     evidence="vendor",
+    retries="yes",
     repeat_key=_event_id,
     api_url="https://connect.squareup.com/v2/",
     credentials=BearerAuth("TOKEN"),

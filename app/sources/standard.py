@@ -43,6 +43,7 @@ SOURCE = Source(
     bearer=BEARER,
     setup=SETUP,
     evidence="vendor",
+    retries="yes",
     stored_headers=("webhook-id", "svix-id"),
     repeat_key=lambda event: _header_id(event) or event.data.at("id").text(),
 )

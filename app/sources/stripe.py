@@ -90,6 +90,7 @@ SOURCE = Source(
         ),
     },
     evidence="none",
+    retries="yes",
     signature=Hmac(header="Stripe-Signature", fields=("t", "v1"), signs="{t}.{body}", tolerance_s=300),
     setup=SETUP,
     repeat_key=lambda event: event.data.at("id").text(),

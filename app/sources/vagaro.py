@@ -50,6 +50,7 @@ SOURCE = Source(
         "CLIENT_SECRET": ("Client secret", "In the same place."),
     },
     evidence="second-hand",
+    retries="yes",
     signature=HeaderToken("X-Vagaro-Signature"),
     setup=SETUP,
     repeat_key=lambda event: event.data.at("id").text(),

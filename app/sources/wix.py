@@ -44,6 +44,7 @@ SOURCE = Source(
     title="Wix Bookings",
     docs="https://dev.wix.com/docs/rest/business-solutions/bookings/bookings/bookings-writer-v2",
     evidence="none",
+    retries="yes",
     signature=Jwt("RS256"),
     setup=SETUP,
     body_format="jwt",

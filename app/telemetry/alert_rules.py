@@ -172,7 +172,7 @@ REDIS_FULL = Alert(
 REDIS_DOWN = Alert(
     name="DoorbellRedisDown",
     severity="critical",
-    message="Redis does not answer. Tools get 503 and retry.",
+    message="Redis does not answer. Tools get 503, and most retry.",
     expr=f"min by (cell) ({metrics.REDIS_UP}) == 0",
     for_min=1,
     command="doorbell doctor",

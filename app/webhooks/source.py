@@ -59,6 +59,8 @@ class PartlyTranslatable(Untranslatable):
         self.changes = changes
 
 
+#: Whether a tool sends a delivery again after a failure.
+Retries = Literal["yes", "no", "unknown"]
 #: The tool has no such record, and the event alone does not contain enough. The worker fetches the record again if the
 #: event is recent.
 RECORD_GONE = Ignored("record_gone")
@@ -113,7 +115,9 @@ class Source:
         these names. `?name` is a query parameter, which is authentic only if the signature covers `{url}`.
     handshake: a handshake without a signature. signed_handshake: a handshake that is answered after verification.
     probe_methods: the HTTP methods with which the tool tests a URL; they are answered 200 with an empty body.
-    unavailable_status: the status of the response when Doorbell cannot store a delivery: one after which this tool retries.
+    retries: whether the tool sends a delivery again after `unavailable_status`. "no": hardly ever, or never.
+    unavailable_status: the status of the response when Doorbell cannot store a delivery: one after which this tool retries,
+        if it retries at all.
     sender_timeout_s: how long the tool waits for a response, if that is shorter than the default.
     api_url: the base URL of records; `""`, with API_URL in required_settings, if each customer has a different one.
     credentials: the authentication of requests for records: BasicAuth, BearerAuth, ApiKeyAuth, or a class of the module
@@ -144,6 +148,7 @@ class Source:
     handshake: UnsignedHandshake | None = None
     signed_handshake: SignedHandshake | None = None
     probe_methods: tuple[str, ...] = ()
+    retries: Retries = "unknown"
     unavailable_status: int = 503
     sender_timeout_s: float = 3.0
     api_url: str | None = None

@@ -237,7 +237,8 @@ class Listing:
     look_back: if the tool cannot list changes: how long before `since` the listed period begins, because earlier
         appointments may have changed.
     records: what the list contains, for people.
-    is_daily: whether a daily reconciliation is on by default, because the tool does not retry, or drops events.
+    is_daily: whether a daily reconciliation is on by default, because the tool hardly retries, drops events, or lists what
+        no event reports.
     calls_per_s: the maximum number of calls per second.
     """
 
