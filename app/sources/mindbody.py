@@ -9,8 +9,10 @@ before or after the other events; a later update restores the appointment.
 The documentation has the statuses Scheduled and Cancelled, and no event for a completion, a no-show or the payment of
 an appointment. Second-hand, from integrators: an update may have the status Completed. From memory: the other statuses
 of the Public API, with the same meaning. Requested is not confirmed: the visit counts as cancelled until an update has
-another status. The status None does not change the visit's status. A status has no time, so it gets the time of the
-first event that shows it.
+another status. The status None does not change the visit's status. Scheduled in a webhook restores a cancelled
+appointment, but does not undo a completion or a no-show that the list has: the webhook may have no other status for
+such an appointment, and it may be about another field, such as the trainer. Only the list undoes them, and a
+cancellation. A status has no time, so it gets the time of the first event that shows it.
 
 A class has many clients, each with a booking. Each client of a class has a visit (`classId`, `clientId`), so a client
 who cancels and books the class again has one visit. Second-hand, from integrators: the fields of these events, and the
@@ -65,7 +67,8 @@ from app.webhooks import (
 )
 
 SETUP = """
-1. In Mindbody's developer portal, go live, have the business activate the link to your account, and create an API key.
+1. In Mindbody's developer portal, go live and create an API key. There, under Account, Site activation, enter the site's
+   id: Mindbody shows an activation link. An owner of the business opens it, and logs in to Mindbody as the owner.
 2. Create a subscription for {url}. Mindbody tests the URL with a HEAD request. The last four events are those of
    classes.
    $ curl https://mb-api.mindbodyonline.com/push/api/v1/subscriptions -H "API-Key: KEY" \\
@@ -84,8 +87,10 @@ SETUP = """
 
 Mindbody does not reliably send the end of an appointment or a no-show: only the daily list has them. Without that list,
 review requests are timed from the start of the appointment, so cancel the appointment of a customer who did not come.
-In a class, mark the customer as absent. A class that you cancel as a whole needs your attention in the console. Sales
-name no appointment, so visits have no amounts. Mindbody does not send opt-outs.
+If a customer of a class did not come, mark them as absent. A class that you cancel as a whole needs your attention in
+the console. Sales name no appointment, so visits have no amounts. Mindbody does not send opt-outs.
+
+A no-show or a completion that the list had, and that you undo, is undone when the appointment is listed next.
 """
 
 SITES = "site/sites"
@@ -142,6 +147,8 @@ SOURCE = Source(
 OPEN = {"scheduled", "booked", "confirmed", "arrived", "started"}
 CANCELLED = {"cancelled", "canceled", "latecancelled", "latecanceled", "earlycancelled", "earlycanceled", "requested"}
 MISSED = {"noshow", "absent"}
+#: Marks the event of a listed appointment: only the list has every status.
+IS_LISTED = "isListed"
 
 
 def translate(event: Event) -> list[VisitChange] | Ignored:
@@ -172,7 +179,10 @@ def _appointment(event: Event, booking: Payload, status: str) -> VisitChange:
     change = _base_change(event, booking, f"{site}:{booking.at('appointmentId').required_text()}", start)
     if status not in CANCELLED:
         start.required_time(UTC)
-    return _with_status(change, status, _happened_at(event))
+    change = _with_status(change, status, _happened_at(event))
+    if change.action == "update" and status in OPEN and not event.data.at(IS_LISTED).boolean():
+        return replace(change, time_completed=UNSET, no_show=UNSET)
+    return change
 
 
 def _class_booking(event: Event, booking: Payload, status: str) -> VisitChange:
@@ -403,7 +413,12 @@ def _listed_events(
     if end and booking["status"] == "Completed" and end < datetime.fromisoformat(listed_at):
         times.insert(0, end.isoformat())
     for time in times:
-        body = {"eventId": "appointmentBooking.updated", "eventInstanceOriginationDateTime": time, "eventData": booking}
+        body = {
+            "eventId": "appointmentBooking.updated",
+            "eventInstanceOriginationDateTime": time,
+            "eventData": booking,
+            IS_LISTED: True,
+        }
         yield ListedRecord(id, body)
 
 

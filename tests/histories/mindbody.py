@@ -39,8 +39,9 @@ class Tool(ToolModel):
         self.send("created")
 
     def stand(self) -> None:
+        """Send an update with the status of every appointment that is not cancelled, completed and missed ones included."""
         visit = self.visit
-        self.status, visit.cancelled, visit.completed, visit.missed = "Scheduled", None, None, None
+        self.status, visit.cancelled = "Scheduled", None
         self.send("updated")
 
     def move(self) -> None:
@@ -61,11 +62,13 @@ class Tool(ToolModel):
         self.status = status
 
     def complete(self) -> None:
-        self.status, self.visit.completed = "Completed", self.now
+        self.status = "Completed"
+        self.visit.completed, self.visit.missed = self.visit.completed or self.now, None
         self.send("updated")
 
     def miss(self) -> None:
-        self.status, self.visit.missed = "NoShow", self.now
+        self.status = "NoShow"
+        self.visit.completed, self.visit.missed = None, self.visit.missed or self.now
         self.send("updated")
 
     def cancel(self) -> None:

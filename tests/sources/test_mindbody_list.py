@@ -85,6 +85,40 @@ def test_the_visit_is_that_of_the_webhooks() -> None:
     assert ("ada@example.com", "+15550100001") == (visit.contact.email, visit.contact.phone)
 
 
+def updated(status: str, at: datetime) -> list[VisitChange]:
+    """Return the changes of a webhook: somebody changed the trainer, or restored the appointment."""
+    data = {"siteId": 12345, "appointmentId": 121, "status": status, "startDateTime": "2026-09-21T12:00:00Z"}
+    event = {"eventId": "appointmentBooking.updated", "eventInstanceOriginationDateTime": at.isoformat()}
+    return changes_of_webhook("mindbody", {"messageId": "m2", "eventData": data, **event})
+
+
+LATER, NEXT_DAY = NOW + timedelta(hours=1), NOW + timedelta(days=1)
+
+
+@each("status", ["Scheduled", "Booked", None])
+def test_a_webhook_does_not_undo_a_no_show_of_the_list(status: str) -> None:
+    assert visit_of([*listed(appointment(Status="NoShow")), *updated(status, LATER)]).is_cancelled
+
+
+def test_a_webhook_does_not_undo_a_completion_of_the_list() -> None:
+    visit = visit_of([*listed(appointment(Status="Completed")), *updated("Scheduled", LATER)])
+
+    assert "2026-09-21T13:00:00Z" == visit.fields["time_completed"]
+
+
+@each("status", ["NoShow", "Completed", "Cancelled"])
+def test_the_list_undoes_every_status(status: str) -> None:
+    visit = visit_of([*listed(appointment(Status=status)), *listed(appointment(Status="Booked"), at=NEXT_DAY)])
+
+    assert (False, None) == (visit.is_cancelled, visit.fields["time_completed"])
+
+
+def test_a_webhook_restores_a_cancelled_appointment() -> None:
+    changes = [*listed(appointment(Status="NoShow")), *updated("Cancelled", LATER), *updated("Scheduled", NEXT_DAY)]
+
+    assert not visit_of(changes).is_cancelled
+
+
 def test_a_completed_appointment_was_completed_at_its_end() -> None:
     visit = visit_of(listed(appointment(Status="Completed")))
 
