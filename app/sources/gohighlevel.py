@@ -11,6 +11,11 @@ does not change when an appointment is moved. `dateUpdated` orders the changes, 
 retry may have a new `timestamp`. GoHighLevel retries only after 429, six times in about 70 minutes. An invoice names no
 appointment, so visits have no amounts. A status has no time, so it gets the time of the first event that shows it.
 
+If a calendar does not confirm by itself (`autoConfirm` in apps/calendars.json), an appointment is `new` until somebody
+confirms it: a request is not a visit yet. It is ignored if it is still as it was added; otherwise the visit is
+cancelled, until the status shows that the appointment was confirmed or took place. An appointment without a contact is
+blocked time, or its contact was removed: it is treated in the same way.
+
 An opt-out is the contact's `dnd` (all channels) or `dndSettings.Email.status` (apps/contacts.json: `active`,
 `inactive`, `permanent`), which changes when the contact unsubscribes from e-mail, while `dnd` stays false. Other
 channels, such as `Call`, do not count. An e-mail status that the vendor does not document is parked: it may be an
@@ -77,9 +82,10 @@ SETUP = f"""
 5. Set HOOKS__GOHIGHLEVEL__CREDENTIALS__CLIENT_ID, …__CLIENT_SECRET and …__REFRESH_TOKEN from the app and its
    installation, and SECRET_KEY; or, with a private integration, …__TOKEN alone.
 
-An appointment is completed when somebody sets its status to Showed; otherwise the review request is timed from its
-start. Visits have no amounts, because invoices name no appointment. The workflow action "Webhook" does not sign its
-deliveries, so Doorbell rejects them.
+If a calendar does not confirm appointments by itself, an appointment is a visit as soon as somebody confirms it, or sets
+its status to Showed. It is completed when its status is Showed; otherwise the review request is timed from its start.
+Recurring appointments come only by webhooks: lists skip them. Visits have no amounts, because invoices name no
+appointment. The workflow action "Webhook" does not sign its deliveries, so Doorbell rejects them.
 
 Contacts with "do not disturb" for all channels or for e-mail get no review request. Doorbell reads this setting with
 every event of the appointment. A customer who opts out later gets a review request, unless the appointment changes
@@ -122,19 +128,20 @@ SOURCE = Source(
 )
 
 KINDS = {"AppointmentCreate", "AppointmentUpdate", "AppointmentDelete"}
-CANCELLED = {"cancelled", "invalid"}
+#: Statuses of what is no visit (anymore), with the reason.
+NO_VISIT = {"blocked": "blocked time", "new": "not confirmed yet", "pending": "not confirmed yet"}
+CANCELLED = {"cancelled", "invalid", "deleted"}
+MISSED = {"noshow"}
 DONE = {"showed", "completed"}
-OPEN = {"new", "confirmed", "active", "pending", "booked"}
+OPEN = {"confirmed", "active", "booked"}
 NO_EMAIL = {"active", "permanent"}
 
 
 def fetch(event: Event) -> list[RecordRequest]:
-    """Fetch the contact unless the appointment is cancelled or missed."""
-    appointment = event.data.at("appointment")
-    contact_id = appointment.at("contactId")
-    if _kind(event) not in KINDS or _is_cancelled_or_missed(event) or not contact_id.text():
+    """Fetch the contact, unless the appointment is no visit, cancelled or missed."""
+    if _kind(event) not in KINDS or _status(event) in NO_VISIT.keys() | CANCELLED | MISSED:
         return []
-    return [RecordRequest(f"contacts/{contact_id.required_id()}")]
+    return [RecordRequest(f"contacts/{event.data.at('appointment', 'contactId').required_id()}")]
 
 
 def translate(event: Event) -> list[VisitChange] | Ignored:
@@ -142,7 +149,9 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
     if kind not in KINDS:
         return Ignored(kind)
     happened_at, status = event.data.at("timestamp").required_time(), _status(event)
-    is_cancelled = kind == "AppointmentDelete" or status in CANCELLED
+    if status in NO_VISIT and _is_as_added(appointment):
+        return Ignored(NO_VISIT[status])
+    is_cancelled = status in NO_VISIT or status in CANCELLED
     return [
         VisitChange(
             action="cancel" if is_cancelled else "create" if kind == "AppointmentCreate" else "update",
@@ -152,7 +161,7 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
             time_scheduled=appointment.at("startTime").time(event.zone) or UNSET,
             time_completed=happened_at if status in DONE else None,
             date_cancelled=happened_at if is_cancelled else None,
-            no_show=happened_at if status == "noshow" else None,
+            no_show=happened_at if status in MISSED else None,
             opted_out=_opted_out(event),
             times_are_observed=True,
         )
@@ -166,17 +175,22 @@ def _kind(event: Event) -> str:
 
 
 def _status(event: Event) -> str:
-    status = event.data.at("appointment", "appointmentStatus")
+    """Return the status in lower case: `deleted` or `blocked`, whatever status a deleted or blocked time has."""
     if event.data.at("type").text() == "AppointmentDelete":
-        return ""  # the appointment was deleted, whatever its status was
+        return "deleted"
+    if not event.data.at("appointment", "contactId").text():
+        return "blocked"
+    status = event.data.at("appointment", "appointmentStatus")
     value = (status.text() or "").lower()
-    if value not in CANCELLED | DONE | OPEN | {"noshow"}:
+    if value not in NO_VISIT.keys() | CANCELLED | MISSED | DONE | OPEN:
         raise status.unexpected("an appointment's status that GoHighLevel documents")
     return value
 
 
-def _is_cancelled_or_missed(event: Event) -> bool:
-    return _status(event) in CANCELLED | {"noshow", ""}
+def _is_as_added(appointment: Payload) -> bool:
+    """Return whether the appointment never changed, so it never was a visit. `type` is no evidence of that."""
+    added_at = appointment.at("dateAdded").time()
+    return added_at is not None and added_at == appointment.at("dateUpdated").time()
 
 
 def _contact(contact: Payload) -> Contact:
@@ -251,9 +265,9 @@ def _read_appointments(location: str, response: ApiResponse) -> ListedPage:
     requests: list[ListRequest] = []
 
     def read(appointment: Payload) -> list[ListedRecord]:
-        id, contact = appointment.at("id").required_text(), appointment.at("contactId")
-        if appointment.at("masterEventId").text() or not contact.text():
-            return []  # an instance of a series, or a slot that is blocked
+        id = appointment.at("id").required_text()
+        if appointment.at("masterEventId").text():
+            return []  # an instance of a series
         if appointment.at("deleted").boolean():
             return [_deleted(id, response.requested_at)]
         listed = _listed(appointment.value, location, None, response.requested_at)

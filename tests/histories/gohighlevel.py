@@ -1,8 +1,8 @@
 """A model of GoHighLevel.
 
 An event has the appointment with its status, and its contact is fetched. A completion and a no-show are statuses; every
-change of the appointment updates its time, except perhaps its deletion. The contact of a missed or cancelled appointment
-is not fetched.
+change of the appointment updates its time, except perhaps its deletion. An appointment that nobody has confirmed, or
+that has no contact, is no visit. The contact of a missed or cancelled appointment is not fetched.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,8 @@ from typing import Any
 from tests.histories import Person, ToolModel, Visit
 
 LOCATION = "loc_8BWpSzSwfiuSl0tR2"
-STANDING = ("new", "confirmed", "active")
+REQUESTED = ("new", "pending")
+STANDING = (*REQUESTED, "confirmed", "active")
 
 
 class Tool(ToolModel):
@@ -20,7 +21,7 @@ class Tool(ToolModel):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.status, self.contact, self.updated = "", "", self.now
+        self.status, self.contact, self.added, self.updated = "", "", self.now, self.now
         self.contacts: dict[str, Person] = {}
         self.silent: set[str] = set()
 
@@ -35,8 +36,11 @@ class Tool(ToolModel):
             case "noshow":
                 return [self.confirm, self.show, self.touch, self.cancel]
             case "showed" | "completed":
-                return [self.touch, self.swap, self.confirm, self.cancel, self.delete]
-        return [self.move, self.move, self.swap, self.silence, self.show, self.miss, self.cancel, self.delete]
+                return [self.touch, self.swap, self.confirm, self.cancel, self.delete, self.remove_contact]
+            case "new" | "pending":
+                return [self.confirm, self.confirm, self.show, self.move, self.touch, self.hand_over, self.cancel]
+        changes = [self.move, self.move, self.swap, self.silence, self.show, self.miss, self.cancel, self.delete]
+        return [*changes, self.unconfirm, self.remove_contact]
 
     @property
     def visit(self) -> Visit:
@@ -44,7 +48,7 @@ class Tool(ToolModel):
 
     def book(self) -> None:
         id = self.new_id("apt_{}")
-        self.visits = [Visit(id, ids=[id], scheduled=self.future_time())]
+        self.visits, self.added = [Visit(id, ids=[id], scheduled=self.future_time())], self.now
         self.new_contact()
         self.become(self.rng.choice(STANDING), "AppointmentCreate")
 
@@ -54,19 +58,30 @@ class Tool(ToolModel):
 
     def swap(self) -> None:
         """Change the contact, or the address of the contact."""
-        if self.maybe():
-            self.new_contact()
-        else:
+        if self.contact and self.maybe():
             self.contacts[self.contact] = self.person()
+        else:
+            self.new_contact()
+        self.become(self.status)
+
+    def hand_over(self) -> None:
+        self.new_contact()
         self.become(self.status)
 
     def silence(self) -> None:
         """Toggle "do not disturb", which takes effect with the appointment's next event."""
-        self.silent ^= {self.contact}
+        self.silent ^= {self.contact} - {""}
         self.become(self.status)
 
     def confirm(self) -> None:
         self.become("confirmed")
+
+    def unconfirm(self) -> None:
+        self.become(self.rng.choice(REQUESTED))
+
+    def remove_contact(self) -> None:
+        self.contact = ""
+        self.become(self.status)
 
     def show(self) -> None:
         self.become(self.rng.choice(("showed", "completed")))
@@ -94,7 +109,8 @@ class Tool(ToolModel):
     def become(self, status: str, kind: str = "") -> None:
         """Change the status. The vendor's examples call some updates a creation."""
         visit, self.status, self.updated = self.visit, status, self.now
-        done, off, missed = status in ("showed", "completed"), status in ("cancelled", "invalid"), status == "noshow"
+        off = status in (*REQUESTED, "cancelled", "invalid") or not self.contact
+        done, missed = status in ("showed", "completed") and not off, status == "noshow" and not off
         visit.completed = (visit.completed or self.now) if done else None
         visit.cancelled = (visit.cancelled or self.now) if off else None
         visit.missed = (visit.missed or self.now) if missed else None
@@ -124,7 +140,7 @@ class Tool(ToolModel):
         assert self.visit.scheduled
         appointment = {
             "id": self.visit.id, "contactId": self.contact, "appointmentStatus": status, "title": "x",
-            "startTime": self.visit.scheduled.isoformat(), "dateAdded": self.stamp(self.now),
+            "startTime": self.visit.scheduled.isoformat(), "dateAdded": self.stamp(self.added),
             "dateUpdated": self.stamp(self.updated),
         }  # fmt: skip
         body = {"type": kind, "locationId": LOCATION, "appointment": appointment}

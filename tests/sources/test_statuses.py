@@ -13,6 +13,7 @@ from app.visits.change import VisitChange, encode_change
 from app.visits.merge import RecordedChange, desired_visit, merge_changes
 from app.webhooks.payload import Payload, Untranslatable
 from app.webhooks.registry import load_sources
+from app.webhooks.source import Ignored
 from tests.sources.test_group_bookings import changes_of, event_of, review_requests
 from tests.support.cases import each
 
@@ -47,6 +48,48 @@ def test_a_requested_mindbody_appointment_is_cancelled_and_none_changes_nothing(
         assert ([("a@example.com", START)] if is_expected else []) == review_requests(
             "mindbody", itertools.chain(*order)
         )
+
+
+# -- GoHighLevel: appointments that nobody has confirmed --
+
+
+def highlevel(status: str, minute: int, kind: str = "AppointmentUpdate", contact: str | None = "con1") -> Any:
+    appointment = {"id": "apt1", "contactId": contact, "appointmentStatus": status, "startTime": START}
+    times = {"dateAdded": "2026-09-21T14:00:00Z", "dateUpdated": f"2026-09-21T14:{minute:02d}:00Z"}
+    return {"type": kind, "locationId": "loc1", "timestamp": times["dateUpdated"], "appointment": appointment | times}
+
+
+def with_contact(body: Any) -> list[VisitChange]:
+    """Return the changes of an event whose contact is fetched, if the event requests it."""
+    tool, event = load_sources()["gohighlevel"], event_of("gohighlevel", body)
+    if tool.fetch and tool.fetch(event):
+        event = event.with_record({"contact": {"email": "a@example.com"}}, event.received_at)
+    translated = tool.translate(event)
+    return [] if isinstance(translated, Ignored) else translated
+
+
+@each(
+    ("bodies", "is_expected"),
+    [
+        ([highlevel("new", 0, "AppointmentCreate")], False),
+        ([highlevel("new", 0, "AppointmentCreate"), highlevel("confirmed", 1)], True),
+        ([highlevel("pending", 0, "AppointmentCreate"), highlevel("showed", 1)], True),
+        ([highlevel("confirmed", 0, "AppointmentCreate"), highlevel("new", 1)], False),
+        ([highlevel("confirmed", 0, "AppointmentCreate"), highlevel("new", 1, "AppointmentCreate")], False),
+        ([highlevel("confirmed", 0, "AppointmentCreate"), highlevel("new", 1), highlevel("confirmed", 2)], True),
+        ([highlevel("confirmed", 0, contact=None)], False),
+        ([highlevel("confirmed", 0), highlevel("confirmed", 1, contact=None)], False),
+        ([highlevel("confirmed", 0), highlevel("showed", 1, contact=None), highlevel("showed", 2)], True),
+    ],
+)
+def test_a_gohighlevel_appointment_is_a_visit_once_confirmed_and_while_it_has_a_contact(
+    bodies: list[Any], is_expected: bool
+) -> None:
+    changes = [with_contact(body) for body in bodies]
+
+    for order in itertools.permutations(changes):
+        emails = [email for email, _ in review_requests("gohighlevel", itertools.chain(*order))]
+        assert (["a@example.com"] if is_expected else []) == emails
 
 
 def job(**data: Any) -> Any:

@@ -11,6 +11,7 @@ from app.webhooks.payload import Payload
 from app.webhooks.registry import load_sources
 from app.webhooks.subscription import ApiResponse, Refused, Window
 from tests.integration.connections.test_listings import TOMORROW, listed
+from tests.support.cases import each
 from tests.support.listings import NOW, changes_of, read_page
 from tests.support.vendors import connected_tool
 
@@ -46,8 +47,17 @@ def test_the_list_needs_the_location() -> None:
         list(listing.start(Window(NOW, NOW), Payload(None)))
 
 
-def test_blocked_slots_and_instances_of_a_series_are_not_listed() -> None:
-    assert ([], []) == read_events(event(contactId=""), event(id="apt1_1790348400000_1800", masterEventId="apt1"))
+def test_instances_of_a_series_are_not_listed() -> None:
+    assert ([], []) == read_events(event(id="apt1_1790348400000_1800", masterEventId="apt1"))
+
+
+@each("fields", [{"contactId": ""}, {"contactId": None, "appointmentStatus": None}, {"appointmentStatus": "new"}])
+def test_blocked_time_and_a_request_are_no_visit_and_cancel_one_that_they_were(fields: dict[str, Any]) -> None:
+    as_added, changed = event(**fields, dateAdded="2026-09-20T08:00:00Z"), event(id="apt2", **fields)
+
+    results, requests = read_events(as_added, changed)
+
+    assert ([("cancel", "apt2")], []) == ([(each.action, each.visit_id) for each in changes_of(results)], requests)
 
 
 def test_the_contact_of_a_cancelled_appointment_is_not_fetched() -> None:
