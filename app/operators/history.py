@@ -35,7 +35,7 @@ RESULTS = {
     "cancelled": "cancelled in Review Rover",
     "deleted": "deleted from Review Rover",
     "unchanged": "nothing was sent: Review Rover had these values already",
-    "not_created": "nothing was sent: the visit was cancelled before Review Rover had it",
+    "not_created": "nothing was sent: Review Rover has no such visit, and needs none",
 }
 CONTACT_LABELS = {
     "id": "contact",

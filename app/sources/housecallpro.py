@@ -20,6 +20,7 @@ there:
 - All amounts are in cents. The amount of a job is its total without its balance; an invoice lists its payments, with
   negative amounts for refunds. A job may have several invoices: its amount is their sum, or the amount in the job if that
   is greater. A job's balance may be older than a refund, so a refund also sets the job's amount, until its next event.
+  A voided or canceled invoice collects nothing, whatever amounts it has, and counts as a refund of all of it.
 - `complete rated`: the customer has rated this job, and gets no second request.
 - No event reports a no-show. Whether a retry has a new `Api-Timestamp` is not known.
 
@@ -74,14 +75,15 @@ SETUP = """
 3. Select every `job.` event, and of the events of appointments `job.appointment.scheduled`,
    `job.appointment.rescheduled` and `job.appointment.appointment_discarded`: without the last one, a customer whose
    appointment was removed may get a review request. Select `invoice.paid`, `invoice.updated`, `invoice.amount_updated`,
-   `invoice.payment.succeeded` and `invoice.refund.succeeded`, if your list has them. Doorbell ignores the other events.
+   `invoice.payment.succeeded`, `invoice.refund.succeeded`, `invoice.voided` and `invoice.canceled`, if your list has
+   them. Doorbell ignores the other events.
 4. If retries are rejected because their time is too old, increase HOOKS__HOUSECALLPRO__TOLERANCE (seconds, default 300).
 5. With an API key (My Apps → App Store → API keys), `doorbell connect housecallpro` also lists jobs: it imports
    upcoming jobs, and finds the changes that no webhook reported; with the key of a registered application it does steps
    2 and 3, too.
 
 Customers with disabled notifications, and jobs that are already rated, get no review request. Housecall Pro sends no
-no-shows; cancel the job instead.
+no-shows; cancel the job instead. The visit of a job without a schedule waits for one, and needs attention after a day.
 """
 
 SENT_AT = "Api-Timestamp"
@@ -138,8 +140,17 @@ JOBS: dict[str, Action] = {
 DISCARDED = "job.appointment.appointment_discarded"
 APPOINTMENTS = {"job.appointment.scheduled", "job.appointment.rescheduled", DISCARDED}
 REFUND = "invoice.refund.succeeded"
-# `created`, `sent`, `voided`, `canceled` and `payment.failed` collect nothing.
-INVOICES = {"invoice.paid", "invoice.updated", "invoice.amount_updated", "invoice.payment.succeeded", REFUND}
+VOID_EVENTS = {"invoice.voided", "invoice.canceled"}
+# `created`, `sent` and `payment.failed` collect nothing, and take nothing back.
+INVOICES = {
+    "invoice.paid",
+    "invoice.updated",
+    "invoice.amount_updated",
+    "invoice.payment.succeeded",
+    REFUND,
+    *VOID_EVENTS,
+}
+VOID_STATUSES = {"voided", "canceled"}
 
 OPEN = {"needs scheduling", "scheduled", "in progress"}
 RATED = "complete rated"
@@ -247,9 +258,11 @@ def _appointment(kind: str, event: Event) -> VisitChange:
 
 
 def _invoice(kind: str, event: Event) -> list[VisitChange] | Ignored:
+    """Return the amount paid on the invoice, also if it is none: it may have been paid before."""
     invoice = event.data.at("invoice")
-    job_id, cents = invoice.at("job_id").text(), _paid(invoice)
-    if job_id is None or cents is None or (cents <= 0 and kind != REFUND):
+    is_void = kind in VOID_EVENTS or invoice.at("status").text() in VOID_STATUSES
+    job_id, cents = invoice.at("job_id").text(), 0 if is_void else _paid(invoice)
+    if job_id is None or cents is None:
         return Ignored(kind)
     change = VisitChange(
         action="update",
@@ -258,7 +271,7 @@ def _invoice(kind: str, event: Event) -> list[VisitChange] | Ignored:
         payment_id=invoice.at("id").required_text(),
         amount_collected=_money(max(cents, 0), invoice),
     )
-    return [change, replace(change, payment_id=None)] if kind == REFUND else [change]
+    return [change, replace(change, payment_id=None)] if is_void or kind == REFUND else [change]
 
 
 def _paid(invoice: Payload) -> int | None:

@@ -25,6 +25,7 @@ EVENTS = (
         )
     ),
     *(f"invoice.{name}" for name in ("paid", "updated", "amount_updated", "payment.succeeded", "refund.succeeded")),
+    *("invoice.voided", "invoice.canceled"),
 )
 TOTAL = Decimal(150)
 Row = dict[str, Any]

@@ -212,8 +212,11 @@ class DesiredVisit:
 
     @property
     def is_empty(self) -> bool:
-        """Whether the changes have no field and no contact: then there is no visit to create or to wait for."""
-        return not self.fields and self.contact == Contact()
+        """Whether the changes have no value and no contact: then there is no visit to create or to wait for.
+
+        Changes that only clear fields, such as an invoice on which nothing is paid, do not make a visit.
+        """
+        return not any(self.fields.values()) and self.contact == Contact()
 
     @property
     def has_date(self) -> bool:

@@ -26,6 +26,7 @@ class Tool(ToolModel):
         if self.status in ("user canceled", "pro canceled"):
             return [self.schedule]
         actions = [self.schedule, self.move, self.move, self.cancel, self.change, self.mute, self.pay, self.refund]
+        actions += [self.void, self.unpay]
         actions += [self.discard] if self.visit.scheduled else []
         return actions + (
             [self.reopen, self.rate] if self.status.startswith("complete") else [self.start, self.complete]
@@ -128,6 +129,24 @@ class Tool(ToolModel):
             self.collected()
             self.invoice("invoice.refund.succeeded", invoice_number)
 
+    def void(self) -> None:
+        """Void an invoice, paid or not; it keeps its amounts. The job reports it later, or never."""
+        invoice_number = self.rng.randrange(len(self.owed))
+        body = self.invoice_body(invoice_number)
+        self.owed[invoice_number] = self.totals[invoice_number]
+        self.collected()
+        kind, status = self.rng.choice((("voided", "voided"), ("canceled", "canceled"), ("updated", "voided")))
+        self.post(f"invoice.{kind}", invoice={**body, "status": status})
+
+    def unpay(self) -> None:
+        """Remove the payments of an invoice."""
+        invoice_number = self.rng.randrange(len(self.owed))
+        self.owed[invoice_number] = self.totals[invoice_number]
+        self.collected()
+        rings = [lambda: self.send("job.updated"), lambda: self.invoice("invoice.updated", invoice_number)]
+        for emit in self.rng.choice((rings, rings[::-1])):
+            emit()
+
     def collected(self) -> None:
         cents = sum(self.totals) - sum(self.owed)
         self.visit.paid = Decimal(cents) / 100 if cents else None
@@ -137,11 +156,14 @@ class Tool(ToolModel):
     notified = True
 
     def invoice(self, kind: str, invoice_number: int) -> None:
+        self.post(kind, invoice=self.invoice_body(invoice_number))
+
+    def invoice_body(self, invoice_number: int) -> dict[str, Any]:
         total, owed = self.totals[invoice_number], self.owed[invoice_number]
-        self.post(kind, invoice={
+        return {
             "id": f"invoice_{invoice_number}", "job_id": self.visit.id, "amount": total, "due_amount": owed,
             "payments": [{"status": "succeeded", "amount": total - owed}, {"status": "failed", "amount": 7}],
-        })  # fmt: skip
+        }  # fmt: skip
 
     def send(self, kind: str) -> None:
         visit, who = self.visit, self.visit.who

@@ -333,7 +333,7 @@ async def test_a_delivery_that_is_queued_or_on_hold_says_so(ledger: Ledger) -> N
         (attempt("translated"), "the record was fetched, and the event translated"),
         (attempt("ignored: record_gone"), "the event was ignored: the tool has deleted the record"),
         (attempt("ignored: estimate"), "the event was ignored: it changes no visit (estimate)"),
-        (attempt("not_created"), "nothing was sent: the visit was cancelled before Review Rover had it"),
+        (attempt("not_created"), "nothing was sent: Review Rover has no such visit, and needs none"),
         (attempt("parked: time_unknown"), "not applied: No time"),
         (attempt("parked: untranslatable: payload.uri"), "not applied: The event cannot be understood"),
         (attempt("parked"), "not applied: an operator is needed"),

@@ -112,6 +112,42 @@ def merged_visit(*events: Event) -> DesiredVisit:
     )
 
 
+def invoice_event(kind: str, minute: int, id: str, paid: int, **more: Any) -> Event:
+    """Return an event about an invoice of 245.00."""
+    payments = [{"status": "succeeded", "amount": paid}] if paid else []
+    amounts = {"amount": 24_500, "due_amount": 24_500 - paid, "payments": payments}
+    invoice = {"id": id, "job_id": "job_1", **amounts, **more}
+    return from_housecall(f"invoice.{kind}", f"2026-03-14T17:{minute:02d}:00Z", invoice=invoice)
+
+
+@each(
+    "cancels",
+    [
+        invoice_event("voided", 2, "A", 24_500, status="voided"),
+        invoice_event("canceled", 2, "A", 0, due_amount=0),
+        invoice_event("updated", 2, "A", 24_500, status="voided"),
+        invoice_event("updated", 2, "A", 0),
+    ],
+)
+def test_housecallpro_invoice_on_which_nothing_is_paid_anymore_does_not_count(cancels: Event) -> None:
+    paid, paid_again = invoice_event("paid", 1, "A", 24_500), invoice_event("paid", 3, "B", 24_500)
+
+    assert "245.00" == merged_visit(paid, cancels, paid_again).fields["amount_collected"]
+    assert merged_visit(paid, cancels).fields["amount_collected"] is None
+
+
+def test_housecallpro_void_lowers_the_amount_of_a_job_that_was_read_before_it() -> None:
+    job = housecall_job(total_amount=24_500, outstanding_balance=0)
+    paid = from_housecall("job.paid", "2026-03-14T17:01:00Z", job=job)
+
+    assert merged_visit(paid, invoice_event("voided", 2, "A", 24_500)).fields["amount_collected"] is None
+
+
+def test_housecallpro_unpaid_invoice_of_an_unknown_job_makes_no_visit() -> None:
+    assert merged_visit(invoice_event("updated", 1, "A", 0)).is_empty
+    assert merged_visit(invoice_event("voided", 1, "A", 24_500)).is_empty
+
+
 DISCARDED = from_housecall(
     "job.appointment.appointment_discarded", "2026-03-12T09:01:00Z", appointment={"id": "appt_1", "job_id": "job_1"}
 )

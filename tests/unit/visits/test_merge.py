@@ -1,6 +1,7 @@
 """Tests of the merge by the visits that it gives."""
 
 from decimal import Decimal
+from typing import Any
 
 from app.visits.change import (
     Contact,
@@ -98,6 +99,20 @@ def test_an_unmentioned_field_is_absent_and_a_cleared_field_is_none() -> None:
         "event_date": "2026-03-14T09:00:00Z",
         "amount_collected": None,
     } == visit.fields
+
+
+@each(
+    ("facts", "is_empty"),
+    [
+        ({"amount_collected": None}, True),
+        ({"payment_id": "p1", "amount_collected": None}, True),
+        ({"date_cancelled": None, "time_scheduled": None}, True),
+        ({"amount_collected": Decimal(1)}, False),
+        ({"contact": Contact(email="ada@example.com"), "amount_collected": None}, False),
+    ],
+)
+def test_changes_that_only_clear_fields_make_no_visit(facts: dict[str, Any], is_empty: bool) -> None:
+    assert is_empty == desired_of(recorded("update", 1, **facts)).is_empty
 
 
 def test_a_change_without_a_time_does_not_change_the_date_of_the_campaign() -> None:

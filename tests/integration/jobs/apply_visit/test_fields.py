@@ -56,6 +56,15 @@ async def test_a_visit_without_any_time_waits_for_one(world: World) -> None:
     assert 1 == len(world.harness.visits())
 
 
+async def test_changes_that_only_clear_fields_wait_for_nothing(world: World) -> None:
+    states = await world.apply(change(version=1, payment_id="invoice-1", amount_collected=None))
+
+    assert ["done"] == states
+    assert [] == world.harness.visits()
+    assert ["done"] == await world.apply(booked(version=2))
+    assert 1 == len(world.harness.visits())
+
+
 # The list of a day
 
 
