@@ -8,8 +8,9 @@ is a number and `clinic_guid` a uuid, in others it is the reverse: both are acce
 From the OpenAPI document of the same site, also second-hand: `appointments/{id}` and `patients/{id}` below the clinic's
 own URL, their fields, and 429 with `Retry-After`. The fetched appointment is the current state, and the time of the
 fetch orders the changes. A cancellation and a no-show have times. There is no completion: `arrived` is set before the
-treatment. An archived appointment was removed; it is assumed that it did not take place. Access tokens last five
-minutes, and refresh tokens half an hour, unless they were requested with the scope `offline_access`.
+treatment. An archived appointment was removed; it is assumed that it did not take place. A time that is `reserved` is
+no visit, even with a patient: it is ignored when it is booked and in a list, and cancels the visit otherwise. Access
+tokens last five minutes, and refresh tokens half an hour, unless they were requested with the scope `offline_access`.
 
 From the same document: each subscription has one topic, and Jane generates a secret for each, which only the response
 to its creation has. An app can have one subscription to a topic at a clinic: Jane refuses another one (409), so the old
@@ -128,32 +129,37 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
     visit_id = f"{event.data.at('clinic_guid').required_text()}-{event.data.at('appointment_id').required_id()}"
     if event.fetched_at is None:
         raise Untranslatable("the appointment that this event refers to was not fetched")
-    order, appointment = unix_microseconds(event.fetched_at), event.record
-    if appointment is None:
-        if ACTIONS[topic] != "cancel":
-            return RECORD_GONE
+    version, appointment = unix_microseconds(event.fetched_at), event.record
+    if appointment is None and ACTIONS[topic] != "cancel":
+        return RECORD_GONE
+    if appointment is not None and _is_reserved(appointment) and ACTIONS[topic] == "create":
+        return Ignored("only reserved")
+    if appointment is None or _is_reserved(appointment):
         return [
             VisitChange(
-                action="cancel", visit_id=visit_id, version=order, date_cancelled=event_time, times_are_observed=True
+                action="cancel", visit_id=visit_id, version=version, date_cancelled=event_time, times_are_observed=True
             )
         ]
     cancelled_at, missed_at = _cancelled(appointment, topic, event_time), _missed(appointment, event_time)
+    recorded_at = _cancelled_at(appointment) if cancelled_at else appointment.at("no_show_at").time()
     starts_at = appointment.at("start_at")
     return [
         VisitChange(
             action="cancel" if cancelled_at else "create" if ACTIONS[topic] == "create" else "update",
             visit_id=visit_id,
-            version=order,
+            version=version,
             contact=_contact(event.related.get("patient", Payload(None))),
             time_scheduled=(starts_at.time() or UNSET) if cancelled_at else starts_at.required_time(),
             date_cancelled=cancelled_at,
             no_show=missed_at,
             opted_out=_opted_out(event.related.get("patient", Payload(None))),
-            times_are_observed=not (
-                _cancelled_at(appointment) if cancelled_at else appointment.at("no_show_at").time()
-            ),
+            times_are_observed=recorded_at is None,
         )
     ]
+
+
+def _is_reserved(appointment: Payload) -> bool:
+    return appointment.at("state").text() == "reserved"
 
 
 def _topic(event: Event) -> str:
@@ -297,7 +303,7 @@ def _read_listed(request: ListRequest, response: ApiResponse) -> ListedPage:
 
     def read(appointment: Payload) -> list[ListedRecord]:
         """Keep the appointment until its patient is fetched, unless it is only reserved."""
-        if appointment.at("state").text() != "reserved":
+        if not _is_reserved(appointment):
             if appointment.at("patient_id").text():
                 ids[appointment.at("patient_id").required_id()] = None
             appointments.append(appointment.value)

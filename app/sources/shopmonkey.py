@@ -5,6 +5,9 @@ From https://shopmonkey.dev/webhooks: each event has the current row, with `tabl
 `confirmationStatus`, and a `cancellationNote` if it was cancelled. `webhook-id` identifies an attempt, so repeats are
 recognized by their body.
 
+An appointment with neither a customer nor an order is blocked time. It is ignored if it never changed; otherwise the
+visit is cancelled, since its customer may have been removed.
+
 A visit has the order's id, if there is an order: an appointment that gets its order later continues under the order's
 id. The appointment has the planned time, the order has the completion and the total amount paid. `updatedDate` orders
 the rows; a deleted row does not have the time of its deletion, so the signed time is used, which is in whole seconds.
@@ -115,7 +118,7 @@ def fetch(event: Event) -> list[RecordRequest]:
 def translate(event: Event) -> list[VisitChange] | Ignored:
     match table := event.data.at("table").required_text().lower():
         case "appointment":
-            return [_appointment(event)]
+            return Ignored("blocked time") if _is_blocked(event) and _is_as_added(event) else [_appointment(event)]
         case "order":
             return _order(event)
     return Ignored(table)
@@ -123,7 +126,8 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
 
 def _appointment(event: Event) -> VisitChange:
     row, visit_id = _row(event), _row(event).at("id").required_text()
-    order_id, is_cancelled, happened_at = row.at("orderId").text(), _is_cancelled(event), _happened_at(event)
+    order_id, happened_at = row.at("orderId").text(), _happened_at(event)
+    is_cancelled = _is_cancelled(event) or _is_blocked(event)
     got_order = _operation(event) == "UPDATE" and "orderId" in _diff(event, {"orderId"})
     starts_at = row.at("startDate")
     return VisitChange(
@@ -138,6 +142,18 @@ def _appointment(event: Event) -> VisitChange:
         opted_out=_opted_out(event),
         times_are_observed=True,
     )
+
+
+def _is_blocked(event: Event) -> bool:
+    row = _row(event)
+    return not (row.at("customerId").text() or row.at("orderId").text())
+
+
+def _is_as_added(event: Event) -> bool:
+    """Return whether the row never changed, so it never was a visit."""
+    added_at = _row(event).at("createdDate").time()
+    is_unchanged = added_at is not None and added_at == _row(event).at("updatedDate").time()
+    return _operation(event) == "INSERT" or (is_unchanged and not _is_deleted(event))
 
 
 def _order(event: Event) -> list[VisitChange] | Ignored:
@@ -316,7 +332,7 @@ SUBSCRIPTION = Subscription(
 
 #: The columns that `translate`, `fetch` and `tenant_of` read.
 COLUMNS = (
-    *("id", "customerId", "orderId", "locationId", "updatedDate", "startDate", "deleted"),
+    *("id", "customerId", "orderId", "locationId", "createdDate", "updatedDate", "startDate", "deleted"),
     *("confirmationStatus", "cancelled", "canceled", "cancellationNote"),
     *("completedDate", "invoiced", "invoicedDate", "paid", "paidCostCents", "totalCostCents"),
 )
@@ -401,16 +417,12 @@ def _next_page(context: Mapping[str, Any], rows: Sequence[Payload]) -> ListReque
 
 
 def _with_customers(table: str, rows: Sequence[Payload]) -> tuple[list[ListedRecord], list[ListRequest]]:
-    """Return the rows without a customer, and requests for the customers of the others. Blocked times are skipped."""
+    """Return the rows without a customer, and requests for the customers of the others."""
     customers = [row.at("customerId").text() for row in rows]
     objects = [row.required_object() for row in rows]
     trimmed = [{name: each[name] for name in COLUMNS if name in each} for each in objects]
     with_customer = [row for row, customer in zip(trimmed, customers, strict=True) if customer]
-    without_customer = [
-        row
-        for row, customer in zip(trimmed, customers, strict=True)
-        if not customer and (row.get("orderId") or table == "order")
-    ]
+    without_customer = [row for row, customer in zip(trimmed, customers, strict=True) if not customer]
     requests = [
         _list_by_id("customer", list(dict.fromkeys(row["customerId"] for row in part)), {"of": table, "rows": part})
         for part in _parts(with_customer)

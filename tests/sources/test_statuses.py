@@ -92,6 +92,62 @@ def test_a_gohighlevel_appointment_is_a_visit_once_confirmed_and_while_it_has_a_
         assert (["a@example.com"] if is_expected else []) == emails
 
 
+# -- Shopmonkey and Jane: time that is not booked --
+
+
+def shopmonkey(operation: str, minute: int, customer: str | None, *diff: str) -> Any:
+    updated_at = f"2026-09-21T14:{minute:02d}:00Z"
+    times = {"startDate": START, "createdDate": "2026-09-21T14:00:00Z", "updatedDate": updated_at}
+    row = {"id": "apt1", "customerId": customer, "orderId": None, **times}
+    return {"operation": operation, "table": "appointment", "data": row, **({"diff": diff} if diff else {})}
+
+
+def shopmonkey_changes(*bodies: Any) -> list[VisitChange]:
+    """Return the changes of events whose customer is fetched, if they request it."""
+    tool, changes = load_sources()["shopmonkey"], list[VisitChange]()
+    for body in bodies:
+        event = event_of("shopmonkey", body)
+        if tool.fetch and tool.fetch(event):
+            event = event.with_record({"data": {"email": "a@example.com"}}, event.received_at)
+        translated = tool.translate(event)
+        changes += [] if isinstance(translated, Ignored) else translated
+    return changes
+
+
+def test_blocked_time_of_shopmonkey_is_no_visit() -> None:
+    assert [] == shopmonkey_changes(shopmonkey("INSERT", 0, None))
+    moved = shopmonkey_changes(shopmonkey("UPDATE", 1, None, "startDate"))
+    assert ["cancel"] == [change.action for change in moved]
+
+
+def test_a_shopmonkey_appointment_whose_customer_is_removed_is_cancelled_until_it_has_one() -> None:
+    booked, removed = shopmonkey("INSERT", 0, "cus1"), shopmonkey("UPDATE", 1, None, "customerId")
+    again = shopmonkey("UPDATE", 2, "cus1", "customerId")
+
+    assert [] == review_requests("shopmonkey", shopmonkey_changes(booked, removed))
+    assert [("a@example.com", START)] == review_requests("shopmonkey", shopmonkey_changes(booked, removed, again))
+
+
+def jane(topic: str, state: str, fetched_minute: int) -> list[VisitChange] | Ignored:
+    body = {"event_topic": f"APPOINTMENT_{topic}", "event_timestamp": "2026-09-21T14:00:00Z"}
+    event = event_of("jane", {**body, "appointment_id": "5", "clinic_guid": "clinic1"})
+    record, patient = {"id": 5, "start_at": START, "state": state, "patient_id": "p1"}, {"email": "a@example.com"}
+    fetched_at = datetime(2026, 9, 21, 14, fetched_minute, tzinfo=UTC)
+    return load_sources()["jane"].translate(event.with_record(record, fetched_at, {"patient": patient}))
+
+
+def test_a_reserved_time_of_jane_is_no_visit_and_cancels_one_that_it_was() -> None:
+    booked, reserved = jane("BOOKED", "booked", 1), jane("RESCHEDULED", "reserved", 2)
+
+    assert Ignored("only reserved") == jane("BOOKED", "reserved", 1)
+    assert not isinstance(booked, Ignored)
+    assert not isinstance(reserved, Ignored)
+    assert [] == review_requests("jane", [*booked, *reserved])
+
+
+# -- Workiz --
+
+
 def job(**data: Any) -> Any:
     trigger = {"type": "job_updated", "timestamp": "2026-09-21T14:00:00Z"}
     whole = {"uuid": "J1", "date": "2026-10-01 09:00:00", "clientInfo": {"email": "a@example.com"}, **data}

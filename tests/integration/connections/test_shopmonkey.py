@@ -14,6 +14,7 @@ from app.webhooks.registry import load_sources
 from app.webhooks.subscription import ApiResponse, Listing, ListRequest, Window
 from tests.integration.connections.test_listings import NOW, TOMORROW, all_visits, listed, visits
 from tests.support.cases import each
+from tests.support.listings import changes_of, read_page
 from tests.support.vendors import ConnectedTool, connected_tool
 
 SHOPMONKEY = load_sources()["shopmonkey"]
@@ -59,12 +60,13 @@ def test_customers_that_nobody_asked_for_stop_the_list() -> None:
         LISTING.read_page(request, rows({"id": "c1"}, {"id": "c2"}))
 
 
-def test_a_blocked_time_is_no_appointment() -> None:
-    assert LISTING
+def test_a_blocked_time_is_no_visit_and_an_appointment_without_its_customer_is_cancelled() -> None:
+    blocked = appointment(customerId=None, createdDate=NOW.isoformat())
+    moved = appointment(id="a2", customerId=None, createdDate=(NOW - timedelta(days=1)).isoformat())
 
-    page = LISTING.read_page(first_request(), rows(appointment(customerId=None)))
+    results, requests = read_page("shopmonkey", first_request(), {"data": [blocked, moved]})
 
-    assert ([], []) == (page.records, page.requests)
+    assert ([("cancel", "a2")], []) == ([(each.action, each.visit_id) for each in changes_of(results)], requests)
 
 
 def test_the_next_page_begins_at_the_time_of_the_last_row() -> None:
