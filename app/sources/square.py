@@ -14,7 +14,9 @@ next ACCEPTED, with a higher version, restores it. It is not documented whether 
 A customer's details have no version: they get the version of the booking, and the time of their fetch orders them.
 
 Subscriptions belong to an application: only the application's own access token can manage them; Square refuses a token
-from OAuth. So there is no OAUTH here. Square's test sends a signed event about a booking that does not exist, so it is
+from OAuth, which expires after 30 days. So there is no OAUTH here. A subscription gets the events of all sellers who
+connected the application; `merchant_id` names the seller. A listed booking does not name it: it belongs to the owner of
+the token. Square's test sends a signed event about a booking that does not exist, so it is
 not used. Square never disables a subscription, and does not report failing ones. Bookings are listed by their start, 31
 days at a time. Second-hand, from a recorded list: cancelled bookings are listed. From memory: Square refuses a longer
 period.
@@ -49,14 +51,16 @@ from app.webhooks import (
 
 SETUP = """
 1. In Square's Developer Console, open your application, Production, and copy its access token into
-   HOOKS__SQUARE__CREDENTIALS__TOKEN. With OAuth instead, the token needs APPOINTMENTS_READ and APPOINTMENTS_ALL_READ
-   (all bookings, not only those that the application made) and CUSTOMERS_READ.
+   HOOKS__SQUARE__CREDENTIALS__TOKEN. A token from OAuth is not enough: it expires after 30 days, and cannot manage
+   webhooks.
 2. Set PUBLIC_URL, because Square signs the URL. Then, in Webhooks, Subscriptions, add exactly {url}: with an additional
    slash at the end, every signature is invalid.
 3. Select only booking.created and booking.updated. Copy the signature key into HOOKS__SQUARE__SECRETS. When Square renews
    that key, the old one becomes invalid at once.
-4. For the sandbox, set HOOKS__SQUARE__API_URL to https://connect.squareupsandbox.com/v2/ and use its token and key.
-5. With the application's own access token, `doorbell connect square` does steps 2 and 3, and lists the bookings.
+4. If other sellers connected the application, Square sends their events, too: set HOOKS__SQUARE__TENANTS to the
+   `merchant_id` of yours, which is in every event.
+5. For the sandbox, set HOOKS__SQUARE__API_URL to https://connect.squareupsandbox.com/v2/ and use its token and key.
+6. With the access token, `doorbell connect square` does steps 2 and 3, and lists the bookings.
 
 Square does not send the end of an appointment, so review requests are timed from its start. Nothing links a payment to
 a booking, so visits have no amounts. Customers who unsubscribed from the seller's e-mails get no review request. The
@@ -67,6 +71,10 @@ visit of a booking without a customer (a walk-in) waits for one, and needs atten
 def _event_id(event: Event) -> str | None:
     event_id = event.data.at("event_id").value
     return event_id if isinstance(event_id, str) and event_id else None
+
+
+def _seller(event: Event) -> str | None:
+    return event.data.at("merchant_id").text()
 
 
 API_VERSION = "2025-07-16"
@@ -83,6 +91,7 @@ SOURCE = Source(
     evidence="vendor",
     retries="yes",
     repeat_key=_event_id,
+    tenant_of=_seller,
     api_url="https://connect.squareup.com/v2/",
     credentials=BearerAuth("TOKEN"),
     api_headers={"Square-Version": API_VERSION},

@@ -3,7 +3,9 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from app.webhooks.subscription import Window
+from app.connections.listing import translate_record
+from app.webhooks.registry import load_sources
+from app.webhooks.subscription import ApiResponse, Window
 from tests.support.listings import NOW, changes_of, list_requests, read_page, visits_of
 
 HOUR = timedelta(hours=1)
@@ -21,6 +23,16 @@ def booking(**fields: Any) -> dict[str, Any]:
         "customer_id": "C1",
         **fields,
     }
+
+
+def test_a_listed_booking_is_one_of_the_seller_whose_token_lists_it() -> None:
+    source, [request, *_] = load_sources()["square"], list_requests("square", WINDOW)
+    assert source.listing
+    page = source.listing.read_page(request, ApiResponse({"bookings": [booking(status="CANCELLED_BY_SELLER")]}))
+
+    [listed] = [translate_record(source, record, NOW, None, tenants=("M1",)) for record in page.records]
+
+    assert ["b1"] == [change.visit_id for change in listed.changes]
 
 
 def test_the_window_is_listed_in_periods_of_at_most_31_days_without_a_gap() -> None:
