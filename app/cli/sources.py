@@ -25,7 +25,7 @@ from app.cli.session import load_settings, load_settings_or_none, run_with_ledge
 from app.cli.tables import style, wrap
 from app.ledger.ledger import Ledger
 from app.ledger.times import iso_timestamp
-from app.operators.setup_steps import SetupStep, capabilities, new_secret, setup_steps, terms_of
+from app.operators.setup_steps import SetupStep, capabilities, new_secret, setup_steps, terms_of, with_prompt_names
 from app.settings.model import Settings
 from app.telemetry import counters
 from app.webhooks.evidence import VERIFIED_BY, Evidence
@@ -72,7 +72,9 @@ def sources(name: str | None, as_json: bool) -> None:
     url, shell_url = f"{public_url}/hooks/{name}", ""
     if source.signature.needs_secret_key:
         url, shell_url = f"the URL that `doorbell hook-url {name}` prints", f"$(doorbell hook-url {name})"
-    print_steps(setup_steps(tool, name, url, shell_url))
+    steps = setup_steps(tool, name, url, shell_url)
+    is_stored = settings is not None and settings.is_stored(name)
+    print_steps(with_prompt_names(steps, name, url) if is_stored else steps)
     click.echo()
     for line in wrap(f"{'; '.join(terms_of(source))}."):
         click.echo(line)
@@ -168,12 +170,15 @@ def generate(name: str) -> None:
 
     NAME is a source, or a hook.
     """
-    source = find_tool(name, load_settings_or_none()).definition
+    settings = load_settings_or_none()
+    source = find_tool(name, settings).definition
     secret = new_secret(source)
     if secret is None:
         exit_with(CHECK_FAILED, f"{source.title} generates its secrets itself: see `doorbell sources {name}`")
     click.echo(secret)
-    print_message(f"set it as HOOKS__{name.upper()}__SECRETS, then follow `doorbell sources {name}`")
+    is_stored = settings is not None and settings.is_stored(name)
+    use = f"run `doorbell hooks rotate {name}`" if is_stored else f"set it as HOOKS__{name.upper()}__SECRETS"
+    print_message(f"{use}, then follow `doorbell sources {name}`")
 
 
 @secrets.command("fingerprint", epilog=examples("secrets fingerprint < secret.txt"))

@@ -67,10 +67,11 @@ SETUP = """
 2. In ServiceM8, open Settings, API Keys, create a key that may read the account, jobs, the schedule, contacts and
    payments, and set it as HOOKS__SERVICEM8__CREDENTIALS__TOKEN. For a public add-on, set …__CLIENT_ID, …__CLIENT_SECRET
    and …__REFRESH_TOKEN instead. `doorbell connect servicem8` does the rest.
-3. By hand: subscribe {url} to five events, with the API key from step 2.
+3. By hand: subscribe {url} to five events, with the API key from step 2. A subscription replaces the one with the same
+   `unique_id`: if another Doorbell has a hook with this name, choose another word than doorbell.
    $ for event in job.created job.updated job.status_changed job.completed job.invoice_paid; do
        curl https://api.servicem8.com/webhook_subscriptions/event -H "X-API-Key: KEY" -d "event=$event" \\
-       -d "unique_id=doorbell-$event" --data-urlencode "callback_url={url}"; done
+       -d "unique_id=doorbell-{hook}-$event" --data-urlencode "callback_url={url}"; done
 4. If ServiceM8 disables a subscription (it may do so after 12 hours of failures), do step 3 again.
 
 ServiceM8 signs nothing: anyone who knows the URL can make Doorbell fetch a job, and nothing else. Quotes are not visits

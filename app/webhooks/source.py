@@ -22,6 +22,7 @@ See also payload.py (Payload: reading a body), app/visits/change.py (VisitChange
 handshakes.py, and fetching.py (requests for records).
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
@@ -96,7 +97,7 @@ class Source:
     signature: the scheme; `PathToken()` or `HeaderToken(…)` for tools that sign nothing.
     bearer: the scheme for senders that cannot sign. A hook may accept it instead of the signature, or in addition.
     setup: steps for the person who connects the tool: where to click, what to select, which events the tool does not
-        send. `{url}` is the hook's URL.
+        send. `{url}` is the hook's URL, `{hook}` its name.
     evidence: the weakest evidence for the facts in this source; VERIFIED_BY explains the values.
     content_encodings: the encodings that the tool may use: `gzip`. The signature covers the bytes as they are sent.
     event_name_path: the path to the event's name in the body. The name is only displayed, and may be missing. `()` for
@@ -219,9 +220,11 @@ class LoadedSource:
     oauth: OAuth | None = None
 
     def setup_for(self, hook: str, url: str) -> str:
-        """Return the setup steps of a hook, with the names of its settings and its URL."""
+        """Return the setup steps of a hook, with the names of its settings, its name in commands, and its URL."""
         steps = self.definition.setup.strip().replace(f"HOOKS__{self.name.upper()}__", f"HOOKS__{hook.upper()}__")
-        return steps.replace("{url}", url)
+        if hook != self.name:
+            steps = re.sub(rf"`doorbell connect\s+{self.name}\b", f"`doorbell connect {self.name} --hook {hook}", steps)
+        return steps.replace("{hook}", hook).replace("{url}", url)
 
 
 class InvalidSource(Exception):

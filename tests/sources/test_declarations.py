@@ -73,6 +73,22 @@ def test_the_steps_in_the_console_name_fields_and_no_variables(name: str) -> Non
 
 
 @every_source
+def test_the_steps_of_another_hook_name_it_in_commands_and_its_own_variables(name: str) -> None:
+    steps = TOOLS[name].setup_for("east_2", "https://doorbell.example.com/hooks/east_2")
+
+    connects = re.findall(r"`doorbell connect ([^`]+)`", steps)
+    assert [] == [command for command in connects if not command.startswith(f"{name} --hook east_2")]
+    assert f"HOOKS__{name.upper()}__" not in steps
+    assert "{hook}" not in steps
+
+
+def test_subscriptions_of_two_servicem8_hooks_do_not_replace_each_other() -> None:
+    first, second = (TOOLS["servicem8"].setup_for(hook, "https://doorbell.example.com") for hook in ("east", "west"))
+
+    assert ("unique_id=doorbell-east-$event" in first, "unique_id=doorbell-west-$event" in second) == (True, True)
+
+
+@every_source
 def test_every_credential_that_connects_a_tool_has_help(name: str) -> None:
     source = TOOLS[name].definition
 

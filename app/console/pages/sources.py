@@ -15,7 +15,14 @@ from app.console.context import ConsoleContext, actions, context
 from app.console.rendering import redirect, render
 from app.ledger.records import NotFound
 from app.operators.overview import HookStats, load_hooks
-from app.operators.setup_steps import capabilities, new_secret, setup_steps, terms_of
+from app.operators.setup_steps import (
+    SetupStep,
+    capabilities,
+    new_secret,
+    setup_steps,
+    terms_of,
+    with_field_names,
+)
 from app.settings.model import Hook
 from app.telemetry import counters
 from app.telemetry.connections import load_connections
@@ -80,10 +87,7 @@ async def _page(request: Request, name: str, response: dict[str, Any] | None = N
     hooks = [hook for hook in all_hooks if hook.source == name]
     names, addresses = [hook.name for hook in hooks], hook_addresses(request)
     new_hook = _new_hook(request, name, names)
-    setup = {
-        hook: setup_steps(source, hook, addresses.get(hook) or _future_address(request, source, hook))
-        for hook in ([new_hook] if new_hook else names)
-    }
+    setup = {hook: _steps(request, source, hook) for hook in ([new_hook] if new_hook else names)}
     return await render(
         request,
         "source.html",
@@ -120,6 +124,14 @@ def _new_hook(request: Request, source: str, hooks: Sequence[str]) -> str:
     name = request.query_params.get("hook", "").strip().lower()
     is_free = re.fullmatch("[a-z][a-z0-9_]{0,30}", name) and name not in context(request).settings.hooks
     return name if is_free and "__" not in name else "" if hooks else source
+
+
+def _steps(request: Request, source: LoadedSource, hook: str) -> list[SetupStep]:
+    """Return the setup steps of a hook. A stored hook has no variables: its settings are those of the form."""
+    address = hook_addresses(request).get(hook) or _future_address(request, source, hook)
+    steps = setup_steps(source, hook, address)
+    is_stored = context(request).settings.is_stored(hook)
+    return with_field_names(steps, source, hook, address) if is_stored else steps
 
 
 def _future_address(request: Request, source: LoadedSource, hook: str) -> str:

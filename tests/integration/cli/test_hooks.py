@@ -182,6 +182,22 @@ def test_a_hook_that_cannot_be_decrypted_says_so(harness: Harness) -> None:
     )
 
 
+def test_steps_and_secrets_of_a_stored_hook_name_no_variables(harness: Harness) -> None:
+    """A shell would not accept the variables of a name with a hyphen."""
+    harness.doorbell(
+        "hooks", "add", "acuity-east", "--source", "acuity", stdin=b"SECRET=a-signing-key-of-acuity-east\n"
+    )
+    harness.doorbell("hooks", "add", "standard-2", "--source", "standard", stdin=b"SECRET=whsec_c2VjcmV0LXNlY3JldA==\n")
+
+    steps = harness.doorbell("sources", "acuity-east")
+    generated = harness.doorbell("secrets", "generate", "standard-2")
+
+    assert (0, 0) == (steps.returncode, generated.returncode)
+    assert "/hooks/acuity-east" in steps.stdout
+    assert [] == [text for text in (steps.stdout, generated.stderr) if "HOOKS__" in text]
+    assert "`doorbell hooks rotate standard-2`" in generated.stderr
+
+
 def test_ring_signs_with_the_secret_of_a_stored_hook(harness: Harness) -> None:
     harness.doorbell("hooks", "add", "east", "--source", "calendly", stdin=b"SECRET=a-signing-key-of-the-hook-east\n")
     url = harness.start_web().url
