@@ -88,7 +88,8 @@ Jobber reports only the first visit of a recurring job; Doorbell fetches the oth
 series, the first visits may be missing until they are changed or completed. Jobber should report each deleted visit:
 test this once with a recurring job that you delete, and check that all of its visits are cancelled here. Clients who
 declined review requests get none: see "review requests" in a client's communication settings, which some integrations
-turn off for each client that they create. Jobber sends no no-shows; delete a visit that will not happen.
+turn off for each client that they create. Jobber sends no no-shows; delete a visit that will not happen. A visit without
+a schedule waits for one, and needs attention after a day.
 """
 
 SOURCE = Source(
