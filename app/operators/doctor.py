@@ -4,7 +4,7 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -194,7 +194,22 @@ def _hooks(settings: Settings) -> list[Check]:
                 "Connect a tool, such as `doorbell connect calendly`; or set HOOKS__<NAME>__SECRETS.",
             )
         )
-    return checks
+    return [*checks, *_shared_ids(settings)]
+
+
+def _shared_ids(settings: Settings) -> Iterator[Check]:
+    """Warn about hooks of one source that share an account, if its ids are unique only inside one system of the tool."""
+    hooks = dict[tuple[str, str], list[str]]()
+    for name, hook in settings.active_hooks.items():
+        if not hook.source.definition.ids_are_global:
+            hooks.setdefault((hook.source.name, hook.account), []).append(name)
+    for (source, account), names in hooks.items():
+        if len(names) > 1:
+            detail = (
+                f"{', '.join(sorted(names))} share the account {account}, and may have different visits with one id"
+            )
+            fix = "Give each its own Review Rover account, unless all get the events of one system."
+            yield Check(f"source {source}", "warn", detail, fix)
 
 
 def _fix(settings: Settings, hook: str, command: str, names: str) -> str:

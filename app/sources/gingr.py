@@ -46,7 +46,9 @@ SETUP = """
 
 Gingr sends a webhook when a pet is checked in or out, but not when a reservation is made, moved or cancelled. So a
 visit is created at the check-in, and its review request is timed from the check-out. There are no no-shows. Visits have
-no amounts: the invoice in the event is not signed. If Gingr sends times without an offset, set HOOKS__GINGR__TIMEZONE.
+no amounts: the invoice in the event is not signed. The number of a reservation is unique only inside one app: if you
+have several apps, give each a Review Rover account of its own. If Gingr sends times without an offset, set
+HOOKS__GINGR__TIMEZONE.
 """
 
 SOURCE = Source(
@@ -61,6 +63,7 @@ SOURCE = Source(
     evidence="second-hand",
     signature=AllOf(PathToken(), FieldsHmac("signature", (("webhook_type",), ("entity_id",), ("entity_type",)))),
     setup=SETUP,
+    ids_are_global=False,
     event_name_path=("webhook_type",),
     events_may_collide=True,  # a second check-in of the same reservation has the same signature
     required_settings=("API_URL",),

@@ -26,7 +26,8 @@ SETUP = """
    sender.
 2. The sender must POST the body that docs/standard.md shows to {url}, signed according to Standard Webhooks: `webhook-id`,
    `webhook-timestamp`, `webhook-signature`. Libraries for most languages are linked from standardwebhooks.com.
-3. Send `visit.created`, `visit.updated`, `visit.completed` and `visit.cancelled`; retry after every response that is not
+3. A `visit_id` must be unique in all systems that share a Review Rover account, also if each has a hook of its own.
+4. Send `visit.created`, `visit.updated`, `visit.completed` and `visit.cancelled`; retry after every response that is not
    2xx, with the same `webhook-id`.
 
 A sender that cannot sign (Zapier, Make, n8n) sends `Authorization: Bearer` and the secret instead, and `id` in the body:
@@ -42,6 +43,7 @@ SOURCE = Source(
     signature=StandardWebhooks(),
     bearer=BEARER,
     setup=SETUP,
+    ids_are_global=False,
     evidence="vendor",
     retries="yes",
     stored_headers=("webhook-id", "svix-id"),

@@ -5,7 +5,8 @@ it, and printed deliveries: an automation of the customer posts `trigger`, `data
 as `Authorization: Bearer …`, with another `Bearer` for each one that people typed. The state is read from `data.status`
 and not from the trigger's name, because people configure their automations freely. `uuid` does not change when a job is
 moved, and is in a job's invoices, too. `trigger.timestamp` (UTC) orders the events; `data.date` is local time. Events
-have no id; a repeat has the same meaning.
+have no id; a repeat has the same meaning. It is not known whether a `uuid`, of six characters, is unique beyond one
+account.
 
 All of it is second-hand. From memory: `In Progress` and `Done Pending Approval`. Inferred: the amount collected is
 `totalPrice` less `amountDue`. There is no status for a no-show: a sub-status of that name counts as one. A status has
@@ -25,14 +26,16 @@ from app.webhooks import MIN_CHOSEN_SECRET_BYTES, Event, HeaderToken, Ignored, P
 
 SETUP = """
 1. Make up a key of 32 random characters and set it as HOOKS__WORKIZ__SECRETS. Set HOOKS__WORKIZ__TIMEZONE to the
-   account's time zone.
+   account's time zone. The ids of jobs may not be unique beyond one Workiz account: if you have several, give each a
+   Review Rover account of its own.
 2. In Workiz, open the Automation center and create an automation for each of: job created, job rescheduled (or
    updated), job status changed, invoice paid. As its action, choose "post webhook".
 3. Paste {url}, and the key of step 1, without "Bearer", as its Auth key.
 
 Workiz signs nothing: only the key authenticates the sender. A job is completed when its status is Done. For no-shows,
 create a sub-status with the name "No show". Some triggers do not include the client: at least one event of a job must
-have it. Workiz does not send opt-outs.
+have it. The visit of a job without a date waits for one, and needs attention after a day. Workiz does not send
+opt-outs.
 """
 
 SOURCE = Source(
@@ -41,6 +44,7 @@ SOURCE = Source(
     evidence="none",
     signature=HeaderToken("Authorization", prefix="Bearer ", min_length=MIN_CHOSEN_SECRET_BYTES),
     setup=SETUP,
+    ids_are_global=False,
     event_name_path=("trigger", "type"),
     required_settings=("TIMEZONE",),
 )

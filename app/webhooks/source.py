@@ -109,6 +109,8 @@ class Source:
         again, at most once a minute.
     ordered_by_arrival: the events have no time and no version, so the order of arrival orders the changes. No time is
         signed, so repeats must be recognized for longer.
+    ids_are_global: whether an id belongs to one visit in all accounts of the tool, or the id of a visit contains the
+        account. If not, two hooks of this source in one Review Rover account may have different visits with one id.
     tenant_of: returns the tool's account that the event is from, for tools where one hook may get events of several
         accounts. With the setting TENANTS, events of other accounts are ignored.
     required_settings: the settings that the hook needs.
@@ -143,6 +145,7 @@ class Source:
     repeat_key: Callable[[Event], str | None] | None = None
     events_may_collide: bool = False
     ordered_by_arrival: bool = False
+    ids_are_global: bool = True
     tenant_of: Callable[[Event], str | None] | None = None
     required_settings: tuple[RequiredSetting, ...] = ()
     stored_headers: tuple[str, ...] = ()

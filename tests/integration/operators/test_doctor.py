@@ -108,6 +108,25 @@ async def test_a_short_secret_is_a_warning(redis: Redis, setting: str) -> None:
     ]
 
 
+def hook_of(source: str, name: str, **settings: str) -> dict[str, str]:
+    secret = "a-secret-of-thirty-two-characters" if source != "standard" else "whsec_c2VjcmV0LXNlY3JldC1zZWNyZXQ="
+    given = {"SOURCE": source, "SECRETS": secret, "TIMEZONE": "UTC", **settings}
+    return {f"HOOKS__{name.upper()}__{setting}": value for setting, value in given.items()}
+
+
+async def test_hooks_whose_ids_may_be_equal_are_a_warning_if_they_share_an_account(redis: Redis) -> None:
+    west = hook_of("workiz", "west")
+    own_account = {"VISITS_API_TOKEN": "another-token"}
+
+    shared = await checks(redis, **west, **hook_of("workiz", "east"))
+    separate = await checks(redis, **west, **hook_of("workiz", "east", **own_account))
+    global_ids = await checks(redis, **hook_of("calendly", "one"), **hook_of("calendly", "two"))
+
+    assert "warn" == shared["source workiz"].result
+    assert "east, west share the account main" in shared["source workiz"].detail
+    assert ("source workiz" in separate, "source calendly" in global_ids) == (False, False)
+
+
 async def test_the_url_of_the_platform_is_shown(redis: Redis) -> None:
     assert "https://bell.fly.dev" == (await checks(redis, FLY_APP_NAME="bell"))["public_url"].detail
     assert "warn" == (await checks(redis))["public_url"].result
