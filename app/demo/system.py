@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -29,11 +29,11 @@ from app.webhooks.specimens import sign_headers
 
 #: The hooks of the demo, besides `standard`, and the additional hooks with --all.
 SOURCES, MORE_SOURCES = ("calendly", "calcom", "acuity"), ("zoom", "housecallpro")
-WEB_READY_TIMEOUT_S = 30.0
+READY_TIMEOUT_S = 30.0
 
 
 class NotStarted(Exception):
-    """The web process ended or did not become ready. The argument is its log."""
+    """The web or the worker process ended or did not become ready. The argument names it, with its log."""
 
 
 class System:
@@ -109,14 +109,22 @@ class System:
 
     def _start_web_and_worker(self, stack: ExitStack) -> None:
         started = time.monotonic()
-        log = stack.enter_context((self.folder / "log").open("wb"))
-        stack.enter_context(process("worker", env=self.env, log=log))
-        web = stack.enter_context(process("web", "--port", str(self._web_port), env=self.env, log=log))
-        url = f"{self.web_url}/readyz"
-        wait_until(lambda: web.poll() is not None or self._is_up(url), WEB_READY_TIMEOUT_S)
-        if not self._is_up(url):
-            raise NotStarted((self.folder / "log").read_text("utf-8", "replace").strip())
+        worker = self._start_logged(stack, "worker")
+        web = self._start_logged(stack, "web", "--port", str(self._web_port))
+        self._wait_for("web", web, lambda: self._is_up(f"{self.web_url}/readyz"))
+        self._wait_for("worker", worker, lambda: self._doorbell("worker", "--check").returncode == 0)
         _report("web + worker", f"{self.web_url}, ready in {time.monotonic() - started:.1f} s")
+
+    def _start_logged(self, stack: ExitStack, command: str, *arguments: str) -> subprocess.Popen[bytes]:
+        log = stack.enter_context((self.folder / f"{command}.log").open("wb"))
+        return stack.enter_context(process(command, *arguments, env=self.env, log=log))
+
+    def _wait_for(self, command: str, running: subprocess.Popen[bytes], is_ready: Callable[[], bool]) -> None:
+        """Wait until a process is ready. Raise NotStarted if it ends before."""
+        is_over = wait_until(lambda: running.poll() is not None or is_ready(), READY_TIMEOUT_S)
+        if not is_over or running.poll() is not None:
+            log = (self.folder / f"{command}.log").read_text("utf-8", "replace").strip()
+            raise NotStarted(f"the process {command} is not ready:\n{log}")
 
     def _is_up(self, url: str) -> bool:
         try:
@@ -156,9 +164,11 @@ class System:
         self.http.delete(f"{self.sandbox_url}/_sandbox/faults")
 
     def failures(self) -> list[dict[str, Any]]:
-        command = [sys.executable, "-m", "app", "failures", "--json"]
-        result = subprocess.run(command, env={**os.environ, **self.env}, capture_output=True, text=True)
-        return [json.loads(line) for line in result.stdout.splitlines()]
+        return [json.loads(line) for line in self._doorbell("failures", "--json").stdout.splitlines()]
+
+    def _doorbell(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        command = [sys.executable, "-m", "app", *arguments]
+        return subprocess.run(command, env={**os.environ, **self.env}, capture_output=True, text=True)
 
 
 @contextmanager

@@ -62,3 +62,17 @@ def test_a_wrong_setting_is_reported_at_once(tmp_path: Path) -> None:
     assert "PUBLIC_URL" in ran.stderr
     assert "Traceback" not in ran.stderr
     assert [] == list(tmp_path.iterdir())
+
+
+def test_a_worker_that_cannot_start_is_reported_with_its_log(tmp_path: Path) -> None:
+    broken = tmp_path / "arq" / "__init__.py"  # only the worker imports it
+    broken.parent.mkdir()
+    broken.write_text("raise RuntimeError('this installation of arq is broken')")
+    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    env.pop("REDIS_URL", None)
+
+    ran = run_process([sys.executable, "-m", "app", "demo"], env, 40)
+
+    assert 3 == ran.returncode
+    assert "the process worker is not ready" in ran.stderr
+    assert "this installation of arq is broken" in ran.stderr
