@@ -103,14 +103,14 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
     visit_id = _appointment_id(event)
     if event.fetched_at is None:
         raise Untranslatable("the appointment that this event refers to was not fetched")
-    order, record = unix_microseconds(event.fetched_at), event.record
+    version, record = unix_microseconds(event.fetched_at), event.record
     if record is None:
         if action != "cancel":
             return RECORD_GONE
         gone_at = event.fetched_at
         return [
             VisitChange(
-                action=action, visit_id=visit_id, version=order, date_cancelled=gone_at, times_are_observed=True
+                action=action, visit_id=visit_id, version=version, date_cancelled=gone_at, times_are_observed=True
             )
         ]
     cancelled = _cancelled(record, action)
@@ -122,7 +122,7 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
         VisitChange(
             action=action,
             visit_id=visit_id,
-            version=order,
+            version=version,
             contact=_contact(record),
             time_scheduled=record.at("datetime").required_time(event.zone),
             amount_collected=_amount(record),

@@ -24,7 +24,18 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from app.visits.change import UNSET, Contact, VisitChange, attendee_visit_id, unix_microseconds
-from app.webhooks import Event, Ignored, PartlyTranslatable, PathToken, Payload, Source, Untranslatable
+from app.webhooks import (
+    NO_ATTENDEE_ID,
+    Event,
+    Ignored,
+    PartlyTranslatable,
+    PathToken,
+    Payload,
+    Source,
+    Untranslatable,
+    attendee_key,
+    split_name,
+)
 
 SETUP = """
 1. Set HOOKS__APPOINTLET__SECRETS to a word that you choose, and SECRET_KEY to 32 random characters or more. Restart.
@@ -56,7 +67,6 @@ LEFT_EVENTS = {"attendee.cancelled", "attendee.canceled", "attendee.declined"}
 
 LEGACY = "a booking of a legacy account, whose webhooks are not supported"
 NOBODY_LISTED = "a meeting was cancelled, and the event does not list its attendees"
-NO_ATTENDEE_ID = "an attendee has neither an e-mail address nor an id"
 #: An activity this soon after the creation of its meeting is the booking that created it.
 CREATED_WITHIN = timedelta(minutes=1)
 
@@ -84,7 +94,7 @@ def _meeting(event: Event, kind: str, meeting: Payload) -> list[VisitChange]:
         time_scheduled=(start.time(event.zone) or UNSET) if is_cancelled else start.required_time(event.zone),
         date_cancelled=happened_at if is_cancelled else None,
     )
-    by_key = {key: attendee for attendee in attendees if (key := _key(attendee))}
+    by_key = {key: attendee for attendee in attendees if (key := attendee_key(attendee))}
     is_alone = len(by_key) == len(attendees) == 1
     creates_meeting = kind == "meeting.scheduled" and is_alone and _creates_meeting(happened_at, meeting)
     changes = [
@@ -103,7 +113,7 @@ def _meeting(event: Event, kind: str, meeting: Payload) -> list[VisitChange]:
         # The meeting's id is an alias of the visit of an only attendee, so the changes of that visit outrank a
         # cancellation of the meeting's id. None of them sets no_show.
         raise PartlyTranslatable(NOBODY_LISTED, [replace(base, no_show=happened_at)])
-    if not all(map(_key, attendees)):
+    if not all(map(attendee_key, attendees)):
         raise PartlyTranslatable(NO_ATTENDEE_ID, changes)
     return changes
 
@@ -115,7 +125,7 @@ def _creates_meeting(happened_at: datetime, meeting: Payload) -> bool:
 
 
 def _attendee_change(event: Event, attendee: Payload, has_left: bool) -> VisitChange:
-    meeting_id, key = _id(attendee.at("meeting")), _key(attendee)
+    meeting_id, key = _id(attendee.at("meeting")), attendee_key(attendee)
     if not meeting_id:
         raise attendee.at("meeting").unexpected("the meeting that the attendee left")
     if not key:
@@ -136,16 +146,10 @@ def _id(reference: Payload) -> str | None:
     return reference.at("id").text() if isinstance(reference.value, dict) else reference.text()
 
 
-def _key(attendee: Payload) -> str | None:
-    """Return what identifies an attendee within a meeting: the address, else the id."""
-    email = (attendee.at("email").text() or "").lower()
-    return email if "@" in email else attendee.at("id").text()
-
-
 def _contact(attendee: Payload) -> Contact:
     first, last = attendee.at("first_name").text(), attendee.at("last_name").text()
     if not (first or last):
-        first, last = [*(attendee.at("name").text() or "").rsplit(maxsplit=1), None, None][:2]
+        first, last = split_name(attendee.at("name").text())
     return Contact(
         email=attendee.at("email").text(),
         first_name=first,

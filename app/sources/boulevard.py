@@ -37,10 +37,10 @@ import hmac
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Literal
 
-from app.visits.change import UNSET, Action, Contact, VisitChange, unix_microseconds
+from app.visits.change import UNSET, Action, Contact, VisitChange, format_time, unix_microseconds
 from app.webhooks import (
     RECORD_GONE,
     SECONDS_AFTER_LAST_COLON,
@@ -433,10 +433,10 @@ query ($id: ID!) {
 def _list_appointments(window: Window, account: Payload) -> Iterator[ListRequest]:
     """Yield the lists of each location: appointments in the window, and new ones after it."""
     context = {"business": account.at("data", "business", "id").text()}
-    queries = [f"startAt >= '{_utc(window.since)}' AND startAt < '{_utc(window.until)}'"]
+    queries = [f"startAt >= '{format_time(window.since)}' AND startAt < '{format_time(window.until)}'"]
     if window.changed_since:
-        created = f"createdAt >= '{_utc(window.changed_since)}'"
-        queries.append(f"{created} AND startAt >= '{_utc(window.until)}'")
+        created = f"createdAt >= '{format_time(window.changed_since)}'"
+        queries.append(f"{created} AND startAt >= '{format_time(window.until)}'")
     for edge in account.at("data", "locations", "edges"):
         location = edge.at("node", "id").required_text()
         for query in queries:
@@ -485,10 +485,6 @@ def _listed(node: Payload, event: str, request: ListRequest, response: ApiRespon
         "data": {"node": node.value},
     }
     return ListedRecord(node.at("id").required_text(), body)
-
-
-def _utc(time: datetime) -> str:
-    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 LISTING = Listing(

@@ -73,8 +73,10 @@ from app.webhooks import (
     Target,
     Untranslatable,
     Window,
+    iso_milliseconds,
     minor_units,
     read_records,
+    split_name,
 )
 
 SETUP = """
@@ -126,7 +128,8 @@ NO_CONTACT = "an attendee has neither an e-mail address nor a phone number"
 def translate(event: Event) -> list[VisitChange] | Ignored:
     event_type = event.data.at("triggerEvent").required_text()
     booking = event.data if event_type == "MEETING_ENDED" and not event.data.at("payload") else event.data.at("payload")
-    translated = _seats(event, event_type, booking) if _has_seats(booking) else _booking(event, event_type, booking)
+    translate_kind = _seat_changes if _has_seats(booking) else _booking_changes
+    translated = translate_kind(event, event_type, booking)
     if isinstance(translated, Ignored):
         return translated
     missing_information = _missing_information(event_type, booking)
@@ -147,7 +150,7 @@ def _missing_information(event_type: str, booking: Payload) -> str | None:
     return NO_CONTACT if needs_address and _has_unidentified_attendee(booking) else None
 
 
-def _booking(event: Event, event_type: str, booking: Payload) -> list[VisitChange] | Ignored:
+def _booking_changes(event: Event, event_type: str, booking: Payload) -> list[VisitChange] | Ignored:
     match event_type:
         case "BOOKING_CREATED":
             return [replace(_current_booking(event), action="create", date_cancelled=None, no_show=None)]
@@ -170,7 +173,7 @@ def _booking(event: Event, event_type: str, booking: Payload) -> list[VisitChang
         case "BOOKING_NO_SHOW_UPDATED":
             return _no_show_marks(event, booking)
         case "MEETING_ENDED":
-            return _ended(booking)
+            return _ended_changes(booking)
     return Ignored(event_type)
 
 
@@ -191,7 +194,7 @@ def _current_booking(event: Event) -> VisitChange:
     )
 
 
-def _ended(booking: Payload) -> list[VisitChange]:
+def _ended_changes(booking: Payload) -> list[VisitChange]:
     """Return two changes with two times: the booking, and its end."""
     visit_id, ended_at = booking.at("uid").required_text(), booking.at("endTime").required_time()
     payments = list(booking.at("payment")) if booking.at("paid").boolean() else []
@@ -277,12 +280,12 @@ def _has_seats(booking: Payload) -> bool:
     return any(seat_fields) or any(attendee.at("bookingSeat").value for attendee in booking.at("attendees"))
 
 
-def _seats(event: Event, event_type: str, booking: Payload) -> list[VisitChange] | Ignored:
+def _seat_changes(event: Event, event_type: str, booking: Payload) -> list[VisitChange] | Ignored:
     match event_type:
         case "BOOKING_CREATED":
-            return [*_seats_created(event, booking), _cancel_booking_visit(event, booking)]
+            return [*_created_seat_changes(event, booking), _cancel_booking_visit(event, booking)]
         case "BOOKING_RESCHEDULED":
-            return [*_moved(event, booking), _cancel_booking_visit(event, booking)]
+            return [*_moved_seat_changes(event, booking), _cancel_booking_visit(event, booking)]
         case "BOOKING_CANCELLED" | "BOOKING_REJECTED":
             seats, uid, happened_at = _holders(booking), booking.at("uid").required_text(), _happened_at(event)
             return [
@@ -305,7 +308,7 @@ def _seats(event: Event, event_type: str, booking: Payload) -> list[VisitChange]
     return Ignored(event_type)
 
 
-def _seats_created(event: Event, booking: Payload) -> Iterator[VisitChange]:
+def _created_seat_changes(event: Event, booking: Payload) -> Iterator[VisitChange]:
     """Return a create for the new holder of a seat, and an update for the others."""
     seats = _holders(booking)
     seat_id, booker = booking.at("attendeeSeatId").text(), _lower(_response(booking, "email"))
@@ -317,7 +320,7 @@ def _seats_created(event: Event, booking: Payload) -> Iterator[VisitChange]:
         yield replace(change, action="create", date_cancelled=None, no_show=None) if is_new else change
 
 
-def _moved(event: Event, booking: Payload) -> Iterator[VisitChange]:
+def _moved_seat_changes(event: Event, booking: Payload) -> Iterator[VisitChange]:
     previous_uid, seats = _previous_uid(booking), _holders(booking)
     mover = _lower(booking.at("rescheduledBy").text())
     moved_by_holder = mover in [seat.address for seat in seats]
@@ -564,7 +567,7 @@ def _person(attendee: Payload, email: str | None, phone: str | None) -> Contact:
     """Return the contact of an attendee. phone: the fallback if the attendee has none."""
     first, last = attendee.at("firstName").text(), attendee.at("lastName").text()
     if not (first or last):
-        first, last = [*(attendee.at("name").text() or "").rsplit(maxsplit=1), None, None][:2]
+        first, last = split_name(attendee.at("name").text())
     return Contact(
         email=None if _lower(email).endswith(GENERATED_DOMAIN) else email,
         first_name=first,
@@ -667,11 +670,12 @@ def _list_bookings(window: Window, account: Payload) -> Sequence[ListRequest]:
     They are sorted by the time of creation, so that a booking that changes meanwhile does not move to another page.
     """
     since = window.since - LONGEST_MEETING  # a booking that began earlier may have ended since
-    host, listed = account.at("data", "id").text(), {"since": _utc(since), "until": _utc(window.until)}
+    listed = {"since": iso_milliseconds(since), "until": iso_milliseconds(window.until)}
+    host = account.at("data", "id").text()
     in_window = {"afterStart": listed["since"], "beforeEnd": listed["until"]}
     lists = [(in_window, {"host": host})]
     if window.changed_since:
-        lists.append(({"afterUpdatedAt": _utc(window.changed_since)}, {"host": host, **listed}))
+        lists.append(({"afterUpdatedAt": iso_milliseconds(window.changed_since)}, {"host": host, **listed}))
     paging, headers = {"sortCreated": "asc", "take": "100", "skip": "0"}, {"cal-api-version": "2024-08-13"}
     return [
         ListRequest(RecordRequest("bookings", params={**filters, **paging}, headers=headers), context)
@@ -781,10 +785,6 @@ def _listed_attendee(attendee: Payload) -> dict[str, Any]:
 def _no_show_payload(payload: Mapping[str, Any]) -> Mapping[str, Any]:
     no_shows = [attendee for attendee in payload["attendees"] if attendee["noShow"]]
     return {"uid": payload["uid"], "bookingUid": payload["uid"], "attendees": no_shows}
-
-
-def _utc(time: datetime) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S.000Z")
 
 
 LISTING = Listing(

@@ -39,7 +39,9 @@ from app.webhooks import (
     SubscriptionState,
     Target,
     Window,
+    phone_answer,
     read_records,
+    split_name,
 )
 
 SETUP = """
@@ -170,12 +172,8 @@ def _contact(invitee: Payload) -> Contact:
     first, last = invitee.at("first_name").text(), invitee.at("last_name").text()
     if not (first or last):
         # The form has one field for the name.
-        first, last = [*(invitee.at("name").text() or "").rsplit(maxsplit=1), None, None][:2]
+        first, last = split_name(invitee.at("name").text())
     return Contact(email=invitee.at("email").text(), first_name=first, last_name=last, phone=_phone(invitee))
-
-
-_PHONE_QUESTION = re.compile(r"phone|mobile|\bcell\b|tel[eé]fon|m[oó]vil|handynummer|whatsapp", re.IGNORECASE)
-_PHONE_NUMBER = re.compile(r"[+(]?[0-9][0-9 ()./-]{5,24}")
 
 
 def _phone(invitee: Payload) -> str | None:
@@ -183,10 +181,9 @@ def _phone(invitee: Payload) -> str | None:
     reminder = invitee.at("text_reminder_number").text()
     if reminder:
         return reminder
-    for answer_item in invitee.at("questions_and_answers"):
-        answer = answer_item.at("answer").text() or ""
-        if _PHONE_QUESTION.search(answer_item.at("question").text() or "") and _PHONE_NUMBER.fullmatch(answer):
-            return answer
+    for item in invitee.at("questions_and_answers"):
+        if number := phone_answer(item.at("question").text(), item.at("answer").text()):
+            return number
     location = invitee.at("scheduled_event", "location")
     return location.at("location").text() if location.at("type").text() == "outbound_call" else None
 

@@ -41,7 +41,15 @@ from dataclasses import replace
 from datetime import datetime
 
 from app.visits.change import UNSET, Contact, Unset, VisitChange, attendee_visit_id, unix_microseconds
-from app.webhooks import Event, Hmac, Ignored, Payload, Source, Untranslatable
+from app.webhooks import (
+    Event,
+    Hmac,
+    Ignored,
+    Payload,
+    Source,
+    Untranslatable,
+    split_name,
+)
 
 SETUP = """
 1. Set HOOKS__CRONOFY__SECRETS to your application's client secret (Cronofy's developer dashboard, Credentials). While
@@ -155,7 +163,7 @@ def _phone(request: Payload) -> str | None:
 
 
 def _contact(guest: Payload, phone: str | None = None) -> Contact:
-    first, last = [*(guest.at("display_name").text() or "").rsplit(maxsplit=1), None, None][:2]
+    first, last = split_name(guest.at("display_name").text())
     return Contact(email=guest.at("email").text(), first_name=first, last_name=last, phone=phone)
 
 

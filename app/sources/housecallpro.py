@@ -38,10 +38,10 @@ which only partners get.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal
 
-from app.visits.change import UNSET, Action, Contact, Unset, VisitChange, unix_microseconds
+from app.visits.change import UNSET, Action, Contact, Unset, VisitChange, format_time, unix_microseconds
 from app.webhooks import (
     ApiResponse,
     Event,
@@ -90,7 +90,7 @@ SENT_AT = "Api-Timestamp"
 
 
 @dataclass(frozen=True, slots=True)
-class KeyOrToken:
+class ApiKeyOrPartnerToken:
     """The key of a company or an application. The token of a partner's OAuth app needs another scheme."""
 
     names: tuple[str, ...] = ("TOKEN",)
@@ -112,7 +112,7 @@ SOURCE = Source(
     stored_headers=(SENT_AT,),
     handshake=FixedBody(b'{"foo":"bar"}', absent_header="Api-Signature"),
     api_url="https://api.housecallpro.com",
-    credentials=KeyOrToken(),
+    credentials=ApiKeyOrPartnerToken(),
     credential_help={
         "TOKEN": (
             "API key",
@@ -327,10 +327,10 @@ PAGE_SIZE = "100"
 
 def _list_jobs(window: Window, _: Payload) -> Sequence[ListRequest]:
     """Request the jobs in the window, the jobs that changed last, and the paid invoices."""
-    limits = {"scheduled_start_min": _utc(window.since), "scheduled_start_max": _utc(window.until)}
+    limits = {"scheduled_start_min": format_time(window.since), "scheduled_start_max": format_time(window.until)}
     requests = [_list("jobs", {**limits, "sort_by": "created_at", "sort_direction": "asc"})]
     if window.changed_since:
-        since = _utc(window.changed_since)
+        since = format_time(window.changed_since)
         requests.append(_list("jobs", {"sort_by": "updated_at", "sort_direction": "desc"}, {"changed_since": since}))
         paid = {"status[]": "paid", "paid_at_min": since, "sort_by": "paid_at", "sort_direction": "asc"}
         requests.append(_list("invoices", paid))
@@ -381,10 +381,6 @@ def _listed_job(job: Payload) -> ListedRecord:
 def _listed_invoice(invoice: Payload) -> ListedRecord:
     body = {"event": "invoice.paid", "event_occurred_at": invoice.at("paid_at").text(), "invoice": invoice.value}
     return ListedRecord(invoice.at("id").required_text(), body)
-
-
-def _utc(time: datetime) -> str:
-    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 LISTING = Listing(

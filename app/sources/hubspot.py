@@ -239,9 +239,13 @@ def _of_contact(event: Event, meeting_change: VisitChange, contact: str) -> Visi
 def _cancel(event: Event, contact: str, at: datetime) -> VisitChange:
     """Cancel the visit of a deleted meeting, or of a removed contact. HubSpot does not send the time of the removal."""
     assert event.fetched_at
-    order, visit_id = unix_microseconds(event.fetched_at), _visit_of(event, contact)
+    version, visit_id = unix_microseconds(event.fetched_at), _visit_of(event, contact)
     return VisitChange(
-        action="cancel", visit_id=visit_id, version=order, date_cancelled=at, times_are_observed=at == event.fetched_at
+        action="cancel",
+        visit_id=visit_id,
+        version=version,
+        date_cancelled=at,
+        times_are_observed=at == event.fetched_at,
     )
 
 

@@ -23,10 +23,10 @@ replaced.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
-from app.visits.change import UNSET, Action, Contact, Unset, VisitChange, unix_microseconds
+from app.visits.change import UNSET, Action, Contact, Unset, VisitChange, format_time, unix_microseconds
 from app.webhooks import (
     RECORD_GONE,
     ApiResponse,
@@ -274,10 +274,10 @@ PAGE_SIZE = "50"
 
 def _list_appointments(window: Window, webhooks: Payload) -> Sequence[ListRequest]:
     context = {"clinic": _clinic_guid(webhooks)}
-    starts = {"start_at[gte]": _utc(window.since), "start_at[lt]": _utc(window.until), "sort": "start_at"}
+    starts = {"start_at[gte]": format_time(window.since), "start_at[lt]": format_time(window.until), "sort": "start_at"}
     lists = [starts]
     if window.changed_since:
-        lists.append({"updated_at[gte]": _utc(window.changed_since), "sort": "updated_at"})
+        lists.append({"updated_at[gte]": format_time(window.changed_since), "sort": "updated_at"})
     return [
         ListRequest(RecordRequest("appointments", params={**params, "page[limit]": PAGE_SIZE}), context)
         for params in lists
@@ -341,10 +341,6 @@ def _listed(context: Mapping[str, Any], response: ApiResponse) -> list[ListedRec
         return [ListedRecord(id, body, appointment.value, related, f"appointments/{id}", requested_at)]
 
     return read_records((Payload(each, "appointment") for each in context["appointments"]), read)
-
-
-def _utc(time: datetime) -> str:
-    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 LISTING = Listing(

@@ -41,11 +41,11 @@ upcoming visits that Doorbell has are requested by their ids, and a missing one 
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from typing import Any
 
-from app.visits.change import UNSET, Action, Contact, Unset, VisitChange, unix_microseconds
+from app.visits.change import UNSET, Action, Contact, Unset, VisitChange, format_time, unix_microseconds
 from app.webhooks import (
     RECORD_GONE,
     ApiResponse,
@@ -140,7 +140,7 @@ fragment Fields on Visit {
     + TIMES
 )
 SERIES = "visits(last: 100%s) { nodes { ...Times } pageInfo { hasPreviousPage startCursor } }"
-CREATED = "query ($id: EncodedId!) { visit(id: $id) { ...Fields job { id " + SERIES % "" + " } } }" + VISIT
+NEW_VISIT = "query ($id: EncodedId!) { visit(id: $id) { ...Fields job { id " + SERIES % "" + " } } }" + VISIT
 EARLIER = "query ($id: EncodedId!, $before: String!) { job(id: $id) { " + SERIES % ", before: $before" + " } }" + TIMES
 QUERIES = {
     "visit": "query ($id: EncodedId!) { visit(id: $id) { ...Fields } }" + VISIT,
@@ -165,7 +165,7 @@ def fetch(event: Event) -> list[RecordRequest]:
     item, is_new = message.at("itemId"), message.at("topic").text() == "VISIT_CREATE"
     path, variables = f"{name}/{_url_safe_id(item)}", {"id": item.required_text()}
     if is_new:
-        return [RecordRequest(path, CREATED, variables, follow_up=partial(_earlier_page, _since(event)))]
+        return [RecordRequest(path, NEW_VISIT, variables, follow_up=partial(_earlier_page, _since(event)))]
     return [RecordRequest(path, QUERIES[name], variables)]
 
 
@@ -192,15 +192,16 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
     if event.fetched_at is None:
         raise Untranslatable("the record that this event refers to was not fetched")
     name, action = FETCHED[topic]
-    record, order = graphql_record(event.record, name, SOURCE.title), unix_microseconds(event.fetched_at)
+    record, version = graphql_record(event.record, name, SOURCE.title), unix_microseconds(event.fetched_at)
     if record is None:
         return RECORD_GONE
     if name == "visit":
-        visit = _visit(record, action, _url_safe_id(message.at("itemId")), order)
+        visit = _visit(record, action, _url_safe_id(message.at("itemId")), version)
         return [visit, *_later_visits(event, visit)] if action == "create" else [visit]
     visit_lists = [list(invoice.at("visits", "nodes")) for invoice in _invoices(record, name)]
     visits = {_url_safe_id(visit.at("id")): (visit, len(visits) > 1) for visits in visit_lists for visit in visits}
-    return [_visit(visit, action, id, order, is_shared) for id, (visit, is_shared) in visits.items()] or Ignored(topic)
+    changes = [_visit(visit, action, id, version, is_shared) for id, (visit, is_shared) in visits.items()]
+    return changes or Ignored(topic)
 
 
 def _message(data: Payload) -> Payload:
@@ -277,7 +278,7 @@ def _scheduled(visit: Payload) -> datetime | None:
     return ends_at or visit.at("startAt").time()
 
 
-def _visit(visit: Payload, action: Action, visit_id: str, order: int, is_shared: bool = False) -> VisitChange:
+def _visit(visit: Payload, action: Action, visit_id: str, version: int, is_shared: bool = False) -> VisitChange:
     """Return the change for a visit. is_shared: its invoice is for several visits."""
     if not isinstance(visit.value, dict):
         raise visit.unexpected("a visit")
@@ -287,7 +288,7 @@ def _visit(visit: Payload, action: Action, visit_id: str, order: int, is_shared:
     return VisitChange(
         action=action,
         visit_id=visit_id,
-        version=order,
+        version=version,
         contact=_contact(client),
         time_scheduled=_scheduled(visit),
         time_completed=visit.at("completedAt").time() or UNSET if is_complete is not False else None,
@@ -323,13 +324,13 @@ def _primary(items: Payload, name: str) -> str | None:
 
 # -- the API: https://developer.getjobber.com/docs --
 
-CREATE = """
+CREATE_WEBHOOK = """
 mutation ($topic: WebHookTopicEnum!, $url: String!) {
   webhookEndpointCreate(input: { topic: $topic, url: $url }) {
     webhookEndpoint { id topic url } userErrors { message path }
   }
 }"""
-DELETE = """
+DELETE_WEBHOOK = """
 mutation ($ids: [EncodedId!]!) {
   webhookEndpointDelete(webhookEndpointsIds: $ids) { deletedWebhookEndpoints { id } userErrors { message path } }
 }"""
@@ -338,7 +339,7 @@ UNKNOWN_ID = "unknown"
 
 
 def _subscribe(target: Target, _: Payload, events: Sequence[str]) -> RecordRequest:
-    return RecordRequest("webhookEndpointCreate", CREATE, {"topic": events[0], "url": target.url})
+    return RecordRequest("webhookEndpointCreate", CREATE_WEBHOOK, {"topic": events[0], "url": target.url})
 
 
 def _read_created(response: Payload) -> SubscriptionState:
@@ -355,7 +356,7 @@ def _read_created(response: Payload) -> SubscriptionState:
 
 
 def _unsubscribe(id: str, _: Payload) -> RecordRequest | None:
-    return None if id == UNKNOWN_ID else RecordRequest("webhookEndpointDelete", DELETE, {"ids": [id]})
+    return None if id == UNKNOWN_ID else RecordRequest("webhookEndpointDelete", DELETE_WEBHOOK, {"ids": [id]})
 
 
 def _check_account(account: Payload) -> None:
@@ -427,11 +428,14 @@ query ($first: Int!, $after: String) {
 
 def _list_visits(window: Window, account: Payload) -> Sequence[ListRequest]:
     context = {"account": account.at("data", "account", "id").text()}
-    filters: list[dict[str, Any]] = [{"startAt": {"after": _utc(window.since), "before": _utc(window.until)}}]
+    in_window = {"after": format_time(window.since), "before": format_time(window.until)}
+    filters: list[dict[str, Any]] = [{"startAt": in_window}]
     requests = []
     if window.changed_since:
-        filters.append({"completedAt": {"after": _utc(window.changed_since)}})
-        invoices = RecordRequest("invoices", INVOICES % _utc(window.changed_since), {"first": MAX_IDS, "after": None})
+        filters.append({"completedAt": {"after": format_time(window.changed_since)}})
+        invoices = RecordRequest(
+            "invoices", INVOICES % format_time(window.changed_since), {"first": MAX_IDS, "after": None}
+        )
         requests.append(ListRequest(invoices, context))
     lists = [RecordRequest("visits", VISITS, {"first": PAGE_SIZE, "after": None, "filter": each}) for each in filters]
     return [*(ListRequest(each, context) for each in lists), *requests]
@@ -492,17 +496,13 @@ def _destroyed_record(id: str, request: ListRequest, response: ApiResponse) -> L
 
 
 def _body(topic: str, id: str, request: ListRequest, response: ApiResponse) -> dict[str, Any]:
-    account, now = request.context["account"], _utc(response.requested_at)
+    account, now = request.context["account"], format_time(response.requested_at)
     return {"data": {"webHookEvent": {"topic": topic, "accountId": account, "itemId": id, "occurredAt": now}}}
 
 
 def _encoded_id(visit_id: str) -> str:
     """Return the id as Jobber writes it."""
     return visit_id.replace("-", "+").replace("_", "/") + "=" * (-len(visit_id) % 4)
-
-
-def _utc(time: datetime) -> str:
-    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 LISTING = Listing(

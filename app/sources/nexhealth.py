@@ -207,7 +207,7 @@ def translate(event: Event) -> list[VisitChange] | Ignored:
 
 def _change(event: Event, action: Action, appointment: Payload) -> VisitChange:
     changed_at = appointment.at("updated_at").time() or event.data.at("event_time").required_time()
-    is_cancelled, is_done = _is_cancelled(appointment), appointment.at("checked_out").boolean() is not False
+    is_cancelled, may_be_done = _is_cancelled(appointment), appointment.at("checked_out").boolean() is not False
     cancelled_at, done_at = appointment.at("cancelled_at").time(), appointment.at("checked_out_at").time()
     start, zone = appointment.at("start_time"), _zone(appointment) or event.zone
     return VisitChange(
@@ -220,7 +220,7 @@ def _change(event: Event, action: Action, appointment: Payload) -> VisitChange:
         time_completed=_completed(appointment, changed_at),
         date_cancelled=(cancelled_at or changed_at) if is_cancelled else None,
         no_show=changed_at if appointment.at("patient_missed").boolean() else None,
-        times_are_observed=not (is_cancelled and cancelled_at) and not (is_done and done_at),
+        times_are_observed=not (is_cancelled and cancelled_at) and not (may_be_done and done_at),
     )
 
 

@@ -54,7 +54,9 @@ from app.webhooks import (
     Target,
     Untranslatable,
     Window,
+    phone_answer,
     read_records,
+    split_name,
 )
 
 SETUP = """
@@ -140,20 +142,16 @@ def _possible_guests(info: Payload) -> list[Payload]:
 
 
 def _contact(guest: Payload, info: Payload) -> Contact:
-    first, last = [*(guest.at("name").text() or "").rsplit(maxsplit=1), None, None][:2]
+    first, last = split_name(guest.at("name").text())
     phone = _phone(info.at("additional_fields"))
     return Contact(email=guest.at("email").text(), first_name=first, last_name=last, phone=phone)
-
-
-_PHONE_FIELD = re.compile(r"phone|mobile|\bcell\b", re.IGNORECASE)
-_PHONE_NUMBER = re.compile(r"[+(]?[0-9][0-9 ()./-]{5,24}")
 
 
 def _phone(fields: Payload) -> str | None:
     """Find an answer on the booking form that looks like a phone number, in a field whose name asks for one."""
     for name, answer in fields.value.items() if isinstance(fields.value, dict) else ():
-        if isinstance(answer, str) and _PHONE_FIELD.search(name) and _PHONE_NUMBER.fullmatch(answer.strip()):
-            return answer.strip()
+        if isinstance(answer, str) and (number := phone_answer(name, answer)):
+            return number
     return None
 
 

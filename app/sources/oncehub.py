@@ -24,7 +24,7 @@ booking has the link, and its changes count. OnceHub has no OAuth.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 
 from app.visits.change import UNSET, Contact, Unset, VisitChange, unix_microseconds
@@ -46,7 +46,9 @@ from app.webhooks import (
     SubscriptionState,
     Target,
     Window,
+    iso_milliseconds,
     minor_units,
+    split_name,
 )
 
 SETUP = """
@@ -157,7 +159,7 @@ def _charged(payment: Payload) -> Decimal | Unset:
 
 def _contact(form: Payload) -> Contact | None:
     """Return None if the form is null: `attendees` has addresses, but does not show which one is the customer's."""
-    first, last = [*(form.at("name").text() or "").rsplit(maxsplit=1), None, None][:2]
+    first, last = split_name(form.at("name").text())
     phone = form.at("mobile_phone").text() or form.at("phone").text()
     return Contact(email=form.at("email").text(), first_name=first, last_name=last, phone=phone) if form else None
 
@@ -245,15 +247,14 @@ SUBSCRIPTION = Subscription(
 def _list_bookings(window: Window, account: Payload) -> Sequence[ListRequest]:
     """Request the bookings in the window, and all bookings that changed. `gt` excludes the given time."""
     just_before = timedelta(milliseconds=1)
-    in_window = {"starting_time.gt": _utc(window.since - just_before), "starting_time.lt": _utc(window.until)}
+    in_window = {
+        "starting_time.gt": iso_milliseconds(window.since - just_before),
+        "starting_time.lt": iso_milliseconds(window.until),
+    }
     filters = [in_window]
     if window.changed_since:
-        filters.append({"last_updated_time.gt": _utc(window.changed_since - just_before)})
+        filters.append({"last_updated_time.gt": iso_milliseconds(window.changed_since - just_before)})
     return [ListRequest(RecordRequest("bookings", params={**each, "limit": "100"})) for each in filters]
-
-
-def _utc(time: datetime) -> str:
-    return time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _read_listed(request: ListRequest, response: ApiResponse) -> ListedPage:
@@ -274,7 +275,7 @@ def _listed(booking: Payload) -> ListedRecord:
     body = {
         "object": "event",
         "type": f"booking.{status}",
-        "creation_time": _utc(changed_at),
+        "creation_time": iso_milliseconds(changed_at),
         "api_version": "v2",
         "data": booking.value,
     }

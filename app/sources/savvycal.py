@@ -38,6 +38,7 @@ from decimal import Decimal
 
 from app.visits.change import UNSET, Action, Contact, Unset, VisitChange, attendee_visit_id, unix_microseconds
 from app.webhooks import (
+    NO_ATTENDEE_ID,
     ApiResponse,
     BearerAuth,
     Event,
@@ -57,7 +58,9 @@ from app.webhooks import (
     SubscriptionState,
     Untranslatable,
     Window,
+    attendee_key,
     refresh_token_exchange,
+    split_name,
 )
 
 SETUP = """
@@ -191,15 +194,14 @@ NO_ATTENDEE = "the event is about an attendee of a group session, but does not n
 NO_EVENT_ID = "the event is about an attendee, but does not name the calendar event"
 NO_PREVIOUS_SESSION = "an attendee of a group session moved, and the event does not name the session that they left"
 NO_PAYER = "a payment in a group session, and the event does not name the attendee who paid"
-NO_ATTENDEE_ID = "an attendee has neither an e-mail address nor an id"
 
 
 def _group(event: Event, kind: str, booking: Payload, base: VisitChange) -> list[VisitChange]:
     """Return a change for each attendee. base: the change for all of them."""
     happened_at = _happened_at(event)
     people = [attendee for attendee in booking.at("attendees") if not attendee.at("is_organizer").boolean()]
-    by_key = {key: attendee for attendee in people if (key := _key(attendee))}
-    booker = _key(booking.at("scheduler")) if kind == "event.created" else None
+    by_key = {key: attendee for attendee in people if (key := attendee_key(attendee))}
+    booker = attendee_key(booking.at("scheduler")) if kind == "event.created" else None
     amount = _collected(kind, booking.at("payment")) if len(people) == 1 else UNSET
     changes = [
         replace(
@@ -213,7 +215,7 @@ def _group(event: Event, kind: str, booking: Payload, base: VisitChange) -> list
     ]
     if not people:
         raise booking.at("attendees").unexpected("the attendees of a group session")
-    if not all(map(_key, people)):
+    if not all(map(attendee_key, people)):
         raise PartlyTranslatable(NO_ATTENDEE_ID, changes)
     if kind == "event.checkout.completed" and len(people) > 1:
         raise PartlyTranslatable(NO_PAYER, changes)
@@ -231,7 +233,7 @@ def _attendee_changes(event: Event, kind: str, payload: Payload, booking: Payloa
             return _group(event, kind, booking, _base_change(event, kind, _state(kind, booking), booking))
         raise Untranslatable(NO_ATTENDEE)
     ids = (booking.at("id") if booking is not payload else None, payload.at("event_id"), attendee.at("event_id"))
-    event_id, key = next((text for id in ids if id and (text := id.text())), None), _key(attendee)
+    event_id, key = next((text for id in ids if id and (text := id.text())), None), attendee_key(attendee)
     if not event_id or not key or (has_joined and is_group is None):
         raise Untranslatable(NO_EVENT_ID)
     happened_at, has_left = _happened_at(event), kind in LEFT_EVENTS
@@ -252,12 +254,6 @@ def _is_not_coming(attendee: Payload) -> bool:
     return (attendee.at("response_status").text() or "").lower() in NOT_COMING
 
 
-def _key(attendee: Payload) -> str | None:
-    """Return what identifies an attendee within an event: the address, else the id."""
-    email = (attendee.at("email").text() or "").lower()
-    return email if "@" in email else attendee.at("id").text()
-
-
 # -- people --
 
 
@@ -273,7 +269,7 @@ def _contact(booking: Payload) -> Contact | None:
 def _person(guest: Payload) -> Contact:
     first, last = guest.at("first_name").text(), guest.at("last_name").text()
     if not (first or last):
-        first, last = [*(guest.at("display_name").text() or "").rsplit(maxsplit=1), None, None][:2]
+        first, last = split_name(guest.at("display_name").text())
     return Contact(
         email=guest.at("email").text(), first_name=first, last_name=last, phone=guest.at("phone_number").text()
     )

@@ -81,7 +81,7 @@ booking) has no time before it is Completed. If that takes more than a day, the 
 
 
 @dataclass(frozen=True, slots=True)
-class KeyOrToken:
+class ApiKeyOrAddOnToken:
     """An API key of the account, or the token of an add-on."""
 
     @property
@@ -116,7 +116,7 @@ SOURCE = Source(
     signed_handshake=EchoField(("challenge",), match=(("mode",), "subscribe")),
     required_settings=("TIMEZONE",),
     api_url="https://api.servicem8.com/api_1.0/",
-    credentials=KeyOrToken(),
+    credentials=ApiKeyOrAddOnToken(),
     token_exchange=refresh_token_exchange("https://go.servicem8.com/oauth/access_token"),
 )
 

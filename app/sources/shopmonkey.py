@@ -29,7 +29,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -52,6 +52,7 @@ from app.webhooks import (
     SubscriptionState,
     Target,
     Window,
+    iso_milliseconds,
     standard_webhooks_key,
     text_key,
 )
@@ -342,15 +343,13 @@ MAX_IDS = 50
 
 def _list_rows(window: Window, account: Payload) -> Sequence[ListRequest]:
     """Request the appointments in the window, and the rows that changed."""
-    requests = [_list_period("appointment", "startDate", _utc(window.since), _utc(window.until))]
+    requests = [
+        _list_period("appointment", "startDate", iso_milliseconds(window.since), iso_milliseconds(window.until))
+    ]
     if window.changed_since:
-        since = _utc(window.changed_since)
+        since = iso_milliseconds(window.changed_since)
         requests += [_list_period(table, "updatedDate", since, "") for table in ("appointment", "order")]
     return requests
-
-
-def _utc(time: datetime) -> str:
-    return time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _list_period(table: str, column: str, since: str, until: str, skip: int = 0) -> ListRequest:

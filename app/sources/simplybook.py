@@ -30,6 +30,7 @@ from app.webhooks import (
     Source,
     TokenExchange,
     Untranslatable,
+    split_name,
 )
 
 SETUP = """
@@ -142,7 +143,7 @@ def _missing_booking(event: Event) -> Ignored:
 
 
 def _contact(booking: Payload) -> Contact:
-    first, last = [*(booking.at("client_name").text() or "").rsplit(maxsplit=1), None, None][:2]
+    first, last = split_name(booking.at("client_name").text())
     return Contact(
         email=booking.at("client_email").text(),
         first_name=first,

@@ -25,9 +25,9 @@ period.
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
-from app.visits.change import UNSET, Action, Contact, Unset, VisitChange, unix_microseconds
+from app.visits.change import UNSET, Action, Contact, Unset, VisitChange, format_time, unix_microseconds
 from app.webhooks import (
     ApiResponse,
     BearerAuth,
@@ -262,7 +262,7 @@ def _list_bookings(window: Window, _: Payload) -> Sequence[ListRequest]:
     requests = []
     while start < window.until:
         end = min(start + LONGEST_PERIOD, window.until)
-        params = {"start_at_min": _utc(start), "start_at_max": _utc(end), "limit": "100"}
+        params = {"start_at_min": format_time(start), "start_at_max": format_time(end), "limit": "100"}
         requests.append(ListRequest(RecordRequest("bookings", params=params), context))
         start = end
     return requests
@@ -322,10 +322,6 @@ def _listed(booking: Payload, response: ApiResponse) -> ListedRecord:
     customer = response.at("responses", customer_id)
     record = customer.value if customer.at("customer") else None
     return ListedRecord(id, body, record, path=f"customers/{customer_id}")
-
-
-def _utc(time: datetime) -> str:
-    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 LISTING = Listing(

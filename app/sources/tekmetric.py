@@ -130,10 +130,10 @@ def _total(event: Event, payment: VisitChange) -> list[VisitChange]:
     if not event.record or not event.fetched_at:
         return []
     updated_at, paid = event.record.at("updatedDate").time(UTC), _paid(event.record)
-    order = unix_microseconds(updated_at) if updated_at else payment.version
+    version = unix_microseconds(updated_at) if updated_at else payment.version
     observed_at = unix_microseconds(event.fetched_at)
     return (
-        [replace(payment, version=order, observed_at_us=observed_at, payment_id=None, amount_collected=paid)]
+        [replace(payment, version=version, observed_at_us=observed_at, payment_id=None, amount_collected=paid)]
         if paid is not UNSET
         else []
     )

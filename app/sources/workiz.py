@@ -89,9 +89,9 @@ def _invoice(event: Event, kind: str) -> list[VisitChange] | Ignored:
         return Ignored(kind)
     if not invoice.at("uuid"):
         return Ignored("an invoice without a job")
-    visit_id, order = invoice.at("uuid").required_text(), unix_microseconds(_happened_at(event))
+    visit_id, version = invoice.at("uuid").required_text(), unix_microseconds(_happened_at(event))
     payment = invoice.at("id").text()
-    return [VisitChange(action="update", visit_id=visit_id, version=order, payment_id=payment, amount_collected=paid)]
+    return [VisitChange(action="update", visit_id=visit_id, version=version, payment_id=payment, amount_collected=paid)]
 
 
 def _counts(payment: Payload) -> bool:

@@ -24,11 +24,20 @@ a cancellation (`scheduled_event.status`, several in `invitee_counters.total`, n
 and is parked.
 """
 
-import re
 from dataclasses import replace
 
 from app.visits.change import UNSET, Contact, VisitChange, attendee_visit_id, unix_microseconds
-from app.webhooks import Event, Hmac, Ignored, PartlyTranslatable, Payload, SignField, Source, Untranslatable
+from app.webhooks import (
+    Event,
+    Hmac,
+    Ignored,
+    PartlyTranslatable,
+    Payload,
+    SignField,
+    Source,
+    Untranslatable,
+    phone_answer,
+)
 
 SETUP = """
 1. In the Zoom App Marketplace, Develop, build an app for your account (general or server-to-server) with the scopes to
@@ -171,16 +180,11 @@ def _contact(booking: Payload) -> Contact:
     )
 
 
-_PHONE_QUESTION = re.compile(r"phone|mobile|\bcell\b", re.IGNORECASE)
-_PHONE_NUMBER = re.compile(r"[+(]?[0-9][0-9 ()./-]{5,24}")
-
-
 def _phone(booking: Payload) -> str | None:
     """Find the answer to a question about a phone number on the booking form; Zoom sends each answer as a list."""
-    for answer_item in booking.at("questions_and_answers"):
-        values = answer_item.at("answer")
-        for answer in values if isinstance(values.value, list) else [values]:
-            text = answer.text() or ""
-            if _PHONE_QUESTION.search(answer_item.at("question").text() or "") and _PHONE_NUMBER.fullmatch(text):
-                return text
+    for item in booking.at("questions_and_answers"):
+        answers = item.at("answer")
+        for answer in answers if isinstance(answers.value, list) else [answers]:
+            if number := phone_answer(item.at("question").text(), answer.text()):
+                return number
     return None

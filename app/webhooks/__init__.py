@@ -12,10 +12,12 @@ from app.webhooks.fetching import (
     RecordRequest,
     RequestAuth,
     TokenExchange,
+    iso_milliseconds,
     refresh_token_exchange,
 )
 from app.webhooks.handshakes import EchoField, EchoQuery, FixedBody, SignField
 from app.webhooks.payload import THREE_DECIMAL_CURRENCIES, Payload, Untranslatable, minor_units
+from app.webhooks.people import NO_ATTENDEE_ID, attendee_key, phone_answer, split_name
 from app.webhooks.signatures.combined import AllOf, FieldsHmac, FirstPresent
 from app.webhooks.signatures.hmac import Hmac, StandardWebhooks, base64_key, standard_webhooks_key, text_key
 from app.webhooks.signatures.jwt import Jwt
@@ -47,6 +49,7 @@ from app.webhooks.subscription import (
 __all__ = [
     "ISO_8601",
     "MIN_CHOSEN_SECRET_BYTES",
+    "NO_ATTENDEE_ID",
     "RECORD_GONE",
     "SECONDS_AFTER_LAST_COLON",
     "THREE_DECIMAL_CURRENCIES",
@@ -89,11 +92,15 @@ __all__ = [
     "TokenExchange",
     "Untranslatable",
     "Window",
+    "attendee_key",
     "base64_key",
     "graphql_record",
+    "iso_milliseconds",
     "minor_units",
+    "phone_answer",
     "read_records",
     "refresh_token_exchange",
+    "split_name",
     "standard_webhooks_key",
     "text_key",
 ]

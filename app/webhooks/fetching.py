@@ -3,6 +3,7 @@
 import base64
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, NamedTuple, Protocol
 
 from app.webhooks.payload import Payload
@@ -157,6 +158,11 @@ class TokenExchange:
     is_basic_auth: bool = False
     token_path: tuple[str, ...] = ("access_token",)
     default_ttl_s: float = 3_000
+
+
+def iso_milliseconds(time: datetime) -> str:
+    """Format a time in UTC with milliseconds and `Z`, as the parameters of many APIs have it."""
+    return time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def refresh_token_exchange(url: str) -> TokenExchange:

@@ -19,9 +19,13 @@ MAX_WORD_CHARS = 60
 
 @cache
 def _texts_of(source: str) -> frozenset[str]:
-    """Return the texts in the code of a source, without docstrings and SETUP, which have several lines."""
-    tree = ast.parse(files(SOURCES).joinpath(f"{source}.py").read_text(encoding="utf-8"))
-    texts = (node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str))
+    """Return the texts in the code of a source, without docstrings and SETUP, which have several lines.
+
+    The words of the questions that ask for a phone number are in people.py, for all sources.
+    """
+    modules = files(SOURCES).joinpath(f"{source}.py"), files("app.webhooks").joinpath("people.py")
+    nodes = (node for module in modules for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))))
+    texts = (node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str))
     return frozenset(text for text in texts if text and "\n" not in text)
 
 
