@@ -276,7 +276,7 @@ class VisitRun(TaskRun):
         contact_id: set when recreating a deleted visit. A cancelled visit is recreated too, so that the result does not
         depend on batching; after an opt-out none is created.
         """
-        if desired.opted_out or (desired.is_cancelled and not contact_id) or desired.is_empty:
+        if desired.opted_out or ((desired.is_cancelled or desired.is_empty) and not contact_id):
             return "not_created"
         if not desired.has_date:
             raise MissingFact("time_unknown")
