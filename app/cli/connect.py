@@ -234,6 +234,8 @@ def _report_import(connected: Connected) -> None:
         print_message(
             f"a worker stores {listing.imported}: `doorbell catch-up {connected.hook.name} --dry-run` shows what is missing"
         )
+    if connected.advice:
+        print_message(connected.advice)
 
 
 async def _wait_for_delivery(ledger: Ledger, hook: str, since_ms: int) -> None:

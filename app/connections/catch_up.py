@@ -2,7 +2,7 @@
 
 A listed appointment becomes a delivery of our own with the changes that its webhook would have, so it merges like any other:
 a second or late catch-up is safe. Creating a visit can start a review request. Therefore appointments that began before
-`since` are stored only if Doorbell has their visit.
+`since` are stored only if Doorbell has their visit. A catch-up that no person planned goes back MAX_AUTOMATIC at most.
 """
 
 import time
@@ -33,6 +33,7 @@ from app.ledger.moves import moving_hooks
 from app.ledger.records import DeliveryInfo, NewDelivery, RecordOutdated
 from app.settings.model import Hook
 from app.telemetry.logs import log
+from app.telemetry.silence import delivery_times
 from app.visits.client import ClientError, Unauthorized, VisitsApiError
 from app.webhooks.delivery import Delivery
 from app.webhooks.fetching import RecordRequest
@@ -44,14 +45,19 @@ from app.webhooks.subscription import ListRequest, Refused
 HORIZON = timedelta(days=366)
 #: Before the moment at which a connection was last healthy, some webhooks may already have been lost.
 OVERLAP = timedelta(hours=1)
+#: A longer outage is for a person to decide on: the customers of all its appointments may be asked for a review.
+MAX_AUTOMATIC = timedelta(days=7)
 #: How long a worker works on one catch-up before the next one, and the number of queued visits that makes it wait.
 TURN_S, MAX_QUEUED = 20.0, 200
 DAY_MS = 86_400_000
+#: The cause of a catch-up that a person planned.
+OPERATOR = "operator"
 NOT_CONFIGURED = "the hook, its list or its credentials are no longer configured"
 FIRST_RETRY_S, MAX_RETRY_S, MAX_FAILED_ATTEMPTS = 10, 3_600, 30
 
 
 def store_of(context: CallContext) -> CatchUps:
+    """Return the catch-ups. Without SECRET_KEY, a token of the Visits API encrypts them: all processes have it."""
     settings = context.settings
     return CatchUps(context.ledger.redis, settings.secret_key or sorted(settings.tokens.values())[:1] or ["unset"])
 
@@ -79,11 +85,82 @@ def new_catch_up(
 
 
 async def default_since(context: CallContext, hook: str) -> datetime:
-    """Return since when webhooks may have been missed: the connection's last healthy moment, with an overlap; else now."""
-    state = await ConnectionStates(context.ledger.redis).get(hook)
-    if not state.healthy_at_ms:
-        return datetime.now(UTC)
-    return datetime.fromtimestamp(state.healthy_at_ms / 1000, UTC) - OVERLAP
+    """Return since when webhooks may have been missed: the connection's last healthy moment, with an overlap; else now.
+
+    If the tool cannot be asked, its newest webhook shows when the connection was healthy.
+    """
+    redis, subscription = context.ledger.redis, context.settings.source_for(hook).subscription
+    state = await ConnectionStates(redis).get(hook)
+    healthy_at_ms = state.healthy_at_ms
+    if state.connected_at_ms and not (subscription and subscription.can_ask):
+        webhooks_ms = [int(time * 1000) for time in await delivery_times(redis, hook)]
+        healthy_at_ms = max([healthy_at_ms, *(each for each in webhooks_ms if each >= state.connected_at_ms)])
+    return _time(healthy_at_ms) - OVERLAP if healthy_at_ms else datetime.now(UTC)
+
+
+async def start(context: CallContext, catch_up: CatchUp) -> CatchUp:
+    """Store a catch-up for a worker. It replaces the newest one of its hook, and lists what that one did not."""
+    store = store_of(context)
+    while True:
+        replaced_id = await store.stored_id(catch_up.slot)
+        started = with_reach_of(catch_up, await store.get(catch_up.hook))
+        if await store.replace(started, replaced_id):
+            return started
+
+
+def with_reach_of(catch_up: CatchUp, before: CatchUp | None) -> CatchUp:
+    """Return the catch-up so that it lists what an unfinished or failed one before it would have listed.
+
+    One of an operator is not widened by another of an operator. A failed one may have failed because it went back too far.
+    """
+    if before is None or before.status in ("done", "cancelled") or catch_up.cause == before.cause == OPERATOR:
+        return catch_up
+    earliest_ms = 0 if before.is_open else catch_up.requested_at_ms - _ms(MAX_AUTOMATIC)
+    since_ms, changed_since_ms = (max(earliest_ms, each) for each in (before.since_ms, before.changed_since_ms))
+    return _noting_missed(
+        replace(
+            catch_up,
+            since_ms=min(catch_up.since_ms, since_ms),
+            changed_since_ms=min(catch_up.changed_since_ms, changed_since_ms),
+        ),
+        *(each for each in (catch_up.missed_since_ms, before.missed_since_ms, before.since_ms) if each),
+    )
+
+
+async def start_automatic(
+    context: CallContext, hook: str, missed_since: datetime, requested_by: str, cause: str
+) -> CatchUp:
+    """Start a catch-up that no person planned. missed_since: since when webhooks may have been missed."""
+    catch_up = new_catch_up(hook, missed_since, requested_by, cause)
+    earliest_ms, missed_since_ms = catch_up.requested_at_ms - _ms(MAX_AUTOMATIC), catch_up.since_ms
+    if missed_since_ms < earliest_ms:
+        catch_up = replace(catch_up, since_ms=earliest_ms, changed_since_ms=earliest_ms)
+        log.warning("catch_up_shortened", hook=hook, cause=cause, missed_since=f"{missed_since:%Y-%m-%dT%H:%M:%SZ}")
+    return await start(context, _noting_missed(catch_up, missed_since_ms))
+
+
+def _noting_missed(catch_up: CatchUp, *missed_since_ms: int) -> CatchUp:
+    earliest_ms = min(missed_since_ms, default=0)
+    return replace(catch_up, missed_since_ms=earliest_ms if earliest_ms < catch_up.since_ms else 0)
+
+
+def advice_about(catch_up: CatchUp) -> str:
+    """Return the sentence about what an automatic catch-up does not list; empty if it lists everything."""
+    if not catch_up.missed_since_ms:
+        return ""
+    missed_since, since = (f"{_time(ms):%Y-%m-%d}" for ms in (catch_up.missed_since_ms, catch_up.since_ms))
+    return (
+        f"what was missed between {missed_since} and {since} is not listed automatically: plan it with "
+        f"`doorbell catch-up {catch_up.hook} --since {missed_since}`"
+    )
+
+
+def _ms(duration: timedelta) -> int:
+    return int(duration.total_seconds() * 1000)
+
+
+def _time(ms: int) -> datetime:
+    return datetime.fromtimestamp(ms / 1000, UTC)
 
 
 class CatchUpRunner:
@@ -120,18 +197,18 @@ class CatchUpRunner:
             newest, now_ms = await store.get(name), self._context.ledger.redis.now_ms()
             is_due = newest is None or (not newest.is_open and newest.requested_at_ms < now_ms - DAY_MS)
             if is_due and await take_turn(self._context.ledger.redis, f"{keys.CATCH_UP}{name}:daily:lock", TURN_S):
-                since = (
-                    datetime.fromtimestamp(newest.requested_at_ms / 1000, UTC) - OVERLAP
-                    if newest
-                    else datetime.now(UTC)
-                )
-                await store.save(new_catch_up(name, since, "Doorbell", "daily"))
+                listed_up_to_ms = await store.listed_up_to_ms(name)
+                since = _time(listed_up_to_ms) - OVERLAP if listed_up_to_ms else datetime.now(UTC)
+                await start_automatic(self._context, name, since, "Doorbell", "daily")
 
     async def _run(self, slot: str) -> None:
         store, settings, name = store_of(self._context), self._context.settings, slot.removesuffix(PLAN)
         catch_up = await store.get(slot)
-        if catch_up is None or not catch_up.is_open:
-            await (store.save(catch_up) if catch_up else store.remove(slot))  # cancelled, or unreadable
+        if catch_up is None:  # it has expired, or only a process with another SECRET_KEY can read it
+            await store.remove(slot, "")
+            return
+        if not catch_up.is_open:
+            await store.save(catch_up)  # it is cancelled
             return
         if not self._is_configured(name):
             await store.save(ended(catch_up, "failed", NOT_CONFIGURED))
@@ -141,10 +218,11 @@ class CatchUpRunner:
         hook = settings.hook(name)
         try:
             await self._continue(hook, catch_up)
-        except (ClientError, Unauthorized, Refused, Untranslatable, CredentialsMissing, VisitsApiError) as error:
-            current = await store.get(slot) or catch_up
-            now_ms = self._context.ledger.redis.now_ms()
-            await store.save(after_error(current, error, hook.source.definition.title, now_ms))
+        except (Refused, Untranslatable, CredentialsMissing, VisitsApiError) as error:
+            current = await store.get(slot)
+            if current and current.id == catch_up.id:
+                now_ms = self._context.ledger.redis.now_ms()
+                await store.save(after_error(current, error, hook.source.definition.title, now_ms))
 
     def _is_configured(self, name: str) -> bool:
         settings = self._context.settings
@@ -157,28 +235,34 @@ class CatchUpRunner:
         if catch_up.status == "queued":
             requests = await lister.start()
             catch_up = replace(catch_up, status="running", remaining=[encode_request(each) for each in requests])
-            await store.save(catch_up)
+            if not await store.save(catch_up):
+                return  # a newer one replaces it, or the hook was disconnected
         async for listed, remaining in lister.pages([decode_request(each) for each in catch_up.remaining]):
             for each, result in listed:
                 if result == "changed" and not catch_up.is_plan:
                     await self._store(hook, catch_up, each)
             catch_up = counted(catch_up, listed, remaining)
             current = await store.get(catch_up.slot)
-            if current is None or current.id != catch_up.id:
-                return  # a newer one replaces it
-            if not current.is_open:
+            if current and current.id == catch_up.id and not current.is_open:
                 await store.save(ended(catch_up, "cancelled"))
                 return
             if not self._is_configured(hook.name):
                 await store.save(ended(catch_up, "failed", NOT_CONFIGURED))
                 return
-            if not remaining:
-                catch_up = ended(catch_up, "done")
-            await store.save(catch_up)
-            if time.monotonic() > deadline or await self._has_backlog():
+            if not await store.save(catch_up):
                 return
-        if not catch_up.remaining and catch_up.is_open:
-            await store.save(ended(catch_up, "done"))
+            if remaining and (time.monotonic() > deadline or await self._has_backlog()):
+                return
+        await self._end(catch_up)
+
+    async def _end(self, catch_up: CatchUp) -> None:
+        """Store that everything was listed, and up to when, if it began where an automatic one would have begun."""
+        store = store_of(self._context)
+        before_ms = await store.listed_up_to_ms(catch_up.hook)
+        begin_ms = max(before_ms, catch_up.requested_at_ms - _ms(MAX_AUTOMATIC))
+        is_complete = not before_ms or max(catch_up.since_ms, catch_up.changed_since_ms) <= begin_ms
+        is_listed = is_complete and not catch_up.is_plan
+        await store.save(ended(catch_up, "done"), catch_up.requested_at_ms if is_listed else 0)
 
     async def _store(self, hook: Hook, catch_up: CatchUp, listed: ListedChanges) -> None:
         """Store a delivery of our own. The same record of the same catch-up is stored once."""

@@ -4,10 +4,19 @@ import time
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from app.connections.catch_up import can_list, default_since, new_catch_up, plan, store_of
+from app.connections.catch_up import (
+    OPERATOR,
+    can_list,
+    default_since,
+    new_catch_up,
+    plan,
+    start,
+    store_of,
+    with_reach_of,
+)
 from app.connections.connector import NotSubscribable
 from app.connections.context import CallContext
-from app.ledger.catch_ups import PLAN, CatchUp, CatchUpResult
+from app.ledger.catch_ups import CatchUp, CatchUpResult, slots_of
 from app.ledger.records import NotFound
 from app.operators.actions import Actions
 from app.settings.model import Hook
@@ -51,28 +60,28 @@ class CatchUpRequests:
     async def plan(self, name: str, since: datetime | None) -> CatchUpPlan:
         """List everything and store nothing. Raises VisitsApiError, Refused, CredentialsMissing."""
         hook = self._hook(name)
-        since = since or await default_since(self._context, name)
-        catch_up = new_catch_up(name, since, self._actions.actor_name, "operator")
-        counts, new_past = await plan(self._context, hook, catch_up)
+        wanted = with_reach_of(await self._new(name, since), await self.get(name))
+        counts, new_past = await plan(self._context, hook, wanted)
         assert hook.source.listing
+        since = datetime.fromtimestamp(wanted.since_ms / 1000, UTC)
         return CatchUpPlan(since, counts, new_past, hook.source.listing.records)
 
     async def start(self, name: str, since: datetime | None) -> CatchUp:
         """Store a catch-up for a worker. It replaces an unfinished one."""
         self._hook(name)
-        since = since or await default_since(self._context, name)
-        catch_up = new_catch_up(name, since, self._actions.actor_name, "operator")
-        await self._actions.record("started catch-up", f"{name} since {since:%Y-%m-%dT%H:%M:%SZ}")
-        await store_of(self._context).save(catch_up)
-        return catch_up
+        wanted = await self._new(name, since)
+        target = f"{name} since {datetime.fromtimestamp(wanted.since_ms / 1000, UTC):%Y-%m-%dT%H:%M:%SZ}"
+        await self._actions.record("started catch-up", target)
+        return await start(self._context, wanted)
 
     async def start_plan(self, name: str, since: datetime | None) -> CatchUp:
         """Let a worker list everything and store nothing, because listing may take long."""
         self._hook(name)
+        return await start(self._context, replace(await self._new(name, since), is_plan=True))
+
+    async def _new(self, name: str, since: datetime | None) -> CatchUp:
         since = since or await default_since(self._context, name)
-        catch_up = replace(new_catch_up(name, since, self._actions.actor_name, "operator"), is_plan=True)
-        await store_of(self._context).save(catch_up)
-        return catch_up
+        return new_catch_up(name, since, self._actions.actor_name, OPERATOR)
 
     async def start_planned(self, name: str, plan_id: str, typed: str) -> CatchUp:
         """Start what a plan has counted. typed: the number of visits of the past that it would create or change.
@@ -91,14 +100,15 @@ class CatchUpRequests:
         if finished_plan.new_past and typed.strip() != str(finished_plan.new_past):
             raise PlanNotConfirmed("The number that you typed does not match. Nothing was started.")
         started = await self.start(name, datetime.fromtimestamp(finished_plan.since_ms / 1000, UTC))
-        await store_of(self._context).remove(finished_plan.slot)
+        await store_of(self._context).remove(finished_plan.slot, finished_plan.id)
         return started
 
     async def get(self, name: str) -> CatchUp | None:
         return await store_of(self._context).get(name)
 
     async def get_plan(self, name: str) -> CatchUp | None:
-        return await store_of(self._context).get(f"{name}{PLAN}")
+        _, slot = slots_of(name)
+        return await store_of(self._context).get(slot)
 
     async def cancel(self, name: str) -> bool:
         """Cancel the plan and the catch-up of a hook. Return False if neither is unfinished."""

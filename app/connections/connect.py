@@ -4,17 +4,17 @@ import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from secrets import token_urlsafe
 from typing import Any
 
-from app.connections.catch_up import can_list, default_since, new_catch_up, store_of
+from app.connections.catch_up import advice_about, can_list, default_since, start_automatic
 from app.connections.connector import Connector, Subscribed, connection_lock, describe
 from app.connections.context import CallContext, ToolContext
 from app.connections.stored_hooks import StoredHooks
 from app.connections.tokens import tokens_of
 from app.ledger import keys
-from app.ledger.catch_ups import PLAN
-from app.ledger.connection_states import ConnectionState, ConnectionStates
+from app.ledger.connection_states import UNHEALTHY, ConnectionState, ConnectionStates, remove_connection
 from app.ledger.ids import is_listed
 from app.ledger.ledger import Ledger
 from app.ledger.records import NotFound
@@ -64,7 +64,7 @@ class Connected:
 
     subscribed: None if the tool has no API for subscriptions, so that a person does the steps. refusal: why this account
     cannot use that API. new_secret: the secret that this person enters at the tool, if it was just generated.
-    is_importing: a worker will store the upcoming appointments.
+    is_importing: a worker will store the upcoming appointments. advice: what it does not store of the past; or empty.
     """
 
     hook: Hook
@@ -74,6 +74,7 @@ class Connected:
     subscribed: Subscribed | None = None
     new_secret: str = field(default="", repr=False)
     is_importing: bool = False
+    advice: str = ""
     refusal: str = ""
 
 
@@ -124,6 +125,8 @@ class Connections:
         before = settings.environment_hooks.get(name) or settings.stored_hooks.get(name)
         wanted = self._wanted(request)
         hook = _as_hook(settings, name, wanted)
+        if before is None:
+            await remove_connection(self._context.ledger.redis, name)  # of a hook that has left the environment
         url = settings.hook_url(hook)
         connector = Connector(_with_hook(self._context, name, wanted), _with_access_token(hook, request.tokens))
         account_name, account_id = await self._check_account(connector, request, source)
@@ -153,12 +156,11 @@ class Connections:
         account_id = account_id or last_state.account_id
         await self._states.save(replace(state, connected_by=self._actions.actor_name, account_id=account_id))
         await self._actions.record("connected tool", f"{name}: {_summary(subscribed)}")
-        was_unseen = not last_state.connected_at_ms or last_state.state == "credentials_expired"
-        is_importing = can_list(hook) and bool(subscribed.created or was_unseen)
-        if is_importing:
-            catch_up = new_catch_up(name, since, self._actions.actor_name, "connected")
-            await store_of(self._context).save(catch_up)
-        return Connected(hook, url, account_name, account_id, subscribed, is_importing=is_importing)
+        was_unseen = not last_state.connected_at_ms or last_state.state in UNHEALTHY
+        connected = Connected(hook, url, account_name, account_id, subscribed)
+        if can_list(hook) and (was_unseen or subscribed.has_sent_nothing):
+            return await self._import(connected, since)
+        return connected
 
     async def _by_hand(self, connected: Connected) -> Connected:
         """Store the connection of a hook whose webhooks a person sets up, and import the upcoming appointments once.
@@ -174,9 +176,13 @@ class Connections:
             await self._states.save(state)
             return connected
         await self._states.save(replace(state, account_name=connected.account_name, connected_at_ms=now_ms))
-        since = await default_since(self._context, hook.name)
-        await store_of(self._context).save(new_catch_up(hook.name, since, self._actions.actor_name, "connected"))
-        return replace(connected, is_importing=True)
+        return await self._import(connected, await default_since(self._context, hook.name))
+
+    async def _import(self, connected: Connected, since: datetime) -> Connected:
+        """Let a worker store the upcoming appointments, and what was missed since then."""
+        actor = self._actions.actor_name
+        catch_up = await start_automatic(self._context, connected.hook.name, since, actor, "connected")
+        return replace(connected, is_importing=True, advice=advice_about(catch_up))
 
     async def _check_account(
         self, connector: Connector, request: ConnectRequest, source: LoadedSource
@@ -242,9 +248,7 @@ class Connections:
                 "disconnected tool",
                 f"{name}: {len(ids)} {'subscription' if len(ids) == 1 else 'subscriptions'} deleted",
             )
-            await self._states.remove(name)
-            for slot in (name, f"{name}{PLAN}"):
-                await store_of(self._context).remove(slot)
+            await remove_connection(self._context.ledger.redis, name)
             if settings.is_stored(name):
                 await self._stored.remove(name, self._actions)
         return ids

@@ -51,11 +51,15 @@ OUTAGES = (VisitsApiError, LockContended)
 
 @dataclass(frozen=True, slots=True)
 class Subscribed:
-    """What `Connector.ensure_subscriptions` did. The hook now has the adopted and the created subscriptions."""
+    """What `Connector.ensure_subscriptions` did. The hook now has the adopted and the created subscriptions.
+
+    has_sent_nothing: whether one of them is new, or was disabled.
+    """
 
     adopted: tuple[SubscriptionState, ...]
     created: tuple[SubscriptionState, ...]
     deleted: tuple[SubscriptionState, ...]
+    has_sent_nothing: bool = False
 
     @property
     def subscriptions(self) -> tuple[SubscriptionState, ...]:
@@ -177,7 +181,8 @@ class Connector:
         if not (missing and self.declaration.is_url_unique):
             await self.delete(leftover)
         leftover += await self.delete_outdated()
-        return Subscribed(tuple(adopted), tuple(created), tuple(leftover))
+        has_sent_nothing = bool(created) or not all(each.is_active for each in matching)
+        return Subscribed(tuple(adopted), tuple(created), tuple(leftover), has_sent_nothing)
 
     async def remove(self) -> list[str]:
         """Delete our subscriptions, and return their ids."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from random import uniform
 
-from app.connections.catch_up import can_list, default_since, new_catch_up, store_of
+from app.connections.catch_up import advice_about, can_list, default_since, start_automatic
 from app.connections.connect import MAX_SECRETS, can_call, healthy_state
 from app.connections.connector import (
     Connector,
@@ -21,7 +21,7 @@ from app.connections.context import CallContext
 from app.connections.stored_hooks import StoredHooks
 from app.connections.tool_api import CredentialsMissing
 from app.connections.turns import Turns
-from app.ledger.connection_states import ConnectionState, ConnectionStates, Health
+from app.ledger.connection_states import UNHEALTHY, ConnectionState, ConnectionStates, Health, remove_connection
 from app.ledger.locks import LockContended
 from app.ledger.moves import moving_hooks
 from app.ledger.records import NotFound
@@ -110,6 +110,8 @@ class Guard:
         wait_s = self._context.settings.connection_check_s * uniform(*JITTER)
         try:
             after = await self._examine(hook, before)
+            if after.state == "healthy":
+                after = await self._catch_up(hook, after)
         except NotSubscribable as error:  # PUBLIC_URL is not set
             log.warning("connection_check_failed", hook=hook.name, reason=str(error))
             after = replace(before, detail=str(error))
@@ -129,6 +131,10 @@ class Guard:
             log.warning("connection_check_failed", hook=hook.name, reason=detail)
             after = replace(before, detail=detail)
         after = replace(after, next_check_ms=self._now_ms() + int(wait_s * 1000))
+        await self._stored.refresh()
+        if hook.name not in self._context.settings.hooks:  # it was removed meanwhile
+            await remove_connection(self._context.ledger.redis, hook.name)
+            return after
         await self._states.save(after)
         if after.state != before.state:
             await self._report(before, after)
@@ -195,7 +201,7 @@ class Guard:
     async def _repair(
         self, hook: Hook, connector: Connector, before: ConnectionState, problem: Health
     ) -> ConnectionState:
-        """Subscribe again, if Doorbell had subscribed before, and catch up from the last healthy moment.
+        """Subscribe again, if Doorbell had subscribed before. Its state is stored first: see `_catch_up`.
 
         problem: "degraded" if the tool sends what the hook rejects, because it signs with another secret.
         """
@@ -209,7 +215,6 @@ class Guard:
                 advice = f"{create.get(problem, '')}set HOOKS__{hook.name.upper()}__SECRETS to its secret"
             return replace(before, state=problem, detail=f"{finding}: {advice}", checked_at_ms=self._now_ms())
         log.warning("connection_lost", hook=hook.name, state=problem)
-        since = await default_since(self._context, hook.name)
         if before.state != problem:
             await self._actions.record("noticed connection state", f"{hook.name}: {problem}")
         current = await self._states.get(hook.name)
@@ -218,12 +223,25 @@ class Guard:
         await self._keep_secrets(hook, subscribed)
         was = "it signed with another secret" if problem == "degraded" else f"it was {problem}"
         await self._actions.record("repaired connection", f"{hook.name}: {was}")
-        if can_list(hook):
-            await store_of(self._context).save(new_catch_up(hook.name, since, self._actions.actor_name, "repaired"))
         at = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
         after = self._healthy(hook, connector, before, subscribed)
         action = "was subscribed again" if subscribed.created else "its secret was stored"
         return replace(after, detail=f"{was}, and {action} at {at}")
+
+    async def _catch_up(self, hook: Hook, after: ConnectionState) -> ConnectionState:
+        """Catch up from the last healthy moment, if the stored state is an unhealthy one.
+
+        The state is stored until a check sees it healthy: after an interrupted repair, and after one at the tool.
+        """
+        stored = await self._states.get(hook.name)
+        if stored.state not in UNHEALTHY or not can_list(hook):
+            return after
+        since = await default_since(self._context, hook.name)
+        catch_up = await start_automatic(self._context, hook.name, since, self._actions.actor_name, "repaired")
+        advice = advice_about(catch_up)
+        if advice:
+            await self._actions.record("noticed connection state", f"{hook.name}: healthy, but {advice}")
+        return replace(after, detail="; ".join(filter(None, (after.detail, advice))))
 
     async def _renew(self, hook: Hook, connector: Connector, before: ConnectionState) -> ConnectionState:
         subscribed = await connector.ensure_subscriptions(lasts_until=self._renew_before())

@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from app.ledger import keys
+from app.ledger.connection_states import remove_connection
 from app.ledger.connections import MAX_HOOK_BYTES, MAX_STORED_HOOKS, EncryptedHooks
 from app.ledger.redis import Redis, RedisUnavailable
 from app.operators.hooks import LoadedHooks, load_stored_hooks
@@ -170,11 +171,12 @@ class StoredHooks:
         )
 
     async def remove(self, name: str, actions: "Actions") -> None:
-        """Remove a stored hook, also one that cannot be used. Raises SettingsError if there is none."""
+        """Remove a stored hook, also one that cannot be used, and its connection. Raises SettingsError if there is none."""
         account = self._settings.accounts.get(name, "")
         await self._write(name, None, actions, "removed hook", name)
         if name not in self._settings.environment_hooks:
             await self._redis.commands(("DEL", f"{keys.TOKEN}{name}"))
+            await remove_connection(self._redis, name)
         if await self._redis.command("GET", f"{keys.MOVE_HOOK}{name}") == b"moved":
             # A hook of this name that is added again is not the one that moved to another cell.
             marks = [

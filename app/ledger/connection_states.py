@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 import orjson
 
 from app.ledger import keys
+from app.ledger.catch_ups import remove_catch_ups
 from app.ledger.redis import Redis
 
 #: MEANINGS explains them.
@@ -75,8 +76,11 @@ class ConnectionStates:
     async def save(self, state: ConnectionState) -> None:
         await self._redis.command("HSET", keys.CONNECTIONS, state.hook, orjson.dumps(asdict(state)))
 
-    async def remove(self, hook: str) -> None:
-        await self._redis.command("HDEL", keys.CONNECTIONS, hook)
+
+async def remove_connection(redis: Redis, hook: str) -> None:
+    """Remove the state of a connection and its catch-ups: a hook that gets this name later has another past."""
+    await redis.command("HDEL", keys.CONNECTIONS, hook)
+    await remove_catch_ups(redis, hook)
 
 
 def _decode(hook: bytes, value: bytes) -> ConnectionState:

@@ -31,6 +31,8 @@ ALONE, LAST_DONE, METRICS = "bell:alone", "bell:last-done", "bell:metrics"
 MOVE, MOVE_HOOK, MOVE_ARRIVALS = "bell:move:", "bell:move-hook:", "bell:move-arrivals:"
 #: + name, period and digits: a list of an index (`buckets.py`). + name: its periods.
 INDEX, INDEX_PERIODS = "bell:index:", "bell:index-periods:"
+#: + hook: its newest catch-up; + `:plan`: its newest plan. The hooks with an unfinished one.
+CATCH_UP, OPEN_CATCH_UPS = "bell:catch-up:", "bell:catch-ups"
 WORKERS, PEOPLE, ATTEMPTS_CHANNEL = "bell:workers", "bell:people:", "bell:attempts"
 
 # Only Python uses these.
@@ -45,8 +47,6 @@ TOKEN = "bell:token:"
 OAUTH = "bell:oauth:"
 #: The states of the connections, by hook; + colon, hook and `:lock`: which process works on a connection.
 CONNECTIONS = "bell:connections"
-#: + hook: its newest catch-up; + `:plan`: its newest plan. The hooks with an unfinished one.
-CATCH_UP, OPEN_CATCH_UPS = "bell:catch-up:", "bell:catch-ups"
 WORKER = "bell:worker:"
 HOURLY = "bell:hourly:"
 SECRET_USED = "bell:secret-used:"
@@ -67,7 +67,7 @@ CHECK_CHANNEL = "bell:check"
 OPEN_OPERATIONS = "bell:operations:open"
 CLEANUP = "bell:cleanup"
 #: The version of the keys and their contents. A process that reads another one does not start.
-SCHEMA, SCHEMA_VERSION = "bell:schema", 5
+SCHEMA, SCHEMA_VERSION = "bell:schema", 6
 WRITE_MARK = "bell:write-mark"
 #: + number: whether commands see what a script has written.
 SHARD_PROBE = "bell:shard-probe:"
@@ -215,14 +215,15 @@ KEY_KINDS = (
         "bell:connections",
         "permanent",
         "the state of the connection of each hook: the tool's ids of its subscriptions, and when it was checked",
-        "until the hook is disconnected",
+        "until the hook is disconnected or removed",
         title="Connections",
     ),
     KeyKind("bell:catch-up:*:lock", "expires", "which worker catches up for a hook", _SHORT),
     KeyKind(
         "bell:catch-up:*",
         "expires",
-        "the newest catch-up of a hook, or its newest plan: its progress, and the remaining requests, encrypted",
+        "the newest catch-up of a hook, or its newest plan: its progress and remaining requests, encrypted; up to when all "
+        "changes were listed",
         "30 days after its last step",
         title="Catch-ups",
         personal_data="none after it ends; until then, parts of appointments in the remaining requests",

@@ -15,7 +15,7 @@ import hiredis
 
 from app.ledger import buckets, keys, scripts
 from app.ledger.batches import batched
-from app.ledger.catch_ups import PLAN
+from app.ledger.catch_ups import slots_of
 from app.ledger.connections import MAX_STORED_HOOKS
 from app.ledger.ids import TaskId, delivery_id_of, delivery_key, new_token
 from app.ledger.ledger import Ledger
@@ -399,7 +399,7 @@ class AccountData:
 
 
 def catch_up_slots(hooks: Iterable[str]) -> list[str]:
-    return [slot for hook in hooks for slot in (hook, f"{hook}{PLAN}")]
+    return [slot for hook in hooks for slot in slots_of(hook)]
 
 
 class AccountCopy:

@@ -11,13 +11,15 @@ from unittest.mock import patch
 import uvicorn
 
 from app.connections import turns
-from app.connections.connect import healthy_state
+from app.connections.connect import Connections, ConnectRequest, healthy_state
 from app.connections.connector import Connector, Subscribed, connection_lock
 from app.connections.context import ToolContext
 from app.connections.listing import ListedChanges, read_pages, translate_record
+from app.connections.stored_hooks import StoredHooks
 from app.ledger.connection_states import ConnectionStates
 from app.ledger.ledger import Ledger
 from app.ledger.redis import Redis
+from app.operators.actions import Actions, Actor
 from app.operators.setup_steps import new_secret
 from app.settings.environment import read_environment
 from app.settings.model import Hook
@@ -109,6 +111,19 @@ async def subscribed_tool(name: str, redis: Redis) -> AsyncIterator[ConnectedToo
     async with connected_tool(name, redis) as tool:
         if tool.hook.source.subscription:
             await tool.ensure_subscriptions(is_secret_new=True)
+        yield tool
+
+
+@asynccontextmanager
+async def stored_tool(name: str, redis: Redis) -> AsyncIterator[ConnectedTool]:
+    """Yield a tool that a person connected as a stored hook."""
+    async with connected_tool(name, redis) as tool:
+        stored = StoredHooks(redis, tool.context.settings)
+        actions = Actions(tool.context.ledger, tool.context.settings, Actor("ada", "operator"))
+        settings = {"api_url": str(tool.hook.settings.api_url)}
+        request = ConnectRequest(name, "east", tool.vendor.credentials, settings=settings)
+        await Connections(tool.context, stored, actions).connect(request)
+        tool.hook = tool.context.settings.hook("east")
         yield tool
 
 

@@ -168,7 +168,7 @@ def check_callers() -> None:
 
 
 #: The modules that call scripts.
-CALLERS = ("buckets.py", "connections.py", "ledger.py", "moves.py", "redis.py")
+CALLERS = ("buckets.py", "catch_ups.py", "connections.py", "ledger.py", "moves.py", "redis.py")
 
 
 def check_calls(code: str, file: str, scripts: Mapping[str, Script]) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from app.connections.catch_up import CatchUpRunner, new_catch_up, plan, store_of
+from app.connections.catch_up import CatchUpRunner, new_catch_up, plan, start, store_of
 from app.connections.catch_up_requests import CatchUpRequests
 from app.connections.connect import Connections
 from app.connections.stored_hooks import StoredHooks
@@ -44,7 +44,7 @@ async def run(tool: ConnectedTool, since: datetime | None = None) -> CatchUp:
     """Catch up as a worker does, and return the end."""
     store = store_of(tool.context)
     if since:
-        await store.save(new_catch_up(tool.hook.name, since, "ada", "operator"))
+        await start(tool.context, new_catch_up(tool.hook.name, since, "ada", "operator"))
     runner = CatchUpRunner(tool.context, StoredHooks(tool.context.ledger.redis, tool.context.settings))
     for _ in range(20):
         await runner.run_next()
@@ -157,7 +157,7 @@ async def test_a_slow_tool_does_not_delay_the_catch_ups_of_others(
 
     monkeypatch.setattr(CatchUpRunner, "_run", run_together)
     for hook in ("calendly", "east"):
-        await store_of(calendly.context).save(new_catch_up(hook, TOMORROW, "ada", "operator"))
+        await start(calendly.context, new_catch_up(hook, TOMORROW, "ada", "operator"))
     runner = CatchUpRunner(calendly.context, StoredHooks(calendly.context.ledger.redis, calendly.context.settings))
 
     await runner.run_next()
@@ -167,7 +167,7 @@ async def test_a_cancelled_catch_up_stops(calendly: ConnectedTool) -> None:
     calendly.vendor.calendar.book(TOMORROW, "coming@example.com")
     store = store_of(calendly.context)
     catch_up = new_catch_up("calendly", datetime.now(UTC), "ada", "operator")
-    await store.save(catch_up)
+    await start(calendly.context, catch_up)
     await store.cancel("calendly", catch_up.id)
 
     ended = await run(calendly)
@@ -178,7 +178,7 @@ async def test_a_cancelled_catch_up_stops(calendly: ConnectedTool) -> None:
 async def test_a_tool_that_is_down_is_asked_again_later(calendly: ConnectedTool) -> None:
     calendly.vendor.calendar.book(TOMORROW, "coming@example.com")
     calendly.vendor.faults = replace(calendly.vendor.faults, down=True)
-    await store_of(calendly.context).save(new_catch_up("calendly", datetime.now(UTC), "ada", "operator"))
+    await start(calendly.context, new_catch_up("calendly", datetime.now(UTC), "ada", "operator"))
     runner = CatchUpRunner(calendly.context, StoredHooks(calendly.context.ledger.redis, calendly.context.settings))
 
     await runner.run_next()
@@ -195,7 +195,7 @@ async def test_a_wait_is_not_longer_after_the_clock_of_redis_went_back(
 ) -> None:
     calendly.vendor.faults = replace(calendly.vendor.faults, down=True)
     store = store_of(calendly.context)
-    await store.save(new_catch_up("calendly", datetime.now(UTC), "ada", "operator"))
+    await start(calendly.context, new_catch_up("calendly", datetime.now(UTC), "ada", "operator"))
     runner = CatchUpRunner(calendly.context, StoredHooks(calendly.context.ledger.redis, calendly.context.settings))
     await runner.run_next()
     waiting = await store.get("calendly")
@@ -232,7 +232,7 @@ async def test_listed_deliveries_do_not_count_as_webhooks(calendly: ConnectedToo
 async def test_what_remains_is_encrypted(calendly: ConnectedTool, monkeypatch: pytest.MonkeyPatch) -> None:
     calendly.vendor.calendar.book(TOMORROW, "coming@example.com")
     monkeypatch.setattr("app.connections.catch_up.TURN_S", 0)
-    await store_of(calendly.context).save(new_catch_up("calendly", datetime.now(UTC), "ada", "operator"))
+    await start(calendly.context, new_catch_up("calendly", datetime.now(UTC), "ada", "operator"))
     runner = CatchUpRunner(calendly.context, StoredHooks(calendly.context.ledger.redis, calendly.context.settings))
 
     await runner.run_next()
@@ -304,10 +304,13 @@ def after_the_first_visit(
     monkeypatch.setattr(CatchUpRunner, "_store", store_and_interrupt)
 
 
-async def test_a_catch_up_of_a_hook_that_is_removed_ends(
+async def test_a_catch_up_of_a_hook_that_loses_its_credentials_ends(
     interrupted: ConnectedTool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    after_the_first_visit(monkeypatch, lambda stored, actions: stored.remove("east", actions), interrupted)
+    def remove_token(stored: StoredHooks, actions: Actions) -> Awaitable[object]:
+        return stored.change("east", {}, actions, credentials={"TOKEN": ""})
+
+    after_the_first_visit(monkeypatch, remove_token, interrupted)
 
     ended = await run(interrupted, datetime.now(UTC))
 
@@ -315,15 +318,18 @@ async def test_a_catch_up_of_a_hook_that_is_removed_ends(
     assert ("failed", problem, 1) == (ended.status, ended.problem, await visit_count(interrupted))
 
 
-async def test_a_catch_up_of_a_hook_that_is_disconnected_leaves_nothing(
-    interrupted: ConnectedTool, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("end", ["disconnect", "remove"])
+async def test_a_catch_up_of_a_hook_that_is_disconnected_or_removed_leaves_nothing(
+    interrupted: ConnectedTool, monkeypatch: pytest.MonkeyPatch, end: str
 ) -> None:
-    def disconnect(stored: StoredHooks, actions: Actions) -> Awaitable[object]:
+    def remove_hook(stored: StoredHooks, actions: Actions) -> Awaitable[object]:
+        if end == "remove":
+            return stored.remove("east", actions)
         return Connections(interrupted.context, stored, actions).disconnect("east")
 
-    after_the_first_visit(monkeypatch, disconnect, interrupted)
+    after_the_first_visit(monkeypatch, remove_hook, interrupted)
     store = store_of(interrupted.context)
-    await store.save(new_catch_up("east", datetime.now(UTC), "ada", "operator"))
+    await start(interrupted.context, new_catch_up("east", datetime.now(UTC), "ada", "operator"))
 
     await CatchUpRunner(interrupted.context, stored_hooks(interrupted)[0]).run_next()
 

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -25,7 +24,7 @@ from app.visits.change import external_id
 from app.webhooks.fetching import RecordRequest
 from app.webhooks.payload import Payload
 from app.webhooks.subscription import ApiResponse, Refused, SubscriptionPage
-from tests.support.vendors import SECRET_KEY, ConnectedTool, connected_tool
+from tests.support.vendors import SECRET_KEY, ConnectedTool, connected_tool, stored_tool
 
 TOMORROW = datetime.now(UTC).replace(minute=0, second=0, microsecond=0) + timedelta(days=1)
 
@@ -367,19 +366,6 @@ async def test_a_subscription_that_expires_late_is_left_alone(tool: ConnectedToo
 
 
 # -- secrets that the tool chooses --
-
-
-@asynccontextmanager
-async def stored_tool(name: str, redis: Redis) -> AsyncIterator[ConnectedTool]:
-    """Yield a tool that a person connected as a stored hook."""
-    async with connected_tool(name, redis) as tool:
-        stored = StoredHooks(redis, tool.context.settings)
-        actions = Actions(tool.context.ledger, tool.context.settings, Actor("ada", "operator"))
-        settings = {"api_url": str(tool.hook.settings.api_url)}
-        request = ConnectRequest(name, "east", tool.vendor.credentials, settings=settings)
-        await Connections(tool.context, stored, actions).connect(request)
-        tool.hook = tool.context.settings.hook("east")
-        yield tool
 
 
 async def check_stored(tool: ConnectedTool) -> ConnectionState:

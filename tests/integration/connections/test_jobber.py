@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from app.connections.catch_up import CatchUpRunner, Lister, new_catch_up, store_of
+from app.connections.catch_up import CatchUpRunner, Lister, new_catch_up, start
 from app.connections.connect import Connections, ConnectRequest
 from app.connections.stored_hooks import StoredHooks
 from app.ledger.redis import Redis
@@ -75,7 +75,7 @@ async def test_visits_of_an_earlier_connection_are_not_asked_for(tool: Connected
     """They may belong to another account of Jobber, in which they would be missing."""
     tool.vendor.calendar.book(NOW + timedelta(days=2))
     catch_up = new_catch_up("jobber", NOW, "ada", "operator")
-    await store_of(tool.context).save(catch_up)
+    await start(tool.context, catch_up)
     await CatchUpRunner(tool.context, StoredHooks(tool.context.ledger.redis, tool.context.settings)).run_next()
 
     async def has_request() -> bool:

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from app.connections.connector import connection_lock
+from app.ledger.connection_states import remove_connection
 from app.ledger.locks import LockContended
 from app.ledger.redis import Redis
 from app.vendors.api import vendor_names
@@ -147,7 +148,7 @@ async def test_a_lost_response_doubles_nothing(tool: ConnectedTool) -> None:
     """Lose the response to each request of a connection in turn, and connect again."""
     for number in range(1, 40):
         tool.vendor.subscriptions.clear()
-        await tool.states.remove(tool.hook.name)
+        await remove_connection(tool.context.ledger.redis, tool.hook.name)
         tool.vendor.faults = replace(tool.vendor.faults, hang_after=number)
         try:
             await tool.ensure_subscriptions(is_secret_new=True)

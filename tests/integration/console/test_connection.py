@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from app.connections.catch_up import CatchUpRunner
+from app.connections.catch_up import CatchUpRunner, start_automatic
 from app.ledger.redis import Redis
 from app.vendors.vendor import Faults, Vendor
 from tests.support.console import VIEWERS, Browser, Opened, activities, main_text
@@ -220,6 +220,15 @@ async def test_a_catch_up_is_cancelled(office: Office) -> None:
     assert "Cancelled" in await office.text(CATCH_UP)
     assert [(b"cancelled catch-up", b"calendly")] == await office.acts()
     assert not await office.redis.command("SCARD", "bell:catch-ups")
+
+
+async def test_the_page_shows_what_was_missed_too_long_ago_to_be_listed_automatically(office: Office) -> None:
+    context, missed_since = office.app.state.services.console.context.tools, datetime(2026, 3, 10, tzinfo=UTC)
+    await start_automatic(context, "calendly", missed_since, "Doorbell", "repaired")
+
+    text = await office.text(CATCH_UP)
+
+    assert re.search(r"What was missed between .*Mar 10, 12:00 AM UTC.* is not listed automatically", text), text
 
 
 async def test_a_plan_leaves_the_last_catch_up_as_it_was(office: Office) -> None:
