@@ -108,7 +108,8 @@ def decide_fetch(
             retry_in_s = CREDENTIALS_RETRY_S * (0.5 + jitter / 2)
             return Decision(retry_in_s, failed_attempts, "credentials_rejected")
         case RateLimited():
-            return Decision((error.wait_s or RATE_LIMIT_WAIT_S) + jitter, failed_attempts or None, str(error))
+            attempts = failed_attempts if failing_for_s else None
+            return Decision((error.wait_s or RATE_LIMIT_WAIT_S) + jitter, attempts, str(error))
     return replace(decide(error, schedule, failed_attempts, failing_for_s, jitter), circuit_signal=None)
 
 

@@ -156,7 +156,7 @@ class TaskRun(ABC):
             retry_in_s=delay_s + jitter_s * random(),
             failed_attempts={
                 "count": self.task.failed_attempts + 1,
-                "keep": self.task.failed_attempts or None,
+                "keep": self.task.failed_attempts if self.task.failing_since_ms else None,
                 "reset": None,
             }[rule.attempts],
             remote=self.remote,

@@ -23,7 +23,7 @@ from app.cli.output import (
 from app.cli.session import actions, run_with_ledger
 from app.connections.context import ToolContext
 from app.connections.stored_hooks import StoredHooks
-from app.connections.tokens import tokens_of
+from app.connections.tokens import TokensUnreadable, tokens_of
 from app.ledger.ledger import Ledger
 from app.operators.actions import Actions
 from app.operators.hooks import HookSummary, list_hooks
@@ -224,16 +224,23 @@ def encrypt() -> None:
             await stored.change(name, {}, act)
         return names
 
-    async def encrypt_tokens(ledger: Ledger, settings: Settings) -> None:
+    async def encrypt_tokens(ledger: Ledger, settings: Settings) -> list[str]:
+        unreadable = []
         async with http_client(5) as http:
             context = ToolContext(settings, ledger, http)
             for hook in map(settings.hook, settings.hooks):
                 if hook.source.definition.token_exchange:
-                    await tokens_of(context, hook).encrypt()
+                    try:
+                        await tokens_of(context, hook).encrypt()
+                    except TokensUnreadable:
+                        unreadable.append(hook.name)
+        return unreadable
 
     names = _change(step)
-    run_with_ledger(encrypt_tokens)
+    unreadable = run_with_ledger(encrypt_tokens)
     print_message(f"encrypted with the first key of SECRET_KEY: {', '.join(names) or 'no hook'}")
+    if unreadable:
+        exit_with(CHECK_FAILED, f"SECRET_KEY lacks the key of the tokens of {', '.join(unreadable)}")
 
 
 def _change(step: Callable[[StoredHooks, Actions], Awaitable[Any]], name: str = "") -> Any:

@@ -128,6 +128,8 @@ class Connections:
         if before is None:
             await remove_connection(self._context.ledger.redis, name)  # of a hook that has left the environment
         url = settings.hook_url(hook)
+        if hook.source.definition.token_exchange and not request.tokens:
+            await tokens_of(self._context, hook).remove_unreadable()
         connector = Connector(_with_hook(self._context, name, wanted), _with_access_token(hook, request.tokens))
         account_name, account_id = await self._check_account(connector, request, source)
         await self._store(request, before, wanted, is_environment)

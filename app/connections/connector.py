@@ -14,6 +14,7 @@ from datetime import datetime
 import orjson
 
 from app.connections.context import CallContext
+from app.connections.tokens import TokensUnreadable
 from app.connections.tool_api import CredentialsMissing, ToolApi
 from app.ledger import keys
 from app.ledger.connection_states import ConnectionState, ConnectionStates
@@ -396,6 +397,8 @@ def describe(error: Exception, title: str) -> str:
             return "another process works on this connection: try again in a minute"
         case Untranslatable():
             return f"{title} answered in a form that is not documented: {error}"
+        case TokensUnreadable():
+            return f"{title} cannot be asked: {error.response_text}"
         case Unauthorized():
             status = f" ({error.status})" if error.status else ""
             return f"{title} rejects the credentials{status}: {_quote(error.response_text)}"

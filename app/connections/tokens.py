@@ -1,7 +1,8 @@
 """Access tokens of tools: renewed once for all workers, before they expire and after a 401, and stored encrypted in Redis.
 
 A refresh token gives full access to the account at the tool, so it is encrypted with a key derived from SECRET_KEY. A
-stored token belongs to the credentials in the settings: after they change, the stored token is ignored.
+stored token belongs to the credentials in the settings: after they change, the stored token is ignored. A process that
+cannot decrypt it does not replace it: the refresh token in the settings may no longer be accepted.
 
 Many tools accept a refresh token only once, so its replacement must not be lost. Therefore an exchange is a separate task,
 which outlives its job; it starts only after Redis has accepted a write; and the new access token is used only after the new
@@ -52,6 +53,8 @@ REFRESH_BEFORE_EXPIRY_S = 60.0
 #: A rejected token that is younger than this is not renewed: another one would be rejected too.
 MIN_REPLACEABLE_AGE_S = 30.0
 LOCK_WAIT_S = 8.0
+#: After the tool rejected the credentials, it is not asked with the same ones for this time.
+REJECTION_TTL_MS = 30_000
 #: An exchange may outlast its job; its lock lasts longer than the exchange.
 EXCHANGE_TIMEOUT_S, LOCK_TTL_S = 25.0, 40.0
 STORE_RETRY_S = 0.5
@@ -72,6 +75,10 @@ NO_TOKEN: Mapping[str, Any] = {"token": "", "issued_at": 0, "expires_at": 0}
 
 class GrantRejected(Unauthorized):
     """The tool rejects the refresh token, or does not say what it rejects."""
+
+
+class TokensUnreadable(Unauthorized):
+    """The stored tokens cannot be decrypted. The text is a sentence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,17 +131,30 @@ class Tokens:
         """Return the access token after the new refresh token is stored."""
         try:
             async with asyncio.timeout(EXCHANGE_TIMEOUT_S):
-                renewed = await self._exchange(await self._load())
+                renewed = await self._exchange_unless_rejected(await self._load())
         except TimeoutError:
             raise OutcomeUnknown(CALL, response_text=f"not done within {EXCHANGE_TIMEOUT_S:.0f} s") from None
         await self._store_until_accepted(renewed)
         return str(renewed["token"])
 
-    async def _exchange(self, stored: Mapping[str, Any]) -> dict[str, Any]:
-        """Use the newest refresh token and, if the tool rejects it, the previous one.
+    async def _exchange_unless_rejected(self, stored: Mapping[str, Any]) -> dict[str, Any]:
+        """Exchange, unless the tool has just rejected the same credentials for another task."""
+        redis, key = self.context.ledger.redis, f"{self._key}:rejected"
+        digest = _digest({**self.hook.settings.credentials, "stored": stored.get("refresh_token") or ""})
+        if rejection := await redis.command("GET", key):
+            rejected_digest, status, text = orjson.loads(rejection)
+            if rejected_digest == digest:
+                raise Unauthorized(CALL, status, text)
+        try:
+            return await self._exchange(stored)
+        except Unauthorized as error:
+            rejection = orjson.dumps([digest, error.status, error.response_text])
+            with suppress(RedisUnavailable):
+                await self.context.ledger.set_with_ttl(key, rejection, REJECTION_TTL_MS)
+            raise
 
-        Some tools accept the previous one until the new one is used, or for a grace period.
-        """
+    async def _exchange(self, stored: Mapping[str, Any]) -> dict[str, Any]:
+        """Exchange a refresh token, or the credentials of an app without one."""
         refresh = stored.get("refresh_token") or self.hook.settings.credentials.get("REFRESH_TOKEN")
         started_at = stored.get("exchange_started_at")
         if not refresh:
@@ -145,15 +165,25 @@ class Tokens:
         # The tool may replace the token only once, so first make sure that Redis accepts writes.
         await self._store({**stored, "exchange_started_at": started_at or int(time.time())})
         try:
-            return await self._post(refresh)
+            return await self._post_newest(refresh, stored.get("previous_refresh_token"))
         except GrantRejected as error:
             await self._store({**stored, "previous_refresh_token": None})
-            if previous := stored.get("previous_refresh_token"):
-                with suppress(GrantRejected):
-                    return await self._post(previous)
             raise _lost_refresh_token(error, started_at) if started_at else error from None
         except (Unauthorized, RateLimited, ConnectionFailed):  # nothing was exchanged
             await self._store(stored)
+            raise
+
+    async def _post_newest(self, refresh: str, previous: str | None) -> dict[str, Any]:
+        """Exchange the newest refresh token or, if the tool rejects it, the previous one.
+
+        Some tools accept the previous one until the new one is used, or for a grace period.
+        """
+        try:
+            return await self._post(refresh)
+        except GrantRejected:
+            if previous:
+                with suppress(GrantRejected):
+                    return await self._post(previous)
             raise
 
     async def redeem(self, exchange: TokenExchange, values: Mapping[str, str]) -> dict[str, Any]:
@@ -171,8 +201,16 @@ class Tokens:
             encrypted = await self.context.ledger.redis.command("GET", self._key)
             if not encrypted or self._keyring.is_newest(encrypted):
                 return False
-            await self._store(orjson.loads(self._keyring.decrypt(encrypted, self._key)))
+            await self._store(self._decrypt(encrypted))
             return True
+
+    async def remove_unreadable(self) -> None:
+        """Remove stored tokens that cannot be decrypted, because a person connects the account again."""
+        async with self._without_exchange():
+            try:
+                await self._load()
+            except TokensUnreadable:
+                await self.context.ledger.redis.command("DEL", self._key)
 
     @asynccontextmanager
     async def _without_exchange(self) -> AsyncIterator[None]:
@@ -249,23 +287,38 @@ class Tokens:
                 await asyncio.sleep(STORE_RETRY_S)
 
     async def _load(self) -> dict[str, Any]:
-        """Return the stored token. It is empty if its key was removed from SECRET_KEY, or if the credentials changed."""
+        """Return the stored token; empty if there is none, or one of other credentials. Raises TokensUnreadable."""
         return self._decode(await self.context.ledger.redis.command("GET", self._key))
 
     def _decode(self, encrypted: bytes | None) -> dict[str, Any]:
-        try:
-            stored: dict[str, Any] = orjson.loads(self._keyring.decrypt(encrypted, self._key)) if encrypted else {}
-        except (UnknownKey, TamperedValue):
-            return {}
+        stored = self._decrypt(encrypted) if encrypted else {}
         return stored if stored.get("credentials_digest") == self._credentials_digest else {}
+
+    def _decrypt(self, encrypted: bytes) -> dict[str, Any]:
+        try:
+            stored: dict[str, Any] = orjson.loads(self._keyring.decrypt(encrypted, self._key))
+        except (UnknownKey, TamperedValue) as error:
+            if not self.context.settings.secret_key:  # the credentials are the key, and have changed
+                return {}
+            text = (
+                f"its stored tokens cannot be decrypted with SECRET_KEY (key {error}): add that key or, if it is lost, "
+                "connect the account again"
+            )
+            raise TokensUnreadable(CALL, None, text) from None
+        return stored
 
     @property
     def _credentials_digest(self) -> str:
-        credentials = self.hook.settings.credentials
-        if self.hook.settings.uses_oauth:  # the tokens belong to the app, also when it gets another secret
+        """A digest of the credentials to which a stored token belongs.
+
+        A refresh token belongs to the app and a log-in, also when the app gets another secret.
+        """
+        credentials = dict(self.hook.settings.credentials)
+        if self.hook.settings.uses_oauth:
             credentials = {name: value for name, value in credentials.items() if name == "CLIENT_ID"}
-        encoded = orjson.dumps(credentials, option=orjson.OPT_SORT_KEYS)
-        return hmac.digest(b"doorbell.credentials", encoded, hashlib.sha256).hex()
+        elif "REFRESH_TOKEN" in credentials:
+            credentials.pop("CLIENT_SECRET", None)
+        return _digest(credentials)
 
     @property
     def _keyring(self) -> Keyring:
@@ -278,6 +331,11 @@ def tokens_of(context: CallContext, hook: Hook) -> Tokens:
     exchange = hook.source.definition.token_exchange
     assert exchange
     return Tokens(context, hook, exchange, [])
+
+
+def _digest(credentials: Mapping[str, str]) -> str:
+    encoded = orjson.dumps(dict(credentials), option=orjson.OPT_SORT_KEYS)
+    return hmac.digest(b"doorbell.credentials", encoded, hashlib.sha256).hex()
 
 
 def _usable_token(stored: Mapping[str, Any], rejected: str) -> str:

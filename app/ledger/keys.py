@@ -197,11 +197,12 @@ KEY_KINDS = (
         "5 minutes at most",
     ),
     KeyKind("bell:token:*:lock", "expires", "which worker exchanges a token", _SHORT),
+    KeyKind("bell:token:*:rejected", "expires", "that the tool rejected the credentials of a hook", "30 seconds"),
     KeyKind(
         "bell:token:*",
         "permanent",
         "the access token of a hook, encrypted",
-        "until it is replaced",
+        "until it is replaced, or the hook is removed",
         title="Access tokens",
     ),
     KeyKind(

@@ -78,6 +78,7 @@ MOVE_RULES: dict[str, MoveRule] = {
     "bell:record:*": _SHORT_LIVED,
     "bell:retry-after:*": MoveRule("hook"),
     "bell:token:*:lock": _LOCK,
+    "bell:token:*:rejected": _SHORT_LIVED,
     "bell:token:*": MoveRule("hook"),
     "bell:oauth:*": _SHORT_LIVED,
     "bell:connections:*:lock": _LOCK,

@@ -4,8 +4,12 @@ from dataclasses import replace
 
 import pytest
 
+from app.connections.connect import Connections, ConnectRequest
 from app.connections.connector import Connector
+from app.connections.stored_hooks import StoredHooks
+from app.connections.tokens import TokensUnreadable
 from app.ledger.redis import Redis
+from app.operators.actions import Actions, Actor
 from app.visits.client import VisitsApiError
 from tests.support.oauth import oauth_of
 from tests.support.vendors import ConnectedTool, connected_tool
@@ -53,3 +57,23 @@ async def test_a_revoked_app_is_refused(redis: Redis, name: str) -> None:
             await Connector(tool.context, tool.hook).account()
 
         assert refused.value.status in (400, 401)
+
+
+async def test_a_person_who_connects_again_replaces_tokens_whose_key_is_lost(redis: Redis) -> None:
+    async with connected_tool("servicem8", redis) as plain:
+        await with_app(plain).ensure_subscriptions(is_secret_new=True)
+        tool = with_app(plain)  # with a refresh token of its own
+        changes = {
+            "environment_hooks": {"servicem8": tool.hook.settings},
+            "secret_key": ["the-only-key-of-32-characters-now"],
+        }
+        context = replace(tool.context, settings=tool.context.settings.model_copy(update=changes))
+
+        with pytest.raises(TokensUnreadable):
+            await Connector(context, tool.hook).account()
+        actions = Actions(context.ledger, context.settings, Actor("ada", "operator"))
+        connections = Connections(context, StoredHooks(redis, context.settings), actions)
+        connected = await connections.connect(ConnectRequest("servicem8", "servicem8"))
+
+        assert connected.subscribed
+        assert await Connector(context, tool.hook).account()

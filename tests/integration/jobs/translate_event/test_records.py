@@ -192,23 +192,36 @@ async def test_a_rejected_refresh_token_is_reported(world: ToolWorld) -> None:
 
 
 async def test_stored_tokens_are_encrypted_with_secret_key(world: ToolWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(app.connections.tokens, "REFRESH_BEFORE_EXPIRY_S", 1e6)
+    monkeypatch.setattr(app.connections.tokens, "_usable_token", lambda *_: "")
     connect(world)
     forms = set_token_responses(world, FIRST_TOKEN, SECOND_TOKEN)
     await send_event(world, 1)
     await world.run()
     stored = await world.redis.command("GET", "bell:token:jobber")
 
-    # With the old key as second key the token is read; with another key alone it is not, and the exchange starts again.
-    for second, key in enumerate(["another-key-of-ours a-key-of-ours-for-tests", "a-key-that-is-not-it"], 2):
-        connect(world, SECRET_KEY=key)
-        await world.redis.command("SET", "bell:token:jobber", stored)
-        monkeypatch.setattr(app.connections.tokens, "_usable_token", lambda *_: "")
-        await send_event(world, second)
-        await world.run()
+    connect(world, SECRET_KEY="another-key-of-ours a-key-of-ours-for-tests")
+    await send_event(world, 2)
+    await world.run()
 
     assert not any(secret in stored for secret in (b"access-one", b"refresh-one", b"refresh-two"))
-    assert ["refresh-one", "refresh-two", "refresh-one"] == [form["refresh_token"] for form in forms]
+    assert ["refresh-one", "refresh-two"] == [form["refresh_token"] for form in forms]
+
+
+async def test_a_process_that_lacks_the_key_leaves_the_stored_tokens_alone(world: ToolWorld) -> None:
+    """The refresh token in the settings was exchanged long ago; the tool would reject it, or even end the log-in."""
+    connect(world)
+    forms = set_token_responses(world, FIRST_TOKEN)
+    await send_event(world, 1)
+    await world.run()
+    stored = await world.redis.command("GET", "bell:token:jobber")
+
+    connect(world, SECRET_KEY="a-key-that-is-not-it")
+    outcome = await world.run_task(task := await send_event(world, 2))
+
+    [attempt] = (await world.ledger.load_task(task)).attempts
+    assert ("credentials_rejected", 1) == (outcome, len(forms))
+    assert "its stored tokens cannot be decrypted" in attempt.response_text
+    assert stored == await world.redis.command("GET", "bell:token:jobber")
 
 
 async def test_new_credentials_replace_the_stored_tokens(world: ToolWorld) -> None:
@@ -222,6 +235,49 @@ async def test_new_credentials_replace_the_stored_tokens(world: ToolWorld) -> No
     await world.run()
 
     assert ["refresh-one", "refresh-new"] == [form["refresh_token"] for form in forms]
+
+
+async def test_a_new_client_secret_keeps_the_newest_refresh_token(
+    world: ToolWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It belongs to the app and its log-in. The one in the settings was replaced by it, and is accepted no more."""
+    monkeypatch.setattr(app.connections.tokens, "_usable_token", lambda *_: "")
+    connect(world)
+    forms = set_token_responses(world, FIRST_TOKEN)
+    await send_event(world, 1)
+    await world.run()
+
+    connect(world, HOOKS__JOBBER__CREDENTIALS__CLIENT_SECRET="the-next-secret")
+    await send_event(world, 2)
+    await world.run()
+
+    assert [("its-secret", "refresh-one"), ("the-next-secret", "refresh-two")] == [
+        (form["client_secret"], form["refresh_token"]) for form in forms
+    ]
+
+
+async def test_rejected_credentials_are_not_sent_again_at_once(world: ToolWorld) -> None:
+    connect(world)
+    forms = set_token_responses(world, 400)
+    first, second = [await send_event(world, each) for each in (1, 2)]
+
+    outcomes = [await world.run_task(each) for each in (first, second)]
+
+    texts = [(await world.ledger.load_task(each)).attempts[-1].response_text for each in (first, second)]
+    assert ("credentials_rejected", 1) == (outcomes[1], len(forms))
+    assert texts[0] == texts[1]
+    assert 0 < await world.redis.command("PTTL", "bell:token:jobber:rejected") <= 30_000
+
+
+async def test_credentials_that_replace_rejected_ones_are_tried_at_once(world: ToolWorld) -> None:
+    connect(world)
+    forms = set_token_responses(world, 400, FIRST_TOKEN)
+    await world.run_task(await send_event(world, 1))
+
+    connect(world, HOOKS__JOBBER__CREDENTIALS__CLIENT_SECRET="the-right-secret")
+
+    assert "translated" == await world.run_task(await send_event(world, 2))
+    assert ["its-secret", "the-right-secret"] == [form["client_secret"] for form in forms]
 
 
 def test_a_template_replaces_only_credentials() -> None:

@@ -94,12 +94,37 @@ async def test_the_previous_refresh_token_is_tried_once(world: ToolWorld, monkey
     rejected = PlainTextResponse("no", 401)
     received = set_responses_by_token(world, {"refresh-two": rejected, "refresh-one": rejected})
 
-    outcomes = [await world.run_task(await send_event(world, second)) for second in (2, 3)]
+    outcomes = []
+    for second in (2, 3):
+        outcomes.append(await world.run_task(await send_event(world, second)))
+        await forget_rejection(world)
     received_later = set_responses_by_token(world, {"refresh-two": SECOND_TOKEN})
     outcomes.append(await world.run_task(await send_event(world, 4)))
 
     assert ["credentials_rejected", "credentials_rejected", "translated"] == outcomes
     assert (["refresh-two", "refresh-one", "refresh-two"], ["refresh-two"]) == (received, received_later)
+
+
+async def forget_rejection(world: ToolWorld) -> None:
+    """Let the tool be asked again at once, not only after 30 s."""
+    await world.redis.command("DEL", "bell:token:jobber:rejected")
+
+
+async def test_the_previous_refresh_token_is_tried_again_if_the_tool_did_not_answer(
+    world: ToolWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await first_exchange(world, monkeypatch)
+    received = set_responses_by_token(
+        world, {"refresh-two": PlainTextResponse("no", 401), "refresh-one": PlainTextResponse("later", 429)}
+    )
+    await world.run_task(await send_event(world, 2))
+    await world.redis.command("DEL", "bell:retry-after:jobber")
+    received_later = set_responses_by_token(
+        world, {"refresh-two": PlainTextResponse("no", 401), "refresh-one": SECOND_TOKEN}
+    )
+
+    assert "translated" == await world.run_task(await send_event(world, 3))
+    assert ["refresh-two", "refresh-one"] == received == received_later
 
 
 async def test_the_previous_refresh_token_may_still_be_accepted(

@@ -250,6 +250,33 @@ async def test_an_event_is_parked_after_retry_for_s(world: ToolWorld, responder:
     assert ("parked", reason, 2) == (event.state, event.reason, len(event.attempts))
 
 
+@pytest.mark.parametrize("interruption", ["429", "too many fetches"])
+async def test_rejected_credentials_are_parked_after_retry_for_s_also_with_another_problem_in_between(
+    world: ToolWorld, interruption: str
+) -> None:
+    world.configure(RETRY_FOR_S="3600")
+    world.tool.overrides = [respond_with(401)]
+    response = await world.receive("acuity", BOOKED)
+    await world.run()
+
+    world.tool.overrides = [respond_with(429)]
+    fetches = world.context.fetches_by_hook
+    fetches["acuity"] = 10**6 if interruption == "too many fetches" else 0
+    await world.advance_time(2_000)
+    await world.run()
+    reason = (await world.load_event(response)).reason
+
+    fetches["acuity"] = 0
+    await world.redis.command("DEL", "bell:retry-after:acuity")
+    world.tool.overrides = [respond_with(401)]
+    await world.advance_time(2_000)
+    await world.run()
+
+    event = await world.load_event(response)
+    assert {"429": "GET appointments: 429", "too many fetches": "too_many_fetches"}[interruption] == reason
+    assert ("parked", "credentials_rejected") == (event.state, event.reason)
+
+
 async def test_a_parked_event_is_replayed(world: ToolWorld) -> None:
     world.tool.add_records("acuity", BOOKED)
     world.tool.overrides = [respond_with(422)]
