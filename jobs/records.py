@@ -5,11 +5,12 @@ result. Of ten events of one record, the first fetch serves those that arrived b
 later ones.
 """
 
+import asyncio
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 import zstandard
@@ -26,8 +27,14 @@ from jobs.errors import NeedsOperator, TooManyFetches
 
 #: The limit per hook and worker. Fetches that take longer than SLOT_TIMEOUT_S are not counted.
 MAX_CONCURRENT_FETCHES = 32
-CACHE_TTL_MS = 30_000
+#: The limit per event: a tool may limit the rate.
+MAX_PARALLEL_CALLS = 4
+#: How long a record serves other events; and the same event, if it needs several records, and perhaps several runs.
+CACHE_TTL_MS, CACHE_OF_SEVERAL_TTL_MS = 30_000, 600_000
 LOCK_TTL_S, LOCK_WAIT_S = 25.0, 8.0
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +65,18 @@ class Records:
     hook: Hook
     event_received_ms: int
     calls: list[list[object]]
+    cache_ttl_ms: int = CACHE_TTL_MS
+    call_slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MAX_PARALLEL_CALLS))
 
-    async def find(self, request: RecordRequest) -> FetchedRecord:
-        """Return the record, from the cache or from the tool.
+    async def find_all(self, requests: Sequence[RecordRequest]) -> list[FetchedRecord]:
+        """Return the records, from the cache or from the tool.
 
         Raises VisitsApiError, NeedsOperator, TooManyFetches, LockContended, RedisUnavailable.
         """
+        records = self if len(requests) < 2 else replace(self, cache_ttl_ms=CACHE_OF_SEVERAL_TTL_MS)
+        return await _gather(records._find, requests)
+
+    async def _find(self, request: RecordRequest) -> FetchedRecord:
         counts, hook = self.context.fetches_by_hook, self.hook.name
         if self.context.running_jobs.is_full(counts[hook]):
             raise TooManyFetches
@@ -88,7 +101,7 @@ class Records:
                 decode=self._decode,
                 produce=lambda: self._fetch(request),
                 encode=_encode,
-                keep_ms=CACHE_TTL_MS,
+                keep_ms=self.cache_ttl_ms,
             )
 
     def _decode(self, cached: bytes | None) -> FetchedRecord | None:
@@ -102,15 +115,35 @@ class Records:
         return FetchedRecord(record, related, fetched_at)
 
     async def _fetch(self, request: RecordRequest) -> FetchedRecord:
-        api = ToolApi(self.context, self.hook, self.calls)
         fetched_at = await self.context.ledger.server_time()
         try:
-            record = await api.find(request)
+            record = await self._call(request)
             follow_ups = request.follow_up(Payload(record, "record")) if record is not None else {}
-            related = {name: await api.find(follow_up) for name, follow_up in follow_ups.items()}
+            related = await _gather(self._call, follow_ups.values())
         except CredentialsMissing as missing:
             raise NeedsOperator(f"credentials_missing: {missing}") from None
-        return FetchedRecord(record, related, fetched_at)
+        return FetchedRecord(record, dict(zip(follow_ups, related, strict=True)), fetched_at)
+
+    async def _call(self, request: RecordRequest) -> Any:
+        async with self.call_slots:
+            return await ToolApi(self.context, self.hook, self.calls).find(request)
+
+
+async def _gather(step: Callable[[RecordRequest], Awaitable[T]], requests: Iterable[RecordRequest]) -> list[T]:
+    """Return the result of the step for each request, a few of which run at once. The first error ends all."""
+    slots = asyncio.Semaphore(MAX_PARALLEL_CALLS)
+
+    async def run(request: RecordRequest) -> T:
+        async with slots:
+            return await step(request)
+
+    tasks = [asyncio.create_task(run(request)) for request in requests]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _encode(fetched: FetchedRecord) -> bytes | None:
@@ -126,6 +159,9 @@ def _encode(fetched: FetchedRecord) -> bytes | None:
 
 def _request_digest(request: RecordRequest) -> str:
     parts = [
+        request.api.url if request.api else None,
+        request.method,
+        dict(request.headers),
         request.path,
         request.endpoint,
         request.query,

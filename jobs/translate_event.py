@@ -1,6 +1,6 @@
 """Fetches the records that an event refers to, translates the event, and stores its changes. Also runs replays."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from random import random
 from typing import Any
@@ -39,7 +39,7 @@ class EventRun(TaskRun):
     def __init__(self, context: Context, lease: Lease) -> None:
         super().__init__(context, lease)
         self.delivery_id = self.task.task_id.delivery_id
-        self._is_complete = False
+        self._lease_has_ended = False  # recording the changes ends it
 
     @property
     def labels(self) -> dict[str, str]:
@@ -61,7 +61,7 @@ class EventRun(TaskRun):
         else:
             attempt, changes = self.attempt("translated"), translated
         await self.context.ledger.record_changes(self.lease, meta.source, hook.account, changes, attempt, parked)
-        self._is_complete = True
+        self._lease_has_ended = True
         return Outcome(state="parked" if parked else "done", attempt=attempt, reason=parked)
 
     def decide(self, error: VisitsApiError) -> Decision:
@@ -69,7 +69,7 @@ class EventRun(TaskRun):
         return decide_fetch(error, self.context.schedule, self.task.failed_attempts, failing_for_s, random())
 
     async def complete(self, outcome: Outcome) -> None:
-        if not self._is_complete:  # recording the changes has ended the lease
+        if not self._lease_has_ended:
             await super().complete(outcome)
 
     def log_finished(self, level: int, fields: Mapping[str, Any]) -> None:
@@ -103,14 +103,13 @@ class EventRun(TaskRun):
             return partly.changes, f"untranslatable: {partly}"
 
     async def _translate_records(
-        self, hook: Hook, event: Event, requests: Iterable[RecordRequest]
+        self, hook: Hook, event: Event, requests: Sequence[RecordRequest]
     ) -> list[VisitChange] | Ignored:
         """Return Ignored only if every record is ignored. Raises PartlyTranslatable with the changes of all records."""
         changes: list[VisitChange] = []
         ignored, problem = Ignored("nothing"), ""
         records = Records(self.context, hook, self.task.last_event_at_ms or 0, self.calls)
-        for request in requests:
-            record = await records.find(request)
+        for request, record in zip(requests, await records.find_all(requests), strict=True):
             self.context.payload_samples.add_record(event.source, request.label, record.record, self.delivery_id)
             with_record = event.with_record(record.record, record.fetched_at, record.related, request.path)
             with_record = await self._with_people(hook, with_record, record)

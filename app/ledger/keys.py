@@ -186,7 +186,7 @@ KEY_KINDS = (
         "bell:record:*",
         "expires",
         "a record that was fetched from a tool",
-        "30 seconds",
+        "30 seconds; 10 minutes if its event needs several records",
         title="Fetched records",
         personal_data="the record",
     ),

@@ -3,20 +3,21 @@
 import asyncio
 import base64
 import json
+from dataclasses import replace
 from typing import Any
 
 import httpx
 import pytest
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 import app.connections.tokens
 import jobs.concurrency
 from app.connections.tokens import _render_template
 from app.connections.tool_api import http_request, until_reset
-from app.visits.client import MAX_RESPONSE_BYTES, RateLimited
+from app.visits.client import MAX_RESPONSE_BYTES, RateLimited, ServerError
 from app.webhooks.fetching import ApiKeyAuth, RecordRequest, TokenExchange
-from jobs.records import MAX_CONCURRENT_FETCHES
+from jobs.records import MAX_CONCURRENT_FETCHES, MAX_PARALLEL_CALLS, Records
 from tests.support.cases import each
 from tests.support.jobber import (
     BOOKED,
@@ -346,3 +347,70 @@ async def test_a_record_that_cannot_be_cached_is_translated(world: ToolWorld) ->
     world.tool.overrides = [lambda _: Response(nested, media_type="application/json")]
 
     assert "translated" == await world.run_task(await send_event(world, 1))
+
+
+# -- several records of one event --
+
+
+def records_of(world: ToolWorld, requested: int) -> tuple[Records, list[RecordRequest]]:
+    """Serve some records, and return what fetches them for one event, with the requests."""
+    paths = [f"appointments/{number}" for number in range(requested)]
+    world.tool.records |= {path: {"id": path} for path in paths}
+    hook = world.context.settings.hook("acuity")
+    return Records(world.context, hook, 0, []), [RecordRequest(path) for path in paths]
+
+
+async def test_several_records_are_fetched_at_once_but_not_all(world: ToolWorld) -> None:
+    records, requests = records_of(world, MAX_PARALLEL_CALLS + 2)
+    world.tool.response_gate.clear()
+    fetching = asyncio.create_task(records.find_all(requests))
+    await world.wait_for_requests(MAX_PARALLEL_CALLS)
+    await asyncio.sleep(0.2)
+    sent = len(world.tool.requests)
+    world.tool.response_gate.set()
+
+    results = await fetching
+
+    assert MAX_PARALLEL_CALLS == sent
+    assert [request.path for request in requests] == [each.record["id"] for each in results]
+
+
+async def test_related_records_are_fetched_at_once(world: ToolWorld) -> None:
+    records, [request, *related] = records_of(world, MAX_PARALLEL_CALLS + 1)
+    request = replace(request, follow_up=lambda _: {each.path: each for each in related})
+    fetching = asyncio.create_task(records.find_all([request]))
+    await world.wait_for_requests(1)
+    world.tool.response_gate.clear()
+    await world.wait_for_requests(1 + MAX_PARALLEL_CALLS)
+    world.tool.response_gate.set()
+
+    [result] = await fetching
+
+    assert {each.path: {"id": each.path} for each in related} == result.related
+
+
+async def test_of_an_event_with_several_records_those_that_were_fetched_are_kept_for_its_next_runs(
+    world: ToolWorld,
+) -> None:
+    """It may need more than one run."""
+    records, requests = records_of(world, 2)
+    world.tool.records.pop(requests[1].path)
+    world.tool.overrides = [
+        lambda request: PlainTextResponse("down", 503) if request.url.path.endswith("/1") else JSONResponse({"id": 1})
+    ]
+
+    with pytest.raises(ServerError):
+        await records.find_all(requests)
+
+    [key] = [key for key in await world.redis.command("KEYS", "bell:record:acuity:*") if not key.endswith(b":lock")]
+    assert 60_000 < await world.redis.command("PTTL", key)
+    assert 0 == world.context.fetches_by_hook["acuity"]
+
+
+async def test_a_single_record_is_kept_for_half_a_minute(world: ToolWorld) -> None:
+    records, requests = records_of(world, 1)
+
+    await records.find_all(requests)
+
+    [key] = [key for key in await world.redis.command("KEYS", "bell:record:acuity:*") if not key.endswith(b":lock")]
+    assert 0 < await world.redis.command("PTTL", key) <= 30_000
