@@ -35,7 +35,8 @@ class Lister:
         self._context, self._hook, self._catch_up = context, hook, catch_up
         self._connector = Connector(context, hook)
         self._next_call_at = 0.0
-        self._listed = set[str]()
+        self._listed_at = datetime.now(UTC)
+        self._seen_digests = set[str]()
 
     @property
     def listing(self) -> Listing:
@@ -110,9 +111,9 @@ class Lister:
 
     def _is_first_listing(self, record: ListedRecord) -> bool:
         """Whether no earlier list had this record: some tools have one list of changed and one of upcoming appointments."""
-        digest, before = digest_of(record), len(self._listed)
-        self._listed.add(digest)
-        return len(self._listed) > before
+        digest, before = digest_of(record), len(self._seen_digests)
+        self._seen_digests.add(digest)
+        return len(self._seen_digests) > before
 
     async def _call(self, request: RecordRequest) -> ApiResponse:
         await self._wait_for_turn()

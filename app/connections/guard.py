@@ -118,11 +118,14 @@ class Guard:
         except (Unauthorized, Refused, CredentialsMissing) as error:
             before = await self._states.get(hook.name)  # a repair may have begun
             detail = describe(error, hook.source.definition.title)
-            # A hook that was set up by hand may work, although Doorbell may not manage its subscriptions.
-            is_by_hand = isinstance(error, Refused) and not before.is_managed
-            after = replace(before, detail=detail)  # its deliveries show whether it works
-            if not is_by_hand:
-                after = replace(after, state="credentials_expired", checked_at_ms=self._now_ms())
+            is_refused = isinstance(error, Refused)
+            if is_refused and not before.is_managed:
+                # It was set up by hand, and may work, although Doorbell may not manage its subscriptions.
+                after = replace(before, detail=detail)  # its deliveries show whether it works
+            else:
+                is_unrepaired = is_refused and before.state in FINDINGS
+                state: Health = before.state if is_unrepaired else "credentials_expired"
+                after = replace(before, state=state, detail=detail, checked_at_ms=self._now_ms())
         except (VisitsApiError, Untranslatable) as error:
             before = await self._states.get(hook.name)
             asked_s = error.wait_s if isinstance(error, RateLimited) else None

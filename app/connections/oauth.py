@@ -166,7 +166,7 @@ class Authorizations:
         await self._context.ledger.set_with_ttl(key, encrypted, AUTHORIZATION_TTL_S * 1000)
 
     async def _take(self, source: str, state: str, session: str) -> Authorization:
-        """Return the data of the state, and delete it. A state of another session or source is refused."""
+        """Return the data of the state, and delete it. A state of another session or source is refused, and kept."""
         refusal = AuthorizationFailed(
             "This answer does not belong to a log-in that this browser began in the last ten minutes, or was already used. "
             "Nothing was stored: connect again."
@@ -176,13 +176,16 @@ class Authorizations:
         except BadSignature:
             raise refusal from None
         key = f"{keys.OAUTH}{id}"
-        encrypted = await self._context.ledger.redis.command("GETDEL", key)
+        redis = self._context.ledger.redis
+        encrypted = await redis.command("GET", key)
         try:
             stored = Authorization(**orjson.loads(self._keyring.decrypt(encrypted or b"", key)))
         except (UnknownKey, TamperedValue, TypeError):
             raise refusal from None
         is_own = hmac.compare_digest(stored.session, self._session_digest(session))
         if not is_own or not hmac.compare_digest(stored.source, source):
+            raise refusal
+        if not await redis.command("DEL", key):  # another request was faster
             raise refusal
         return stored
 

@@ -33,7 +33,7 @@ from app.webhooks.source import Source
 from app.webhooks.subscription import ApiResponse
 
 #: The pause of a hook after a 429 without Retry-After, and the longest one: the limit may apply to one kind of call only.
-DEFAULT_PAUSE_S, MAX_PAUSE_S = 15.0, 300.0
+DEFAULT_PAUSE_S, MAX_HOOK_PAUSE_S = 15.0, 300.0
 #: The maximum random delay after a pause, which spreads the calls that waited for its end.
 PAUSE_JITTER_S = 5.0
 
@@ -135,9 +135,12 @@ class ToolApi:
 
     async def _pause(self, limited: RateLimited) -> None:
         wait_s = DEFAULT_PAUSE_S if limited.wait_s is None else limited.wait_s
-        if pause_ms := int(min(wait_s, MAX_PAUSE_S) * 1000):
+        if pause_ms := int(min(wait_s, MAX_HOOK_PAUSE_S) * 1000):
             with suppress(RedisUnavailable):
-                await self.context.ledger.set_with_ttl(self._pause_key, b"1", pause_ms)
+                await self.context.ledger.redis.commands(
+                    ("SET", self._pause_key, b"1", "PX", pause_ms, "NX"),
+                    ("PEXPIRE", self._pause_key, pause_ms, "GT"),  # of two pauses, the longer one
+                )
 
     @property
     def _pause_key(self) -> str:

@@ -98,7 +98,7 @@ MEANINGS: Mapping[Health, str] = {
     "degraded": "the tool reports failing deliveries, or signs with another secret; or none arrives for longer than usual",
     "disabled": "the tool disabled the subscription, and sends nothing",
     "missing": "the tool has no subscription with our URL",
-    "credentials_expired": "the tool rejects the credentials",
+    "credentials_expired": "the tool rejects the credentials, or what Doorbell asks with them",
 }
 #: What an unhealthy state means at a tool, and the fix. {title}: the tool. {hook}: the hook.
 PROBLEMS: Mapping[Health, tuple[str, str]] = {
@@ -115,7 +115,7 @@ PROBLEMS: Mapping[Health, tuple[str, str]] = {
         "Run `doorbell connect {source} --hook {hook}`, then `doorbell catch-up {hook}`.",
     ),
     "credentials_expired": (
-        "{title} rejects the credentials",
+        "{title} rejects the credentials, or what Doorbell asks with them",
         "Connect it again with new ones: `doorbell connect {source} --hook {hook}`.",
     ),
 }

@@ -184,6 +184,24 @@ async def test_a_hook_that_was_set_up_by_hand_may_work_although_the_tool_refuses
     assert "credentials_expired" == by_doorbell.state
 
 
+async def test_a_refused_repair_leaves_the_state_that_was_found(
+    tool: ConnectedTool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The credentials are accepted."""
+
+    async def refuse(*_: object) -> None:
+        raise Refused("Webhooks need a paid plan.")
+
+    await managed(tool)
+    tool.vendor.subscriptions.clear()
+    monkeypatch.setattr(Connector, "_create", refuse)
+
+    state = await check(tool)
+
+    assert ("missing", "Webhooks need a paid plan.") == (state.state, state.detail)
+    assert _now_ms() - 5_000 < state.checked_at_ms
+
+
 async def test_failing_deliveries_degrade_a_connection_until_one_arrives(tool: ConnectedTool) -> None:
     [stored] = tool.vendor.subscriptions.values()
     stored.failing_since = datetime.now(UTC)

@@ -220,6 +220,19 @@ async def test_a_state_of_another_session_is_refused(tool: Tool, redis: Redis) -
     await assert_nothing_stored(tool, redis)
 
 
+async def test_another_session_does_not_end_the_log_in(tool: Tool) -> None:
+    """Nor does a second request with the same answer connect it twice."""
+    location = (await tool.login.decide(await tool.login.begin())).removeprefix(PUBLIC_URL)
+    other = Browser(tool.app)
+    await other.log_in(OPERATORS)
+    await other.get(location)
+
+    own, again = [(await tool.login.browser.get(location)).headers["location"] for _ in range(2)]
+
+    assert "/problem?text=" not in own
+    assert "/problem?text=" in again
+
+
 async def test_an_answer_without_a_session_leads_to_the_log_in_page_without_its_code(tool: Tool, redis: Redis) -> None:
     location = await tool.login.decide(await tool.login.begin())
 

@@ -1,5 +1,6 @@
 """Errors of a tool's API."""
 
+import asyncio
 import base64
 import time
 from collections.abc import Mapping
@@ -162,6 +163,20 @@ async def test_the_retry_after_of_a_tool_is_used(world: ToolWorld) -> None:
     due = (await world.load_event(response)).retry_at_ms
     assert due is not None
     assert 69 < due / 1000 - time.time() < 72
+
+
+async def test_a_short_pause_does_not_shorten_a_longer_one(world: ToolWorld) -> None:
+    """Two requests were on their way."""
+    world.tool.overrides = [respond_with(429, **{"Retry-After": "1"})]
+    world.tool.response_gate.clear()
+    response = await world.receive("acuity", BOOKED)
+    running = asyncio.create_task(world.run_task(f"event:{response.json()['delivery']}"))
+    await world.wait_for_requests(1)
+    await world.redis.command("SET", "bell:retry-after:acuity", "1", "PX", 70_000)
+    world.tool.response_gate.set()
+
+    assert "GET appointments: 429" == await running
+    assert 60_000 < await world.redis.command("PTTL", "bell:retry-after:acuity")
 
 
 async def test_a_rate_limit_pauses_all_fetches_of_the_hook(world: ToolWorld) -> None:
