@@ -14,8 +14,8 @@ from app.visits.client import (
     VisitsApiError,
 )
 
-#: While a write may still be in progress, the visit is not touched: a second visit, or an old value that arrives after
-#: the new one, is worse than a delay. Applies even if RETRY_CAP_S is shorter.
+#: While a write may still be in progress, no run of the visit begins (lease.lua): a second visit, or an old value that
+#: arrives after the new one, is worse than a delay. Applies even if RETRY_CAP_S is shorter.
 IN_FLIGHT_WAIT_S = 5.0
 #: Pause after a 429 without Retry-After.
 RATE_LIMIT_WAIT_S = 15.0
@@ -51,7 +51,8 @@ class Decision:
     """What follows a failed call.
 
     retry_in_s: None parks the task for an operator. failed_attempts: including this one, if it counts; None without
-    failures. is_held: the task is held until the circuit closes; retry_in_s is not used.
+    failures. is_held: the task is held until the circuit closes; retry_in_s is not used. in_flight_s: how long the failed
+    call may still take effect.
     """
 
     retry_in_s: float | None
@@ -59,6 +60,7 @@ class Decision:
     reason: str
     circuit_signal: CircuitSignal | None = None
     is_held: bool = False
+    in_flight_s: float = 0
 
 
 def outcome_is_unknown(error: VisitsApiError) -> bool:
@@ -86,15 +88,14 @@ def decide(
             signal = CircuitSignal(kind="rate_limited", pause_s=wait_s)
             return Decision(0, failed_attempts, reason, signal, is_held=True)
     assert isinstance(error, ServerError | ConnectionFailed | OutcomeUnknown)
+    in_flight_s = IN_FLIGHT_WAIT_S if outcome_is_unknown(error) else 0
     if schedule.is_over(failing_for_s):
-        return Decision(None, failed_attempts + 1, reason)
+        return Decision(None, failed_attempts + 1, reason, in_flight_s=in_flight_s)
     # A Retry-After cannot exceed RETRY_CAP_S, or the retries would not be spread over RETRY_FOR_S.
     retry_after_s = min(error.wait_s or 0.0, schedule.cap_s)
-    retry_in_s = max(schedule.delay_s(failed_attempts + 1, jitter), retry_after_s)
-    if outcome_is_unknown(error):
-        retry_in_s = max(retry_in_s, IN_FLIGHT_WAIT_S)
+    retry_in_s = max(schedule.delay_s(failed_attempts + 1, jitter), retry_after_s, in_flight_s)
     signal = CircuitSignal(kind="down", pause_s=min(MAX_PAUSE_S, schedule.cap_s), threshold=CIRCUIT_THRESHOLD)
-    return Decision(retry_in_s, failed_attempts + 1, reason, signal)
+    return Decision(retry_in_s, failed_attempts + 1, reason, signal, in_flight_s=in_flight_s)
 
 
 def decide_fetch(
@@ -110,7 +111,7 @@ def decide_fetch(
         case RateLimited():
             attempts = failed_attempts if failing_for_s else None
             return Decision((error.wait_s or RATE_LIMIT_WAIT_S) + jitter, attempts, str(error))
-    return replace(decide(error, schedule, failed_attempts, failing_for_s, jitter), circuit_signal=None)
+    return replace(decide(error, schedule, failed_attempts, failing_for_s, jitter), circuit_signal=None, in_flight_s=0)
 
 
 _STATUS_CLASSES = {

@@ -134,6 +134,7 @@ class TaskRun(ABC):
             attempt=self._failed_attempt(state, decision.reason, error.response_text),
             reason=decision.reason,
             retry_in_s=decision.retry_in_s or 0,
+            in_flight_s=decision.in_flight_s,
             failed_attempts=None if decision.is_held else decision.failed_attempts,
             remote=self.remote,
             circuit_signal=decision.circuit_signal,

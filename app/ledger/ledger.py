@@ -129,7 +129,7 @@ class Ledger:
     # -- for the worker --
 
     async def lease(self, task_id: TaskId, account: str = "", is_paced: bool = False) -> Lease | str:
-        """Lease the task, or return why not: `busy`, `held`, `parked` or `nothing`.
+        """Lease the task, or return why not: `busy`, `held`, `waiting`, `parked` or `nothing`.
 
         is_paced: VISITS_API_RATE limits the account, so the task is held while others of the account wait for it.
         """
@@ -169,6 +169,7 @@ class Ledger:
             token=lease.token,
             outcome=outcome.state,
             retry_in_ms=int(outcome.retry_in_s * 1000),
+            in_flight_ms=int(outcome.in_flight_s * 1000),
             reason=outcome.reason,
             attempt=outcome.attempt.encode() if outcome.attempt else "",
             keep_ms=self._retention_ms + time_until_visit_ms(lease, outcome),

@@ -221,6 +221,11 @@ REASONS = {
         ("doorbell show ID", _DISCARD),
         is_final=True,
     ),
+    "write_in_progress": Reason(
+        "the API may still execute a call of the last run",
+        "An earlier call may still take effect",
+        "The API did not answer a call in time, and may still execute it. The task continues within 5 seconds.",
+    ),
 }
 
 #: By the status of a failed call.

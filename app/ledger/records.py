@@ -357,7 +357,8 @@ class Outcome:
     """How a run ended.
 
     attempt: None if no call was made. failed_attempts: the new count; None resets it, except in the state `held`, which
-    leaves it unchanged. remote: by task id, the API's answer for each visit that was read or written; None after a deletion.
+    leaves it unchanged. in_flight_s: how long a call may still change the visit, so that no run may begin. remote: by task
+    id, the API's answer for each visit that was read or written; None after a deletion.
     start: when the visit starts (`visit_start`); None if its changes were not merged.
     """
 
@@ -365,6 +366,7 @@ class Outcome:
     attempt: Attempt | None
     reason: str = ""
     retry_in_s: float = 0
+    in_flight_s: float = 0
     failed_attempts: int | None = None
     remote: dict[str, dict[str, Any] | None] = field(default_factory=dict)
     circuit_signal: CircuitSignal | None = None

@@ -160,7 +160,14 @@ class World:
                 await self.redis.command("ZINCRBY", key, -ms, name)
         for key in await self.redis.command("KEYS", "bell:*:*"):
             if key.startswith((b"bell:visit:", b"bell:event:", b"bell:circuit:")):
-                for field in (b"since", b"pending_since", b"failed_since", b"until", b"repeated_at"):
+                for field in (
+                    b"since",
+                    b"pending_since",
+                    b"failed_since",
+                    b"until",
+                    b"in_flight_until",
+                    b"repeated_at",
+                ):
                     if await self.redis.command("HEXISTS", key, field):
                         await self.redis.command("HINCRBY", key, field, -ms)
             elif key.endswith(b":lock") or key.startswith((b"bell:outcomes:", b"bell:retry-after:")):

@@ -1,11 +1,15 @@
 #!lua flags=allow-oom,allow-cross-slot-keys
 --- complete: End a lease and store the outcome of the run.
 --- attempt: a JSON list that begins with when it started and how many ms it took, or ''.
---- outcome: done | waiting | held | parked. retry_in_ms: the time until a waiting task runs again. circuit: the account, or ''. signal: what the run reports about the API: ok | down |
---- unauthorized | rate_limited | ''; wait_ms and threshold belong to it. failed_attempts: '' resets the count.
+--- outcome: done | waiting | held | parked.
+--- retry_in_ms: the time until a waiting task runs again.
+--- in_flight_ms: how long no run may begin, because a call may still change the visit; 0 if all calls have ended.
+--- circuit: the account, or ''.
+--- signal: what the run reports about the API: ok | down | unauthorized | rate_limited | ''; wait_ms and threshold belong to it.
+--- failed_attempts: '' resets the count.
 --- members: all ids of the visit, the primary first. remote and start: the new values of these fields of the task, '' to leave one
 --- unchanged, '-' to delete it. unlist, list: when the visit started before and starts now, or '' if both are the same.
---- @args token outcome retry_in_ms reason attempt keep_ms circuit signal wait_ms threshold failed_attempts
+--- @args token outcome retry_in_ms in_flight_ms reason attempt keep_ms circuit signal wait_ms threshold failed_attempts
 --- @varargs members: task changes remote start unlist list
 --- @returns ok | lost
 --- @include lib/queue
@@ -55,7 +59,6 @@ local function store_start(member)
   if member.list ~= '' then add_to_day(member.task, member.list) end
 end
 
--- The hash of the primary id has the state of the whole visit.
 local function store_unfinished()
   local retry_at = now + retry_in_ms
   if outcome == 'held' then
@@ -83,7 +86,7 @@ local function requeue_if_changed(member)
   if (get_fields(member.task, 'changes') or '0') == member.changes then
     if outcome == 'done' then call('HDEL', key.task .. member.task, 'recheck', 'replaces_changes') end
   elseif kind_of(member.task) == 'visit' then
-    enqueue_if_idle(member.task)
+    enqueue_if_idle(walk_links(member.task))
   elseif outcome == 'done' or outcome == 'parked' then
     enqueue_repeat(member.task)
   end
@@ -103,11 +106,12 @@ for i, member in ipairs(members) do
     call('HSET', key.task .. member.task, 'applied', member.changes)
     finish(member.task, keep_ms)
   elseif i > 1 then
-    remove_from_state(member.task, get_fields(member.task, 'state'))
-    call('HDEL', key.task .. member.task, 'state', 'lease', 'expired_leases')
+    clear_state(member.task)
+    call('HSETNX', hash, 'pending_since', now)
   end
 end
 if outcome ~= 'done' then store_unfinished() end
+if in_flight_ms ~= '0' then call('HSET', hash, 'in_flight_until', now + in_flight_ms) end
 for _, member in ipairs(members) do requeue_if_changed(member) end
 for _, member in ipairs(members) do
   if member.operation then settle(member.operation, member.task, primary) end

@@ -3,7 +3,7 @@
 --- circuit: the account whose circuit is checked, or ''. paced: 1 if the account has a rate limit: then the task is held while
 --- other tasks of the account are held.
 --- @args expected_ms task token lease_ms circuit paced
---- @returns {'leased', context, [[task, depth, hash]…]} | {'busy'} | {'held'} | {'parked'} | {'nothing'}
+--- @returns {'leased', context, [[task, depth, hash]…]} | {'busy'} | {'held'} | {'waiting'} | {'parked'} | {'nothing'}
 --- @include lib/clock_check
 --- @include lib/state
 --- @include lib/aliases
@@ -22,16 +22,26 @@ local function request_context(aliases)
   return {newest, head_field(info, 'r') or '', head_field(info, 'traceparent') or ''}
 end
 
--- Why the task must not run now, or nil: a key of reasons.py. A released task runs although other tasks of its account are held,
+-- Is the visit the probe of the open circuit? The circuit then names its primary id, as complete.lua does.
+local function is_probe(aliases, probe)
+  for i, alias in ipairs(aliases) do
+    if alias.task == probe then
+      if i > 1 then call('HSET', key.circuit .. circuit, 'probe', aliases[1].task) end
+      return true
+    end
+  end
+end
+
+-- Why the visit must not run now, or nil: a key of reasons.py. A released visit runs although others of its account are held,
 -- and the probe although the circuit is open.
 local CIRCUIT_REASONS = {
   down = 'api_down', unauthorized = 'token_rejected', rate_limited = 'api_rate_limited', paused = 'account_paused',
 }
-local function reason_to_hold()
+local function reason_to_hold(aliases)
   local was_released = call('HDEL', key.task .. task, 'released') == 1
   if circuit ~= '' then
     local kind, probe = unpack(call('HMGET', key.circuit .. circuit, 'kind', 'probe'))
-    if kind and probe ~= task then return CIRCUIT_REASONS[kind] end
+    if kind and not is_probe(aliases, probe) then return CIRCUIT_REASONS[kind] end
   end
   if paced == '1' and not was_released and call('EXISTS', state_key(task, 'held')) == 1 then return 'rate_limited_locally' end
 end
@@ -47,17 +57,22 @@ local function grant(aliases)
   return reply
 end
 
+-- No in_flight_until is further away, unless the clock went back.
+local MAX_IN_FLIGHT_MS = 60000
+
 local jumped = clock_error(expected_ms)
 if jumped then return jumped end
 local aliases, limit = load_aliases(task)
-local is_due = false
+local is_due, in_flight_until = false, 0
 for _, alias in ipairs(aliases) do
   if is_leased(alias.task, alias.state) then return {'busy'} end
   if alias.state == 'queued' or alias.state == 'running' then is_due = true end
+  if alias.in_flight_until then in_flight_until = math.max(in_flight_until, alias.in_flight_until) end
 end
 if not is_due and not limit then return {'nothing'} end
-local reason = not limit and (is_moving(task) and 'account_moves' or reason_to_hold())
-if not limit and not reason then return grant(aliases) end
+local is_in_flight = in_flight_until > now and in_flight_until < now + MAX_IN_FLIGHT_MS
+local reason = not limit and (is_moving(task) and 'account_moves' or reason_to_hold(aliases))
+if not limit and not reason and not is_in_flight then return grant(aliases) end
 
 -- Redis creates the functions of a script for each call, which takes as long as commands do: most calls end above.
 --- @include lib/attempts
@@ -70,12 +85,19 @@ if limit then
   return {'parked'}
 end
 
+local primary = aliases[1].task
+for i = 2, #aliases do clear_state(aliases[i].task) end
+call('HSETNX', key.task .. primary, 'pending_since', now)
+
+local function wait(until_ms, why)
+  set_state(primary, 'waiting', until_ms)
+  call('HSET', key.task .. primary, 'retry_at', until_ms, 'reason', why)
+  return {'waiting'}
+end
+
 -- A visit is held. An event, which belongs to no account and runs unless a move stops it, waits.
 local MOVE_WAIT_MS = 5000
-if kind_of(task) == 'event' then
-  set_state(task, 'waiting', now + MOVE_WAIT_MS)
-  call('HSET', key.task .. task, 'retry_at', now + MOVE_WAIT_MS, 'reason', reason)
-else
-  hold(task, reason)
-end
+if not reason then return wait(in_flight_until, 'write_in_progress') end
+if kind_of(task) == 'event' then return wait(now + MOVE_WAIT_MS, reason) end
+hold(primary, reason)
 return {'held'}

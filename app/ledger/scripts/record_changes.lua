@@ -21,7 +21,7 @@ local function retract_changes(targets)
     end
     if retracted > 0 then
       call('HINCRBY', key.task .. target, 'changes', 1)
-      enqueue_if_idle(target)
+      enqueue_if_idle(walk_links(target))
     end
   end
 end
@@ -32,7 +32,7 @@ local function track_visits(operation, former_targets)
   for visit in string.gmatch(task_names(changes) .. ' ' .. former_targets, '%S+') do
     has_visits = true
     track(operation, visit)
-    settle(operation, visit, visit)  -- it is done already if nothing changed
+    settle(operation, visit, primary_of(walk_links(visit)))  -- it is done already if nothing changed
   end
   if has_visits then return stop_tracking(operation, task) end
   settle(operation, task, task)

@@ -23,8 +23,7 @@ local function park_crashing(task, expired_leases)
   for _, alias in ipairs(aliases) do
     if alias.state == 'running' then
       parked[alias.task] = true
-      remove_from_state(alias.task, 'running')
-      call('HDEL', key.task .. alias.task, 'state', 'lease', 'expired_leases')
+      clear_state(alias.task)
     end
   end
   park(aliases[1].task, 'crashed_repeatedly',

@@ -131,6 +131,37 @@ async def test_a_probe_that_dies_is_replaced(ledger: Ledger, redis: Redis) -> No
     assert [visit_task("B")] == await ledger.task_ids("queued")
 
 
+@pytest.mark.parametrize("succeeds", [True, False])
+async def test_a_probe_that_gets_an_earlier_id_decides(ledger: Ledger, redis: Redis, succeeds: bool) -> None:
+    await accept(ledger, change("A"))
+    failing = await start_run(ledger, "A", account="main")
+    down = CircuitSignal(kind="down", pause_s=60)
+    await ledger.complete(failing, waiting(circuit_signal=down), account="main")
+    await accept(ledger, change("C"))
+    assert "held" == await ledger.lease(visit_task("C"), account="main")
+    await end_circuit_pause(redis)
+    assert 1 == await ledger.release_held("main")
+    await accept(ledger, change("C", previous_visit_id="B"))
+
+    probe = await start_run(ledger, "C", account="main")
+    signal = CircuitSignal(kind="ok") if succeeds else down
+    await ledger.complete(probe, done(circuit_signal=signal), account="main")
+
+    circuit = await redis.command("HMGET", "bell:circuit:main", "failures", "probe")
+    assert ([None, None] if succeeds else [b"2", None]) == circuit
+
+
+async def test_a_visit_is_held_under_its_first_id(ledger: Ledger) -> None:
+    await hold(ledger, "X", CircuitSignal(kind="unauthorized", pause_s=30))
+    await accept(ledger, change("B"))
+    await accept(ledger, change("B", previous_visit_id="A"))
+
+    assert "held" == await ledger.lease(visit_task("B"), account="main")
+
+    assert {visit_task("A"), visit_task("X")} == set(await ledger.task_ids("held:main"))  # type: ignore[arg-type]
+    assert "done" == await state_of(ledger, visit_task("B"))
+
+
 async def test_the_circuit_of_one_account_holds_no_task_of_another(ledger: Ledger) -> None:
     await hold(ledger, "A", CircuitSignal(kind="unauthorized", pause_s=30))
     await accept(ledger, change("B"))

@@ -179,6 +179,55 @@ async def test_a_new_change_after_a_failure_waits_for_the_next_attempt(ledger: L
     assert "waiting" == await state_of(ledger, visit_task("A"))
 
 
+@pytest.mark.parametrize("change_for", ["B", "C"])
+async def test_a_change_of_any_id_after_a_failure_waits_for_the_next_attempt(ledger: Ledger, change_for: str) -> None:
+    await accept(ledger, change("B", previous_visit_id="A"))
+    await ledger.complete(await start_run(ledger, "A"), waiting(failed_attempts=1))
+
+    await accept(ledger, change(change_for, previous_visit_id={"C": "B"}.get(change_for)))
+
+    assert [] == await ledger.task_ids("queued")
+    assert [visit_task("A")] == await ledger.task_ids("waiting")
+
+
+async def test_a_change_of_another_id_during_a_failing_run_waits_for_the_next_attempt(ledger: Ledger) -> None:
+    await accept(ledger, change("B", previous_visit_id="A"))
+    lease = await start_run(ledger, "A")
+    await accept(ledger, change("B"))
+
+    await ledger.complete(lease, waiting(failed_attempts=1))
+
+    assert ([], [visit_task("A")]) == (await ledger.task_ids("queued"), await ledger.task_ids("waiting"))
+
+
+async def test_a_change_of_any_id_of_a_parked_visit_restarts_the_three_days(ledger: Ledger) -> None:
+    await accept(ledger, change("B", previous_visit_id="A"))
+    await ledger.complete(await start_run(ledger, "A"), parked())
+
+    await accept(ledger, change("B"))
+
+    assert ([], [visit_task("A")]) == (await ledger.task_ids("parked"), await ledger.task_ids("queued"))
+    assert None is (await start_run(ledger, "A")).primary.failing_since_ms
+
+
+async def test_no_run_begins_while_a_call_may_still_take_effect(ledger: Ledger, redis: Redis) -> None:
+    await accept(ledger, change("A"))
+    await ledger.complete(await start_run(ledger, "A"), parked(in_flight_s=5))
+    await accept(ledger, change("B", previous_visit_id="A"))
+
+    assert "waiting" == await ledger.lease(visit_task("A"))
+
+    visit = await ledger.load_task(visit_task("A"))
+    now_ms = (await ledger.server_time()).timestamp() * 1_000
+    assert ("waiting", "write_in_progress") == (visit.state, visit.reason)
+    assert visit.retry_at_ms is not None
+    assert now_ms + 3_000 < visit.retry_at_ms <= now_ms + 5_000
+    await redis.command("HSET", f"bell:{visit_task('A')}", "in_flight_until", int(now_ms))
+    await backdate(redis, "waiting")
+    assert 1 == await ledger.requeue_due()
+    assert 2 == len((await start_run(ledger, "A")).tasks)
+
+
 async def test_a_visit_that_waits_for_data_is_queued_by_a_new_change(ledger: Ledger) -> None:
     await accept(ledger, change("A"))
     await ledger.complete(await start_run(ledger, "A"), waiting(retry_in_s=86_400, failed_attempts=None))

@@ -1,5 +1,5 @@
 --- The aliases of a visit. Some tools give a visit a new id when it is rescheduled. The hash of each id then has the fields
---- `previous:<task>` and `next:<task>`.
+--- `previous:<task>` and `next:<task>`, and its own changes. The state of the visit is that of its primary id (state.lua).
 --- @include lib/limits
 --- @include lib/tasks
 
@@ -13,8 +13,12 @@ local function load_alias(task)
   local alias = {task = task, depth = 0, hash = call('HGETALL', key.task .. task), state = false, previous = {}, next = {}}
   local fields = alias.hash
   for f = 1, #fields, 2 do
-    if fields[f] == 'state' then alias.state = fields[f + 1] end
-    if fields[f] == 'linked' then
+    local name = fields[f]
+    if name == 'state' then
+      alias.state = fields[f + 1]
+    elseif name == 'in_flight_until' then
+      alias.in_flight_until = tonumber(fields[f + 1])
+    elseif name == 'linked' then
       for each = 1, #fields, 2 do add_link(alias, fields[each]) end
     end
   end
@@ -85,9 +89,14 @@ local function load_aliases(task)
   return ordered, id_count > MAX_ALIASES_READ and 'too_many_reschedules' or field_count > MAX_FIELDS_READ and 'too_many_changes'
 end
 
+-- Every alias without its changes, by task.
+local function walk_links(task) return (walk({task}, load_links, MAX_ALIASES_READ, MAX_FIELDS_READ)) end
+
+local function primary_of(aliases) return first_ids(aliases)[1] end
+
 -- The aliases of a visit must not expire while the visit is unfinished.
-local function persist_aliases(task)
-  for name in pairs((walk({task}, load_links, MAX_ALIASES_READ, MAX_FIELDS_READ))) do call('PERSIST', key.task .. name) end
+local function persist(aliases)
+  for name in pairs(aliases) do call('PERSIST', key.task .. name) end
 end
 
 local function link_ids(task, previous)

@@ -23,31 +23,29 @@ local function change_fields(field, number, change)
   return cut(field, value)
 end
 
--- start: when the visit starts according to this change, or ''. It is listed there until its first run.
-local function add_visit(task, field, change, start)
-  local hash = key.task .. task
-  write_job(task, nil, 1, 'visits')
-  call('HSET', hash, 'state', 'queued', 'pending_since', now, 'changes', 1, cut(field, '1 ' .. change))
-  if start ~= '' then
-    call('HSET', hash, 'start', start)
-    add_to_day(task, start)
-  end
+-- start: when the visit starts according to its first change, or ''. It is listed there until its first run.
+local function list_start(task, start)
+  if start == '' then return end
+  call('HSET', key.task .. task, 'start', start)
+  add_to_day(task, start)
 end
 
--- Record a change and queue its visit, unless a scheduled run will see it. -> true if the visit was queued
+local function add_visit(task, field, change, start)
+  write_job(task, nil, 1, 'visits')
+  call('HSET', key.task .. task, 'state', 'queued', 'pending_since', now, 'changes', 1, cut(field, '1 ' .. change))
+  list_start(task, start)
+end
+
+-- Record a change of a visit with one id, and queue the visit unless a scheduled run will see it.
 local function add_change(visit, field, change, start)
-  if visit.changes == 0 then
-    add_visit(visit.task, field, change, start)
-    return true
-  end
+  if visit.changes == 0 then return add_visit(visit.task, field, change, start) end
   local hash, number, jobs = key.task .. visit.task, visit.changes + 1, (visit.jobs or 1) + 1
   if is_scheduled(visit.state, visit.failed_since) then
     call('HSET', hash, 'changes', number, change_fields(field, number, change))
-    return false
+    return
   end
   write_job(visit.task, visit.state, jobs, 'visits')
   call('PERSIST', hash)
   call('HSET', hash, 'state', 'queued', 'jobs', jobs, 'pending_since', visit.pending_since or now, 'changes', number,
     change_fields(field, number, change))
-  return true
 end

@@ -23,24 +23,38 @@ local function first_exceeded_limit(changes)
   end
 end
 
--- Move a task that a replay queued to the queue of live changes, since a new change arrived.
-local function promote_to_live(task, jobs)
+-- Move a visit that a replay queued to the queue of live changes, since a new change arrived.
+local function promote_to_live(task, jobs, queue)
+  if not queue then return end
   local job = job_of(task, jobs)
   call('HDEL', key.task .. task, 'queue')
   if call('ZREM', key.queue .. 'replays', job) == 1 then call('ZADD', queue_key(task), now, job) end
+end
+
+-- Record a change of a visit with several ids, and queue the visit under its primary id, unless a scheduled run will see it.
+local function add_linked_change(visit, field, change)
+  local hash, number = key.task .. visit.task, visit.changes + 1
+  call('HSET', hash, 'changes', number, change_fields(field, number, change.change))
+  if number == 1 then list_start(visit.task, change.start) end
+  if change.previous ~= '' then link_ids(visit.task, change.previous) end
+  local aliases = walk_links(visit.task)
+  for name in pairs(aliases) do promote_to_live(name, get_fields(name, 'jobs', 'queue')) end
+  enqueue_if_idle(aliases)
 end
 
 -- keep_discarded: changes that an operator discarded stay discarded, for a delivery that is translated again.
 local function add_changes(delivery, changes, keep_discarded)
   for i, change in ipairs(changes) do
     local task, origin, visit = change.task, delivery .. '.' .. i - 1, read_visit(change.task)
-    if visit.queue then promote_to_live(task, visit.jobs) end
     local is_discarded = keep_discarded and call('HEXISTS', key.task .. task, 'discarded:' .. origin) == 1
     local field = (is_discarded and 'discarded:' or 'change:') .. origin
     if visit.changes > 0 then delete_value(key.task .. task, field) end
-    local was_idle = add_change(visit, field, change.change, change.start)
-    if change.previous ~= '' then link_ids(task, change.previous) end
-    if change.previous ~= '' or visit.linked and was_idle then persist_aliases(task) end
+    if visit.linked or change.previous ~= '' then
+      add_linked_change(visit, field, change)
+    else
+      promote_to_live(task, visit.jobs, visit.queue)
+      add_change(visit, field, change.change, change.start)
+    end
   end
 end
 

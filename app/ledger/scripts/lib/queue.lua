@@ -3,19 +3,23 @@
 --- @include lib/state
 --- @include lib/aliases
 
-local function enqueue(task, delay_ms)
+-- aliases: of the visit, if they are known.
+local function enqueue(task, delay_ms, aliases)
   local hash = key.task .. task
   local state, jobs, queue = get_fields(task, 'state', 'jobs', 'queue')
   local number = (jobs or 1) + 1
   write_job(task, state, number, queue, delay_ms)
   call('HSET', hash, 'state', 'queued', 'jobs', number)
   call('HSETNX', hash, 'pending_since', now)
-  persist_aliases(task)
+  persist(aliases or walk_links(task))
 end
 
-local function enqueue_if_idle(task)
-  local state, failed_since = get_fields(task, 'state', 'failed_since')
-  if not is_scheduled(state, failed_since) then enqueue(task) end
+-- Queue a visit, unless a scheduled run of any of its ids will see the changes.
+local function enqueue_if_idle(aliases)
+  for name in pairs(aliases) do
+    if is_scheduled(get_fields(name, 'state', 'failed_since')) then return persist(aliases) end
+  end
+  enqueue(primary_of(aliases), 0, aliases)
 end
 
 -- Requeue a task because of a repeat: the first time at once, then at most once a minute.
@@ -29,5 +33,5 @@ local function enqueue_repeat(task)
   set_state(task, 'waiting', due)
   call('HSET', hash, 'retry_at', due, 'reason', 'repeated_within_a_minute')
   call('HSETNX', hash, 'pending_since', now)
-  persist_aliases(task)
+  persist(walk_links(task))
 end

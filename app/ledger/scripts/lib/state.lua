@@ -1,4 +1,6 @@
 --- State transitions of tasks.
+--- The state of a visit with several ids is in the hash of its primary id, the first one. Another id has a state only if it got it
+--- before the ids were linked, until the next run begins or is put off. During a run all ids are `running`.
 --- @include lib/tasks
 --- @include lib/deliveries
 
@@ -10,6 +12,12 @@ local function set_state(task, state, score)
   if (state == 'held' or state == 'parked') and kind_of(task) == 'visit' then call('SADD', key.accounts, account_of(task)) end
   call('ZADD', state_key(task, state), score, task)
   call('HSET', key.task .. task, 'state', state)
+end
+
+-- For an id whose visit has its state elsewhere.
+local function clear_state(task)
+  remove_from_state(task, get_fields(task, 'state'))
+  call('HDEL', key.task .. task, 'state', 'lease', 'expired_leases')
 end
 
 -- Store the time at which a task last ended. An alert starts if it does not change while tasks are due.

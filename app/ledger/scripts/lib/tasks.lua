@@ -23,6 +23,7 @@
 --- @field reason why the task is waiting, held or parked
 --- @field failed_attempts how many attempts failed in a row
 --- @field failed_since when the first of them failed
+--- @field in_flight_until until when a call of the last run may still change the visit in the API
 --- @field attempts how many attempts followed the first; absent if none did
 --- @field attempt:<number> one of the newest 100 attempts, as a JSON list
 --- @field attempted 1 if a run of a visit without `remote` has begun

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Awaitable, Callable
 from decimal import Decimal
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 import jobs.apply_visit
 import jobs.contacts
+from app.ledger.ids import TaskId
 from app.visits.change import VisitChange
 from jobs.apply_visit import run_visit
 from tests.support.harness import wait_until
@@ -143,6 +145,63 @@ async def test_a_write_that_completes_after_the_timeout_causes_no_duplicate(
 
     assert {"time_scheduled": "2026-03-14T20:00:00Z", "event_date": "2026-03-14T20:00:00Z"} == world.visit()
     assert [1, 1] == [len(world.harness.visits()), len(world.contacts("ada@example.com"))]
+
+
+async def change_of_an_alias(world: World) -> None:
+    await world.accept(booked("2", version=3, hour=20))
+
+
+async def another_reschedule(world: World) -> None:
+    await world.accept(booked("3", version=3, hour=20, previous_visit_id="2"))
+
+
+async def earlier_id(world: World) -> None:
+    await world.accept(booked("1", version=3, previous_visit_id="0"), booked("2", version=3, hour=20))
+
+
+async def replay(world: World) -> None:
+    await world.accept(booked("2", version=3, hour=20))
+    await world.ledger.replay(TaskId.visit("main", "standard-2"))
+
+
+async def change_after_a_discard(world: World) -> None:
+    await world.ledger.discard(TaskId.visit("main", "standard-1"))
+    await world.accept(booked("2", version=3, hour=20))
+
+
+@pytest.mark.parametrize(
+    "then",
+    [change_of_an_alias, another_reschedule, earlier_id, replay, change_after_a_discard],
+    ids=lambda f: f.__name__,
+)
+@pytest.mark.parametrize("slow", ["POST /visits", "PUT /visits/:id"])
+async def test_no_id_of_a_visit_runs_while_a_write_may_be_in_progress(
+    world: World, slow: str, then: Callable[[World], Awaitable[None]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Times are scaled by 20, as above."""
+    world.configure(answer_s=0.5, RETRY_FIRST_S="0.05", RETRY_CAP_S="0.05")
+    monkeypatch.setattr("jobs.retry.IN_FLIGHT_WAIT_S", 0.4)
+    if slow.startswith("PUT"):
+        await world.apply(booked("1", hour=7))
+    world.harness.inject_faults(slow_share=1, slow_s=0.7, only=[slow], times=1)
+
+    await world.accept(booked("1"), booked("2", version=2, hour=10, previous_visit_id="1"))
+    await world.run_task("visit:main/standard-1")
+    await then(world)
+    async with asyncio.timeout(20):
+        while await has_unfinished_visits(world):
+            await world.ledger.requeue_due()
+            await world.run()
+            await asyncio.sleep(0.005)
+    await asyncio.to_thread(wait_until, lambda: faulty_calls(world))
+
+    first = "standard-0" if then is earlier_id else "standard-1"
+    expected = [(first, "2026-03-14T20:00:00Z")]
+    assert expected == [(visit["external_id"], visit["time_scheduled"]) for visit in world.harness.visits()]
+
+
+async def has_unfinished_visits(world: World) -> bool:
+    return any([await world.ledger.task_ids(state) for state in ("queued", "running", "waiting")])
 
 
 async def test_a_slow_api_gets_its_visits(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
