@@ -2,11 +2,11 @@
 --- accept: Store a delivery with its changes and jobs, unless it is a repeat.
 --- The only script without allow-oom: a full server accepts no deliveries, and tasks continue.
 --- options: '', or JSON of those that apply: event, the state of the event's task: queued, or parked with reason; refetch, if a
---- repeat fetches the record again; list_hook, if this process has not listed the hook recently; dedup_ttl_s, if a repeat is
---- recognized for longer than eight days.
+--- repeat may be another event and fetches the record again; list_hook, if this process has not listed the hook recently;
+--- dedup_ttl_s, if a repeat is recognized for longer than eight days.
 --- @args delivery hook keep_ms record options
 --- @varargs changes: task change previous start
---- @returns 1; the id of the first delivery for a repeat; {limit} if a visit accepts no more changes, 0 if the account of the hook moves, or 2 if the event was stored too long ago to count as a repeat: then nothing was written, and for 2 the caller sends the delivery again with another digest
+--- @returns 1; the id of the first delivery for a repeat; {limit} if a visit accepts no more changes, 0 if the account of the hook moves, or 2 if the event was stored too long ago to count as a repeat, or its body, which the record is fetched with, was erased: then nothing was written, and for 2 the caller sends the delivery again with another digest
 --- @include lib/clock
 --- @include lib/cut
 
@@ -19,8 +19,9 @@ if phase and phase ~= 'copying' then return 0 end
 -- each call; this path needs one, and writes what `store_delivery` and `add_visit` write. The record is the last write of every
 -- path: if the script fails before it, the sender's retry is not a repeat.
 --- @bind_only changes
-local hash = is_only and previous == '' and options == '' and not stored and not phase and key.task .. task
-if hash and call('EXISTS', hash) == 0 then
+local is_simple = is_only and previous == '' and options == '' and not stored and not phase
+local hash = is_simple and key.task .. task
+if is_simple and call('EXISTS', hash) == 0 then
   call('ZADD', key.deliveries .. hook, now, delivery)
   call('ZADD', key.visits_queue, now, task .. '#1')
   call('ZADD', key.queued, now, task)
@@ -50,7 +51,7 @@ local function store_delivery()
 end
 
 -- A fast path: one change of a known visit with one id needs only the functions above.
-if hash then
+if is_simple then
   local visit = read_visit(task)
   if visit.changes < MAX_FIELDS and not visit.linked and not visit.queue then
     store_delivery()
@@ -81,16 +82,17 @@ end
 -- A repeat requeues parked tasks: the event, the visits that it changed, and their aliases.
 local function requeue_failed(task)
   for _, alias in ipairs(load_aliases(task)) do
-    if alias.state == 'parked' then enqueue_repeat(alias.task) end
+    if alias.state == 'parked' then enqueue_again(alias.task) end
   end
   for target in string.gmatch(get_fields(task, 'targets') or '', '%S+') do requeue_failed(target) end
 end
 
+-- The new count is seen by the end of a run, which may have fetched the record before this event and then requeues the task, and
+-- by the discard that an operator decided on before this event.
 local function fetch_again(task)
   local state = get_fields(task, 'state')
-  if not state then enqueue_repeat(task) end
-  -- The run may have fetched the record before this event. Its end sees the new count and requeues the task.
-  if state == 'running' then call('HINCRBY', key.task .. task, 'changes', 1) end
+  call('HINCRBY', key.task .. task, 'changes', 1)
+  if not state or state == 'discarded' then enqueue_again(task) end
 end
 
 local function accept_repeat(first)
@@ -117,7 +119,9 @@ local function add_event()
 end
 
 local first = first_delivery()
-if first and not mark and info.a < now - REPEAT_MS then return 2 end
+local is_old = not mark and stored and info.a < now - REPEAT_MS
+local is_erased = options.refetch and info.x
+if first and (is_old or is_erased) then return 2 end
 if first then return accept_repeat(first) end
 local limit = first_exceeded_limit(changes)
 if limit then return {limit} end

@@ -88,7 +88,7 @@ local function requeue_if_changed(member)
   elseif kind_of(member.task) == 'visit' then
     enqueue_if_idle(walk_links(member.task))
   elseif outcome == 'done' or outcome == 'parked' then
-    enqueue_repeat(member.task)
+    enqueue_again(member.task)
   end
 end
 

@@ -55,7 +55,7 @@ else
   call('HSET', hash, 'reason', reason)
 end
 if get_fields(task, 'changes') ~= changes_seen then
-  enqueue_repeat(task)
+  enqueue_again(task)
 else
   call('HDEL', hash, 'replaces_changes')
 end

@@ -3,13 +3,14 @@
 import asyncio
 import json
 import re
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from app.demo.valkey import valkey
-from app.ledger.ids import delivery_key
+from app.ledger.ids import TaskId, delivery_key
 from app.ledger.ledger import Ledger
 from app.ledger.moves import READ
 from app.ledger.records import AcceptResult, DeliveryInfo, Lease, NewDelivery, NotFound, Outcome
@@ -20,6 +21,7 @@ from tests.support.ledger import (
     accept,
     all_keys,
     attempt,
+    backdate,
     change,
     complete_run,
     done,
@@ -278,6 +280,73 @@ async def test_a_repeat_during_the_fetch_is_fetched_after_it(ledger: Ledger, end
         await ledger.complete(lease, done())
 
     assert "queued" == await state_of(ledger, task_id)
+
+
+async def test_an_event_after_a_discard_of_one_with_the_same_body_is_fetched(ledger: Ledger) -> None:
+    first = await accept(ledger, key="evt", event_state="queued", refetch=True)
+    event = TaskId.event(first.delivery_id)
+    await ledger.discard(event)
+
+    await accept(ledger, key="evt", event_state="queued", refetch=True)
+
+    assert "queued" == await state_of(ledger, event)
+
+
+async def test_a_discard_does_not_include_an_event_that_arrived_after_its_plan(ledger: Ledger) -> None:
+    first = await accept(ledger, key="evt", event_state="queued", refetch=True)
+    event = TaskId.event(first.delivery_id)
+    lease = await ledger.lease(event)
+    assert isinstance(lease, Lease)
+    await ledger.complete(lease, waiting())
+    planned = (await ledger.load_task(event)).change_count
+
+    await accept(ledger, key="evt", event_state="queued", refetch=True)
+
+    assert -2 == await ledger.discard(event, expected_changes=planned)
+
+
+async def test_an_event_after_the_erasure_of_one_with_the_same_body_is_stored(ledger: Ledger) -> None:
+    """The record is fetched with the body, which is erased."""
+    first = await accept(ledger, key="evt", event_state="queued", refetch=True)
+    event = TaskId.event(first.delivery_id)
+    await run_event(ledger, event)
+    info, _ = await ledger.load_delivery(first.delivery_id)
+    erased = replace(info, erased_at_ms=info.received_at_ms).encode() + b"\n"
+    assert "ok" == await ledger.redact(event, (await ledger.load_task(event)).change_count, erased, {})
+
+    second = await accept(ledger, key="evt", event_state="queued", refetch=True)
+    third = await accept(ledger, key="evt", event_state="queued", refetch=True)
+
+    assert ((False, True), third.delivery_id) == ((second.is_repeat, third.is_repeat), second.delivery_id)
+    assert b"evt" == (await ledger.load_delivery(second.delivery_id))[1]
+
+
+async def test_a_delivery_that_is_fetched_again_does_not_expire(ledger: Ledger, redis: Redis) -> None:
+    first = await accept(ledger, key="evt", event_state="queued", refetch=True)
+    event = TaskId.event(first.delivery_id)
+    ttls = []
+    for _ in range(2):  # at once, then in a minute
+        await run_event(ledger, event)
+        ttls.append(await redis.command("PTTL", delivery_key(first.delivery_id)))
+        await accept(ledger, key="evt", event_state="queued", refetch=True)
+        ttls.append(await redis.command("PTTL", delivery_key(first.delivery_id)))
+        await backdate(redis, "waiting")
+        await ledger.requeue_due()
+
+    assert [True, False, True, False] == [ttl > 0 for ttl in ttls]
+
+
+async def test_a_repeat_is_not_delayed_by_a_time_in_the_future(ledger: Ledger, redis: Redis) -> None:
+    """The clock of the server was a day ahead."""
+    await accept(ledger, change("A"), key="evt")
+    await ledger.complete(await start_run(ledger, "A"), parked())
+    await redis.command("HSET", f"bell:{visit_task('A')}", "repeated_at", await now_ms(ledger) + 86_400_000)
+
+    await accept(ledger, change("A"), key="evt")
+
+    retry_at_ms = (await ledger.load_task(TaskId(visit_task("A")))).retry_at_ms
+    assert retry_at_ms is not None
+    assert retry_at_ms <= await now_ms(ledger) + 60_000
 
 
 async def run_event(ledger: Ledger, task_id: str, repeats: int = 0) -> None:

@@ -3,6 +3,13 @@
 --- @include lib/state
 --- @include lib/aliases
 
+-- An unfinished task does not expire; nor do the other ids of a visit, or the delivery of an event.
+local function keep(task, aliases)
+  persist(aliases)
+  local delivery = delivery_of(task)
+  if delivery then call('PERSIST', delivery_key(delivery)) end
+end
+
 -- aliases: of the visit, if they are known.
 local function enqueue(task, delay_ms, aliases)
   local hash = key.task .. task
@@ -11,7 +18,7 @@ local function enqueue(task, delay_ms, aliases)
   write_job(task, state, number, queue, delay_ms)
   call('HSET', hash, 'state', 'queued', 'jobs', number)
   call('HSETNX', hash, 'pending_since', now)
-  persist(aliases or walk_links(task))
+  keep(task, aliases or walk_links(task))
 end
 
 -- Queue a visit, unless a scheduled run of any of its ids will see the changes.
@@ -22,16 +29,18 @@ local function enqueue_if_idle(aliases)
   enqueue(primary_of(aliases), 0, aliases)
 end
 
--- Requeue a task because of a repeat: the first time at once, then at most once a minute.
+-- Queue a task again because of a repeat, also of one that arrived during its run: the first time at once, then at most once a
+-- minute, however often the tool repeats the event. A time in the future means that the clock went back.
 local REPEAT_INTERVAL_MS = 60000
-local function enqueue_repeat(task)
+local function enqueue_again(task)
   local hash = key.task .. task
-  local due = (tonumber(get_fields(task, 'repeated_at')) or 0) + REPEAT_INTERVAL_MS
+  local repeated_at = tonumber(get_fields(task, 'repeated_at')) or 0
+  local due = math.min(repeated_at, now) + REPEAT_INTERVAL_MS
   call('HSET', hash, 'repeated_at', math.max(due, now))
   if due <= now then return enqueue(task) end
   call('HDEL', hash, 'failed_attempts', 'failed_since')
   set_state(task, 'waiting', due)
   call('HSET', hash, 'retry_at', due, 'reason', 'repeated_within_a_minute')
   call('HSETNX', hash, 'pending_since', now)
-  persist(walk_links(task))
+  keep(task, walk_links(task))
 end

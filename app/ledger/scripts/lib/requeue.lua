@@ -3,13 +3,10 @@
 
 -- queue: '' | replays. -> queued | running
 local function requeue(task, queue)
-  local hash, delivery = key.task .. task, delivery_of(task)
+  local hash = key.task .. task
   local state = get_fields(task, 'state')
   call('HDEL', hash, 'failed_since', 'retry_at', 'expired_leases', 'repeated_at')
-  if delivery then
-    call('PERSIST', delivery_key(delivery))
-    call('HSET', hash, 'last_event_at', now)  -- the run fetches the record again
-  end
+  if delivery_of(task) then call('HSET', hash, 'last_event_at', now) end  -- the run fetches the record again
   if state == 'running' then
     call('HINCRBY', hash, 'changes', 1)  -- the end of the run requeues the task
     return 'running'
