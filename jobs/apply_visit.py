@@ -35,7 +35,7 @@ from jobs.errors import DeadlinePassed, NeedsOperator, RateLimitedLocally
 from jobs.retry import Decision, decide
 from jobs.runs import TaskRun, complete, run
 
-#: If VISITS_API_RATE requires a longer wait, the run ends and the task is held without a lease.
+#: If VISITS_API_RATE requires a longer wait, because others take the slots, the run ends and the task is held without a lease.
 MAX_RATE_WAIT_S = 2.0
 #: A visit with more than COMPACT_ABOVE changes keeps those that may still decide a field, and the newest.
 COMPACT_ABOVE, COMPACT_KEEP_NEWEST = 300, 50
@@ -75,6 +75,11 @@ async def run_visit(context: Context, account: str, external_id: str) -> str:
     return await run(VisitRun, context, TaskId.visit(account, external_id), account)
 
 
+def max_rate_wait_s(calls_per_second: float) -> float:
+    """Return the longest wait for a slot. A run needs several, so it waits for the next one, however low the rate is."""
+    return max(MAX_RATE_WAIT_S, 1 / calls_per_second + 1)
+
+
 @dataclass(frozen=True, slots=True)
 class CallHooks:
     """The checks before, and the records after, each call of a run. deadline: by time.monotonic().
@@ -88,7 +93,7 @@ class CallHooks:
 
     async def before_call(self) -> None:
         if rate := self.context.settings.visits_api_rate:
-            wait_s = await self.context.ledger.acquire_rate_slot(self.account, rate, MAX_RATE_WAIT_S)
+            wait_s = await self.context.ledger.acquire_rate_slot(self.account, rate, max_rate_wait_s(rate))
             if wait_s < 0:
                 raise RateLimitedLocally
             await asyncio.sleep(wait_s)

@@ -162,6 +162,8 @@ Cells = Annotated[dict[str, str], BeforeValidator(_split_cells)]
 PasswordHashes = Annotated[str, AfterValidator(_password_hashes)]
 HeaderName = Annotated[str, AfterValidator(_header_name)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+#: The four calls that create a visit for a new contact must fit into one run (RUN_TIMEOUT_S in jobs/context.py).
+CallsPerSecond = Annotated[float, Field(ge=0.2, allow_inf_nan=False)]
 
 
 Role = Literal["operator", "viewer"]
@@ -281,9 +283,10 @@ class Settings(BaseModel):
         "https://dashboard.reviewrover.co/api/v1", description="the URL of Review Rover's Visits API"
     )
     visits_api_token: Secret | None = Field(None, repr=False, description="Review Rover's token")
-    visits_api_rate: Seconds | None = Field(
+    visits_api_rate: CallsPerSecond | None = Field(
         None,
-        description="the maximum number of calls per second and account, by all workers; unset: no limit but the API's 429",
+        description="the maximum number of calls per second and account, by all workers, 0.2 at least; unset: no limit but "
+        "the API's 429",
         examples=["10"],
     )
     environment_hooks: dict[str, HookSettings] = Field({}, alias="hooks", description="the configured hooks")

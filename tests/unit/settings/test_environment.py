@@ -314,6 +314,7 @@ INVALID: list[tuple[dict[str, str], list[str]]] = [
     ({"VISITS_API_URL": "https://api.example.com/ canary"}, ["VISITS_API_URL"]),
     ({"VISITS_API_RATE": "0"}, ["VISITS_API_RATE"]),
     ({"VISITS_API_RATE": "nan"}, ["VISITS_API_RATE"]),
+    ({"VISITS_API_RATE": "0.19"}, ["VISITS_API_RATE"]),
     ({"RETRY_FIRST_S": "-1"}, ["RETRY_FIRST_S"]),
     ({"RETRY_FIRST_S": "10", "RETRY_CAP_S": "5"}, ["RETRY_FIRST_S"]),
     ({"RETRY_CAP_S": "inf"}, ["RETRY_CAP_S"]),

@@ -225,13 +225,22 @@ async def test_all_visits_together_keep_the_rate(world: World) -> None:
 async def test_a_run_that_exceeds_the_rate_keeps_no_contact_locked(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The maximum wait is 0.1 s, so the second of the four calls is not made."""
-    monkeypatch.setattr(jobs.apply_visit, "MAX_RATE_WAIT_S", 0.1)
+    """Others take the slots: the second of the four calls is not made."""
+    monkeypatch.setattr(jobs.apply_visit, "max_rate_wait_s", lambda rate: 0.1)
     world.configure(VISITS_API_RATE="0.5")
     await world.apply(booked())
 
     assert "rate_limited_locally" == (await world.load_task()).reason
     assert [] == await world.redis.command("KEYS", "bell:contact:*:lock")
+
+
+async def test_a_run_makes_all_its_calls_however_low_the_rate(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Times are scaled by 50: a slot every 0.1 s for 5 s, with a maximum wait of 0.04 s for 2 s."""
+    monkeypatch.setattr(jobs.apply_visit, "MAX_RATE_WAIT_S", 0.04)
+    world.configure(VISITS_API_RATE="10")
+
+    assert ["done"] == await world.apply(booked())
+    assert CREATE_CALLS == world.calls()
 
 
 # Accounts
