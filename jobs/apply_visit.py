@@ -35,7 +35,7 @@ from jobs.errors import DeadlinePassed, NeedsOperator, RateLimitedLocally
 from jobs.retry import Decision, decide
 from jobs.runs import TaskRun, complete, run
 
-#: If VISITS_API_RATE requires a longer wait, because others take the slots, the run ends and the task is held without a lease.
+#: If VISITS_API_RATE requires a longer wait, since others take the slots, the run ends and the task is held without a lease.
 MAX_RATE_WAIT_S = 2.0
 #: A visit with more than COMPACT_ABOVE changes keeps those that may still decide a field, and the newest.
 COMPACT_ABOVE, COMPACT_KEEP_NEWEST = 300, 50

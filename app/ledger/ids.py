@@ -3,6 +3,7 @@
 visit:<account>/<external_id>    task: apply one visit
 event:<delivery>                 task: fetch and translate one delivery
 d<11 hex digits><16 characters>  delivery: ms since 1970, and a digest of its hook and event; sorts by time
+a<11 hex digits><10 hex digits>  in place of a delivery, for a change that an operator made: the same, and random bits
 <delivery>.<index>               origin of a change: the delivery and the position of the change in it
 d<11 hex digits><10 hex digits>  other ids: ms since 1970, random bits
 
@@ -93,7 +94,24 @@ def new_origin(delivery_id: str, index: int) -> str:
 
 
 def new_id() -> str:
-    return f"d{time.time_ns() // 1_000_000:011x}{random.getrandbits(40):010x}"
+    return f"d{_time_and_random_bits()}"
+
+
+def new_assignment_id() -> str:
+    return f"{ASSIGNED}{_time_and_random_bits()}"
+
+
+def is_assignment(origin: str) -> bool:
+    """Return whether an operator made the change. The id of its delivery is accepted too."""
+    return origin.startswith(ASSIGNED)
+
+
+#: Less than the letters of deliveries: the newest delivery of a visit is the greatest.
+ASSIGNED = "a"
+
+
+def _time_and_random_bits() -> str:
+    return f"{time.time_ns() // 1_000_000:011x}{random.getrandbits(40):010x}"
 
 
 def new_delivery_id(hook: str, event: bytes, arrived_at_ms: int, *, is_listed: bool = False) -> str:

@@ -14,7 +14,7 @@ import orjson
 from app.ledger import keys, scripts
 from app.ledger.bodies import Bodies, BodyUndecryptable
 from app.ledger.compression import compress
-from app.ledger.ids import TaskId, delivery_key, is_id_of, new_delivery_id, new_id, new_token
+from app.ledger.ids import TaskId, delivery_key, is_id_of, new_assignment_id, new_delivery_id, new_id, new_token
 from app.ledger.records import (
     DEDUP_TTL_S,
     NO_CAUSE,
@@ -479,9 +479,9 @@ class Ledger:
         await self.redis.command("DEL", f"{keys.CIRCUIT}{account}")
 
     async def assign_contact(self, task_id: TaskId, change: VisitChange) -> None:
-        """Record a change of an operator. It is merged like any other."""
+        """Record a change of an operator, of the visit's id task_id. It is merged like any other."""
         changes = [PackedChange(task_id, encode_change(change), previous="", start="")]
-        await self.redis.script(scripts.assign_contact(id=new_id(), changes=changes))
+        await self.redis.script(scripts.assign_contact(id=new_assignment_id(), changes=changes))
 
     async def redact(
         self, task_id: TaskId, expected_changes: int | None, record: bytes, fields: Mapping[str, bytes]

@@ -3,10 +3,9 @@
 import re
 import time
 
-from app.ledger.times import MAX_CLOCK_SKEW_MS
+from app.ledger.records import Task
 from app.operators.search_index import normalize_email
-from app.visits.change import Contact, VisitChange
-from app.visits.merge import RecordedChange
+from app.visits.change import FIRST_TIME_US, Contact, VisitChange
 
 _CONTACT_ID = re.compile(r"cont_[A-Za-z0-9_]{1,80}")
 
@@ -36,16 +35,15 @@ def is_contact(text: str) -> bool:
     return True
 
 
-def assignment(contact: Contact) -> VisitChange:
-    """Return the change of an operator. It overrides all older changes, and no newer one."""
-    return VisitChange(action="update", visit_id="", version=time.time_ns() // 1000, contact=contact)
+def assignment(contact: Contact, last_alias: Task) -> VisitChange:
+    """Return the change of an operator. It is recorded for the visit's last id, whose changes take precedence.
 
-
-def is_assignment(change: RecordedChange, recorded_at_ms: int) -> bool:
-    """Return whether the change may be an `assignment` that was recorded at this time."""
-    return (
-        bool(change.contact) and not change.facts and abs(change.version // 1000 - recorded_at_ms) < MAX_CLOCK_SKEW_MS
-    )
+    It overrides the contact in every change that is stored, and none that the tool makes later. The tool's versions are
+    times or counts. The tool's next count may be that of this change; then the tool's change has the greater rank.
+    """
+    newest = max((change.version for change in last_alias.recorded_changes()), default=0)
+    now_us = time.time_ns() // 1000 if newest >= FIRST_TIME_US else 0
+    return VisitChange(action="create", visit_id="", version=max(newest + 1, now_us), contact=contact)
 
 
 def has_contact(current: Contact, assigned: Contact) -> bool:

@@ -12,13 +12,12 @@ from dataclasses import dataclass, replace
 from typing import Any, ParamSpec, TypeVar
 
 from app.ledger import keys
-from app.ledger.ids import TaskId, delivery_key, delivery_of, delivery_time_ms
+from app.ledger.ids import TaskId, delivery_of
 from app.ledger.ledger import Ledger, known_accounts
 from app.ledger.reasons import find_reason, ignored_title
 from app.ledger.records import Attempt, BodyUnavailable, DeliveryInfo, NotFound, Task
 from app.ledger.times import iso_timestamp
 from app.operators.activity_log import Activity, ActivityLog, ActivityPage
-from app.operators.contacts import is_assignment
 from app.operators.filter import STATE_TITLES, ActivityFilter
 from app.operators.history import (
     HistoryLine,
@@ -382,22 +381,11 @@ class Explain:
         aliases = await self._ledger.load_aliases(task_id)
         details = await run_off_loop(aliases, self._visit_details, aliases)
         activities = await self._activity_log.of_tasks(*(alias.task_id for alias in aliases))
-        history = await run_off_loop(aliases, visit_history, aliases, activities, await self._assignments(aliases))
+        history = await run_off_loop(aliases, visit_history, aliases, activities)
         return details | {
             "history": [line.to_dict() for line in history],
             "activities": _activity_rows(activities),
         }
-
-    async def _assignments(self, aliases: Sequence[Task]) -> set[str]:
-        """Return the deliveries of changes that an operator made: they are not stored."""
-        candidates = {
-            delivery_of(change.origin)
-            for alias in aliases
-            for change in (*alias.recorded_changes(), *alias.recorded_changes(discarded=True))
-            if is_assignment(change, delivery_time_ms(change.origin))
-        }
-        stored = await self._ledger.redis.pipeline([("EXISTS", delivery_key(id)) for id in candidates])
-        return {id for id, exists in zip(candidates, stored, strict=True) if not exists}
 
     def _visit_details(self, aliases: list[Task]) -> Row:
         primary, facts = aliases[0], merge_visit(aliases)

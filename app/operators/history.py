@@ -8,7 +8,7 @@ from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from app.ledger.ids import delivery_of, delivery_time_ms
+from app.ledger.ids import delivery_of, delivery_time_ms, is_assignment
 from app.ledger.reasons import REASONS, find_reason, ignored_title
 from app.ledger.records import Attempt, Task
 from app.ledger.times import MAX_CLOCK_SKEW_MS, iso_timestamp
@@ -94,17 +94,12 @@ class HistoryLine:
         return {name: value for name, value in fields.items() if value}
 
 
-def visit_history(
-    aliases: Sequence[Task], activities: Iterable[Activity], assigned: Container[str] = ()
-) -> list[HistoryLine]:
-    """Return the history of a visit.
-
-    assigned: the deliveries that are no messages of the tool, but contacts that an operator assigned.
-    """
+def visit_history(aliases: Sequence[Task], activities: Iterable[Activity]) -> list[HistoryLine]:
+    """Return the history of a visit."""
     attempts = [attempt for alias in aliases for attempt in alias.attempts]
     acts = [activity_line(activity) for activity in activities]
     lines = [
-        *_messages(aliases, assigned),
+        *_messages(aliases),
         *attempt_lines(attempts, aliases[0].reason, [act.at_ms for act in acts if act.operation]),
         *acts,
     ]
@@ -140,7 +135,7 @@ def delivery_history(
     first_ms = min([translated_ms, *(attempt.started_at_ms for attempt in own)])
     lines = [
         replace(line, delivery="", at_ms=max(line.at_ms, first_ms))
-        for line in _messages(aliases, (), delivery)
+        for line in _messages(aliases, delivery)
         if line.delivery == delivery
     ]
     if not lines and any(alias.compacted_count for alias in aliases):
@@ -194,7 +189,7 @@ class _Message:
     is_discarded: bool
 
 
-def _messages(aliases: Sequence[Task], assigned: Container[str], only: str = "") -> Iterator[HistoryLine]:
+def _messages(aliases: Sequence[Task], only: str = "") -> Iterator[HistoryLine]:
     """Yield the lines of the newest MAX_MESSAGES messages, or of `only` one delivery."""
     messages = _in_order_of_arrival(aliases)
     final = _merge(messages)
@@ -208,9 +203,9 @@ def _messages(aliases: Sequence[Task], assigned: Container[str], only: str = "")
     facts, names = _merge(older), {aliases[0].external_id, *(message.external_id for message in older)}
     for message in messages[first:last]:
         joined = join_facts(facts, merge_changes(message.changes))
-        is_assignment = message.delivery in assigned
+        is_assigned = is_assignment(message.delivery)
         effect = _effect(message, facts, joined, is_first=message is messages[0])
-        text = ASSIGNED if is_assignment else effect
+        text = ASSIGNED if is_assigned else effect
         if message.external_id not in names:
             names.add(message.external_id)
             text += f"; the tool renamed the visit to {message.external_id}"
@@ -223,7 +218,7 @@ def _messages(aliases: Sequence[Task], assigned: Container[str], only: str = "")
             delivery_time_ms(message.delivery),
             "message",
             text,
-            delivery="" if is_assignment else message.delivery,
+            delivery="" if is_assigned else message.delivery,
             counts=counts if len(messages) > 1 else "",
             superseded_by="" if counts or message.is_discarded else _superseding(message, final),
         )

@@ -226,7 +226,7 @@ class Replay:
         aliases = await self._ledger.load_aliases(task_id)
         current = desired_visit(await run_off_loop(aliases, merge_visit, aliases)).contact
         if not has_contact(current, contact):
-            await self._ledger.assign_contact(task_id, assignment(contact))
+            await self._ledger.assign_contact(aliases[-1].task_id, assignment(contact, aliases[-1]))
 
     async def _wait_for_workers(self, batch: list[str]) -> None:
         remaining, deadline = len(batch), time.monotonic() + STALL_TIMEOUT_S
@@ -296,7 +296,8 @@ class Replay:
             return replace(planned, skip_reason=primary.state)
         assigned = []
         if contact := self._contact_of(planned):
-            assigned = [RecordedChange.decode("operator", encode_change(assignment(contact)))]
+            change = encode_change(assignment(contact, aliases[-1]))
+            assigned = [RecordedChange.decode("operator", change, aliases[-1].alias_depth)]
         facts = await run_off_loop(aliases, merge_visit, aliases, *assigned)
         calls = await self._calls(aliases, facts if assigned or any(alias.changes for alias in aliases) else None)
         if primary.state == "done" and not calls:

@@ -183,7 +183,8 @@ def test_equal_failures_before_and_after_a_replay_are_two_lines() -> None:
 async def test_acts_of_operators_are_part_of_the_story(ledger: Ledger) -> None:
     await accept(ledger, change("A", time_scheduled=THREE))
     await Actions(ledger, SETTINGS, Actor("Grace", "operator")).reveal_visit("standard-A")
-    await ledger.assign_contact(TaskId(visit_task("A")), assignment(ADA))
+    visit = await ledger.load_task(TaskId(visit_task("A")))
+    await ledger.assign_contact(visit.task_id, assignment(ADA, visit))
     await accept(ledger, change("A", version=2, amount_collected=Decimal(80)))
     await ledger.discard(TaskId(visit_task("A")))
 

@@ -548,6 +548,63 @@ async def test_an_address_replaces_an_assigned_contact_id(world: World) -> None:
     assert [contact["id"]] == [visit["contact_id"] for visit in world.harness.visits()]
 
 
+async def customer_of(world: World) -> str:
+    await world.run()
+    [visit] = world.harness.visits()
+    [email] = [
+        each for each in ("ada@example.com", "bob@example.com") if visit["contact_id"] in str(world.contacts(each))
+    ]
+    return email
+
+
+async def test_an_operator_assigns_the_contact_of_a_rescheduled_visit(world: World) -> None:
+    moved = booked("2", 2, 15, contact=ADA, previous_visit_id="1")
+    await world.accept(booked("1", contact=ADA), moved)
+    before = await customer_of(world)
+    [step] = await plan(world, ids=("standard-2",), contacts={"standard-1": "bob@example.com"})
+
+    await execute(world, contacts={"standard-1": "bob@example.com"}, ids=("standard-1",))
+
+    assert ("ada@example.com", "bob@example.com") == (before, await customer_of(world))
+    assert ["GET /contacts, then the fields that differ"] == [call.call for call in step.calls]
+
+
+COUNTS, TIMES = (1, 2, 3), (1_790_000_000_000_000, 1_790_000_000_000_001, 2**60)
+
+
+@pytest.mark.parametrize("versions", [COUNTS, TIMES], ids=["counts", "times"])
+@pytest.mark.parametrize("is_rescheduled", [False, True])
+async def test_a_later_change_of_the_customer_overrides_an_assigned_contact(
+    world: World, versions: tuple[int, int, int], is_rescheduled: bool
+) -> None:
+    first, second, later = versions
+    if is_rescheduled:
+        await world.accept(booked("1", later))
+    visit, previous = ("2", "1") if is_rescheduled else ("1", None)
+    await world.accept(booked(visit, first, contact=Contact(email="wrong@example.com"), previous_visit_id=previous))
+    await world.run()
+    await execute(world, contacts={"standard-1": "ada@example.com"}, ids=("standard-1",))
+    assigned = await customer_of(world)
+
+    customers = []
+    for version, fields in ((second, {"time_scheduled": hour(10)}), (later, {"contact": BOB})):
+        await world.accept(change(visit, version, **fields))
+        customers.append(await customer_of(world))
+
+    assert ("ada@example.com", ["ada@example.com", "bob@example.com"]) == (assigned, customers)
+
+
+@pytest.mark.parametrize("email", ["aaa@example.com", "zzz@example.com"])
+async def test_the_next_count_of_a_tool_overrides_an_assigned_contact(world: World, email: str) -> None:
+    await world.accept(booked("1", 7, contact=Contact(email="wrong@example.com")))
+    await execute(world, contacts={"standard-1": "mmm@example.com"}, ids=("standard-1",))
+
+    await world.apply(change("1", 8, contact=Contact(email=email)))
+
+    [contact], [visit] = world.contacts(email), world.harness.visits()
+    assert contact["id"] == visit["contact_id"]
+
+
 async def test_an_operator_assigns_a_contact_once(world: World) -> None:
     await world.accept(booked(contact=None))
     await world.run()
