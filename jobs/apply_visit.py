@@ -17,14 +17,16 @@ from app.telemetry import tracing
 from app.telemetry.logs import log
 from app.telemetry.metric_names import API_REQUEST_DURATION_S, API_REQUESTS, END_TO_END_S
 from app.visits.change import visit_start
-from app.visits.client import RESPONSE_TIMEOUT_S, ClientError, Record, VisitsApiError, VisitsClient
+from app.visits.client import RESPONSE_TIMEOUT_S, ClientError, OutcomeUnknown, Record, VisitsApiError, VisitsClient
 from app.visits.merge import (
     CONTACT_KEY,
+    FOREIGN_KEY,
     DesiredVisit,
     changed_fields,
     count_payments,
     count_people,
     desired_visit,
+    is_foreign,
     merge_changes,
     required_origins,
 )
@@ -50,7 +52,10 @@ REMOTE_FIELDS = (
     "amount_collected",
     "date_cancelled",
     "event_date",
+    FOREIGN_KEY,
 )
+#: Those that a response to an update need not have.
+KEPT_FIELDS = ("contact_id", CONTACT_KEY, FOREIGN_KEY)
 
 
 class MissingFact(Exception):
@@ -150,13 +155,14 @@ class VisitRun(TaskRun):
         failing_for_s = self.context.seconds_since(self.task.failing_since_ms)
         return decide(error, self.context.schedule, self.task.failed_attempts, failing_for_s, random())
 
-    async def complete(self, outcome: Outcome) -> None:
+    async def complete(self, outcome: Outcome) -> Outcome:
         with suppress(RedisUnavailable):  # the next run compacts
             await self._compact()
         if self._desired:
             outcome = replace(outcome, start=visit_start(self._desired.fields))
-        await complete(self.context, self.lease, outcome, self.account)
+        outcome = await complete(self.context, self.lease, outcome, self.account)
         await self._index_contact(outcome)
+        return outcome
 
     def record_metrics(self, outcome: Outcome) -> None:
         super().record_metrics(outcome)
@@ -228,13 +234,10 @@ class VisitRun(TaskRun):
         if any(member.changes for member in self.lease.tasks):
             result = await self._create_or_update(primary, desired)
         else:  # all changes were retracted
-            if await self._may_exist(primary):
-                await self._delete(primary)
-            result = "deleted" if primary.task_id in self.remote else "not_created"
+            result = await self._delete_own(primary)
         if (people := count_people(facts)) > 1:
-            raise NeedsOperator(
-                "several_people", f"{result}; {people - 1} more people share this id, and have no visit"
-            )
+            summary = f"{result}; {people - 1} more people share this id, and have no visit"
+            raise NeedsOperator("several_people", summary, is_applied=True)
         return result
 
     async def _may_exist(self, member: Task) -> bool:
@@ -249,7 +252,11 @@ class VisitRun(TaskRun):
             return await (self._create(primary, desired) if remote is None else self._update(primary, remote, desired))
         except VisitMustBeRecreated as error:
             await self._delete(primary)
-            return await self._create(primary, desired, *error.args)
+            contact_id = error.args[0]
+        try:
+            return await self._create(primary, desired, contact_id)
+        except VisitMustBeRecreated:
+            raise OutcomeUnknown("DELETE /visits/:id", response_text="the deleted visit still exists") from None
 
     async def _fetch_remote(self, primary: Task) -> Record | None:
         """Return the stored state of the visit, or fetch it if none is stored or an operator requested a recheck."""
@@ -260,7 +267,11 @@ class VisitRun(TaskRun):
             return None
         await self._delete_duplicates(primary, remote)
         # Keep the contact for which Doorbell created the visit, so that a manual change of the contact is not undone.
-        return {**remote, CONTACT_KEY: (primary.remote or {}).get(CONTACT_KEY)}
+        remote |= {CONTACT_KEY: (primary.remote or {}).get(CONTACT_KEY)}
+        if is_foreign(primary.remote) or not await self._may_exist(primary):
+            remote |= {FOREIGN_KEY: True}
+            self.remote[primary.task_id] = _stored_fields(remote)  # also if the run fails
+        return remote
 
     async def _delete_duplicates(self, primary: Task, remote: Record) -> None:
         """Delete the duplicates that an audit reported, if they still have this external_id and another number."""
@@ -270,6 +281,15 @@ class VisitRun(TaskRun):
             duplicate = await self._api.get_visit(number) if number != str(remote["id"]) else None
             if duplicate and str(duplicate.get("id")) == number and duplicate.get("external_id") == primary.external_id:
                 await self._api.delete_visit(number)
+
+    async def _delete_own(self, primary: Task) -> str:
+        if is_foreign(primary.remote):
+            self.remote[primary.task_id] = None
+            return "kept"
+        if not await self._may_exist(primary):
+            return "not_created"
+        await self._delete(primary)
+        return "deleted"
 
     async def _delete(self, member: Task) -> None:
         await self._api.delete_visit(member.external_id)
@@ -319,7 +339,7 @@ class VisitRun(TaskRun):
         if not response:
             is_cleared = None in changed.values()
             response = await self._api.get_visit(primary.external_id) if is_cleared else {**remote, **changed}
-        response = {"contact_id": remote.get("contact_id"), CONTACT_KEY: remote.get(CONTACT_KEY), **(response or {})}
+        response = {**{name: remote.get(name) for name in KEPT_FIELDS}, **(response or {})}
         if any(value is None and response.get(name) for name, value in changed.items()):
             raise VisitMustBeRecreated(response.get("contact_id"))
         self._record_remote(primary, response, desired)
@@ -337,9 +357,12 @@ class VisitRun(TaskRun):
             raise VisitMustBeRecreated(contact_id)
 
     def _record_remote(self, primary: Task, response: Record, desired: DesiredVisit) -> None:
-        fields = {name: response[name] for name in REMOTE_FIELDS if response.get(name) is not None}
         contact_key = self._contacts.cache_key(desired.contact) or response.get(CONTACT_KEY)
-        self.remote[primary.task_id] = fields | {CONTACT_KEY: contact_key}
+        self.remote[primary.task_id] = _stored_fields(response) | {CONTACT_KEY: contact_key}
+
+
+def _stored_fields(response: Record) -> Record:
+    return {name: response[name] for name in REMOTE_FIELDS if response.get(name) is not None}
 
 
 def _newest(changes: Mapping[str, StoredChange]) -> list[str]:

@@ -4,12 +4,13 @@
 class NeedsOperator(Exception):
     """The task cannot continue without an operator.
 
-    reason: a word of `app.ledger.reasons`, alone or before `: details`. summary: a sentence for the operator.
+    reason: a word of `app.ledger.reasons`, alone or before `: details`. summary: a sentence for the operator. is_applied:
+    whether the visit in the API has all changes nevertheless, so that a discard discards none.
     """
 
-    def __init__(self, reason: str, summary: str = "") -> None:
+    def __init__(self, reason: str, summary: str = "", *, is_applied: bool = False) -> None:
         super().__init__(reason)
-        self.summary = summary
+        self.summary, self.is_applied = summary, is_applied
 
 
 class TooManyFetches(Exception):

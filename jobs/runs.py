@@ -4,7 +4,7 @@ import asyncio
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import random
 from typing import Any, ClassVar, Literal
 
@@ -102,8 +102,9 @@ class TaskRun(ABC):
     @abstractmethod
     def log_finished(self, level: int, fields: Mapping[str, Any]) -> None: ...
 
-    async def complete(self, outcome: Outcome) -> None:
-        await complete(self.context, self.lease, outcome)
+    async def complete(self, outcome: Outcome) -> Outcome:
+        """Return the outcome with the state that was stored."""
+        return await complete(self.context, self.lease, outcome)
 
     def record_metrics(self, outcome: Outcome) -> None:
         counters = self.context.counters
@@ -154,6 +155,7 @@ class TaskRun(ABC):
             if rule.state == "held" and not self.calls
             else self._failed_attempt(rule.state, reason, summary),
             reason=reason,
+            is_applied=isinstance(error, NeedsOperator) and error.is_applied,
             retry_in_s=delay_s + jitter_s * random(),
             failed_attempts={
                 "count": self.task.failed_attempts + 1,
@@ -183,7 +185,7 @@ async def run(kind: type[TaskRun], context: Context, task: TaskId, account: str 
     try:
         with start_span(kind.kind, "CONSUMER", lease.request_context.traceparent, **task_run.labels):
             outcome = await task_run.outcome()
-        await task_run.complete(outcome)
+        outcome = await task_run.complete(outcome)
     except LeaseLost:
         log.warning("lease_lost", task=task)
         return "lost"
@@ -192,14 +194,15 @@ async def run(kind: type[TaskRun], context: Context, task: TaskId, account: str 
     return outcome.state
 
 
-async def complete(context: Context, lease: Lease, outcome: Outcome, account: str = "") -> None:
-    """End the lease with an outcome. Raises LeaseLost.
+async def complete(context: Context, lease: Lease, outcome: Outcome, account: str = "") -> Outcome:
+    """End the lease with an outcome. Return it with the state that was stored. Raises LeaseLost.
 
     Retries while Redis is down and the lease lasts; afterwards maintenance requeues the task.
     """
     while True:
         try:
-            return await context.ledger.complete(lease, outcome, account)
+            state = await context.ledger.complete(lease, outcome, account)
+            return replace(outcome, state=state)  # type: ignore[arg-type]
         except RedisUnavailable:
             if lease.remaining_s() < 1:
                 raise

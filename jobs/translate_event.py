@@ -68,9 +68,8 @@ class EventRun(TaskRun):
         failing_for_s = self.context.seconds_since(self.task.failing_since_ms)
         return decide_fetch(error, self.context.schedule, self.task.failed_attempts, failing_for_s, random())
 
-    async def complete(self, outcome: Outcome) -> None:
-        if not self._lease_has_ended:
-            await super().complete(outcome)
+    async def complete(self, outcome: Outcome) -> Outcome:
+        return outcome if self._lease_has_ended else await super().complete(outcome)
 
     def log_finished(self, level: int, fields: Mapping[str, Any]) -> None:
         log.log(level, "event_run_finished", **fields)

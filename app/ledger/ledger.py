@@ -162,12 +162,13 @@ class Ledger:
         )
         return lease
 
-    async def complete(self, lease: Lease, outcome: Outcome, account: str = "") -> None:
-        """End the lease and store the outcome of the run. Raises LeaseLost."""
+    async def complete(self, lease: Lease, outcome: Outcome, account: str = "") -> str:
+        """End the lease and store the outcome of the run. Return the new state. Raises LeaseLost."""
         signal = outcome.circuit_signal
         call = scripts.complete(
             token=lease.token,
             outcome=outcome.state,
+            is_applied=int(outcome.is_applied or outcome.state == "done"),
             retry_in_ms=int(outcome.retry_in_s * 1000),
             in_flight_ms=int(outcome.in_flight_s * 1000),
             reason=outcome.reason,
@@ -186,6 +187,7 @@ class Ledger:
             self.redis.remember_answer(task_id, _encode_remote(TaskId(task_id), outcome.remote))
         if answer == b"lost":
             raise LeaseLost(lease.primary.task_id)
+        return str(answer.decode())
 
     async def add_people(
         self, account: str, external_id: str, fetched_at: datetime, people: Sequence[str]
@@ -475,8 +477,11 @@ class Ledger:
         return sorted({hook.decode() for hook in await self.redis.command("SMEMBERS", keys.HOOKS)}.union(configured))
 
     async def delete_circuit(self, account: str) -> None:
-        """Remove the circuit of an account without a token. Its held tasks are then parked as `token_missing`."""
-        await self.redis.command("DEL", f"{keys.CIRCUIT}{account}")
+        """Remove the circuit of an account without a token. Its held tasks are then parked as `token_missing`.
+
+        A pause stays: this process may not have read the settings of a new account yet.
+        """
+        await self.redis.script(scripts.delete_circuit(account=account))
 
     async def assign_contact(self, task_id: TaskId, change: VisitChange) -> None:
         """Record a change of an operator, of the visit's id task_id. It is merged like any other."""

@@ -356,15 +356,17 @@ class CircuitSignal(NamedTuple):
 class Outcome:
     """How a run ended.
 
-    attempt: None if no call was made. failed_attempts: the new count; None resets it, except in the state `held`, which
-    leaves it unchanged. in_flight_s: how long a call may still change the visit, so that no run may begin. remote: by task
-    id, the API's answer for each visit that was read or written; None after a deletion.
-    start: when the visit starts (`visit_start`); None if its changes were not merged.
+    attempt: None if no call was made. is_applied: whether the API has all changes of a visit although it is parked.
+    failed_attempts: the new count; None resets it, except in the state `held`, which leaves it unchanged. in_flight_s: how
+    long a call may still change the visit, so that no run may begin. remote: by task id, the API's answer for each visit
+    that was read or written; None after a deletion. start: when the visit starts (`visit_start`); None if its changes were
+    not merged.
     """
 
     state: Literal["done", "waiting", "held", "parked"]
     attempt: Attempt | None
     reason: str = ""
+    is_applied: bool = False
     retry_in_s: float = 0
     in_flight_s: float = 0
     failed_attempts: int | None = None

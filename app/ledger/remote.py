@@ -5,7 +5,7 @@ from typing import Any
 
 import orjson
 
-from app.visits.merge import CONTACT_KEY
+from app.visits.merge import CONTACT_KEY, FOREIGN_KEY
 
 _FULL_NAMES = {
     "i": "id",
@@ -16,6 +16,7 @@ _FULL_NAMES = {
     "x": "date_cancelled",
     "e": "event_date",
     "k": CONTACT_KEY,
+    "o": FOREIGN_KEY,
 }
 _SHORT_NAMES = {name: short for short, name in _FULL_NAMES.items()}
 

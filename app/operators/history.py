@@ -34,6 +34,7 @@ RESULTS = {
     "updated": "updated in Review Rover",
     "cancelled": "cancelled in Review Rover",
     "deleted": "deleted from Review Rover",
+    "kept": "nothing was sent: no change is left, and another program created the visit",
     "unchanged": "nothing was sent: Review Rover had these values already",
     "not_created": "nothing was sent: Review Rover has no such visit, and needs none",
 }

@@ -43,6 +43,7 @@ from app.visits.merge import (
     count_people,
     deciding_origins,
     desired_visit,
+    is_foreign,
     merge_changes,
 )
 from app.webhooks.translation import Translation, translate_event
@@ -325,7 +326,8 @@ class Replay:
         if facts is not None:
             call = await self._visit_call(primary, desired_visit(facts))
         else:
-            call = Call("DELETE /visits/:id", primary.external_id) if primary.remote or primary.was_attempted else None
+            may_exist = (primary.remote or primary.was_attempted) and not is_foreign(primary.remote)
+            call = Call("DELETE /visits/:id", primary.external_id) if may_exist else None
         return (*calls, *filter(None, [call]))
 
     async def _visit_call(self, primary: Task, desired: DesiredVisit) -> Call | None:

@@ -310,6 +310,13 @@ def _contact(facts: Facts) -> Contact:
 #: The field of `remote` with the cache key of the visit's contact, which saves a call to fetch the contact in each run.
 CONTACT_KEY = "contact"
 
+#: The field of `remote` that marks a visit of another program, which Doorbell deletes only to recreate it.
+FOREIGN_KEY = "is_foreign"
+
+
+def is_foreign(remote: Mapping[str, Any] | None) -> bool:
+    return bool(remote and remote.get(FOREIGN_KEY))
+
 
 def changed_fields(remote: Mapping[str, Any], desired: DesiredVisit) -> dict[str, str | None]:
     """Return the fields to send; None clears a field.

@@ -13,6 +13,7 @@ for _, person in ipairs(people) do
   if not call('ZSCORE', list, person) then unknown[#unknown + 1] = person end
 end
 local newest = tonumber(call('ZSCORE', list, '') or 0)
+if newest > time[1] * 1000000 + time[2] then newest = 0 end  -- the clock went back
 if #unknown > 0 and tonumber(fetched_at) < newest then return 'outdated' end
 local count = call('ZCARD', list)
 for i, person in ipairs(unknown) do call('ZADD', list, count + i, person) end

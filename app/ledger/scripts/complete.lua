@@ -2,6 +2,7 @@
 --- complete: End a lease and store the outcome of the run.
 --- attempt: a JSON list that begins with when it started and how many ms it took, or ''.
 --- outcome: done | waiting | held | parked.
+--- is_applied: 1 if the visit in the API has all changes that the run read, 0 if some are still to be applied.
 --- retry_in_ms: the time until a waiting task runs again.
 --- in_flight_ms: how long no run may begin, because a call may still change the visit; 0 if all calls have ended.
 --- circuit: the account, or ''.
@@ -9,9 +10,9 @@
 --- failed_attempts: '' resets the count.
 --- members: all ids of the visit, the primary first. remote and start: the new values of these fields of the task, '' to leave one
 --- unchanged, '-' to delete it. unlist, list: when the visit started before and starts now, or '' if both are the same.
---- @args token outcome retry_in_ms in_flight_ms reason attempt keep_ms circuit signal wait_ms threshold failed_attempts
+--- @args token outcome is_applied retry_in_ms in_flight_ms reason attempt keep_ms circuit signal wait_ms threshold failed_attempts
 --- @varargs members: task changes remote start unlist list
---- @returns ok | lost
+--- @returns the outcome, which is parked for a visit that is rejected again and again; or lost
 --- @include lib/queue
 --- @include lib/attempts
 --- @include lib/circuit
@@ -22,11 +23,16 @@ local MAX_TOKEN_REJECTIONS = 10
 local primary = members[1].task
 local hash = key.task .. primary
 
--- Does the API reject the token for this visit only? Such a visit is parked, so that it does not open the circuit of the account
--- again and again.
+-- Does the API reject the token again and again for a visit that was no probe? It may reject it for this visit only, and each time
+-- the circuit of the account would open. Such a visit is parked.
 local function is_rejected_alone()
   return call('HGET', key.circuit .. circuit, 'probe') ~= primary
     and call('HINCRBY', hash, 'token_rejections', 1) >= MAX_TOKEN_REJECTIONS
+end
+
+local function park_instead()
+  outcome = 'parked'
+  attempt = string.gsub(attempt, '^(%[%d+,%d+,)"[^"]*"', '%1"parked: ' .. string.gsub(reason, '%%', '%%%%') .. '"')
 end
 
 local function apply_signal()
@@ -97,13 +103,13 @@ for _, member in ipairs(members) do
   if lease ~= token then return 'lost' end
   member.operation = operation
 end
-if signal == 'unauthorized' and is_rejected_alone() then outcome = 'parked' else apply_signal() end
+if signal == 'unauthorized' and is_rejected_alone() then park_instead() else apply_signal() end
 if attempt ~= '' then record_attempt(primary, attempt) end
 for i, member in ipairs(members) do
   store_remote(member)
   store_start(member)
+  if is_applied == '1' then call('HSET', key.task .. member.task, 'applied', member.changes) end
   if outcome == 'done' then
-    call('HSET', key.task .. member.task, 'applied', member.changes)
     finish(member.task, keep_ms)
   elseif i > 1 then
     clear_state(member.task)
@@ -116,4 +122,4 @@ for _, member in ipairs(members) do requeue_if_changed(member) end
 for _, member in ipairs(members) do
   if member.operation then settle(member.operation, member.task, primary) end
 end
-return 'ok'
+return outcome

@@ -326,6 +326,29 @@ async def _replayed(ledger: Ledger, visit: str) -> Lease:
     return await start_run(ledger, visit)
 
 
+async def test_a_later_answer_does_not_shorten_a_rate_limit_pause(ledger: Ledger, redis: Redis) -> None:
+    await accept(ledger, change("B"))
+    running = await start_run(ledger, "B", account="main")
+    await hold(ledger, "A", CircuitSignal(kind="rate_limited", pause_s=600))
+    first = await redis.command("HGET", "bell:circuit:main", "until")
+
+    limited = Outcome(state="held", attempt=attempt(), circuit_signal=CircuitSignal(kind="rate_limited", pause_s=10))
+    await ledger.complete(running, limited, account="main")
+
+    assert first == await redis.command("HGET", "bell:circuit:main", "until")
+
+
+async def test_the_pause_of_an_unknown_account_stays(ledger: Ledger, redis: Redis) -> None:
+    await hold(ledger, "A", CircuitSignal(kind="unauthorized", pause_s=30))
+    await ledger.pause("shop")
+
+    for account in ("main", "shop"):
+        await ledger.delete_circuit(account)
+
+    kinds = [await redis.command("HGET", f"bell:circuit:{account}", "kind") for account in ("main", "shop")]
+    assert [None, b"paused"] == kinds
+
+
 async def test_a_success_does_not_end_a_rate_limit_pause(ledger: Ledger, redis: Redis) -> None:
     await accept(ledger, change("B"))
     running = await start_run(ledger, "B", account="main")
@@ -418,14 +441,18 @@ async def test_visits_of_one_tool_that_all_fail_are_not_every_probe(ledger: Ledg
 
 async def test_a_visit_that_alone_fails_is_parked_after_ten_attempts(ledger: Ledger) -> None:
     refused = Outcome(
-        state="held", attempt=attempt(), reason="403", circuit_signal=CircuitSignal(kind="unauthorized", pause_s=30)
+        state="held",
+        attempt=attempt("unauthorized"),
+        reason="GET /visits/:id: 403",
+        circuit_signal=CircuitSignal(kind="unauthorized", pause_s=30),
     )
     success = done(circuit_signal=CircuitSignal(kind="ok"))
     await accept(ledger, change("A"))
+    stored = []
 
     for number in range(10):
         assert "queued" == await state_of(ledger, visit_task("A")), number
-        await ledger.complete(await start_run(ledger, "A", account="main"), refused, account="main")
+        stored.append(await ledger.complete(await start_run(ledger, "A", account="main"), refused, account="main"))
         if number < 9:
             await accept(ledger, change("B", version=number))
             await end_circuit_pause(ledger.redis)
@@ -433,10 +460,10 @@ async def test_a_visit_that_alone_fails_is_parked_after_ten_attempts(ledger: Led
             await ledger.complete(await start_run(ledger, "B", account="main"), success, account="main")
             await ledger.release_held("main")
 
-    assert ("parked", "403") == (
-        (await ledger.load_task(visit_task("A"))).state,
-        (await ledger.load_task(visit_task("A"))).reason,
-    )
+    task = await ledger.load_task(visit_task("A"))
+    assert ("parked", "GET /visits/:id: 403") == (task.state, task.reason)
+    assert "parked: GET /visits/:id: 403" == task.attempts[-1].outcome
+    assert ["held"] * 9 + ["parked"] == stored
     assert not await ledger.redis.command("EXISTS", "bell:circuit:main")
 
 

@@ -4,6 +4,7 @@ import json
 from datetime import UTC, datetime
 from itertools import permutations
 
+from app.ledger.ids import TaskId
 from app.operators.explain import Explain
 from app.visits.change import Contact, VisitChange, encode_change
 from app.visits.merge import RecordedChange, count_people, desired_visit, merge_changes, required_origins
@@ -39,6 +40,16 @@ async def test_a_visit_is_created_for_the_first_person_and_parked_for_the_others
     assert "@" not in " ".join(attempt.response_text or "" for attempt in task.attempts)
     shown = await Explain(world.ledger, world.context.settings).visit("standard-1")
     assert "@" not in json.dumps(shown, default=str)
+
+
+async def test_after_a_discard_the_visit_stays_that_of_the_first_person(world: World) -> None:
+    await world.apply(TIME, person_change(2, "ada"), person_change(3, "bob"))
+
+    await world.ledger.discard(TaskId.visit("main", "standard-1"))
+    await world.apply(person_change(4, "bob"))
+
+    [visit], [ada] = world.harness.visits(), world.contacts("ada@example.com")
+    assert (ada["id"], []) == (visit["contact_id"], world.contacts("bob@example.com"))
 
 
 async def test_later_changes_of_the_first_person_are_applied(world: World) -> None:

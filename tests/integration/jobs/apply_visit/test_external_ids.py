@@ -6,7 +6,22 @@ from decimal import Decimal
 import httpx
 import pytest
 
-from tests.support.visit_worker import ADA, BOB, World, at, booked, cancelled, change, route_of
+from app.ledger.ids import TaskId
+from app.ledger.records import Lease
+from app.visits.change import VisitChange
+from tests.support.ledger import accept, attempt
+from tests.support.visit_worker import (
+    ADA,
+    BOB,
+    World,
+    at,
+    booked,
+    cancelled,
+    change,
+    create_in_api,
+    external_ids,
+    route_of,
+)
 
 
 @pytest.mark.parametrize(
@@ -71,6 +86,57 @@ async def test_a_parked_visit_runs_again_with_the_next_change(world: World) -> N
 
     assert ["done"] == await world.apply(change(version=2, amount_collected=Decimal(1)))
     assert "1.00" == (world.visit() or {})["amount_collected"]
+
+
+async def translate(world: World, event: TaskId, *changes: VisitChange) -> None:
+    lease = await world.ledger.lease(event)
+    assert isinstance(lease, Lease)
+    await world.ledger.record_changes(lease, "standard", "main", changes, attempt("translated"))
+
+
+@pytest.mark.parametrize(("is_foreign", "fails_first"), [(False, False), (True, False), (True, True)])
+async def test_a_visit_whose_changes_are_retracted_is_deleted_if_doorbell_created_it(
+    world: World, is_foreign: bool, fails_first: bool
+) -> None:
+    """A payment may name the visit of another program, and its delivery may be translated again."""
+    if is_foreign:
+        create_in_api(world, external_id="standard-1", time_scheduled="2026-03-14T09:00:00Z")
+    if fails_first:
+        world.harness.inject_faults(error_share=1, error_status=500, only=["PUT /visits/:id"], times=1)
+    event = TaskId.event((await accept(world.ledger, event_state="queued")).delivery_id)
+    contact = None if is_foreign else ADA
+    await translate(world, event, booked(amount_collected=Decimal(5), contact=contact))
+    await world.run()
+    await world.advance_time(60)
+    await world.run()
+    before = world.visit()
+
+    await world.ledger.retranslate(event.delivery_id)
+    await translate(world, event)
+    await world.run()
+
+    assert "5.00" == (before or {})["amount_collected"]
+    expected = ("kept", ["standard-1"]) if is_foreign else ("deleted", [])
+    assert expected == ((await world.load_task()).attempts[-1].outcome, external_ids(world))
+
+
+async def test_a_deleted_visit_that_still_exists_is_deleted_again(world: World) -> None:
+    await world.apply(booked(contact=ADA))
+    world.harness.inject_faults(duplicate_external_id="conflict")
+    deletions = itertools.count()
+
+    def lagging(request: httpx.Request) -> httpx.Response | None:
+        """Delete only at the second call."""
+        is_first = route_of(request) == "DELETE /visits/:id" and next(deletions) == 0
+        return httpx.Response(204) if is_first else None
+
+    world.transport.before = lagging
+    first = await world.apply(change(version=2, contact=BOB))
+    await world.advance_time(3_600)
+    await world.run()
+
+    [visit], [bob] = world.harness.visits(), world.contacts("bob@example.com")
+    assert (["waiting"], bob["id"]) == (first, visit["contact_id"])
 
 
 async def test_a_deleted_visit_is_recreated_by_the_next_change(world: World) -> None:
