@@ -168,6 +168,10 @@ class RedisAddress:
         return context
 
 
+def _nothing_to_restore() -> Iterable[Call]:
+    return ()
+
+
 @dataclass(frozen=True, slots=True)
 class HeldLease:
     """A lease or lock that this process holds.
@@ -179,7 +183,7 @@ class HeldLease:
     until: float
     restore: Callable[[int], Call]
     renew: Callable[[int], Call]
-    restore_changes: Callable[[], Iterable[Call]] = tuple
+    restore_changes: Callable[[], Iterable[Call]] = _nothing_to_restore
 
     @property
     def remaining_ms(self) -> int:
@@ -604,10 +608,9 @@ class Redis:
             await self._log_in(connection)
             if self.address.sentinel and place:
                 await self._check_role(connection, place)
-            replies: Any = await asyncio.gather(
-                connection.send(("INFO", "server")), connection.send(("GET", keys.SCHEMA)), return_exceptions=True
-            )
-            info, schema = replies
+            commands = ("INFO", "server"), ("GET", keys.SCHEMA), ("GET", keys.SERVER)
+            replies: Any = await asyncio.gather(*map(connection.send, commands), return_exceptions=True)
+            info, schema, last_server = replies
             server = _parse_info(_value_of(info))
             if place and "cluster" in (server.get("server_mode"), server.get("redis_mode")):
                 self._check_shards(shards_of(await connection.send(("CLUSTER", "SLOTS")), place))
@@ -615,7 +618,7 @@ class Redis:
                     connection.abort()
                     return await self._open_usable(loop, target, redirects - 1)
             self._check_server(server, int(_value_of(schema) or 0))
-            await self._restore_leases(connection, server)
+            await self._restore_leases(connection, server, (_value_of(last_server) or b"").decode())
         except BaseException:
             connection.abort()
             raise
@@ -685,19 +688,25 @@ class Redis:
                 f"{keys.SCHEMA_VERSION}): deploy that version, or use another database"
             )
 
-    async def _restore_leases(self, connection: _Connection, server: Mapping[str, str]) -> None:
-        """Start the grace period if the server restarted or is another one, and restore what it lost of our runs."""
+    async def _restore_leases(self, connection: _Connection, server: Mapping[str, str], last_run_id: str) -> None:
+        """Start the grace period if the server restarted or is another one, and restore what it lost of our runs.
+
+        last_run_id: of the server that the workers knew. A new process compares with it: others may still hold leases.
+        """
         run_id, now = server.get("run_id", ""), time.monotonic()
-        is_same_server = self._run_id in ("", run_id)
+        is_other_server = (self._run_id or last_run_id) not in ("", run_id)
         # Redis reports a negative uptime if its clock went back since its start.
         uptime_s = max(0, int(server.get("uptime_in_seconds", 0)))
-        connection.usable_at = now + RESTART_GRACE_S - (uptime_s if is_same_server else 0)
+        connection.usable_at = now + RESTART_GRACE_S - (0 if is_other_server else uptime_s)
         self._run_id = run_id
-        for lease in self._current_leases():
+
+        async def restore(lease: HeldLease) -> None:
             for call in lease.restore_changes():
                 await self.script(call, connection=connection)
             await self.script(lease.restore(lease.remaining_ms), connection=connection)
-        if not is_same_server and (answers := self._recent_answers(now)):
+
+        await asyncio.gather(*map(restore, self._current_leases()))
+        if is_other_server and (answers := self._recent_answers(now)):
             await self.script(scripts.recheck_outdated(visits=answers), connection=connection)
 
     def remember_answer(self, task: str, remote: bytes) -> None:

@@ -1,6 +1,7 @@
 """Leases: one worker per task."""
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from app.ledger.records import (
     NotFound,
     Outcome,
 )
-from app.ledger.redis import Redis
+from app.ledger.redis import Redis, RedisAddress
 from tests.support.ledger import (
     accept,
     all_keys,
@@ -68,6 +69,25 @@ async def test_a_lease_of_an_unknown_task_writes_nothing(ledger: Ledger, redis: 
         await ledger.load_task(visit_task("A"))
     with pytest.raises(NotFound):
         await ledger.load_aliases(visit_task("A"))
+
+
+@pytest.mark.parametrize("is_other_server", [True, False])
+async def test_a_new_process_grants_no_lease_soon_after_a_failover(
+    ledger: Ledger, redis_url: str, is_other_server: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The new primary has been running for long, and another process may hold a lease that it lost."""
+    monkeypatch.setattr("app.ledger.redis.RESTART_GRACE_S", 0.5)
+    await ledger.redis.command("SET", "bell:server", "another" if is_other_server else ledger.redis.run_id)
+    await accept(ledger, change("A"))
+    await asyncio.sleep(max(0, 1 - int((await ledger.redis.info("server"))["uptime_in_seconds"])))
+    started = time.monotonic()
+    new_process = Redis(RedisAddress(redis_url))
+
+    lease = await Ledger(new_process, retention_days=30).lease(visit_task("A"))
+    await new_process.close()
+
+    assert isinstance(lease, Lease)
+    assert not is_other_server or time.monotonic() - started > 0.49
 
 
 async def test_a_lease_ends_within_a_minute(ledger: Ledger, redis: Redis) -> None:

@@ -240,11 +240,12 @@ async def test_a_late_reply_closes_its_connection_and_reaches_no_other_command(v
 
 
 async def greet(commands: "Commands", writer: asyncio.StreamWriter) -> None:
-    """Reply to the first commands of a connection, which ask for the server's run id and the schema."""
+    """Reply to the first commands of a connection, which ask for the server's run id, the schema and the last run id."""
     await commands.next()
     writer.write(b"$8\r\nrun_id:1\r\n")
-    await commands.next()
-    writer.write(b"$-1\r\n")
+    for _ in range(2):
+        await commands.next()
+        writer.write(b"$-1\r\n")
 
 
 async def test_the_deadline_applies_to_every_command() -> None:
@@ -494,6 +495,18 @@ async def test_with_fsync_a_first_delivery_is_no_repeat(valkey_server: OwnServer
         second = await accept(redis, b"one with fsync")
 
     assert (False, True, first.delivery_id) == (first.is_repeat, second.is_repeat, second.delivery_id)
+
+
+async def test_with_fsync_a_cancelled_caller_cancels_no_other(valkey_server: OwnServer) -> None:
+    async with connected(valkey_server.url, acknowledge="fsync") as redis:
+        await accept(redis, b"connected")
+        accepting = [asyncio.create_task(accept(redis, b"caller %d" % number)) for number in range(3)]
+        await asyncio.sleep(0)  # they wait for the disk together
+
+        accepting[1].cancel()
+        results = await asyncio.wait_for(asyncio.gather(*accepting, return_exceptions=True), 20)
+
+    assert [AcceptResult, asyncio.CancelledError, AcceptResult] == [type(result) for result in results]
 
 
 async def test_with_fsync_concurrent_deliveries_each_get_their_own_result(valkey_server: OwnServer) -> None:
