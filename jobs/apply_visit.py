@@ -317,7 +317,11 @@ class VisitRun(TaskRun):
         return "created"
 
     async def _after_rejected_create(self, primary: Task, desired: DesiredVisit, rejection: ClientError) -> str:
-        """Update the visit if it exists already; otherwise evict the cached contact, which may be deleted, and raise."""
+        """Update the visit if it exists already; otherwise raise.
+
+        Before that evict the cached contact, with any of these statuses: the API does not document which of them tells that
+        the contact was deleted.
+        """
         if rejection.status not in (404, 409, 422):
             raise rejection
         if rejection.status != 404 and (remote := await self._api.get_visit(primary.external_id)) is not None:

@@ -12,7 +12,7 @@ from app.visits.client import ClientError, OutcomeUnknown, Record, VisitsApiErro
 from jobs.retry import outcome_is_unknown
 
 CACHE_TTL_MS = 30 * 86_400_000
-LOCK_TTL_MS = 30_000
+LOCK_TTL_S = 30.0
 #: The longest wait for another job of this process, which needs no polling, and for another worker.
 LOCAL_LOCK_WAIT_S, LOCK_WAIT_S = 10.0, 5.0
 
@@ -45,7 +45,7 @@ class Contacts:
             return await single_flight(
                 self.ledger,
                 cache,
-                ttl_s=LOCK_TTL_MS / 1000,
+                ttl_s=LOCK_TTL_S,
                 wait_s=LOCK_WAIT_S,
                 decode=_decode,
                 produce=lambda: self._find_or_create(contact, api),

@@ -19,7 +19,8 @@ from app.visits.client import (
 IN_FLIGHT_WAIT_S = 5.0
 #: Pause after a 429 without Retry-After.
 RATE_LIMIT_WAIT_S = 15.0
-#: The longest pause of a circuit, so that a recovered API is noticed within it. lib/circuit.lua shortens the first pauses.
+#: The longest pause of a circuit except after a 429, so that a recovered API is noticed within it. lib/circuit.lua shortens
+#: the first pauses while the API is down.
 MAX_PAUSE_S = 30.0
 #: The circuit opens when this many different visits fail for the first time, and hardly any succeed.
 CIRCUIT_THRESHOLD = 3

@@ -37,7 +37,8 @@ class Rule:
     """The next state of a task whose run ended with an exception.
 
     reason: {} is the text of the exception. delay_s: until the next run, and the maximum of the random addition.
-    attempts: whether the run counts as a failed attempt; "reset" clears the count. summary: for the operator.
+    attempts: "count" if the run counts as a failed attempt, "keep" if it does not, "reset" if it also ends the earlier ones.
+    summary: for the operator.
     """
 
     state: Literal["waiting", "held", "parked"]

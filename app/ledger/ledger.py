@@ -55,8 +55,8 @@ LEASE_S = 35.0
 LEASE_MS = int(LEASE_S * 1000)
 #: A queued task without a job gets another job after this time.
 ORPHAN_AFTER_S = 60.0
-#: A process lists a hook again with a delivery after this time, in case Redis was emptied.
-HOOK_LISTED_FOR_S = 10.0
+#: A process registers a hook again with a delivery after this time, in case Redis was emptied.
+HOOK_REGISTERED_FOR_S = 10.0
 #: Held tasks are released while the next slot of VISITS_API_RATE is at most this far away.
 MAX_RATE_BACKLOG_MS = 1_000
 
@@ -66,7 +66,7 @@ class Ledger:
 
     def __init__(self, redis: Redis, retention_days: int, body_keys: Sequence[str] = ()) -> None:
         self.redis, self._retention_ms, self._bodies = redis, retention_days * 86_400_000, Bodies(body_keys)
-        self._listed_until: dict[str, float] = {}
+        self._registered_until: dict[str, float] = {}
 
     @property
     def retention(self) -> timedelta:
@@ -92,7 +92,7 @@ class Ledger:
                 reply = await self.redis.script(accept.call, durable=True)
             if result := self.result_of(accept, reply):
                 return result._replace(limit_reached=limit)
-            if reply != _SEEN_LONG_AGO:
+            if reply != _NO_REPEAT_ANY_MORE:
                 break
         raise HookMoved(f"the account of the hook {new.info.hook} is moving or has moved to another cell")
 
@@ -107,23 +107,23 @@ class Ledger:
         event = _event_of(new.delivery, new.dedup_id, occurrence)
         id = new_delivery_id(info.hook, event, info.received_at_ms, is_listed=new.is_listed)
         info.task_ids = [TaskId.event(id)] if new.event_state else [task_id for task_id, *_ in changes]
-        lists_hook = time.monotonic() >= self._listed_until.get(info.hook, 0)
+        registers_hook = time.monotonic() >= self._registered_until.get(info.hook, 0)
         call = scripts.accept(
             delivery=id,
             hook=info.hook,
             keep_ms=self._retention_ms,
             record=info.encode() + b"\n" + self._bodies.encode(body, id),
-            options=_encode_options(new, lists_hook),
+            options=_encode_options(new, registers_hook),
             changes=changes,
         )
-        return AcceptCall(call, id, info.hook if lists_hook else "")
+        return AcceptCall(call, id, info.hook if registers_hook else "")
 
     def result_of(self, accept: AcceptCall, reply: Any) -> AcceptResult | None:
         """Return the result if the delivery is stored, now or before. None for the other replies of accept.lua."""
         if reply != 1:
             return AcceptResult(reply.decode(), is_repeat=True) if isinstance(reply, bytes) else None
-        if accept.listed_hook:
-            self._listed_until[accept.listed_hook] = time.monotonic() + HOOK_LISTED_FOR_S
+        if accept.registered_hook:
+            self._registered_until[accept.registered_hook] = time.monotonic() + HOOK_REGISTERED_FOR_S
         return AcceptResult(accept.delivery_id, is_repeat=False)
 
     # -- for the worker --
@@ -359,7 +359,7 @@ class Ledger:
         )
         return [(flat[i].decode(), flat[i + 1].decode(), float(flat[i + 2])) for i in range(0, len(flat), 3)]
 
-    async def ack(self, job_id: str, queue: Queue = "visits") -> None:
+    async def ack(self, job_id: str, queue: Queue) -> None:
         """Remove a job that has run. The state of its task says what remains to be done."""
         await self.redis.script(scripts.acknowledge(job=job_id, queue=queue))
 
@@ -646,8 +646,8 @@ def _is_record_of(delivery_id: str, record: bytes) -> bool:
     return is_id_of(delivery_id, DeliveryInfo.decode(record.partition(b"\n")[0]).received_at_ms)
 
 
-#: The reply of accept.lua for an event that is stored, and no longer counts as a repeat.
-_SEEN_LONG_AGO = 2
+#: The reply of accept.lua for an event that is stored, but no longer makes the same event a repeat.
+_NO_REPEAT_ANY_MORE = 2
 
 
 def _event_of(delivery: Delivery, dedup_id: str | None, occurrence: int) -> bytes:
@@ -656,7 +656,7 @@ def _event_of(delivery: Delivery, dedup_id: str | None, occurrence: int) -> byte
     return b"%d\0%b" % (occurrence, event) if occurrence else event
 
 
-def _encode_options(new: NewDelivery, lists_hook: bool) -> bytes:
+def _encode_options(new: NewDelivery, registers_hook: bool) -> bytes:
     """Return the options of accept.lua: JSON, or nothing if none applies."""
     options: dict[str, Any] = {}
     if new.event_state:
@@ -665,8 +665,8 @@ def _encode_options(new: NewDelivery, lists_hook: bool) -> bytes:
         options["refetch"] = True
     if new.dedup_ttl_s > DEDUP_TTL_S:
         options["dedup_ttl_s"] = new.dedup_ttl_s
-    if lists_hook:
-        options["list_hook"] = True
+    if registers_hook:
+        options["register_hook"] = True
     return orjson.dumps(options) if options else b""
 
 

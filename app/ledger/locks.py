@@ -14,6 +14,10 @@ from app.ledger.redis import RedisUnavailable
 T = TypeVar("T")
 
 
+#: How often a process looks for the value that another one produces.
+FLIGHT_POLL_S = 0.05
+
+
 class LockContended(Exception):
     """Another process has the lock and did not produce the value in time."""
 
@@ -30,7 +34,6 @@ async def single_flight(
     encode: Callable[[T], bytes | None] = lambda value: None,
     keep_ms: int = 0,
     keeps_lock: Callable[[BaseException], bool] = lambda error: False,
-    poll_s: float = 0.05,
 ) -> T:
     """Take the lock of the key, and return the value that is stored under the key; if there is none, that of `produce`.
 
@@ -49,7 +52,7 @@ async def single_flight(
             return value
         if time.monotonic() > wait_until:
             raise LockContended
-        await asyncio.sleep(poll_s)
+        await asyncio.sleep(FLIGHT_POLL_S)
     produced = None
     try:
         value = decode(stored)
@@ -74,7 +77,7 @@ async def _release(
 
 
 @asynccontextmanager
-async def exclusive(ledger: Ledger, name: str, wait_s: float = 0.0, poll_s: float = 0.2) -> AsyncIterator[None]:
+async def exclusive(ledger: Ledger, name: str, wait_s: float = 0.0) -> AsyncIterator[None]:
     """Hold a lock among all processes until the block ends, however long it takes. Raises LockContended after wait_s.
 
     The lock of a process that dies expires after EXCLUSIVE_TTL_S.
@@ -83,7 +86,7 @@ async def exclusive(ledger: Ledger, name: str, wait_s: float = 0.0, poll_s: floa
     while not await ledger.acquire_lock(name, token, EXCLUSIVE_TTL_S):
         if time.monotonic() > deadline:
             raise LockContended
-        await asyncio.sleep(poll_s)
+        await asyncio.sleep(EXCLUSIVE_POLL_S)
     extending = asyncio.create_task(_extend(ledger, name, token))
     try:
         yield
@@ -92,7 +95,7 @@ async def exclusive(ledger: Ledger, name: str, wait_s: float = 0.0, poll_s: floa
         await _release(ledger, name, token)
 
 
-EXCLUSIVE_TTL_S = 30.0
+EXCLUSIVE_TTL_S, EXCLUSIVE_POLL_S = 30.0, 0.2
 
 
 async def _extend(ledger: Ledger, name: str, token: str) -> None:

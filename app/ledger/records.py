@@ -89,11 +89,11 @@ class Member(NamedTuple):
 
 
 class AcceptCall(NamedTuple):
-    """The call of accept.lua for a delivery. listed_hook: the hook if the call lists it again, else empty."""
+    """The call of accept.lua for a delivery. registered_hook: the hook if the call registers it again, else empty."""
 
     call: Call
     delivery_id: str
-    listed_hook: str
+    registered_hook: str
 
 
 #: The names of the fields in a stored delivery, and in Python.

@@ -15,7 +15,7 @@ from app.demo.valkey import valkey
 from app.ledger.ledger import Ledger
 from app.visits.change import Contact, VisitChange
 from jobs.concurrency import MAX_ACTIVE
-from jobs.contacts import LOCK_TTL_MS
+from jobs.contacts import LOCK_TTL_S
 from tests.crash.checker import duplicated_visits
 from tests.support.harness import Harness, Server, wait_until
 from tests.support.ledger_client import LedgerClient, has_no_work
@@ -60,7 +60,7 @@ class Service:
             if await ledger.redis.command("EXISTS", "bell:circuit:main"):
                 await ledger.redis.command("HSET", "bell:circuit:main", "until", 0)
             for lock in await ledger.redis.command("KEYS", "bell:contact:*:lock"):
-                if 0 < await ledger.redis.command("PTTL", lock) < LOCK_TTL_MS - 5_000:
+                if 0 < await ledger.redis.command("PTTL", lock) < (LOCK_TTL_S - 5) * 1_000:
                     await ledger.redis.command("DEL", lock)
             return await has_no_work(ledger)
 

@@ -2,7 +2,7 @@
 --- accept: Store a delivery with its changes and jobs, unless it is a repeat.
 --- The only script without allow-oom: a full server accepts no deliveries, and tasks continue.
 --- options: '', or JSON of those that apply: event, the state of the event's task: queued, or parked with reason; refetch, if a
---- repeat may be another event and fetches the record again; list_hook, if this process has not listed the hook recently;
+--- repeat may be another event and fetches the record again; register_hook, if this process has not registered the hook recently;
 --- dedup_ttl_s, if a repeat is recognized for longer than eight days.
 --- @args delivery hook keep_ms record options
 --- @varargs changes: task change previous start
@@ -47,7 +47,7 @@ options = options == '' and {} or cjson.decode(options)
 
 local function store_delivery()
   call('ZADD', key.deliveries .. hook, now, delivery)
-  if options.list_hook then call('SADD', key.hooks, hook) end
+  if options.register_hook then call('SADD', key.hooks, hook) end
 end
 
 -- A fast path: one change of a known visit with one id needs only the functions above.

@@ -1,15 +1,18 @@
 #!lua flags=allow-oom,allow-cross-slot-keys
 --- complete: End a lease and store the outcome of the run.
---- attempt: a JSON list that begins with when it started and how many ms it took, or ''.
 --- outcome: done | waiting | held | parked.
 --- is_applied: 1 if the visit in the API has all changes that the run read, 0 if some are still to be applied.
 --- retry_in_ms: the time until a waiting task runs again.
 --- in_flight_ms: how long no run may begin, because a call may still change the visit; 0 if all calls have ended.
+--- reason: why the task is waiting, held or parked, or ''.
+--- attempt: a JSON list that begins with when it started and how many ms it took, or ''.
+--- keep_ms: how long a task that is done is stored.
 --- circuit: the account, or ''.
 --- signal: what the run reports about the API: ok | down | unauthorized | rate_limited | ''; wait_ms and threshold belong to it.
 --- failed_attempts: '' resets the count.
---- members: all ids of the visit, the primary first. remote and start: the new values of these fields of the task, '' to leave one
---- unchanged, '-' to delete it. unlist, list: when the visit started before and starts now, or '' if both are the same.
+--- members: all ids of the visit, the primary first; changes: how many the run read.
+--- remote, start: the new values of these fields of the task, '' to leave one unchanged, '-' to delete it.
+--- unlist, list: when the visit started before and starts now, or '' if both are the same.
 --- @args token outcome is_applied retry_in_ms in_flight_ms reason attempt keep_ms circuit signal wait_ms threshold failed_attempts
 --- @varargs members: task changes remote start unlist list
 --- @returns the outcome, which is parked for a visit that is rejected again and again; or lost
@@ -66,19 +69,15 @@ local function store_start(member)
 end
 
 local function store_unfinished()
-  local retry_at = now + retry_in_ms
-  if outcome == 'held' then
+  if outcome == 'parked' then
+    park(primary, reason)
+  elseif outcome == 'held' then
+    call('HDEL', hash, 'lease', 'retry_at', 'expired_leases')
     hold(primary, reason)
   else
-    set_state(primary, outcome, outcome == 'parked' and now or retry_at)
+    call('HDEL', hash, 'lease', 'expired_leases')
+    wait(primary, now + retry_in_ms, reason)
   end
-  call('HDEL', hash, 'lease', 'retry_at', 'expired_leases')
-  call('HSET', hash, 'reason', reason)
-  if outcome == 'parked' then
-    note_progress()
-    call('HDEL', hash, 'queue', 'probes', 'token_rejections')
-  end
-  if outcome == 'waiting' then call('HSET', hash, 'retry_at', retry_at) end
   if failed_attempts ~= '' then
     call('HSET', hash, 'failed_attempts', failed_attempts)
     call('HSETNX', hash, 'failed_since', now)

@@ -81,7 +81,7 @@ if not limit and not reason and not is_in_flight then return grant(aliases) end
 if limit then
   local state = get_fields(task, 'state')
   if state ~= 'queued' and state ~= 'running' then return {'nothing'} end
-  park(task, limit, 'the visit exceeds the limits of a run')
+  park_without_run(task, limit, 'the visit exceeds the limits of a run')
   return {'parked'}
 end
 
@@ -89,15 +89,11 @@ local primary = aliases[1].task
 for i = 2, #aliases do clear_state(aliases[i].task) end
 call('HSETNX', key.task .. primary, 'pending_since', now)
 
-local function wait(until_ms, why)
-  set_state(primary, 'waiting', until_ms)
-  call('HSET', key.task .. primary, 'retry_at', until_ms, 'reason', why)
-  return {'waiting'}
-end
-
 -- A visit is held. An event, which belongs to no account and runs unless a move stops it, waits.
 local MOVE_WAIT_MS = 5000
-if not reason then return wait(in_flight_until, 'write_in_progress') end
-if kind_of(task) == 'event' then return wait(now + MOVE_WAIT_MS, reason) end
-hold(primary, reason)
-return {'held'}
+if reason and kind_of(task) == 'visit' then
+  hold(primary, reason)
+  return {'held'}
+end
+wait(primary, reason and now + MOVE_WAIT_MS or in_flight_until, reason or 'write_in_progress')
+return {'waiting'}

@@ -49,10 +49,8 @@ call('HSET', hash, 'applied', changes_seen, 'targets', task_names(changes))
 if reason == '' then
   finish(task, keep_ms)
 else
-  note_progress()
-  set_state(task, 'parked', now)
-  call('HDEL', hash, 'lease', 'retry_at', 'queue', 'failed_attempts', 'failed_since', 'expired_leases')
-  call('HSET', hash, 'reason', reason)
+  park(task, reason)
+  call('HDEL', hash, 'failed_attempts', 'failed_since')
 end
 if get_fields(task, 'changes') ~= changes_seen then
   enqueue_again(task)

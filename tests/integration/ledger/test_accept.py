@@ -413,7 +413,7 @@ async def test_a_full_redis_accepts_nothing_new_and_completes_accepted_tasks() -
         assert 3 == len(await ledger.claim({"visits": 50, "events": 50}, 35))
         await complete_run(ledger, "1")
         await ledger.complete(await start_run(ledger, "2"), waiting(retry_in_s=0))
-        await ledger.ack(f"{visit_task('1')}#1")
+        await ledger.ack(f"{visit_task('1')}#1", "visits")
         [event] = [name for name in await ledger.task_ids("queued") if name.startswith("event:")]
         lease = await ledger.lease(event)
         assert isinstance(lease, Lease)
@@ -434,8 +434,8 @@ async def test_a_hook_is_listed_again_after_redis_was_emptied(
 ) -> None:
     await accept(ledger, change("A"))
     await redis.command("FLUSHDB")
-    monkeypatch.setattr("app.ledger.ledger.HOOK_LISTED_FOR_S", 0)
-    ledger._listed_until.clear()
+    monkeypatch.setattr("app.ledger.ledger.HOOK_REGISTERED_FOR_S", 0)
+    ledger._registered_until.clear()
 
     await accept(ledger, change("B"))
     await redis.command("FLUSHDB")

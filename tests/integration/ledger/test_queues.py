@@ -155,13 +155,13 @@ async def test_the_job_of_a_run_that_a_failover_lost_is_due_again(ledger: Ledger
     await accept(ledger, change("A"))
     [(_, job, _)] = await ledger.claim({"visits": 5}, lease_s=30)
 
-    await ledger.ack(job)  # the worker has completed its run on a server that is gone
+    await ledger.ack(job, "visits")  # the worker has completed its run on a server that is gone
     assert [job] == [name.decode() for name in await redis.command("ZRANGE", "bell:queue:visits", 0, -1)]
     await redis.command("ZADD", "bell:queue:visits", "XX", "INCR", -2_000, job)
 
     assert [visit_task("A")] == task_ids_of(await ledger.claim({"visits": 5}, lease_s=30))
     await complete_run(ledger, "A")
-    await ledger.ack(job)
+    await ledger.ack(job, "visits")
     assert [] == await jobs(redis)
 
 
@@ -172,7 +172,7 @@ async def test_ack_deletes_the_finished_job_and_not_the_next_job(ledger: Ledger,
     await accept(ledger, change("A"))
     await ledger.complete(lease, done())
 
-    await ledger.ack(job)
+    await ledger.ack(job, "visits")
 
     assert [visit_task("A")] == await jobs(redis)
     assert [visit_task("A")] == task_ids_of(await ledger.claim({"visits": 5}, lease_s=30))

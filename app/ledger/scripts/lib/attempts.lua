@@ -17,13 +17,9 @@ local function record_attempt(task, attempt)
 end
 
 -- Park a task without a run. details: text that needs no escapes in JSON.
-local function park(task, reason, details)
-  local hash = key.task .. task
-  note_progress()
-  set_state(task, 'parked', now)
-  call('HDEL', hash, 'lease', 'retry_at', 'queue', 'probes', 'token_rejections', 'expired_leases')
-  call('HSET', hash, 'reason', reason)
-  call('HSETNX', hash, 'pending_since', now)
+local function park_without_run(task, reason, details)
+  park(task, reason)
+  call('HSETNX', key.task .. task, 'pending_since', now)
   record_attempt(task, string.format('[%.0f,0,"parked",[],"%s"]', now, details))
   count_finished(task, 'parked')
   local operation = get_fields(task, 'operation')

@@ -12,7 +12,7 @@ local function source_of(task) return string.match(task, '/([^-]*)') end
 
 -- The time of the visit as a sortable number, from its newest change with a time. It only orders held tasks, so the changes are
 -- not merged. A visit without a time is first: its change may be a cancellation.
-local function visit_rank(task)
+local function held_rank(task)
   local newest, start = -1, ''
   for name, value in pairs(load_values(key.task .. task)) do
     if string.find(name, '^change:') then
@@ -29,7 +29,7 @@ end
 -- later tasks cannot overtake a task forever.
 local function hold(task, reason)
   local failed_attempts, pending_since = get_fields(task, 'failed_attempts', 'pending_since')
-  set_state(task, 'held', visit_rank(task) + (failed_attempts and 1e14 or 0))
+  set_state(task, 'held', held_rank(task) + (failed_attempts and 1e14 or 0))
   call('ZADD', key.held_by_age .. account_of(task), pending_since or now, task)
   call('HSET', key.task .. task, 'reason', reason)
 end

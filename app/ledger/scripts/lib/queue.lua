@@ -39,8 +39,7 @@ local function enqueue_again(task)
   call('HSET', hash, 'repeated_at', math.max(due, now))
   if due <= now then return enqueue(task) end
   call('HDEL', hash, 'failed_attempts', 'failed_since')
-  set_state(task, 'waiting', due)
-  call('HSET', hash, 'retry_at', due, 'reason', 'repeated_within_a_minute')
+  wait(task, due, 'repeated_within_a_minute')
   call('HSETNX', hash, 'pending_since', now)
   keep(task, walk_links(task))
 end

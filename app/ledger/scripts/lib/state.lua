@@ -23,6 +23,18 @@ end
 -- Store the time at which a task last ended. An alert starts if it does not change while tasks are due.
 local function note_progress() call('SET', key.last_done, now) end
 
+local function wait(task, due, reason)
+  set_state(task, 'waiting', due)
+  call('HSET', key.task .. task, 'retry_at', due, 'reason', reason)
+end
+
+local function park(task, reason)
+  note_progress()
+  set_state(task, 'parked', now)
+  call('HDEL', key.task .. task, 'lease', 'retry_at', 'queue', 'probes', 'token_rejections', 'expired_leases')
+  call('HSET', key.task .. task, 'reason', reason)
+end
+
 local function finish(task, keep_ms)
   local hash, delivery = key.task .. task, delivery_of(task)
   note_progress()

@@ -16,7 +16,7 @@
 --- @field expired_leases how many leases expired since a run last ended
 --- @field released 1 if the task may run although others of its account are held
 --- @field probes how often the task was the probe of an open circuit
---- @field token_rejections how often the API rejected the token for this task while it accepted it for others
+--- @field token_rejections how often the API rejected the token for this visit while it was no probe
 --- @field pending_since since when the task is unfinished
 --- @field retry_at when a waiting task is due
 --- @field repeated_at when a repeat last queued the task, or will queue it

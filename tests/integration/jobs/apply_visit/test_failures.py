@@ -129,7 +129,7 @@ async def test_a_write_that_completes_after_the_timeout_causes_no_duplicate(
     """Times are scaled by 20: a timeout of 0.5 s for 10 s, an API that takes 0.6 s for 12 s, RETRY_CAP_S=0.05 for 1 s."""
     world.configure(answer_s=0.5, RETRY_FIRST_S="0.05", RETRY_CAP_S="0.05")
     monkeypatch.setattr("jobs.retry.IN_FLIGHT_WAIT_S", 0.25)
-    monkeypatch.setattr(jobs.contacts, "LOCK_TTL_MS", 1_500)
+    monkeypatch.setattr(jobs.contacts, "LOCK_TTL_S", 1.5)
     if not slow.startswith("POST"):
         await world.apply(booked(hour=7))
     world.harness.inject_faults(slow_share=1, slow_s=0.6, only=[slow], times=1)
@@ -250,7 +250,7 @@ async def test_a_run_that_is_cancelled_at_any_await_leaves_no_duplicates(
             await world.accept(each)
 
         with monkeypatch.context() as patch:
-            patch.setattr(jobs.contacts, "LOCK_TTL_MS", 20)
+            patch.setattr(jobs.contacts, "LOCK_TTL_S", 0.02)
             was_cut = await cancel_at_step(world, run_visit(world.context, "main", f"standard-{root}"), k, lets)
         for _ in range(2):
             world.harness.journal()  # returns after the sandbox has executed the calls in progress

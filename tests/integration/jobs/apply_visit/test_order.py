@@ -142,7 +142,7 @@ def model(changes: Sequence[VisitChange]) -> tuple[dict[str, str] | None, str | 
 async def test_random_histories_end_in_the_last_values_despite_faults(
     world: World, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(jobs.contacts, "LOCK_TTL_MS", 20)
+    monkeypatch.setattr(jobs.contacts, "LOCK_TTL_S", 0.02)
     rng = random.Random(seed)
     changes = history(rng)
     arrivals = [*changes, *rng.choices(changes, k=2)]
