@@ -154,7 +154,10 @@ def test_every_tool_is_answered_503_during_a_redis_failure_and_nothing_is_lost(
     assert 6 == len([key for key in new if key.startswith(b"bell:delivery:")])
     tasks = [key for key in new if key.startswith((b"bell:visit:", b"bell:event:"))]
     jobs = [job for queue in QUEUE_KEYS for job in own_redis.command("ZRANGE", queue, 0, -1)]
-    assert {b"1"} == {own_redis.command("HGET", task.decode(), "changes") for task in tasks}
+    counts = {task: own_redis.command("HGET", task.decode(), "changes") for task in tasks}
+    if failure == "stopped":  # a repeat of an event without an id counts as another event
+        counts = {task: count for task, count in counts.items() if task.startswith(b"bell:visit:")}
+    assert {b"1"} == set(counts.values())
     assert [] == [task for task in tasks if task.removeprefix(b"bell:") + b"#1" not in jobs]
 
 
