@@ -3,6 +3,7 @@
 import csv
 import json
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from datetime import datetime
@@ -11,10 +12,11 @@ from typing import Any, Literal, TypeVar
 import click
 
 from app.cli.options import build_filter, filter_options, search_option
-from app.cli.output import NOTHING_MATCHED, Subcommands, confirm, examples, exit_with, print_message
+from app.cli.output import NOTHING_MATCHED, PARTLY_FAILED, Subcommands, confirm, examples, exit_with, print_message
 from app.cli.session import actions, run_with_ledger
 from app.ledger.ledger import Ledger
-from app.ledger.records import NotFound
+from app.ledger.reasons import find_reason
+from app.ledger.records import BodyUnavailable, NotFound
 from app.operators.explain import ALL_FIELDS, Explain, Row
 from app.operators.filter import INDEXED_STATES, RESULT_STATES, TASK_STATES, Filter
 from app.operators.lists import Lists
@@ -58,9 +60,10 @@ def export() -> None:
 def deliveries(format: Format, reveal: bool, yes: bool, **options: str | datetime | None) -> None:
     """Write deliveries, newest first.
 
-    With --show-personal-data also their bodies.
+    With --show-personal-data also their bodies. A body that was erased or cannot be decrypted stays empty; then the exit
+    status is 6.
     """
-    filter = build_filter(options)
+    filter, unavailable = build_filter(options), Counter[str]()
 
     async def rows(ledger: Ledger, settings: Settings) -> AsyncIterator[Row]:
         lists = Lists(ledger, settings, Explain(ledger, settings))
@@ -69,12 +72,26 @@ def deliveries(format: Format, reveal: bool, yes: bool, **options: str | datetim
             for row in page.rows:
                 row = {name: row.get(name) for name in names}
                 if reveal:
-                    with suppress(NotFound):
-                        row["body"] = (await ledger.load_delivery(row["delivery"]))[1].decode("utf-8", "replace")
-                    row.setdefault("body", None)
+                    row["body"] = await _load_body(ledger, row["delivery"], unavailable)
                 yield row
 
     _export("deliveries", filter, rows, format, reveal, yes)
+    for reason, count in unavailable.items():
+        print_message(f"  {count} without a body: {find_reason(reason).title}")
+    if unavailable:
+        sys.exit(PARTLY_FAILED)
+
+
+async def _load_body(ledger: Ledger, id: str, unavailable: Counter[str]) -> str | None:
+    """Return the body; None if it cannot be read, and then count the reason, or if the delivery has just expired."""
+    try:
+        _, raw = await ledger.load_delivery(id)
+    except BodyUnavailable as error:
+        unavailable[error.reason] += 1
+        return None
+    except NotFound:
+        return None
+    return raw.decode("utf-8", "replace")
 
 
 @export.command(

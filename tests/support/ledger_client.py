@@ -3,6 +3,7 @@
 import asyncio
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -28,6 +29,7 @@ class LedgerClient:
     """A synchronous client of the ledger, for tests that need no web process."""
 
     url: str
+    body_keys: Sequence[str] = ()
 
     def run(self, step: Any) -> Any:
         """Return the result of `await step(ledger)`."""
@@ -35,7 +37,7 @@ class LedgerClient:
         async def connect_and_run() -> Any:
             redis = Redis(RedisAddress(self.url))
             try:
-                return await step(Ledger(redis, retention_days=30))
+                return await step(Ledger(redis, 30, self.body_keys))
             finally:
                 await redis.close()
 

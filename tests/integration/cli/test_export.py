@@ -2,9 +2,11 @@
 
 import csv
 import io
+import json
 
-from tests.support.command_line import PERSONAL, activity_of, rows
+from tests.support.command_line import ADA, PERSONAL, activity_of, rows
 from tests.support.harness import Harness, wait_until
+from tests.support.ledger_client import LedgerClient, booked
 
 LISTS = ("deliveries", "visits")
 
@@ -46,6 +48,26 @@ def test_an_export_with_personal_data_needs_a_confirmation_and_is_recorded(busy:
     assert (2, "") == (unconfirmed.returncode, unconfirmed.stdout)
     assert [] == [word for word in PERSONAL for result in revealed if word not in result.stdout]
     assert [b"exported deliveries", b"exported visits"] == [action for action, _ in activity_of(busy)]
+
+
+def test_an_export_has_deliveries_without_a_readable_body_too(busy: Harness) -> None:
+    assert 0 == busy.doorbell("erase", ADA["email"], "--yes").returncode
+    LedgerClient(busy.redis_url, ("a-key-that-is-lost",)).accept(booked("A-3"))
+
+    export = ("export", "deliveries", "--show-personal-data", "--yes", "--format")
+    result, table = busy.doorbell(*export, "ndjson"), busy.doorbell(*export, "csv")
+
+    bodies = {json.loads(line)["visits"][0]: json.loads(line)["body"] for line in result.stdout.splitlines()}
+    assert {"standard-A-1": False, "standard-A-2": True, "standard-A-3": False} == {
+        visit: body is not None for visit, body in bodies.items()
+    }
+    for each in (result, table):
+        assert 6 == each.returncode
+        assert "3 deliveries\n" in each.stderr
+        assert "1 without a body: The delivery was erased\n" in each.stderr
+        assert "1 without a body: The delivery cannot be decrypted\n" in each.stderr
+    assert 3 == len(list(csv.DictReader(io.StringIO(table.stdout, newline=""))))
+    assert 0 == busy.doorbell("export", "deliveries").returncode
 
 
 def test_csv_contains_no_formulas(service: Harness) -> None:
