@@ -174,9 +174,10 @@ class StoredHooks:
         """Remove a stored hook, also one that cannot be used, and its connection. Raises SettingsError if there is none."""
         account = self._settings.accounts.get(name, "")
         await self._write(name, None, actions, "removed hook", name)
-        if name not in self._settings.environment_hooks:
-            await self._redis.commands(("DEL", f"{keys.TOKEN}{name}"))
-            await remove_connection(self._redis, name)
+        if name in self._settings.environment_hooks:
+            return  # which is in use, with the token, the connection and the mark of this name
+        await self._redis.commands(("DEL", f"{keys.TOKEN}{name}"))
+        await remove_connection(self._redis, name)
         if await self._redis.command("GET", f"{keys.MOVE_HOOK}{name}") == b"moved":
             # A hook of this name that is added again is not the one that moved to another cell.
             marks = [

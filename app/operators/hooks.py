@@ -27,6 +27,11 @@ class HookSummary:
     missing: tuple[str, ...] = ()
     detail: str = ""
 
+    @property
+    def is_in_use(self) -> bool:
+        """Whether it is the hook of its name in the settings: at most one is."""
+        return self.state in ("active", "inactive")
+
 
 @dataclass(frozen=True, slots=True)
 class LoadedHooks:

@@ -115,7 +115,8 @@ def _requests(request: Request) -> CatchUpRequests:
 
 
 def _hook(request: Request) -> Hook:
-    settings, name = context(request).settings, request.path_params["hook"]
-    if name not in settings.hooks:
-        raise NotFound(name)
-    return settings.hook(name)
+    """Return the hook of the path, which is in use: only such a hook has a connection."""
+    summary = hooks.find_hook(request)
+    if not summary.is_in_use:
+        raise NotFound(summary.name)
+    return context(request).settings.hook(summary.name)

@@ -133,7 +133,7 @@ async def finish_rotation(request: Request) -> Response:
 
 async def remove(request: Request) -> Response:
     name = request.path_params["hook"]
-    _summary(request, name)
+    find_hook(request)
     if request.state.form.get("confirm", "").strip() != name:
         return await page(request, message="The confirmation does not match. Nothing was removed.")
     try:
@@ -146,8 +146,8 @@ async def remove(request: Request) -> Response:
 async def page(request: Request, error: SettingsError | None = None, message: str = "") -> Response:
     """Return the page of a hook. error, message: why a form was refused."""
     name, console = request.path_params["hook"], context(request)
-    summary, settings = _summary(request, name), console.settings
-    hook = settings.hook(name) if name in settings.hooks else None
+    summary, settings = find_hook(request), console.settings
+    hook = settings.hook(name) if summary.is_in_use else None
     stored = settings.stored_hooks.get(name)
     tool = load_sources().get(summary.source)
     connection = await load_connection(console.redis, settings, name) if hook else None
@@ -158,6 +158,7 @@ async def page(request: Request, error: SettingsError | None = None, message: st
         "hook.html",
         409 if error or message else 200,
         hook=summary,
+        overrides_stored=summary.origin == "environment" and name in settings.all_stored_hooks,
         tool=tool,
         connection=connection,
         stats=next((each for each in stats if each.name == name), None),
@@ -174,12 +175,14 @@ async def page(request: Request, error: SettingsError | None = None, message: st
     )
 
 
-def _summary(request: Request, name: str) -> HookSummary:
-    """Return the stored hook of this name if there is one, else that of the environment."""
+def find_hook(request: Request) -> HookSummary:
+    """Return the hook of the path. If the environment overrides a stored hook, `?origin=stored` selects the stored one."""
+    name, origin = request.path_params["hook"], request.query_params.get("origin", "")
     matches = [hook for hook in list_hooks(context(request).settings) if hook.name == name]
+    matches = [hook for hook in matches if origin in ("", hook.origin)]
     if not matches:
         raise HTTPException(404, "There is no hook with this name.")
-    return matches[-1]
+    return max(matches, key=lambda hook: hook.is_in_use)
 
 
 def _stored_hook(request: Request, name: str) -> HookSettings:

@@ -133,14 +133,16 @@ async def test_a_hook_of_the_environment_wins(redis: Redis, process: Process) ->
 
 async def test_a_stored_hook_below_one_of_the_environment_can_be_removed(redis: Redis, process: Process) -> None:
     await process.stored.save("calendly", CALENDLY, process.actions)
-    await redis.command("SET", "bell:token:calendly", "the token of the hook of the environment")
+    values = {"bell:token:calendly": b"tokens", "bell:move-hook:calendly": b"moved", "bell:move:main": b"a mark"}
+    for key, value in values.items():
+        await redis.command("SET", key, value)
     other = Process(redis, HOOKS__CALENDLY__SECRETS="secret-of-the-environment")
 
     await other.stored.remove("calendly", other.actions)
 
     await process.stored.load()
     assert {} == process.settings.hooks
-    assert await redis.command("EXISTS", "bell:token:calendly")
+    assert values == {key: await redis.command("GET", key) for key in values}, "they belong to the hook in use"
 
 
 @pytest.mark.parametrize(

@@ -160,6 +160,46 @@ async def test_a_hook_of_the_environment_is_disconnected_only_if_it_was_subscrib
     assert "Deletes Doorbell's subscription at Calendly." in html.unescape(after)
 
 
+async def test_an_overridden_hook_is_removed_without_its_namesake(opened: Opened, environ: dict[str, str]) -> None:
+    async with serve_vendor("calendly") as (vendor, api_url):
+        before = Browser(await opened(environ))
+        await before.log_in()
+        stored = {"source": "calendly", "name": "calendly", "secret": "secret-of-the-stored-hook"}
+        assert 303 == (await before.post("/console/hooks", stored)).status_code
+        hook = {
+            "SECRETS": "secret-of-the-environment",
+            "CREDENTIALS__TOKEN": "token-of-the-account",
+            "API_URL": api_url,
+        }
+        app = await opened(environ | {f"HOOKS__CALENDLY__{name}": value for name, value in hook.items()})
+        operator = Browser(app)
+        await operator.log_in()
+        await operator.get("/console/connect/calendly?hook=calendly")
+        await operator.post("/console/connect/calendly", {"name": "calendly", "again": "1"})
+        [subscription] = vendor.subscriptions
+
+        in_use, overridden, hooks = [
+            html.unescape((await operator.get(path)).text) for path in (PAGE, f"{PAGE}?origin=stored", "/console/hooks")
+        ]
+        for button in ("Check now", "Catch up…", "Disconnect</button>"):
+            assert (True, False) == (button in in_use, button in overridden), button
+        assert (False, True) == ("Remove the hook" in in_use, "Remove the hook" in overridden)
+        assert "This stored hook is not used" in overridden
+        for page in (in_use, hooks):
+            assert f'href="{PAGE}?origin=stored"' in page
+
+        for action in ("check", "disconnect", "catch-up/plan"):
+            refused = await operator.post(f"{PAGE}/{action}?origin=stored", {"confirm": "calendly"})
+            assert 404 == refused.status_code, action
+        mistyped = await operator.post(f"{PAGE}/remove?origin=stored", {"confirm": "no"})
+        assert (409, True) == (mistyped.status_code, "This stored hook is not used" in mistyped.text)
+        removed = await operator.post(f"{PAGE}/remove?origin=stored", {"confirm": "calendly"})
+
+        assert (303, 404) == (removed.status_code, (await operator.get(f"{PAGE}?origin=stored")).status_code)
+        assert [subscription] == list(vendor.subscriptions)
+        assert "Connection to Calendly Connected" in main_text((await operator.get(PAGE)).text)
+
+
 async def test_a_disconnect_that_the_tool_refuses_changes_nothing(office: Office) -> None:
     office.vendor.faults = Faults(down=True)
     refused = await office.post(f"{PAGE}/disconnect", confirm="calendly")
