@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from app.ledger import keys
-from app.ledger.ids import TaskId, delivery_of
+from app.ledger.ids import TaskId, delivery_of, is_listed
 from app.ledger.ledger import Ledger
 from app.ledger.reasons import find_reason, ignored_title
 from app.ledger.records import DeliveryInfo, NotFound, Task
@@ -187,7 +187,7 @@ class Arrivals:
             meta.received_at_ms,
             meta.hook,
             "ignored" if meta.ignored else "accepted",
-            self._verdict(meta.secret_index + 1),
+            "from the tool's list" if is_listed(id) else self._verdict(meta.secret_index + 1),
             event_name(meta),
             id,
         )

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, ParamSpec, TypeVar
 
 from app.ledger import keys
-from app.ledger.ids import TaskId, delivery_of
+from app.ledger.ids import TaskId, delivery_of, is_listed
 from app.ledger.ledger import Ledger, known_accounts
 from app.ledger.reasons import find_reason, ignored_title
 from app.ledger.records import Attempt, BodyUnavailable, DeliveryInfo, NotFound, Task
@@ -238,7 +238,7 @@ class Explain:
             "source": meta.source,
             "event": event_name(meta),
             "request_id": meta.request_id or None,
-            "matched_secret": meta.secret_index + 1,
+            "matched_secret": None if is_listed(id) else meta.secret_index + 1,
             "ignored": meta.ignored or None,
             "body": body,
             "size": size,
@@ -355,9 +355,11 @@ class Explain:
             lines += [replace(line, visit=name) for line in of_visit]
             attempts += own
         lines += map(activity_line, activities)
+        received = f"received at /hooks/{meta.hook}; the signature is valid"
+        origin = "listed by Doorbell in a catch-up" if is_listed(id) else received
         return (
             [
-                HistoryLine(meta.received_at_ms, "message", f"received at /hooks/{meta.hook}; the signature is valid"),
+                HistoryLine(meta.received_at_ms, "message", origin),
                 *sorted(lines, key=lambda line: line.at_ms),
             ],
             sorted(attempts, key=lambda attempt: attempt.started_at_ms),

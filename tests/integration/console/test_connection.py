@@ -241,6 +241,25 @@ async def test_the_past_is_only_stored_with_a_plan_and_its_number(office: Office
     assert [b"started catch-up"] == [action for action, _ in await office.acts()]
 
 
+async def test_a_listed_appointment_does_not_claim_a_signature(office: Office) -> None:
+    office.book(3, "new@example.com")
+    await office.post(f"{CATCH_UP}/plan")
+    await office.work()
+    plan = re.search(r'name="plan" value="([^"]+)"', (await office.operator.get(CATCH_UP)).text)
+    assert plan
+    await office.post(CATCH_UP, plan=plan[1])
+    await office.work()
+    [id] = await office.redis.command("ZRANGE", "bell:deliveries:calendly", 0, -1)
+
+    delivery = await office.text(f"/console/deliveries/{id.decode()}")
+    live = await office.text("/console/sources/calendly/listen")
+
+    assert "Listed by Doorbell in a catch-up" in delivery
+    assert "From the tool's list" in live
+    for claim in ("signature", "Secret number", "erified"):
+        assert claim not in delivery + live, claim
+
+
 async def test_a_plan_without_the_past_needs_no_number(office: Office) -> None:
     office.book(3, "new@example.com")
     await office.post(f"{CATCH_UP}/plan", since="")
