@@ -200,6 +200,25 @@ async def test_an_overridden_hook_is_removed_without_its_namesake(opened: Opened
         assert "Connection to Calendly Connected" in main_text((await operator.get(PAGE)).text)
 
 
+async def test_the_page_says_where_a_new_secret_comes_from(office: Office) -> None:
+    """Stripe chooses the secret of a subscription; Doorbell chooses that of Calendly's."""
+    async with serve_vendor("stripe") as (stripe, api_url):
+        await office.operator.get("/console/connect/stripe")
+        form = {"name": "stripe", "credential-TOKEN": stripe.credentials["TOKEN"], "api_url": api_url}
+        assert 303 == (await office.operator.post("/console/connect/stripe", form)).status_code
+    for name, source in (("by-hand", "stripe"), ("own", "standard")):
+        fields = {"name": name, "source": source, "secret": "whsec_c2VjcmV0LW9mLXRoZS10ZXN0cy0wMTIzNDU2Nzg5"}
+        await office.operator.post("/console/hooks", fields)
+
+    pages = {name: await office.text(f"/console/hooks/{name}") for name in ("calendly", "stripe", "by-hand", "own")}
+
+    by_doorbell = "You do not have to change anything at Calendly"
+    by_person = "First replace the secret at Stripe, then copy it here."
+    assert {"calendly": (True, False), "stripe": (False, True), "by-hand": (False, True), "own": (False, False)} == {
+        name: (by_doorbell in page, by_person in page) for name, page in pages.items()
+    }
+
+
 async def test_a_disconnect_that_the_tool_refuses_changes_nothing(office: Office) -> None:
     office.vendor.faults = Faults(down=True)
     refused = await office.post(f"{PAGE}/disconnect", confirm="calendly")
