@@ -1,12 +1,13 @@
 """Password checks, with limits per client and for all clients together.
 
-Attempts are counted before the password is checked, so that parallel requests cannot exceed a limit. A browser that has
-logged in before has a cookie and its own count, so other clients at the same IP address cannot lock it out.
+Attempts are counted before the password is checked, so that parallel requests cannot exceed a limit. The browser of a user
+has a cookie and its own count for log-ins as this user, so other clients at the same IP address cannot lock the user out.
 """
 
 import asyncio
 import hashlib
 import secrets
+from collections.abc import Sequence
 from ipaddress import IPv6Address, ip_address, ip_network
 
 from argon2 import PasswordHasher
@@ -22,7 +23,7 @@ from app.ledger.redis import Redis
 from app.settings.model import ConsoleUser, Settings
 from app.settings.signing import signer
 
-#: Identifies a browser that logged in before.
+#: Identifies a browser, and the user who last logged in with it.
 BROWSER_COOKIE, BROWSER_TTL_S = "__Host-doorbell-known", 365 * 86_400
 #: Attempts per window: of one browser or address, until an operator logs in; and of all unknown browsers together, which are
 #: then slowed down.
@@ -50,7 +51,7 @@ class Passwords:
 
     async def log_in(self, name: str, password: str, request: HTTPConnection) -> ConsoleUser | None:
         """Return the user, or None if the name or the password is wrong. Raises TooManyAttempts."""
-        browser = self._browser(request)
+        browser = self._known_browser(request, self.users_named(name))
         attempts = attempts_key(f"browser {browser}" if browser else self.client_address(request))
         failed_attempts = int(await self._redis.command("GET", attempts) or 0)
         if failed_attempts >= MAX_ATTEMPTS_PER_CLIENT:
@@ -66,17 +67,26 @@ class Passwords:
     def client_address(self, request: HTTPConnection) -> str:
         return client_address(request, self._settings.trusted_proxies)
 
-    def remember_browser(self, request: HTTPConnection, response: Response) -> None:
+    def remember_browser(self, request: HTTPConnection, response: Response, user: ConsoleUser) -> None:
         assert self._browsers
-        browser = self._browser(request) or secrets.token_urlsafe(16)
-        set_signed_cookie(response, BROWSER_COOKIE, self._browsers.sign(browser), BROWSER_TTL_S)
+        browser = self._known_browser(request, [user]) or secrets.token_urlsafe(16)
+        signed = self._browsers.sign(f"{browser}:{_user_version(user)}")
+        set_signed_cookie(response, BROWSER_COOKIE, signed, BROWSER_TTL_S)
 
-    def _browser(self, request: HTTPConnection) -> str:
+    def _known_browser(self, request: HTTPConnection, users: Sequence[ConsoleUser]) -> str:
+        """Return the id of the browser if one of these users last logged in with it; else an empty string.
+
+        Operators and viewers may both have a password without a name. Then a viewer's browser is unknown: with each log-in
+        that sends no cookie, the viewer would get another browser to guess the operators' password.
+        """
         try:
             signed = cookie(request, BROWSER_COOKIE)
-            return self._browsers.unsign(signed, max_age=BROWSER_TTL_S).decode() if self._browsers else ""
+            value = self._browsers.unsign(signed, max_age=BROWSER_TTL_S).decode() if self._browsers else ""
         except BadSignature:
             return ""
+        browser, _, version = value.partition(":")
+        operators = [user for user in users if user.role == "operator"]
+        return browser if version in map(_user_version, operators or users) else ""
 
     async def _count_attempt(self, attempts: str, *, is_unknown: bool) -> None:
         if await self._increment(attempts) > MAX_ATTEMPTS_PER_CLIENT:
@@ -101,6 +111,11 @@ class Passwords:
             return self._hasher.verify(password_hash, password)
         except (VerificationError, InvalidHashError):
             return False
+
+
+def _user_version(user: ConsoleUser) -> str:
+    """Return a digest of the user that changes with the password."""
+    return hashlib.sha256("\0".join(user).encode()).hexdigest()[:32]
 
 
 def attempts_key(client: str) -> str:

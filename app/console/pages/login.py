@@ -25,7 +25,7 @@ async def log_in(request: Request) -> Response:
     try:
         login = await console.passwords.log_in(name, form.get("password", ""), request)
     except TooManyAttempts:
-        error = "Too many attempts. Wait 15 minutes, or use a browser that has logged in here before."
+        error = "Too many attempts. Wait 15 minutes, or use a browser in which you have logged in before."
         return await _page(request, target, error, 429, name)
     if login is None:
         # An unknown name is not stored: it may be a password in the wrong field.
@@ -39,7 +39,7 @@ async def log_in(request: Request) -> Response:
     await console.activity_log.record(user.name, user.role, "logged in", f"from {address}")
     response = redirect(target)
     console.sessions.set_cookie(response, user)
-    console.passwords.remember_browser(request, response)
+    console.passwords.remember_browser(request, response, login)
     return response
 
 

@@ -232,6 +232,65 @@ async def test_a_shared_password_works_beside_those_of_users(opened: Opened, env
     ]
 
 
+async def counted_for(redis: Redis, address: str = "192.0.2.1") -> int:
+    """Return the attempts that were counted for an address, and forget them."""
+    return int(await redis.command("GETDEL", attempts_key(address)) or 0)
+
+
+async def test_a_browser_is_known_for_log_ins_of_its_user_only(
+    opened: Opened, environ: dict[str, str], redis: Redis
+) -> None:
+    browser = Browser(await opened(environ | NAMED_USERS))
+    counted = {}
+    for role, name, password in (("viewer", "bob", VIEWERS), ("operator", "ada", ADAS)):
+        await browser.log_in(password, name=name)
+        await browser.post("/console/logout")
+        await counted_for(redis)
+        for other in ("bob", "ada", "grace@example.com", "nobody"):
+            await browser.log_in("wrong", name=other)
+            counted[role, other] = await counted_for(redis)
+
+    assert [("viewer", "bob"), ("operator", "ada")] == [key for key, count in counted.items() if count == 0]
+    assert 6 == sum(counted.values())
+
+
+async def test_collected_cookies_give_a_viewer_no_more_attempts(
+    opened: Opened, environ: dict[str, str], redis: Redis
+) -> None:
+    for variables, viewer, operator in ((NAMED_USERS, "bob", "ada"), ({}, "", "")):
+        app, cookies, statuses = await opened(environ | variables), [], []
+        for _ in range(3):
+            browser = Browser(app)
+            await browser.log_in(VIEWERS, name=viewer)
+            cookies.append(browser.http.cookies[BROWSER_COOKIE])
+        await counted_for(redis)
+        for cookie in cookies * 4:
+            guesser = Browser(app)
+            guesser.http.cookies.set(BROWSER_COOKIE, cookie)
+            statuses.append((await guesser.log_in("wrong", name=operator)).status_code)
+
+        assert len(set(cookies)) == 3
+        assert [401] * MAX_ATTEMPTS_PER_CLIENT + [429] * 2 == statuses
+        await counted_for(redis)
+
+
+async def test_a_new_password_makes_the_browser_of_its_user_unknown(
+    opened: Opened, environ: dict[str, str], redis: Redis
+) -> None:
+    browser = Browser(await opened(environ | NAMED_USERS))
+    await browser.log_in(ADAS, name="ada")
+    counted = {}
+    for case, name in (("removed", "eve"), ("changed", "ada"), ("same", "")):
+        variables = NAMED_USERS | ({"CONSOLE_PASSWORD_HASH": f"{name}:{FAST_HASHER.hash('new')}"} if name else {})
+        other = Browser(await opened(environ | variables))
+        other.http.cookies.set(BROWSER_COOKIE, browser.http.cookies[BROWSER_COOKIE])
+        await counted_for(redis)
+        await other.log_in("wrong", name="ada")
+        counted[case] = await counted_for(redis)
+
+    assert {"removed": 1, "changed": 1, "same": 0} == counted
+
+
 async def test_log_ins_and_failed_log_ins_are_activities_of_the_user(
     opened: Opened, environ: dict[str, str], redis: Redis
 ) -> None:
