@@ -6,6 +6,7 @@ import sys
 import click
 
 from app.cli.output import (
+    CHECK_FAILED,
     NOTHING_MATCHED,
     PARTLY_FAILED,
     USAGE,
@@ -43,8 +44,9 @@ SCANS = 3
 def erase(person: str, dry_run: bool, yes: bool, as_json: bool) -> None:
     """Erase the personal data of one person from Redis.
 
-    PERSON is an e-mail address, or a phone number that was stored with one; - reads it from standard input. Ids, times,
-    amounts and a digest of the address are kept, so that later events still match the same visits.
+    PERSON is an e-mail address, or a phone number that was stored with one; - reads it from standard input. A phone number
+    needs SECRET_KEY, and finds the visits in the search index. Ids, times, amounts and a digest of the address are kept, so
+    that later events still match the same visits.
     """
     person = (sys.stdin.readline() if person == "-" else person).strip()
     if not (search_index.normalize_email(person) or search_index.normalize_phone(person)):
@@ -53,8 +55,9 @@ def erase(person: str, dry_run: bool, yes: bool, as_json: bool) -> None:
     if planned.is_empty or dry_run or not as_json:
         _print_report(planned, as_json)
     if planned.is_empty:
-        note = PHONE_NOTE if search_index.normalize_phone(person) else ""
-        exit_with(NOTHING_MATCHED, _join("nothing is stored about this person", note, planned.unreadable_note))
+        in_index = f"no visit in the search index has this phone number; {PHONE_NOTE}"
+        nothing = in_index if search_index.normalize_phone(person) else "nothing is stored about this person"
+        exit_with(NOTHING_MATCHED, _join(nothing, planned.unreadable_note))
     if dry_run:
         exit_with(PARTLY_FAILED if planned.unreadable else 0, _join("nothing was erased", planned.unreadable_note))
     confirm("Erase this data? This cannot be undone.", yes)
@@ -80,9 +83,7 @@ def _erase(person: str, planned: ErasureReport, as_json: bool) -> None:
     print_message(f"erased: contacts of {len(erased.visits)} visits, {len(erased.deliveries)} bodies")
     print_message("\n- ".join(("Doorbell cannot erase these; erase them yourself:", *NOT_COVERED)))
     if erased.busy:
-        exit_with(
-            PARTLY_FAILED, f"running tasks were not erased, run the command again: {' '.join(sorted(erased.busy))}"
-        )
+        exit_with(PARTLY_FAILED, "\n".join((*erased.busy_notes, "run the command again to erase these too")))
     if erased.unreadable:
         exit_with(PARTLY_FAILED, erased.unreadable_note)
 
@@ -90,6 +91,8 @@ def _erase(person: str, planned: ErasureReport, as_json: bool) -> None:
 async def _erasures(
     ledger: Ledger, settings: Settings, person: str, on_progress: OnProgress = lambda _: None
 ) -> list[Erasure]:
+    if search_index.normalize_phone(person) and not settings.secret_key:
+        exit_with(CHECK_FAILED, "a phone number needs SECRET_KEY; give the e-mail address")
     emails = await resolve_emails(ledger, settings, person)
     return [Erasure(ledger, settings, email, on_progress) for email in emails]
 

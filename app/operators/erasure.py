@@ -47,7 +47,7 @@ LABELS = {
     "operations": "filters erased",
     "unfinished": "tasks are not done: they lack the erased data and will need an operator",
 }
-PHONE_NOTE = "a phone number matches only visits that have an e-mail address too"
+PHONE_NOTE = "only visits that also have an e-mail address can be found by phone number"
 NOT_COVERED = (
     "the contact and its visits in Review Rover: delete the contact there",
     "the tool's own record: delete it there too, or the tool may send it again",
@@ -58,8 +58,10 @@ NOT_COVERED = (
 SCAN_BATCH, VISIT_BATCH, BODY_BATCH, MAX_BATCH_BYTES = 500, 100, 50, 8_388_608
 #: Replaces the reason why a delivery was ignored.
 ERASED = "removed"
-#: Longer than the lease of a dead worker.
+#: The longest wait for all leases together: longer than the lease of a dead worker.
 BUSY_TIMEOUT_S = 40.0
+#: The prefix of operations in ErasureReport.busy.
+OPERATION = "operation:"
 MAX_PASSES = 5
 
 
@@ -102,6 +104,17 @@ class ErasureReport:
         if not self.unreadable:
             return ""
         return f"{len(self.unreadable)} bodies cannot be searched: they are encrypted with keys that BODY_KEYS lacks"
+
+    @property
+    def busy_notes(self) -> list[str]:
+        """Say what is not erased, because it is in use; empty if everything is erased."""
+        operations = sorted(id.removeprefix(OPERATION) for id in self.busy if id.startswith(OPERATION))
+        tasks = sorted(id for id in self.busy if not id.startswith(OPERATION))
+        notes = (
+            (tasks, "these tasks run, or their account moves to another cell"),
+            (operations, "these operations have not ended"),
+        )
+        return [f"not erased, because {reason}: {', '.join(ids)}" for ids, reason in notes if ids]
 
 
 OnProgress = Callable[[int], None]
@@ -154,11 +167,21 @@ class Erasure:
     """The erasure of one person. Every method may raise RedisUnavailable."""
 
     def __init__(
-        self, ledger: Ledger, settings: Settings, email: str, on_progress: OnProgress = lambda _: None
+        self,
+        ledger: Ledger,
+        settings: Settings,
+        email: str,
+        on_progress: OnProgress = lambda _: None,
+        *,
+        busy_timeout_s: float = BUSY_TIMEOUT_S,
     ) -> None:
-        """email: as search_index.normalize_email() returns it. on_progress: called with the number of keys of each page."""
+        """email: as search_index.normalize_email() returns it. on_progress: called with the number of keys of each page.
+
+        busy_timeout_s: the longest wait for all leases together.
+        """
         self._ledger, self._redis, self._settings, self._on_progress = ledger, ledger.redis, settings, on_progress
         self._email, self._mentions = email, mentions(email)
+        self._wait_left_s = busy_timeout_s
         self._operations = Operations(ledger, settings)
         self._body_batch = max(1, min(BODY_BATCH, MAX_BATCH_BYTES // settings.max_body))
 
@@ -200,6 +223,9 @@ class Erasure:
             await self._erase(planned, erased)
             if planned.is_empty or erased.busy:
                 break
+        erased.visits -= erased.busy
+        erased.deliveries -= {id for id in erased.deliveries if TaskId.event(id) in erased.busy}
+        erased.operations -= {id for id in erased.operations if f"{OPERATION}{id}" in erased.busy}
         return erased
 
     # -- search --
@@ -312,8 +338,9 @@ class Erasure:
         await self._shorten_people(planned.visits)
         for id in sorted(planned.operations):
             await self._erase_filter(id, erased)
+        # A visit that is not erased yet must be found again by its phone number.
         await search_index.remove_visits(
-            self._redis, sorted(planned.visits), planned.phones, planned.names, self._settings.secret_key
+            self._redis, sorted(planned.visits - erased.busy), planned.phones, planned.names, self._settings.secret_key
         )
         await search_index.remove_email(self._redis, self._email, self._settings.secret_key)
         async for page in self._scan(f"{keys.RECORD}*"):  # of all people: they expire within seconds
@@ -325,12 +352,13 @@ class Erasure:
         self, task_id: TaskId, step: Callable[[], Awaitable[str]], erased: ErasureReport
     ) -> None:
         """Wait while a worker has the lease, and try again at once if the task changed since it was read."""
-        deadline = time.monotonic() + BUSY_TIMEOUT_S
         while (result := await step()) != "ok":
-            if time.monotonic() > deadline:
+            if self._wait_left_s <= 0:
                 erased.busy.add(task_id)
                 return
+            began = time.monotonic()
             await asyncio.sleep(0 if result == "moved" else 0.1)
+            self._wait_left_s -= time.monotonic() - began
 
     async def _erase_contact(self, task_id: TaskId) -> str:
         aliases = await stored_aliases(self._ledger, task_id)
@@ -378,7 +406,7 @@ class Erasure:
         # An unfinished operation needs its filter.
         request, state = await self._redis.command("HMGET", f"{keys.OPERATION}{id}", "request", "state")
         if state in (b"queued", b"running"):
-            erased.busy.add(f"operation:{id}")
+            erased.busy.add(f"{OPERATION}{id}")
         elif request:
             redacted = self._redact(orjson.loads(request))
             await self._redis.commands(("HSET", f"{keys.OPERATION}{id}", "request", orjson.dumps(redacted)))

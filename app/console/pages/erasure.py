@@ -18,8 +18,8 @@ from app.operators.erasure import (
     resolve_emails,
 )
 
-#: An erasure reads all of Redis; a page waits no longer than this.
-TIMEOUT_S = 20.0
+#: An erasure reads all of Redis; a page waits no longer than this, and no longer than this for the leases of workers.
+TIMEOUT_S, BUSY_TIMEOUT_S = 20.0, 5.0
 
 
 async def erasure_form(request: Request) -> Response:
@@ -30,28 +30,34 @@ async def erase(request: Request) -> Response:
     person = request.state.form.get("person", "").strip()[:300]
     if not (search_index.normalize_email(person) or search_index.normalize_phone(person)):
         return await _page(request, person, error="This is neither an e-mail address nor a phone number.")
+    typed, ends_at = request.state.form.get("confirm"), asyncio.get_running_loop().time() + TIMEOUT_S
     try:
-        async with asyncio.timeout(TIMEOUT_S):
-            return await _plan_or_erase(request, person)
+        async with asyncio.timeout_at(ends_at):
+            erasures = await _erasures(request, person)
+            planned = await plan_all(erasures)
     except TimeoutError:
-        error = "There is too much data for this page: use `doorbell erase`."
-        if request.state.form.get("confirm"):
-            error += " Some of it may already be erased."
+        error = "There is too much data for this page, and nothing was erased: use `doorbell erase`."
         return await _page(request, person, error=error)
-
-
-async def _plan_or_erase(request: Request, person: str) -> Response:
-    console, typed = context(request), request.state.form.get("confirm")
-    addresses = await resolve_emails(console.ledger, console.settings, person)
-    erasures = [Erasure(console.ledger, console.settings, address) for address in addresses]
-    planned = await plan_all(erasures)
     if planned.is_empty or typed is None:
         return await _page(request, person, planned=planned)
     if typed.strip() != person:
         return await _page(
             request, person, planned=planned, error="The confirmation does not match. Nothing was erased."
         )
-    return await _page(request, erased=await actions(request).erase(erasures, planned))
+    try:
+        async with asyncio.timeout_at(ends_at):
+            return await _page(request, person, erased=await actions(request).erase(erasures, planned))
+    except TimeoutError:
+        error = (
+            "The erasure did not end in time, and a part of the data may be erased: use `doorbell erase` to finish it."
+        )
+        return await _page(request, person, error=error)
+
+
+async def _erasures(request: Request, person: str) -> list[Erasure]:
+    ledger, settings = context(request).ledger, context(request).settings
+    emails = await resolve_emails(ledger, settings, person)
+    return [Erasure(ledger, settings, email, busy_timeout_s=BUSY_TIMEOUT_S) for email in emails]
 
 
 async def _page(request: Request, person: str = "", *, error: str = "", **reports: Any) -> Response:
@@ -64,6 +70,7 @@ async def _page(request: Request, person: str = "", *, error: str = "", **report
         error=error,
         labels=LABELS,
         not_covered=NOT_COVERED,
-        by_number=PHONE_NOTE if search_index.normalize_phone(person) else "",
+        is_number=bool(search_index.normalize_phone(person)),
+        phone_note=PHONE_NOTE,
         **reports,
     )

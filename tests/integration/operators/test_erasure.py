@@ -263,6 +263,7 @@ async def test_an_erasure_waits_for_the_lease_of_a_worker(harness: Harness, redi
     erased = await Erasure(ledger, read_environment(harness.env), EMAIL).execute()
 
     assert ("busy", "moved") == (busy, moved)
+    assert [] == erased.busy_notes
     assert {"visit:main/standard-A"} == erased.visits
     assert set() == erased.busy
     assert {} == await find_traces(redis)
@@ -387,6 +388,30 @@ async def test_a_shared_phone_number_matches_all_its_people(harness: Harness, re
     )
 
 
+async def test_a_running_visit_is_found_again_by_its_phone_number(redis: Redis, ledger: Ledger) -> None:
+    settings, contact = read_environment(SETTINGS), Contact(email=EMAIL, phone=ADA["phone"])
+    for name in ("A", "B"):
+        await accept(ledger, change(name, contact=contact))
+        await search_index.index(redis, TaskId(visit_task(name)), contact, KEY, 60_000)
+    assert not isinstance(await ledger.lease(visit_task("A")), str)
+
+    erased = await Erasure(ledger, settings, EMAIL, busy_timeout_s=0).execute()
+
+    assert ({visit_task("A")}, {visit_task("B")}) == (erased.busy, erased.visits)
+    assert [f"not erased, because these tasks run, or their account moves to another cell: {visit_task('A')}"] == (
+        erased.busy_notes
+    )
+    assert [visit_task("A")] == await search_index.lookup(redis, ADA["phone"], [KEY])
+
+
+def test_a_phone_number_needs_a_secret_key(harness: Harness) -> None:
+    refused = harness.doorbell("erase", ADA["phone"], "--dry-run")
+
+    assert (3, "") == (refused.returncode, refused.stdout)
+    assert "a phone number needs SECRET_KEY; give the e-mail address" in refused.stderr
+    assert 5 == harness.doorbell("erase", EMAIL, "--dry-run").returncode
+
+
 def test_a_phone_number_leads_to_the_address(harness: Harness) -> None:
     harness.env |= {"SECRET_KEY": KEY}
     harness.start_web()
@@ -400,7 +425,10 @@ def test_a_phone_number_leads_to_the_address(harness: Harness) -> None:
     plan = harness.doorbell("erase", "(555) 010-0001", "--dry-run", "--json")
     done = harness.doorbell("erase", "(555) 010-0001", "--yes")
 
-    assert (5, True) == (unknown.returncode, "a phone number matches only" in unknown.stderr)
+    assert (5, True) == (unknown.returncode, "no visit in the search index has this phone number" in unknown.stderr)
+    assert "only visits that also have an e-mail address can be found by phone number" in " ".join(
+        unknown.stderr.split()
+    )
     assert ["visit:main/standard-A"] == json.loads(plan.stdout)["visits"]
     assert 0 == done.returncode
     outputs = [harness.doorbell("visit", f"standard-{id}", "--show-personal-data").stdout for id in "AG"]
@@ -422,6 +450,10 @@ async def test_the_filter_of_an_operation_is_erased_after_it_ends(
     after = await Erasure(ledger, settings, EMAIL).execute()
 
     assert ({f"operation:{id}"}, set()) == (during.busy, after.busy)
+    assert ([f"not erased, because these operations have not ended: {id}"], set()) == (
+        during.busy_notes,
+        during.operations,
+    )
     assert ("(removed)", "grace") == ((request := (await operations.get(id)).request).filter.reason, request.actor)
 
 
