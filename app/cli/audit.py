@@ -1,13 +1,14 @@
 """`doorbell audit`."""
 
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 import click
 
 from app.cli.output import (
     CHECK_FAILED,
     NOTHING_MATCHED,
+    PARTLY_FAILED,
     UNREACHABLE,
     examples,
     exit_with,
@@ -26,6 +27,22 @@ from app.settings.model import Settings
 from app.visits.client import VisitsApiError, http_client
 
 
+@dataclass(slots=True)
+class _Counts:
+    """The numbers of differences, of those that can be repaired, and of those that were requeued; of accounts that move."""
+
+    differences: int = 0
+    repairable: int = 0
+    requeued: int = 0
+    moving: int = 0
+
+    @property
+    def exit_status(self) -> int:
+        if self.differences > self.requeued:
+            return CHECK_FAILED
+        return PARTLY_FAILED if self.moving else 0
+
+
 @click.command(epilog=examples("audit --rate 5", "audit --repair", "audit --resume --json"))
 @click.option("--account", help="Only this account of the Visits API [default: all].")
 @click.option("--repair", is_flag=True, help="Requeue visits that differ.")
@@ -37,43 +54,43 @@ from app.visits.client import VisitsApiError, http_client
 def audit(account: str | None, repair: bool, rate: float | None, resume: bool, as_json: bool) -> None:
     """Compare all visits of an account with the stored changes.
 
-    Differences are visits that are missing, unexpected, different or duplicate.
+    Differences are visits that are missing, unexpected, different or duplicate. Exit status: 3 if there are differences
+    that were not requeued; 6 if an account was not compared, because it moves or has moved to another cell.
     """
+    counts = _Counts()
 
-    async def compare(ledger: Ledger, settings: Settings) -> tuple[int, int, int]:
-        """Return the numbers of differences, of those that can be repaired, and of those that were requeued."""
+    async def compare(ledger: Ledger, settings: Settings) -> None:
         accounts = [account] if account else list(settings.tokens)
         if not accounts or not settings.tokens.keys() >= set(accounts):
             exit_with(
                 NOTHING_MATCHED, f"there is no account {account} with a token" if account else "no account has a token"
             )
-        total = repairable = repaired = 0
         async with http_client(max_connections=2) as http:
             for name in accounts:
                 if await is_moving(ledger.redis, name):
+                    counts.moving += 1
                     print_message(f"{name}: not compared, because it moves or has moved to another cell")
                     continue
                 visit_audit = VisitAudit(ledger, settings, http, name, rate)
                 async for difference in visit_audit.differences(resume, _print_progress):
-                    total += 1
-                    repairable += difference.is_repairable
+                    counts.differences += 1
+                    counts.repairable += difference.is_repairable
                     is_repaired = repair and await _requeue(actions(ledger, settings), visit_audit, difference)
-                    repaired += is_repaired
+                    counts.requeued += is_repaired
                     _print_difference(difference, is_repaired, as_json)
                 _print_summary(name, visit_audit.progress)
-        return total, repairable, repaired
 
     try:
-        total, repairable, repaired = run_with_ledger(compare)
+        run_with_ledger(compare)
     except VisitsApiError as error:
         exit_with(UNREACHABLE, f"the Visits API failed: {error}; `doorbell audit --resume` continues from here")
-    if repaired:
-        print_message(f"requeued: {repaired}; run the audit again when they are done")
-    if repairable > repaired:
-        print_message(f"repairable: {repairable}; --repair requeues them")
-    if total > repairable:
-        print_message(f"not known to Doorbell, and not changed: {total - repairable}")
-    sys.exit(CHECK_FAILED if total > repaired else 0)
+    if counts.requeued:
+        print_message(f"requeued: {counts.requeued}; run the audit again when they are done")
+    if counts.repairable > counts.requeued:
+        print_message(f"repairable: {counts.repairable}; --repair requeues them")
+    if counts.differences > counts.repairable:
+        print_message(f"not known to Doorbell, and not changed: {counts.differences - counts.repairable}")
+    sys.exit(counts.exit_status)
 
 
 async def _requeue(actions: Actions, audit: VisitAudit, difference: Difference) -> bool:
