@@ -25,7 +25,15 @@ from app.cli.session import load_settings, load_settings_or_none, run_with_ledge
 from app.cli.tables import style, wrap
 from app.ledger.ledger import Ledger
 from app.ledger.times import iso_timestamp
-from app.operators.setup_steps import SetupStep, capabilities, new_secret, setup_steps, terms_of, with_prompt_names
+from app.operators.setup_steps import (
+    UNKNOWN_URL,
+    SetupStep,
+    capabilities,
+    new_secret,
+    setup_steps,
+    terms_of,
+    with_prompt_names,
+)
 from app.settings.model import Settings
 from app.telemetry import counters
 from app.webhooks.evidence import VERIFIED_BY, Evidence
@@ -65,7 +73,7 @@ def sources(name: str | None, as_json: bool) -> None:
         return print_rows(rows if as_json else [_row_for_people(row) for row in rows], as_json)
     tool = find_tool(name, settings)
     source = tool.definition
-    public_url = (settings and settings.public_url) or "https://YOUR-DOORBELL"
+    public_url = (settings and settings.public_url) or UNKNOWN_URL
     click.echo(f"{style(source.title, bold=True)}\n{source.docs}")
     for line in wrap(f"Sends {', '.join(capabilities(tool.name))}. Verified by {VERIFIED_BY[source.evidence]}."):
         click.echo(line)

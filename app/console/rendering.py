@@ -206,8 +206,8 @@ def breakable(text: str) -> Markup:
 
 def recipe(text: str, url: str) -> Markup:
     """Return a step of a setup: the names of variables are code to copy, and the URL of a new hook, if it is complete."""
-    copied = "" if url.endswith("•") else f"|{re.escape(str(escape(url)))}"
-    pattern = rf"\bHOOKS__[A-Z0-9_]+\b{copied if url else ''}"
+    is_complete = url and not url.startswith("/") and not url.endswith("•")
+    pattern = rf"\bHOOKS__[A-Z0-9_]+\b{f'|{re.escape(str(escape(url)))}' if is_complete else ''}"
     return Markup(re.sub(pattern, r'<code class="copy">\g<0></code>', str(marked(text))))
 
 

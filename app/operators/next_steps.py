@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from app.operators.setup_steps import UNKNOWN_URL
 from app.settings.environment import RANDOM_CHARACTERS
 from app.settings.model import Settings
 from app.settings.platform import Platform
@@ -9,7 +10,7 @@ from app.settings.platform import Platform
 
 def next_steps(settings: Settings, platform: Platform | None) -> Iterator[str]:
     """Yield sentences. A URL with a token is not among them: release logs are no place for secrets."""
-    url = settings.public_url or "https://YOUR-DOORBELL"
+    url = settings.public_url or UNKNOWN_URL
     if platform:
         yield f"{platform.title}: change settings with {platform.set_variable}, run commands like {platform.run}."
     if settings.has_console:

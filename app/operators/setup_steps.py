@@ -24,6 +24,9 @@ RETRIES: Mapping[Retries, str] = {
     "unknown": "; whether it retries is not known",
 }
 
+#: Where PUBLIC_URL is not set.
+UNKNOWN_URL = "https://YOUR-DOORBELL"
+
 #: What a field of a change tells about a visit.
 CAPABILITIES = {
     "time_scheduled": "bookings",
@@ -53,8 +56,9 @@ class SetupStep:
 
 
 def setup_steps(source: LoadedSource, hook: str, url: str, shell_url: str = "") -> list[SetupStep]:
-    """Return the steps that connect a hook. shell_url: the URL in commands, if it is not `url`.
+    """Return the steps that connect a hook.
 
+    url: only its path if the rest is unknown. shell_url: the URL in commands, if it is not `url`.
     In the text of a source, a step begins with its number, and a command with `$`, on lines of their own. A command
     continues on lines with more indentation, which is removed.
     """
@@ -76,9 +80,10 @@ def setup_steps(source: LoadedSource, hook: str, url: str, shell_url: str = "") 
         elif text:
             steps[-1].text += f" {text}"
         is_new = not text
+    shell_url = shell_url or (f"{UNKNOWN_URL}{url}" if url.startswith("/") else url)
     for step in steps:
         step.text = step.text.replace("{url}", url)
-        step.commands = [command.replace("{url}", shell_url or url) for command in step.commands]
+        step.commands = [command.replace("{url}", shell_url) for command in step.commands]
     return steps
 
 

@@ -28,5 +28,5 @@ async def listen(request: Request) -> Response:
         hook=name,
         source=hook.source.name,
         arrivals=arrivals,
-        address=hook_addresses(request)[name],
+        hook_address=hook_addresses(request)[name],
     )

@@ -136,7 +136,7 @@ def _steps(request: Request, source: LoadedSource, hook: str) -> list[SetupStep]
 
 def _future_address(request: Request, source: LoadedSource, hook: str) -> str:
     token = f"/{HIDDEN_TOKEN}" if source.definition.signature.needs_secret_key else ""
-    return f"{_base_url(request)}/hooks/{hook}{token}"
+    return f"{context(request).settings.public_url or ''}/hooks/{hook}{token}"
 
 
 async def _secrets(console: ConsoleContext, hook: str) -> list[dict[str, Any]]:
@@ -146,18 +146,18 @@ async def _secrets(console: ConsoleContext, hook: str) -> list[dict[str, Any]]:
 
 
 def hook_addresses(request: Request) -> dict[str, str]:
-    """Return the URLs of all hooks for the tools. Only operators see a token, because it is enough to send deliveries."""
+    """Return the URLs of all hooks for the tools; without PUBLIC_URL only their paths.
+
+    A request does not tell it: a router in front of Doorbell ends TLS. Only operators see a token, because it is enough to
+    send deliveries.
+    """
     settings, addresses = context(request).settings, dict[str, str]()
     for name, hook in settings.active_hooks.items():
         address = settings.hook_url(hook)
         if hook.source.definition.signature.needs_secret_key and "operator" not in request.auth.scopes:
             address = f"{address.rpartition('/')[0]}/{HIDDEN_TOKEN}"
-        addresses[name] = address if settings.public_url else _base_url(request) + address
+        addresses[name] = address
     return addresses
-
-
-def _base_url(request: Request) -> str:
-    return context(request).settings.public_url or f"{request.url.scheme}://{request.url.netloc}"
 
 
 # -- actions --

@@ -69,14 +69,15 @@ async def test_a_viewer_sees_no_token(opened: Opened, environ_with_tokens: dict[
     assert f'class="copy">https://doorbell.example.com/hooks/{name}' not in pages[0].text
 
 
-async def test_urls_begin_with_the_url_of_the_console_without_public_url(
-    opened: Opened, environ_with_tokens: dict[str, str]
-) -> None:
+async def test_without_public_url_only_the_path_is_shown(opened: Opened, environ_with_tokens: dict[str, str]) -> None:
     del environ_with_tokens["PUBLIC_URL"]
     settings = read_environment(environ_with_tokens)
     operator = Browser(await opened(environ_with_tokens))
     await operator.log_in()
 
-    page = (await operator.get("/console/sources/gingr")).text
+    pages = [(await operator.get(f"/console{path}")).text for path in ("/sources/gingr", "", "/sources/gingr/listen")]
 
-    assert f">https://doorbell.example.com{settings.hook_url(settings.active_hooks['gingr'])}<" in page
+    for page in pages:
+        assert f"<code>{settings.hook_url(settings.active_hooks['gingr'])}</code>" in page
+        assert "set <code>PUBLIC_URL</code>" in page
+        assert "://doorbell.example.com" not in page

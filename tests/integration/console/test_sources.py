@@ -11,7 +11,8 @@ from app.ledger.redis import Redis
 from tests.support.console import VIEWERS, Browser, Opened
 from tests.support.harness import CALENDLY_SECRET, TOKEN, sign_standard, standard_body
 
-SQUARE = {"HOOKS__SQUARE__SECRETS": "signature-key-of-square", "PUBLIC_URL": "https://doorbell.example.com"}
+PUBLIC_URL = {"PUBLIC_URL": "https://doorbell.example.com"}
+SQUARE = {"HOOKS__SQUARE__SECRETS": "signature-key-of-square", **PUBLIC_URL}
 MISSING = "HOOKS__SQUARE__CREDENTIALS__TOKEN"
 
 
@@ -63,8 +64,10 @@ async def test_the_steps_of_a_hook_have_its_own_url_and_variables(opened: Opened
     assert [] == [name for name in ("CALENDLY", "/hooks/calendly") if name in other]
 
 
-async def test_the_steps_of_a_new_account_have_its_own_variables_and_a_new_secret(app: Any) -> None:
-    operator = Browser(app)
+async def test_the_steps_of_a_new_account_have_its_own_variables_and_a_new_secret(
+    opened: Opened, environ: dict[str, str]
+) -> None:
+    operator = Browser(await opened(environ | PUBLIC_URL))
     await operator.log_in()
 
     pages = [(await operator.get("/console/sources/calendly?hook=East")).text for _ in range(2)]
@@ -109,13 +112,18 @@ async def test_only_operators_see_a_new_secret(app: Any) -> None:
     assert "HOOKS__EAST__SECRETS=" not in page
 
 
-async def test_a_recipe_has_numbered_steps_and_commands_to_copy(app: Any) -> None:
-    operator = Browser(app)
-    await operator.log_in()
+async def test_a_recipe_has_numbered_steps_and_commands_to_copy(
+    app: Any, opened: Opened, environ: dict[str, str]
+) -> None:
+    recipes = []
+    for each in (await opened(environ | PUBLIC_URL), app):
+        operator = Browser(each)
+        await operator.log_in()
+        page = (await operator.get("/console/sources/calendly")).text
+        recipes.append(page.partition('<ol class="steps">')[2].partition("</ol>")[0])
 
-    page = (await operator.get("/console/sources/calendly")).text
-
-    steps = page.partition('<ol class="steps">')[2].partition("</ol>")[0]
+    steps, without_url = recipes
+    assert '"url": "https://YOUR-DOORBELL/hooks/calendly"' in html.unescape(without_url)
     assert 5 == steps.count("<li>")
     assert 2 == steps.count('<pre tabindex="0" aria-label="Command of step')
     assert '"url": "https://doorbell.example.com/hooks/calendly"' in html.unescape(steps)
