@@ -100,20 +100,18 @@ async def _plan(move: Move, hidden: bool) -> MovePlan:
 
 
 async def _execute(move: Move, hidden: bool) -> None:
-    await actions(move.source, move.settings).record("moved account", f"{move.account} to {move.target.redis.address}")
-    length = int(await move.source.redis.command("DBSIZE"))
+    act, length = actions(move.source, move.settings), int(await move.source.redis.command("DBSIZE"))
     with click.progressbar(length=2 * length, label="moving", file=sys.stderr, hidden=hidden) as bar:
 
         def show(step: str) -> None:
             bar.label = f"{step:60}"
             bar.render_progress()
 
-        await move.execute(print_message if hidden else show, bar.update)
+        await move.execute(act, print_message if hidden else show, bar.update)
 
 
 async def _cancel(move: Move) -> str:
-    await actions(move.source, move.settings).record("moved account", f"{move.account}: cancelled")
-    await move.cancel()
+    await move.cancel(actions(move.source, move.settings))
     return move.account
 
 

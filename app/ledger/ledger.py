@@ -472,6 +472,9 @@ class Ledger:
         call = scripts.pause_circuit(account=account, is_paused=int(is_paused))
         return bool(await self.redis.script(call))
 
+    async def is_paused(self, account: str) -> bool:
+        return bool(await self.redis.command("HGET", f"{keys.CIRCUIT}{account}", "kind") == b"paused")
+
     async def hook_names(self, configured: Iterable[str] = ()) -> list[str]:
         """Return the configured hooks, and those that ever received a delivery."""
         return sorted({hook.decode() for hook in await self.redis.command("SMEMBERS", keys.HOOKS)}.union(configured))

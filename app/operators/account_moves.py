@@ -37,6 +37,7 @@ from app.ledger.moves import (
     load_mark,
     save_mark,
 )
+from app.operators.actions import Actions
 from app.settings.model import Settings
 from app.telemetry.health import live_workers
 
@@ -187,15 +188,18 @@ class Move:
 
     # -- steps --
 
-    async def execute(self, on_step: OnStep, on_progress: OnProgress = lambda _: None) -> None:
+    async def execute(self, actions: Actions, on_step: OnStep, on_progress: OnProgress = lambda _: None) -> None:
         """Move the account, or continue its move. on_step: called with a sentence before each step."""
         on_step("wait for other moves of the account")
         async with self._alone():
             self._mark = await load_mark(self.source.redis, self.account)
-            if self._mark.phase in ("", "arriving"):
-                await self._begin()
-            else:
+            if self._mark.phase == "arriving":
+                raise MoveRefused(f"the account {self.account} is still arriving in this cell: finish that move first")
+            if self._mark.phase:
                 await self._check_target()
+            await actions.record("started move", f"{self.account} to {_describe(self.target)}")
+            if not self._mark.phase:
+                await self._begin()
             if self._mark.phase in ("copying", "closed"):
                 async with AsyncExitStack() as locks:
                     on_step("wait until running tasks end")
@@ -222,8 +226,6 @@ class Move:
 
     async def _begin(self) -> None:
         """Mark both cells, the other one first: it must not run a task that is only partly copied."""
-        if self._mark.phase:
-            raise MoveRefused(f"the account {self.account} is still arriving in this cell: finish that move first")
         id, target = new_token(), self.target.redis
         there = await load_mark(target, self.account)
         if not await save_mark(target, self.account, self.hooks, there, Mark("arriving", id, _describe(self.source))):
@@ -281,7 +283,7 @@ class Move:
             await self._copy.list_tasks()
             await save_mark(target, self.account, self.hooks, there, Mark())
 
-    async def cancel(self) -> None:
+    async def cancel(self, actions: Actions) -> None:
         """End a move that has not switched yet: the account stays here."""
         async with self._alone():
             self._mark = await load_mark(self.source.redis, self.account)
@@ -289,6 +291,7 @@ class Move:
                 state = "has moved already" if self._mark.phase == "moved" else "does not move"
                 raise MoveRefused(f"the account {self.account} {state}")
             await self._check_target()
+            await actions.record("cancelled move", f"{self.account} to {_describe(self.target)}")
             there = await load_mark(self.target.redis, self.account)
             await self._target_data.remove(lambda _: None)
             # The other cell refuses deliveries of the account as if it had moved from there to here.

@@ -72,6 +72,8 @@ class Actions:
     async def _set_paused(self, account: str, is_paused: bool) -> bool:
         if account not in self._settings.accounts.values():
             raise NotFound(account)
+        if await self._ledger.is_paused(account) == is_paused:
+            return False
         await self.record("paused" if is_paused else "resumed", account)
         return await self._ledger.pause(account, is_paused)
 

@@ -91,7 +91,7 @@ def test_a_dry_run_counts_what_would_move(cells: Cells) -> None:
     assert (3, 3, {"held": 1, "parked": 1}) == (report["deliveries"], report["visits"], report["tasks"])
     assert 2_000 < report["bytes"] < 50_000
     assert 0 == cells.west.redis_command("EXISTS", "bell:move:main")
-    assert not [action for action, _ in activity_of(cells.east) if action == b"moved account"]
+    assert not [action for action, _ in activity_of(cells.east) if action == b"started move"]
 
 
 def test_an_account_moves_with_all_its_hooks_and_continues(cells: Cells) -> None:
@@ -111,7 +111,8 @@ def test_an_account_moves_with_all_its_hooks_and_continues(cells: Cells) -> None
     assert [] == rows(cells.east, "deliveries", "--json") + rows(cells.east, "failures", "--json")
     assert 0 == cells.west.doorbell("show", rows(cells.west, "deliveries", "--json")[-1]["delivery"]).returncode
     assert "standard-A-1" in cells.west.doorbell("search", ADA["email"]).stdout
-    assert b"moved account" in {action for action, _ in activity_of(cells.east)}
+    target = f"main to {RedisAddress(cells.west.redis_url)}".encode()
+    assert [target] == [target for action, target in activity_of(cells.east) if action == b"started move"]
     problems = " ".join(cells.east.doorbell("overview").stdout.split())
     assert f"The account main has moved to the cell at {RedisAddress(cells.west.redis_url)}" in problems
     assert "doorbell rejections --hook calendly" in problems
@@ -225,6 +226,8 @@ def test_a_move_that_has_not_switched_can_be_cancelled(cells: Cells) -> None:
     wait_until(lambda: east.visit("standard-A-3") and east.visit("standard-A-4"))
     again = cells.move("standard", "--cancel")
     assert (3, True) == (again.returncode, "does not move" in again.stderr)
+    target = f"main to {RedisAddress(west.redis_url)}".encode()
+    assert [(b"cancelled move", target)] == [each for each in activity_of(east) if b"move" in each[0]]
     assert 0 == cells.move("standard", "--yes").returncode
 
 

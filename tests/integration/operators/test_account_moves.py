@@ -10,6 +10,7 @@ from app.ledger.ledger import Ledger
 from app.ledger.moves import MoveRefused, load_mark
 from app.ledger.redis import Redis, RedisAddress
 from app.operators.account_moves import Move
+from app.operators.actions import Actions, Actor
 from app.settings.environment import read_environment
 from tests.support.harness import SECRET
 from tests.support.ledger import accept, change, state_of, visit_task
@@ -32,13 +33,14 @@ async def test_the_switch_waits_for_a_replica(ledger: Ledger, redis: Redis, serv
     )
     await accept(source, change("A"))
     move, steps = Move(source, ledger, settings, "main"), list[str]()
+    actions = Actions(source, settings, Actor("ada", "operator"))
 
     servers.processes[replica].send_signal(signal.SIGSTOP)
     with pytest.raises(MoveRefused, match="does not confirm"):
-        await move.execute(steps.append)
+        await move.execute(actions, steps.append)
     stopped = [(await load_mark(each.redis, "main")).phase for each in (source, ledger)]
     servers.processes[replica].send_signal(signal.SIGCONT)
-    await move.execute(steps.append)
+    await move.execute(actions, steps.append)
 
     assert ["moved", "arriving"] == stopped
     assert ["moved", ""] == [(await load_mark(each.redis, "main")).phase for each in (source, ledger)]
