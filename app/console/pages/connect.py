@@ -1,6 +1,7 @@
 """The pages that connect a tool: choose it, enter what it needs, and wait for its first webhook."""
 
 import asyncio
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -223,7 +224,8 @@ def _source(request: Request) -> LoadedSource:
 
 async def first_delivery(request: Request) -> Response:
     since = request.query_params.get("since", "")
-    return await _waiting_page(request, request.path_params["hook"], int(since) if since.isdecimal() else 0)
+    since_ms = int(since) if re.fullmatch(r"[0-9]{1,15}", since) else 0
+    return await _waiting_page(request, request.path_params["hook"], since_ms)
 
 
 async def _waiting_page(request: Request, name: str, since_ms: int, new_secret: str = "") -> Response:

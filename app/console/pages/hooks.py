@@ -102,7 +102,9 @@ async def change(request: Request) -> Response:
         return await page(request, message="This hook was connected with a log-in: reconnect it instead.")
     current = hook_values(hook)
     fields = {field: value or None for field, value in _plain_settings(form).items() if value != current[field]}
-    fields |= {field: value for field, value in _secret_settings(form).items() if field != "secrets"}
+    token = form.get("visits_api_token", "").strip()
+    if token or form.get("remove_token"):
+        fields["visits_api_token"] = token or None
     try:
         await context(request).stored_hooks.change(name, fields, actions(request), credentials=credentials)
     except SettingsError as error:

@@ -198,6 +198,12 @@ async def test_without_an_api_the_secret_is_shown_once_with_the_steps(app: Any, 
         assert "HOOKS__" not in page
 
 
+async def test_any_time_in_the_address_of_the_first_delivery_is_accepted(operator: Browser) -> None:
+    for since in ("9" * 5_000, "-1", "now", "1e3", "٣", ""):
+        page = await operator.get(f"/console/hooks/standard/first-delivery?since={since}")
+        assert 200 == page.status_code, since
+
+
 async def test_a_secret_that_is_only_in_the_url_is_not_shown(app: Any, operator: Browser) -> None:
     shown = html.unescape((await post(operator, "appointlet", {"name": "appointlet"})).text)
 

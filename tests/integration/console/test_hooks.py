@@ -68,6 +68,19 @@ async def test_settings_and_credentials_are_changed(app: Any, operator: Browser)
     assert ('value="Europe/Berlin"' in page, 'value="west"' in page) == (True, True)
 
 
+async def test_the_token_of_a_hook_is_kept_replaced_and_removed(app: Any, operator: Browser) -> None:
+    await operator.post("/console/hooks", FORM | CREDENTIALS | {"visits_api_token": "first"})
+    tokens = []
+    for form in ({}, {"visits_api_token": "second"}, {"remove_token": "yes"}):
+        page = (await operator.get("/console/hooks/shop")).text
+        assert 'name="remove_token"' in page
+        assert 303 == (await operator.post("/console/hooks/shop", form)).status_code
+        tokens.append(app.state.services.settings.hooks["shop"].visits_api_token)
+
+    assert ["first", "second", None] == tokens
+    assert 'name="remove_token"' not in (await operator.get("/console/hooks/shop")).text
+
+
 async def test_no_page_shows_a_stored_secret_or_credential(redis: Redis, operator: Browser) -> None:
     await operator.post("/console/hooks", FORM | CREDENTIALS)
     await operator.post("/console/hooks/shop/rotate", {"secret": "canary-of-the-second"})
