@@ -65,10 +65,8 @@ def run_with_ledger(step: Callable[[Ledger, Settings], Awaitable[T]]) -> T:
     except RedisUnavailable as error:
         exit_with(UNREACHABLE, f"{error}; `doorbell doctor` shows what to check")
     except NotFound as error:
-        exit_with(
-            NOTHING_MATCHED,
-            f"there is no delivery or visit {error}; it may have expired, and `doorbell search` finds beginnings of ids",
-        )
+        advice = "; it may have expired, and `doorbell search` finds beginnings of ids"
+        exit_with(NOTHING_MATCHED, f"{error.sentence}{advice if error.kind == 'delivery or visit' else ''}")
 
 
 @asynccontextmanager

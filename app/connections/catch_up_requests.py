@@ -126,7 +126,7 @@ class CatchUpRequests:
     def _hook(self, name: str) -> Hook:
         settings = self._context.settings
         if name not in settings.hooks:
-            raise NotFound(name)
+            raise NotFound(name, "hook")
         hook = settings.hook(name)
         title = hook.source.definition.title
         if not hook.source.listing:

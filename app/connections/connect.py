@@ -241,7 +241,7 @@ class Connections:
         """
         settings = self._context.settings
         if name not in settings.hooks:
-            raise NotFound(name)
+            raise NotFound(name, "hook")
         async with connection_lock(self._context, name):
             hook, ids = settings.hook(name), list[str]()
             if can_call(hook):

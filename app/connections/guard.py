@@ -96,7 +96,7 @@ class Guard:
         """Check a connection because a person asks. Raises NotFound, NotSubscribable, LockContended."""
         settings = self._context.settings
         if name not in settings.hooks:
-            raise NotFound(name)
+            raise NotFound(name, "hook")
         hook = settings.hook(name)
         if not can_call(hook):
             raise NotSubscribable(f"Doorbell cannot ask {hook.source.definition.title} about its subscriptions")

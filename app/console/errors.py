@@ -10,6 +10,7 @@ from starlette.responses import Response
 from app.console.context import context
 from app.console.rendering import render
 from app.intake.request_body import HttpRejection
+from app.ledger.keys import OPERATIONS_TTL_S
 from app.ledger.records import NotFound
 from app.ledger.redis import RedisUnavailable
 from app.telemetry.logs import log
@@ -33,11 +34,17 @@ async def rejected(request: Request, error: HttpRejection) -> Response:
     return await error_page(request, error.status, f"{error}.", error.headers)
 
 
-async def not_found(request: Request, _: NotFound) -> Response:
-    days = context(request).settings.retention_days
-    return await error_page(
-        request, 404, f"There is nothing with this id. It may have expired: finished tasks are stored for {days} days."
-    )
+#: Why each kind may be gone, if it can be.
+EXPIRIES = {
+    "delivery or visit": "It may have expired: finished tasks are stored for {days} days.",
+    "operation": f"It may have expired: operations are stored for {OPERATIONS_TTL_S // 86_400} days.",
+}
+
+
+async def not_found(request: Request, error: NotFound) -> Response:
+    sentence = f"{error.sentence[:1].upper()}{error.sentence[1:]}."
+    expiry = EXPIRIES.get(error.kind, "").format(days=context(request).settings.retention_days)
+    return await error_page(request, 404, f"{sentence} {expiry}".rstrip())
 
 
 async def redis_unavailable(request: Request, error: RedisUnavailable) -> Response:
@@ -51,7 +58,9 @@ async def redis_unavailable(request: Request, error: RedisUnavailable) -> Respon
 
 async def unhandled(request: Request, _: Exception) -> Response:
     log.exception("unhandled_exception", page=getattr(request.scope.get("endpoint"), "__qualname__", ""))
-    return await error_page(request, 500, "This page failed to render. The log has the stack trace.")
+    check = "Check whether the action took effect before you repeat it. " if request.method == "POST" else ""
+    detail = f"An unexpected error occurred. {check}The log has the stack trace (unhandled_exception)."
+    return await error_page(request, 500, detail)
 
 
 HANDLERS: dict[Any, Callable[[Request, Any], Any]] = {

@@ -27,7 +27,15 @@ TaskState = Literal["queued", "running", "waiting", "held", "parked", "discarded
 
 
 class NotFound(Exception):
-    """The task or delivery does not exist, or has expired."""
+    """What was asked for does not exist. A delivery, a visit or an operation may have expired."""
+
+    def __init__(self, name: str, kind: str = "delivery or visit") -> None:
+        super().__init__(name)
+        self.kind = kind
+
+    @property
+    def sentence(self) -> str:
+        return f"there is no {self.kind} {self}".rstrip()
 
 
 class BodyUnavailable(Exception):

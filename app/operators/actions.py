@@ -71,7 +71,7 @@ class Actions:
 
     async def _set_paused(self, account: str, is_paused: bool) -> bool:
         if account not in self._settings.accounts.values():
-            raise NotFound(account)
+            raise NotFound(account, "account")
         if await self._ledger.is_paused(account) == is_paused:
             return False
         await self.record("paused" if is_paused else "resumed", account)
@@ -160,7 +160,7 @@ class Actions:
             return filter
         ids = await Lists(self._ledger, self._settings, self._explain).resolve_ids(filter)
         if not ids:
-            raise NotFound("search")
+            raise NotFound("", "delivery or visit that matches the search")
         return replace(filter, ids=tuple(ids), visit="", search="", search_token="")
 
     async def cancel(self, operation: str) -> bool:

@@ -181,7 +181,7 @@ class Operations:
         """Return an operation. Raises NotFound."""
         reply = await self._redis.command("HGETALL", f"{keys.OPERATION}{id}")
         if not reply:
-            raise NotFound(id)
+            raise NotFound(id, "operation")
         return _decode(id, dict(zip(reply[::2], reply[1::2], strict=True)), self._keyring)
 
     async def newest(self, limit: int = 50) -> list[Operation]:

@@ -215,7 +215,7 @@ def _free_name(source: str, hooks: Mapping[str, HookSettings]) -> str:
 def _source(request: Request) -> LoadedSource:
     source = load_sources().get(request.path_params["source"])
     if source is None:
-        raise NotFound("source")
+        raise NotFound(request.path_params["source"], "source")
     return source
 
 
@@ -233,7 +233,7 @@ async def _waiting_page(request: Request, name: str, since_ms: int, new_secret: 
     console = context(request)
     hook = console.settings.active_hooks.get(name)
     if hook is None:
-        raise NotFound(name)
+        raise NotFound(name, "active hook")
     await listen_to(console.redis, name, WAIT_S)
     arrivals = Arrivals(console.ledger, console.settings, name, console.explain)
     delivery, notes, connection, catch_up = await asyncio.gather(

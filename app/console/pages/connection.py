@@ -92,7 +92,7 @@ async def cancel(request: Request) -> Response:
 async def _catch_up_page(request: Request, error: str = "") -> Response:
     hook, requests = _hook(request), _requests(request)
     if not can_list(hook):
-        raise NotFound(hook.name)
+        raise NotFound(hook.name, "catch-up for the hook")
     newest_plan, newest, has_worker = await asyncio.gather(
         requests.get_plan(hook.name), requests.get(hook.name), requests.has_worker()
     )
@@ -118,5 +118,5 @@ def _hook(request: Request) -> Hook:
     """Return the hook of the path, which is in use: only such a hook has a connection."""
     summary = hooks.find_hook(request)
     if not summary.is_in_use:
-        raise NotFound(summary.name)
+        raise NotFound(summary.name, "connection of the stored hook")
     return context(request).settings.hook(summary.name)

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -10,6 +9,7 @@ from app.connections.catch_up import can_list
 from app.connections.connect import OAUTH_CREDENTIALS, can_call
 from app.console.context import actions, context
 from app.console.rendering import redirect, render
+from app.ledger.records import NotFound
 from app.operators.hooks import HookSummary, list_hooks
 from app.operators.overview import load_hooks
 from app.operators.setup_steps import new_secret
@@ -51,7 +51,7 @@ async def add(request: Request) -> Response:
     form, console = request.state.form, context(request)
     name, tool = form.get("name", "").strip(), _tool(form)
     if tool is None:
-        raise HTTPException(404, "There is no source with this name.")
+        raise NotFound(form.get("source", ""), "source")
     fields = {field: value for field, value in _plain_settings(form).items() if value} | _secret_settings(form)
     try:
         hook = build_hook(fields | {"source": tool.name, "credentials": _credentials(form)})
@@ -183,14 +183,14 @@ def find_hook(request: Request) -> HookSummary:
     matches = [hook for hook in list_hooks(context(request).settings) if hook.name == name]
     matches = [hook for hook in matches if origin in ("", hook.origin)]
     if not matches:
-        raise HTTPException(404, "There is no hook with this name.")
+        raise NotFound(name, "hook")
     return max(matches, key=lambda hook: hook.is_in_use)
 
 
 def _stored_hook(request: Request, name: str) -> HookSettings:
     hook = context(request).settings.stored_hooks.get(name)
     if hook is None:
-        raise HTTPException(404, "There is no stored hook with this name.")
+        raise NotFound(name, "stored hook")
     return hook
 
 

@@ -19,7 +19,7 @@ async def listen(request: Request) -> Response:
     console, name = context(request), request.path_params["hook"]
     hook = console.settings.active_hooks.get(name)
     if hook is None:
-        raise NotFound(name)
+        raise NotFound(name, "active hook")
     await listen_to(console.redis, name, LISTEN_S)
     arrivals = await Arrivals(console.ledger, console.settings, name, console.explain).newest(MAX_ARRIVALS)
     return await render(

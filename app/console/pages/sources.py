@@ -7,7 +7,6 @@ from secrets import token_hex
 from typing import Any
 
 import httpx
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -81,7 +80,7 @@ async def source(request: Request) -> Response:
 async def _page(request: Request, name: str, response: dict[str, Any] | None = None) -> Response:
     console, source = context(request), load_sources().get(name)
     if source is None:
-        raise HTTPException(404, "There is no source and no hook with this name.")
+        raise NotFound(name, "source or active hook")
     connections = await load_connections(console.redis, console.settings)
     all_hooks = await load_hooks(console.redis, console.settings, connections)
     hooks = [hook for hook in all_hooks if hook.source == name]
@@ -167,7 +166,7 @@ async def acknowledge_changes(request: Request) -> Response:
     """Mark the changes of the payloads of a source as known."""
     name = request.path_params["name"]
     if name not in load_sources():
-        raise NotFound(name)
+        raise NotFound(name, "source")
     await actions(request).acknowledge_payload_changes(name)
     return redirect(f"/console/sources/{name}#payload")
 
@@ -177,7 +176,7 @@ async def send_test_delivery(request: Request) -> Response:
     console, name = context(request), request.path_params["hook"]
     hook = console.settings.active_hooks.get(name)
     if hook is None:
-        raise NotFound(name)
+        raise NotFound(name, "active hook")
     source, form = hook.source.name, request.state.form
     # The same booking as that of the last test delivery, so that it can be moved and cancelled, or else a new one.
     fresh = form.get("fresh", "")
@@ -197,7 +196,7 @@ async def _send_specimen(request: Request, hook: Hook, specimen: str, fresh: str
     try:
         signed = sign_specimen(hook.source.name, specimen, name, secrets, secret_key, url, hook.settings.auth, fresh)
     except UnknownSpecimen:
-        raise NotFound("specimen") from None
+        raise NotFound(specimen, "specimen") from None
     await actions(request).record("sent a test delivery", f"{name}: {signed.name}")
     transport = httpx.ASGITransport(request.app)
     async with httpx.AsyncClient(transport=transport, base_url="http://doorbell") as http:
