@@ -166,7 +166,7 @@ def main() -> None:
     """Receive webhooks of scheduling tools and keep the visits in Review Rover up to date.
 
     Data goes to stdout, messages to stderr. Exit status: 0 done, 1 bug, 2 usage, 3 a check failed, 4 unreachable,
-    5 nothing matched, 6 partly failed, 130 interrupted.
+    5 nothing matched, 6 partly failed, 130 interrupted or not confirmed.
     """
     # Commands start processes, which must find the project from any folder.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))

@@ -141,8 +141,8 @@ def disconnect(hook: str, yes: bool) -> None:
     async def step(ledger: Ledger, settings: Settings) -> None:
         if hook not in settings.hooks:
             exit_with(NOTHING_MATCHED, f"there is no hook {hook}{did_you_mean(hook, settings.hooks)}")
-        confirm(f"Disconnect {hook}? Its webhooks will no longer arrive.", yes)
         tool, can_delete = settings.source_for(hook), can_call(settings.hook(hook))
+        confirm(f"{_consequences(tool, hook)} Disconnect {hook}?", yes)
         ids = await _connections(ledger, settings, tool, lambda connections: connections.disconnect(hook))
         print_message(f"{hook} is disconnected; deleted subscriptions: {', '.join(ids) or 'none'}")
         if not can_delete:
@@ -153,6 +153,15 @@ def disconnect(hook: str, yes: bool) -> None:
             print_message(f"It is set in the environment, and exists until you remove HOOKS__{hook.upper()}__…")
 
     run_with_ledger(step)
+
+
+def _consequences(tool: LoadedSource, hook: str) -> str:
+    """Return what a disconnected hook misses, and how it is caught up on."""
+    title = tool.definition.title
+    afterwards = (
+        f"run `doorbell catch-up {hook} --since TIME`" if tool.listing else "what happened meanwhile is not imported"
+    )
+    return f"{title} will send no more webhooks to {hook}. After you connect it again, {afterwards}."
 
 
 async def _connections(

@@ -101,7 +101,10 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
 
 
 def confirm(question: str, yes: bool, typed: str = "") -> None:
-    """Exit unless --yes is given, or an operator confirms on a terminal. typed: what to type, after a warning."""
+    """Exit unless --yes is given, or an operator confirms on a terminal. typed: what to type, after a warning.
+
+    Without a terminal the status is USAGE; another answer ends the command like Ctrl-C.
+    """
     if yes:
         return
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
@@ -113,7 +116,7 @@ def confirm(question: str, yes: bool, typed: str = "") -> None:
     else:
         is_confirmed = click.confirm(question, err=True)
     if not is_confirmed:
-        exit_with(USAGE, "nothing was done")
+        exit_with(INTERRUPTED, "nothing was done")
 
 
 def print_json(value: dict[str, Any], as_json: bool = False) -> None:

@@ -172,14 +172,20 @@ def cancel(operation: str) -> None:
     OPERATION is its id, from `doorbell operations`. Tasks that it has processed are not reverted.
     """
 
-    async def stop(ledger: Ledger, settings: Settings) -> bool:
+    async def stop(ledger: Ledger, settings: Settings) -> Operation:
         try:
-            return await actions(ledger, settings).cancel(operation)
+            if not await actions(ledger, settings).cancel(operation):
+                exit_with(NOTHING_MATCHED, f"operation {operation} has ended already: see `doorbell operations`")
+            return await Operations(ledger, settings).get(operation)
         except NotFound:
             exit_with(NOTHING_MATCHED, f"there is no operation {operation}: see `doorbell operations`")
 
-    if not run_with_ledger(stop):
-        exit_with(NOTHING_MATCHED, f"operation {operation} has ended already: see `doorbell operations`")
+    cancelled = run_with_ledger(stop)
+    kind, done = cancelled.request.kind, cancelled.done
+    print_message(f"the {kind} {operation} is cancelled; a worker that runs it ends its current task first")
+    effect = "still run" if kind == "replay" else "stay discarded"
+    before = f"{done:,} tasks that were {DONE[kind]} before {effect}; " if done else ""
+    print_message(f"{before}the other tasks are not changed")
 
 
 def _parse_filter(kind: OperationKind, ids: tuple[str, ...], options: Mapping[str, Any]) -> Filter:

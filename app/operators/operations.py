@@ -120,7 +120,9 @@ class Operation:
         if self.request.kind == "discard" or not self.outcomes:
             counts = {"discarded" if self.request.kind == "discard" else "requeued": self.done}
         counts["skipped"] = sum(self.skipped.values())
-        return ", ".join(f"{count:,} {name}" for name, count in counts.items() if count) or "nothing"
+        nothing = {"queued": "no task yet", "running": "no task yet", "done": "no task matched"}
+        numbers = ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
+        return numbers or nothing.get(self.state, "no task was processed")
 
     @property
     def status(self) -> str:

@@ -43,10 +43,15 @@ def harness(module_harness: Harness, monkeypatch: pytest.MonkeyPatch) -> Harness
 
 def type_answers(harness: Harness, answers: list[str], *command: str) -> str:
     """Run a command on a terminal, type an answer to each prompt, and return what the terminal shows."""
+    return answer_prompts(harness, answers, *command)[0]
+
+
+def answer_prompts(harness: Harness, answers: list[str], *command: str) -> tuple[str, int]:
+    """Do as type_answers does, and also return the exit status."""
     terminal, other = pty.openpty()
     with subprocess.Popen(
         [sys.executable, "-m", "app", *command], cwd=ROOT, env=harness.env, stdin=other, stdout=other, stderr=other
-    ):
+    ) as process:
         os.close(other)
         shown, answered = b"", 0
         with suppress(OSError):  # the end of a terminal is an error
@@ -56,7 +61,7 @@ def type_answers(harness: Harness, answers: list[str], *command: str) -> str:
                     answered = len(shown)
                     os.write(terminal, f"{answers.pop(0)}\n".encode())
     os.close(terminal)
-    return " ".join(shown.decode().split())
+    return " ".join(shown.decode().split()), process.returncode
 
 
 def test_a_person_is_told_which_credential_and_where_it_is(harness: Harness, vendors: str) -> None:
@@ -126,6 +131,19 @@ def test_the_missing_credential_of_a_stored_hook_has_the_name_that_is_asked_for(
     ended = harness.doorbell("connect", "calendly", "--api-url", f"{vendors}/calendly", "--no-wait")
 
     assert (3, "credentials are missing: TOKEN\n") == (ended.returncode, ended.stderr)
+
+
+def test_disconnect_says_what_is_missed_and_another_answer_changes_nothing(harness: Harness, vendors: str) -> None:
+    connect_calendly(harness, vendors)
+
+    typed, status = answer_prompts(harness, ["n"], "disconnect", "calendly")
+    piped = harness.doorbell("disconnect", "calendly")
+
+    question = "Calendly will send no more webhooks to calendly. After you connect it again, run"
+    assert question in typed
+    assert typed.endswith("Disconnect calendly? [y/N]: n nothing was done")
+    assert (130, 2) == (status, piped.returncode)
+    assert ["calendly"] == [row["hook"] for row in rows(harness, "connections", "--json")]
 
 
 def test_what_disconnect_cannot_delete_is_named(harness: Harness) -> None:

@@ -212,13 +212,16 @@ def test_operations_of_the_console_are_listed_and_cancelled(service: Harness) ->
     id = asyncio.run(create(request))
 
     [row] = rows(service, "operations", "--json")
-    statuses = [service.doorbell("cancel", name).returncode for name in (id, id, "nobody")]
+    cancelled = [service.doorbell("cancel", name) for name in (id, id, "nobody")]
 
     assert (id, "ada", "discard", "queued", 7) == tuple(
         row[name] for name in ("operation", "actor", "kind", "state", "expected")
     )
     assert "7 failures with the reason 422" == row["filter"]
-    assert [0, 5, 5] == statuses
+    assert [0, 5, 5] == [result.returncode for result in cancelled]
+    assert f"the discard {id} is cancelled" in cancelled[0].stderr
+    assert cancelled[0].stderr.endswith("the other tasks are not changed\n")
+    assert "no task was processed" in service.doorbell("operations").stdout
     assert ["cancelled"] == [row["state"] for row in rows(service, "operations", "--json")]
     service.redis_command("DEL", "bell:operations:open", "bell:operation:locked:lock")
 

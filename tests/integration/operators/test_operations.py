@@ -6,7 +6,7 @@ import orjson
 import pytest
 
 from app.operators.filter import Filter
-from app.operators.operations import Operation, Operations
+from app.operators.operations import Operation, OperationRequest, Operations
 from tests.support.ledger import visit_task
 from tests.support.operations import park, request_for
 from tests.support.visit_worker import World
@@ -55,3 +55,18 @@ async def test_an_operation_that_only_a_later_version_understands_waits_for_its_
     assert ("queued", 0) == (waiting.state, waiting.done)
     assert "parked" == (await world.ledger.load_task(visit_task("1"))).state
     assert "cancelled" == (await operations.get(id)).state
+
+
+def test_an_operation_without_processed_tasks_says_why() -> None:
+    request = OperationRequest(kind="discard", filter=Filter(), actor="ada", expected=0, planned_at_ms=0)
+    results = {
+        "queued": "no task yet",
+        "running": "no task yet",
+        "done": "no task matched",
+        "cancelled": "no task was processed",
+        "stalled": "no task was processed",
+    }
+
+    assert results == {
+        state: Operation(id="d1", request=request, created_at_ms=0, state=state).result for state in results
+    }
