@@ -191,6 +191,10 @@ class Source:
         )
         return tuple(dict.fromkeys(names))
 
+    def describe_credential(self, name: str) -> tuple[str, str]:
+        """Return the name of a credential for people, and where the tool shows it; empty if that is unknown."""
+        return self.credential_help.get(name, (name.replace("_", " ").capitalize(), ""))
+
     def missing_credentials(self, configured: Mapping[str, str]) -> list[str]:
         """Return the required credentials that are missing.
 

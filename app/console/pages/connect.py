@@ -185,14 +185,6 @@ class FormFields:
         """Whether a person must do the steps at the tool before the form is complete."""
         return self.source.subscription is None and self.needs_secret
 
-    def title(self, credential: str) -> str:
-        return self.source.definition.credential_help.get(credential, (credential.replace("_", " ").capitalize(), ""))[
-            0
-        ]
-
-    def place(self, credential: str) -> str:
-        return self.source.definition.credential_help.get(credential, ("", ""))[1]
-
     def is_set(self, credential: str) -> bool:
         return bool(self.existing and credential in self.existing.credentials)
 

@@ -122,6 +122,8 @@ async def test_the_form_asks_for_what_the_tool_needs(operator: Browser) -> None:
 
     assert ('<option value="calendly">' in choice, "credential-" in choice) == (True, False)
     assert ['"credential-USER_ID"', '"credential-API_KEY"'] == re.findall(r'name=("credential-\w+")', acuity)
+    assert ["User ID", "API key"] == re.findall(r'<label for="credential-[^>]+>([^<]+)</label>', acuity)
+    assert "Integrations" in main_text(acuity)
     assert re.search(r'name="secret" value="whsec_[^"]{20,}"', standard)
 
 
