@@ -39,6 +39,7 @@ from app.operators.explain import Explain, Row
 from app.operators.filter import ActivityFilter, state_title
 from app.operators.operations import Operation, Operations
 from app.operators.overview import load_overview
+from app.operators.problems import Problem
 from app.settings.model import Settings
 from app.telemetry.health import CIRCUIT_REASONS, Worker, live_workers
 
@@ -60,12 +61,14 @@ def overview(cell: tuple[str, ...], is_cells: bool, as_json: bool) -> None:
         return _print_cells(cell, as_json)
     if cell:
         raise click.UsageError("give --cells to show other cells")
-    report = run_with_ledger(load_overview).to_dict()
+    view = run_with_ledger(load_overview)
+    report = view.to_dict()
     if as_json:
         return print_json(report, as_json)
-    if not report["problems"]:
+    problems = view.problems()
+    if not problems:
         click.echo("\n".join(wrap(printable(report["summary"]))))
-    for problem in report["problems"]:
+    for problem in problems:
         _print_problem(problem)
     for title, rows in _overview_tables(report).items():
         if rows:
@@ -114,42 +117,15 @@ def _cell_row(cell: CellStatus) -> Row:
     return row | {"problem": cell.problem}
 
 
-#: What to do first about each kind of problem of the overview.
-FIRST_COMMANDS = {
-    "workers": "doorbell worker",
-    "api": "doorbell doctor",
-    "memory": "doorbell doctor",
-    "stalled": "doorbell doctor",
-    "moving": "doorbell move {hook} --to CELL",
-    "moved": "doorbell rejections --hook {hook}",
-    "unusable": "doorbell hooks",
-    "connection": "doorbell connections",
-    "credentials": "doorbell sources {hook}",
-    "signatures": "doorbell rejections --hook {hook}",
-    "silent": "doorbell deliveries --hook {hook}",
-    "paused": "doorbell resume {hook}",
-    "failures": "doorbell failures",
-    "slow": "doorbell workers",
-    "lost": "doorbell doctor",
-    "payload": "doorbell drift",
-}
-
-
 #: Why no calls are made for an account.
 STOPPED_CALLS = {"paused": "Paused by an operator"} | {
     kind: f"The Visits API {text}" for kind, text in CIRCUIT_REASONS.items()
 }
 
 
-def _print_problem(problem: Row) -> None:
-    click.echo("\n".join(wrap(printable(problem["sentence"]))))
-    click.echo(f"    {style(_first_command(problem), fg='cyan')}")
-
-
-def _first_command(problem: Row) -> str:
-    command, hook = FIRST_COMMANDS[problem["kind"]], problem["hook"]
-    # A paused account has no hook if all its hooks were removed from the settings.
-    return command.format(hook=hook) if hook or "{hook}" not in command else "doorbell doctor"
+def _print_problem(problem: Problem) -> None:
+    click.echo("\n".join(wrap(printable(problem.sentence))))
+    click.echo(f"    {style(problem.first_step().command, fg='cyan')}")
 
 
 def _overview_tables(report: Row) -> dict[str, list[Row]]:

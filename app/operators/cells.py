@@ -8,7 +8,8 @@ from app.ledger.ledger import Ledger
 from app.ledger.redis import RedisUnavailable
 from app.operators.explain import Explain
 from app.operators.lists import Lists
-from app.operators.overview import Level, Overview, load_moves
+from app.operators.overview import Overview, load_moves
+from app.operators.problems import Level
 from app.settings.model import Settings
 from app.telemetry.health import live_workers, load_backlog, open_circuits
 

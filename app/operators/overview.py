@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
-from typing import Literal
 
 from app.ledger.ids import TaskId
 from app.ledger.ledger import Ledger
@@ -17,6 +16,7 @@ from app.ledger.redis import Redis
 from app.ledger.times import humanize, iso_timestamp
 from app.operators.explain import Explain, Row
 from app.operators.lists import FailureGroup, Lists
+from app.operators.problems import Level, Problem
 from app.settings.model import Settings
 from app.telemetry import counters
 from app.telemetry.alert_rules import MIN_BAD_SIGNATURES
@@ -38,37 +38,9 @@ from app.webhooks.registry import source_title
 
 #: An hour since 1970, and its counts by hook and outcome.
 HourlyCounts = tuple[int, Counter[tuple[str, str]]]
-Level = Literal["bad", "warn", "new", "good"]
 CHART_HOURS = 24
 #: The outcomes that each series of the chart counts.
 ARRIVED_OUTCOMES, REJECTED_OUTCOMES, PARKED_OUTCOMES = ("accepted", "repeat", "ignored"), ("rejected",), ("parked",)
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """A problem that needs action. hook: the hook that it is about; of a paused account, one of its hooks."""
-
-    kind: Literal[
-        "workers",
-        "api",
-        "memory",
-        "stalled",
-        "moving",
-        "moved",
-        "unusable",
-        "connection",
-        "credentials",
-        "signatures",
-        "silent",
-        "paused",
-        "failures",
-        "slow",
-        "lost",
-        "payload",
-    ]
-    level: Level
-    sentence: str
-    hook: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections import Counter
-from urllib.parse import quote
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -12,29 +11,10 @@ from app.console.events import EventStream
 from app.console.pages.sources import hook_addresses
 from app.console.rendering import render
 from app.ledger.times import humanize
-from app.operators.overview import HookStats, Problem, load_overview
+from app.operators.overview import HookStats, load_overview
+from app.operators.problems import FirstStep, Problem
 from app.operators.replay import Replay
 from app.settings.model import Settings
-
-#: What an operator does first about each kind of problem: the text of the button, and its page.
-ACTIONS = {
-    "workers": ("Show workers", "/console/workers"),
-    "api": ("Show accounts", "/console/sources#accounts"),
-    "memory": ("Show data retention", "/console/settings/retention"),
-    "stalled": ("Show workers", "/console/workers"),
-    "moving": ("Show accounts", "/console/sources#accounts"),
-    "moved": ("Show rejections", "/console/rejections?hook={hook}"),
-    "unusable": ("Show the hook", "/console/hooks/{hook}"),
-    "connection": ("Show the connection", "/console/hooks/{hook}#connection"),
-    "credentials": ("Show the steps", "/console/sources/{source}"),
-    "signatures": ("Show rejections", "/console/rejections?hook={hook}"),
-    "silent": ("Show the steps", "/console/sources/{source}"),
-    "paused": ("Resume…", "/console/sources#accounts"),
-    "failures": ("Show failures", "/console/failures"),
-    "slow": ("Show workers", "/console/workers"),
-    "lost": ("Show checks", "/console/settings"),
-    "payload": ("Show changes", "/console/sources/{source}#payload"),
-}
 
 #: Groups of failures that the page shows.
 MAX_GROUPS = 12
@@ -56,7 +36,7 @@ async def overview(request: Request) -> Response:
         view=view,
         level=level,
         summary=summary,
-        problems=[(problem, *_action(console.settings, problem)) for problem in view.problems()],
+        problems=[(problem, _first_step(console.settings, problem)) for problem in view.problems()],
         hooks=sorted(view.hooks, key=lambda hook: _urgency(hook, failures_by_source[hook.source])),
         groups=list(zip(groups, may_help, strict=True)),
         failures=failures_by_source,
@@ -68,11 +48,9 @@ async def overview(request: Request) -> Response:
     )
 
 
-def _action(settings: Settings, problem: Problem) -> tuple[str, str]:
-    """Return the text of the button and its address."""
-    label, address = ACTIONS[problem.kind]
+def _first_step(settings: Settings, problem: Problem) -> FirstStep:
     hook = settings.active_hooks.get(problem.hook)
-    return label, address.format(hook=quote(problem.hook), source=hook.source.name if hook else "")
+    return problem.first_step(hook.source.name if hook else "")
 
 
 def _urgency(hook: HookStats, failures: int) -> tuple[bool, bool, bool, bool]:

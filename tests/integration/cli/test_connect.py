@@ -9,12 +9,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
-from typing import get_args, get_type_hints
 
 import pytest
 
-from app.cli.status import FIRST_COMMANDS
-from app.operators.overview import Problem
 from app.vendors.api import create_vendors, load_vendor
 from tests.support.command_line import rows
 from tests.support.harness import CALENDLY_SECRET, ROOT, Harness, serving
@@ -221,10 +218,6 @@ def test_two_hooks_of_one_source_are_two_connections(harness: Harness, vendors: 
     remaining = {each["id"] for each in harness.http.get(f"{vendors}/calendly/_vendor/subscriptions").json()}
     assert ids["calendly"] in remaining
     assert ids["east"] not in remaining
-
-
-def test_each_problem_of_the_overview_has_a_first_command() -> None:
-    assert set(get_args(get_type_hints(Problem)["kind"])) == set(FIRST_COMMANDS)
 
 
 def test_of_many_subscriptions_a_person_sees_the_first_and_a_program_all(harness: Harness, vendors: str) -> None:
