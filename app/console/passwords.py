@@ -25,8 +25,8 @@ from app.settings.signing import signer
 
 #: Identifies a browser, and the user who last logged in with it.
 BROWSER_COOKIE, BROWSER_TTL_S = "__Host-doorbell-known", 365 * 86_400
-#: Attempts per window: of one browser or address, until an operator logs in; and of all unknown browsers together, which are
-#: then slowed down.
+#: Attempts per window: of a known browser until its user logs in, or failed ones of an address; and of all unknown browsers
+#: together, which are then slowed down.
 ATTEMPTS_WINDOW_S, MAX_ATTEMPTS_PER_CLIENT, MAX_UNKNOWN_ATTEMPTS = 900, 10, 200
 
 
@@ -59,9 +59,10 @@ class Passwords:
         async with self._queue.turn(Priority(not browser, failed_attempts)):
             await self._count_attempt(attempts, is_unknown=not browser)
             user = await self._matching_user(name, password)
-        # A viewer's success does not reset the count: a viewer could guess the operator's password without a limit.
-        if user and user.role == "operator":
-            await self._redis.command("DEL", attempts)
+        if user and browser:
+            await self._redis.command("DEL", attempts)  # all were log-ins as this user
+        elif user:
+            await self._uncount_attempt(attempts)
         return user
 
     def client_address(self, request: HTTPConnection) -> str:
@@ -93,6 +94,10 @@ class Passwords:
             raise TooManyAttempts
         if is_unknown and await self._increment(LOGIN_ATTEMPTS) > MAX_UNKNOWN_ATTEMPTS:
             self._queue.slow_unknown_down()
+
+    async def _uncount_attempt(self, attempts: str) -> None:
+        """Leave the failed attempts of the address: else a user could guess the passwords of others without a limit."""
+        await self._redis.commands(("DECR", attempts), ("EXPIRE", attempts, ATTEMPTS_WINDOW_S, "NX"))
 
     async def _increment(self, key: str) -> int:
         count, _ = await self._redis.commands(("INCR", key), ("EXPIRE", key, ATTEMPTS_WINDOW_S, "NX"))
