@@ -221,10 +221,11 @@ class Session:
         return visit
 
     def send(self, kind: str) -> None:
-        """Send an event. Attendees who left may still be listed."""
+        """Send an event. Attendees who left may still be listed. The first end that is seen counts."""
         listed = self.present + (self.departed if self.tool.maybe() else [])
         for visit in listed:
-            visit.scheduled, visit.cancelled = self.start, None if self.state == "confirmed" else self.tool.now
+            ended_at = visit.cancelled or self.tool.now
+            visit.scheduled, visit.cancelled = self.start, None if self.state == "confirmed" else ended_at
         event = self.event([self.person(visit) for visit in listed])
         self.emit(kind, {"event": event, "changes": {}} if kind == "event.changed" else event)
 
