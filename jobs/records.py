@@ -7,7 +7,7 @@ later ones.
 
 import asyncio
 import hashlib
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, TypeVar
@@ -129,8 +129,10 @@ class Records:
             return await ToolApi(self.context, self.hook, self.calls).find(request)
 
 
-async def _gather(step: Callable[[RecordRequest], Awaitable[T]], requests: Iterable[RecordRequest]) -> list[T]:
+async def _gather(step: Callable[[RecordRequest], Awaitable[T]], requests: Collection[RecordRequest]) -> list[T]:
     """Return the result of the step for each request, a few of which run at once. The first error ends all."""
+    if len(requests) < 2:
+        return [await step(request) for request in requests]
     slots = asyncio.Semaphore(MAX_PARALLEL_CALLS)
 
     async def run(request: RecordRequest) -> T:

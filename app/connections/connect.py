@@ -14,7 +14,7 @@ from app.connections.context import CallContext, ToolContext
 from app.connections.stored_hooks import StoredHooks
 from app.connections.tokens import tokens_of
 from app.ledger import keys
-from app.ledger.connection_states import UNHEALTHY, ConnectionState, ConnectionStates, remove_connection
+from app.ledger.connection_states import ConnectionState, ConnectionStates, remove_connection
 from app.ledger.ids import is_listed
 from app.ledger.ledger import Ledger
 from app.ledger.records import NotFound
@@ -129,7 +129,7 @@ class Connections:
             await remove_connection(self._context.ledger.redis, name)  # of a hook that has left the environment
         url = settings.hook_url(hook)
         if hook.source.definition.token_exchange and not request.tokens:
-            await tokens_of(self._context, hook).remove_unreadable()
+            await tokens_of(self._context, hook).forget_failures()
         connector = Connector(_with_hook(self._context, name, wanted), _with_access_token(hook, request.tokens))
         account_name, account_id = await self._check_account(connector, request, source)
         await self._store(request, before, wanted, is_environment)
@@ -156,12 +156,13 @@ class Connections:
         since = await default_since(self._context, name)
         state = connector.with_secret(healthy_state(last_state, subscribed, url, account_name), subscribed)
         account_id = account_id or last_state.account_id
+        connected = Connected(hook, url, account_name, account_id, subscribed)
+        if can_list(hook) and (last_state.state != "healthy" or subscribed.has_sent_nothing):
+            # Started before the state is healthy: if this process ends now, the next one starts it.
+            await self._states.save(replace(last_state, connected_at_ms=state.connected_at_ms))
+            connected = await self._import(connected, since)
         await self._states.save(replace(state, connected_by=self._actions.actor_name, account_id=account_id))
         await self._actions.record("connected tool", f"{name}: {_summary(subscribed)}")
-        was_unseen = not last_state.connected_at_ms or last_state.state in UNHEALTHY
-        connected = Connected(hook, url, account_name, account_id, subscribed)
-        if can_list(hook) and (was_unseen or subscribed.has_sent_nothing):
-            return await self._import(connected, since)
         return connected
 
     async def _by_hand(self, connected: Connected) -> Connected:

@@ -127,6 +127,10 @@ class Tokens:
     def _key(self) -> str:
         return f"{keys.TOKEN}{self.hook.name}"
 
+    @property
+    def _rejection_key(self) -> str:
+        return f"{self._key}:rejected"
+
     async def _renew(self) -> str:
         """Return the access token after the new refresh token is stored."""
         try:
@@ -139,9 +143,8 @@ class Tokens:
 
     async def _exchange_unless_rejected(self, stored: Mapping[str, Any]) -> dict[str, Any]:
         """Exchange, unless the tool has just rejected the same credentials for another task."""
-        redis, key = self.context.ledger.redis, f"{self._key}:rejected"
         digest = _digest({**self.hook.settings.credentials, "stored": stored.get("refresh_token") or ""})
-        if rejection := await redis.command("GET", key):
+        if rejection := await self.context.ledger.redis.command("GET", self._rejection_key):
             rejected_digest, status, text = orjson.loads(rejection)
             if rejected_digest == digest:
                 raise Unauthorized(CALL, status, text)
@@ -150,7 +153,7 @@ class Tokens:
         except Unauthorized as error:
             rejection = orjson.dumps([digest, error.status, error.response_text])
             with suppress(RedisUnavailable):
-                await self.context.ledger.set_with_ttl(key, rejection, REJECTION_TTL_MS)
+                await self.context.ledger.set_with_ttl(self._rejection_key, rejection, REJECTION_TTL_MS)
             raise
 
     async def _exchange(self, stored: Mapping[str, Any]) -> dict[str, Any]:
@@ -204,13 +207,15 @@ class Tokens:
             await self._store(self._decrypt(encrypted))
             return True
 
-    async def remove_unreadable(self) -> None:
-        """Remove stored tokens that cannot be decrypted, because a person connects the account again."""
+    async def forget_failures(self) -> None:
+        """Forget a rejection, and tokens that cannot be decrypted, because a person connects the account again."""
+        redis = self.context.ledger.redis
         async with self._without_exchange():
+            await redis.command("DEL", self._rejection_key)
             try:
                 await self._load()
             except TokensUnreadable:
-                await self.context.ledger.redis.command("DEL", self._key)
+                await redis.command("DEL", self._key)
 
     @asynccontextmanager
     async def _without_exchange(self) -> AsyncIterator[None]:

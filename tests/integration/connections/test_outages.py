@@ -16,7 +16,7 @@ from app.connections.guard import Guard
 from app.connections.stored_hooks import StoredHooks
 from app.ledger.catch_ups import CatchUp, CatchUpStatus
 from app.ledger.connection_states import ConnectionState
-from app.ledger.redis import Redis
+from app.ledger.redis import Redis, RedisUnavailable
 from app.operators.actions import Actions, Actor
 from app.operators.activity_log import ActivityLog
 from app.operators.filter import ActivityFilter
@@ -278,6 +278,23 @@ async def test_connecting_again_catches_up_if_it_activates_a_disabled_subscripti
         assert connected.subscribed
         assert ((), True) == (connected.subscribed.created, connected.is_importing)
         assert 3 + AN_HOUR == days_ago(await newest(tool))
+
+
+async def test_a_connection_that_is_interrupted_before_its_import_imports_when_it_is_connected_again(
+    tool: ConnectedTool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await remove(tool)
+    with monkeypatch.context() as patch:
+        patch.setattr("app.connections.connect.start_automatic", fail)
+        with pytest.raises(RedisUnavailable):
+            await connect(tool)
+
+    assert (await connect(tool)).is_importing
+    assert not (await connect(tool)).is_importing
+
+
+async def fail(*_: object) -> CatchUp:
+    raise RedisUnavailable("the connection is lost")
 
 
 # -- after another catch-up --

@@ -1,11 +1,13 @@
 """Tools whose access tokens expire: a connection uses each refresh token once, and stores the next one before."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from app.connections.connect import Connections, ConnectRequest
 from app.connections.connector import Connector
+from app.connections.context import ToolContext
 from app.connections.stored_hooks import StoredHooks
 from app.connections.tokens import TokensUnreadable
 from app.ledger.redis import Redis
@@ -59,21 +61,38 @@ async def test_a_revoked_app_is_refused(redis: Redis, name: str) -> None:
         assert refused.value.status in (400, 401)
 
 
+def connections_of(tool: ConnectedTool, **changes: Any) -> tuple[ToolContext, Connections]:
+    """Return the context and the connections of a process, whose environment has the hook of the tool."""
+    environment = {"environment_hooks": {tool.hook.name: tool.hook.settings}}
+    settings = tool.context.settings.model_copy(update=environment | changes).with_stored_hooks({})
+    context = replace(tool.context, settings=settings)
+    actions = Actions(context.ledger, context.settings, Actor("ada", "operator"))
+    return context, Connections(context, StoredHooks(context.ledger.redis, context.settings), actions)
+
+
 async def test_a_person_who_connects_again_replaces_tokens_whose_key_is_lost(redis: Redis) -> None:
     async with connected_tool("servicem8", redis) as plain:
         await with_app(plain).ensure_subscriptions(is_secret_new=True)
         tool = with_app(plain)  # with a refresh token of its own
-        changes = {
-            "environment_hooks": {"servicem8": tool.hook.settings},
-            "secret_key": ["the-only-key-of-32-characters-now"],
-        }
-        context = replace(tool.context, settings=tool.context.settings.model_copy(update=changes))
+        context, connections = connections_of(tool, secret_key=["the-only-key-of-32-characters-now"])
 
         with pytest.raises(TokensUnreadable):
             await Connector(context, tool.hook).account()
-        actions = Actions(context.ledger, context.settings, Actor("ada", "operator"))
-        connections = Connections(context, StoredHooks(redis, context.settings), actions)
         connected = await connections.connect(ConnectRequest("servicem8", "servicem8"))
 
         assert connected.subscribed
         assert await Connector(context, tool.hook).account()
+
+
+async def test_a_person_who_connects_again_is_not_refused_because_of_an_earlier_rejection(redis: Redis) -> None:
+    """The app was not allowed at the tool, and now it is."""
+    async with connected_tool("servicem8", redis) as plain:
+        tool = with_app(plain)
+        _, connections = connections_of(tool)
+        server = oauth_of(tool.vendor)
+        grants, server.grants = server.grants, []
+        with pytest.raises(VisitsApiError):
+            await connections.connect(ConnectRequest("servicem8", "servicem8"))
+        server.grants = grants
+
+        assert (await connections.connect(ConnectRequest("servicem8", "servicem8"))).subscribed
