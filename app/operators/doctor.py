@@ -244,7 +244,7 @@ def _settings_checks(settings: Settings) -> list[Check]:
 def _public_url(settings: Settings) -> Check:
     if settings.public_url:
         return Check("public_url", "ok", settings.public_url)
-    detail = "PUBLIC_URL is not set: commands print URLs without a host, and alerts have no link to the console"
+    detail = "PUBLIC_URL is not set: connections are not checked, and URLs in commands and alerts have no host"
     return Check("public_url", "warn", detail, "Set PUBLIC_URL to the URL of the web process.")
 
 
@@ -435,7 +435,7 @@ def _persistence(info: Mapping[str, str], fsync: str) -> Check:
 def _eviction(info: Mapping[str, str]) -> Check:
     policy = info.get("maxmemory_policy", "unknown")
     if policy == "noeviction":
-        return Check("redis.eviction", "ok", "noeviction: a full server rejects writes, and senders retry")
+        return Check("redis.eviction", "ok", "noeviction: a full server rejects writes, and most senders retry")
     fix = "Set maxmemory-policy noeviction."
     return Check("redis.eviction", "fail", f"{policy}: a full server deletes accepted deliveries", fix)
 
