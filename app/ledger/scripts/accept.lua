@@ -53,9 +53,9 @@ end
 -- A fast path: one change of a known visit with one id needs only the functions above.
 if is_simple then
   local visit = read_visit(task)
-  if visit.changes < MAX_FIELDS and not visit.linked and not visit.queue then
+  if visit.changes > 0 and visit.changes < MAX_FIELDS and not visit.linked and not visit.queue then
     store_delivery()
-    add_change(visit, 'change:' .. delivery .. '.0', change, start)
+    add_change(visit, 'change:' .. delivery .. '.0', change)
     call('SET', record_key, record, 'PX', keep_ms)
     return 1
   end

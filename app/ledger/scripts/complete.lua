@@ -16,10 +16,9 @@
 --- @args token outcome is_applied retry_in_ms in_flight_ms reason attempt keep_ms circuit signal wait_ms threshold failed_attempts
 --- @varargs members: task changes remote start unlist list
 --- @returns the outcome, which is parked for a visit that is rejected again and again; or lost
---- @include lib/queue
+--- @include lib/transitions
 --- @include lib/attempts
 --- @include lib/circuit
---- @include lib/operations
 --- @include lib/visit_days
 
 local MAX_TOKEN_REJECTIONS = 10
@@ -86,17 +85,6 @@ local function store_unfinished()
   end
 end
 
--- Requeue a task if changes or events arrived during the run. An event whose task waits will be fetched again anyway.
-local function requeue_if_changed(member)
-  if (get_fields(member.task, 'changes') or '0') == member.changes then
-    if outcome == 'done' then call('HDEL', key.task .. member.task, 'recheck', 'replaces_changes') end
-  elseif kind_of(member.task) == 'visit' then
-    enqueue_if_idle(walk_links(member.task))
-  elseif outcome == 'done' or outcome == 'parked' then
-    enqueue_again(member.task)
-  end
-end
-
 for _, member in ipairs(members) do
   local lease, operation = get_fields(member.task, 'lease', 'operation')
   if lease ~= token then return 'lost' end
@@ -117,7 +105,29 @@ for i, member in ipairs(members) do
 end
 if outcome ~= 'done' then store_unfinished() end
 if in_flight_ms ~= '0' then call('HSET', hash, 'in_flight_until', now + in_flight_ms) end
-for _, member in ipairs(members) do requeue_if_changed(member) end
+local changed, is_tracked = {}, false
+for _, member in ipairs(members) do
+  is_tracked = is_tracked or member.operation
+  if (get_fields(member.task, 'changes') or '0') ~= member.changes then
+    changed[#changed + 1] = member.task
+  elseif outcome == 'done' then
+    call('HDEL', key.task .. member.task, 'recheck', 'replaces_changes')
+  end
+end
+if #changed == 0 and not is_tracked then return outcome end
+
+-- Redis creates the functions of a script for each call, which takes as long as commands do: most calls end above.
+--- @include lib/queue
+--- @include lib/operations
+
+-- Changes or events arrived during the run. An event whose task waits will be fetched again anyway.
+for _, task in ipairs(changed) do
+  if kind_of(task) == 'visit' then
+    enqueue_if_idle(walk_links(task))
+  elseif outcome == 'done' or outcome == 'parked' then
+    enqueue_again(task)
+  end
+end
 for _, member in ipairs(members) do
   if member.operation then settle(member.operation, member.task, primary) end
 end

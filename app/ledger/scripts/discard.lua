@@ -5,7 +5,7 @@
 --- @args task keep_ms delivery change_count activity operation
 --- @varargs affected
 --- @returns how many changes; at least 1 if this ended the task; -1 while it is running or its account moves, -2 if change_count differs
---- @include lib/state
+--- @include lib/transitions
 --- @include lib/values
 --- @include lib/aliases
 --- @include lib/activities

@@ -22,16 +22,6 @@ local function request_context(aliases)
   return {newest, head_field(info, 'r') or '', head_field(info, 'traceparent') or ''}
 end
 
--- Is the visit the probe of the open circuit? The circuit then names its primary id, as complete.lua does.
-local function is_probe(aliases, probe)
-  for i, alias in ipairs(aliases) do
-    if alias.task == probe then
-      if i > 1 then call('HSET', key.circuit .. circuit, 'probe', aliases[1].task) end
-      return true
-    end
-  end
-end
-
 -- Why the visit must not run now, or nil: a key of reasons.py. A released visit runs although others of its account are held,
 -- and the probe although the circuit is open.
 local CIRCUIT_REASONS = {
@@ -41,7 +31,11 @@ local function reason_to_hold(aliases)
   local was_released = call('HDEL', key.task .. task, 'released') == 1
   if circuit ~= '' then
     local kind, probe = unpack(call('HMGET', key.circuit .. circuit, 'kind', 'probe'))
-    if kind and not is_probe(aliases, probe) then return CIRCUIT_REASONS[kind] end
+    local is_probe = not kind
+    for _, alias in ipairs(aliases) do is_probe = is_probe or alias.task == probe end
+    if not is_probe then return CIRCUIT_REASONS[kind] end
+    -- complete.lua knows the probe by its primary id.
+    if kind and probe ~= aliases[1].task then call('HSET', key.circuit .. circuit, 'probe', aliases[1].task) end
   end
   if paced == '1' and not was_released and call('EXISTS', state_key(task, 'held')) == 1 then return 'rate_limited_locally' end
 end
@@ -75,7 +69,7 @@ local reason = not limit and (is_moving(task) and 'account_moves' or reason_to_h
 if not limit and not reason and not is_in_flight then return grant(aliases) end
 
 -- Redis creates the functions of a script for each call, which takes as long as commands do: most calls end above.
---- @include lib/attempts
+--- @include lib/parking
 --- @include lib/circuit
 
 if limit then

@@ -3,7 +3,7 @@
 --- is_paused: 1 | 0
 --- @args account is_paused
 --- @returns 1 if this changed the circuit, else 0
---- @include lib/state
+--- @include lib/transitions
 
 local NEVER = '9007199254740991'  -- the greatest integer that Lua can hold
 local circuit = key.circuit .. account

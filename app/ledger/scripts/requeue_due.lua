@@ -4,7 +4,7 @@
 --- @returns how many tasks were due or had an expired lease
 --- @include lib/clock_check
 --- @include lib/queue
---- @include lib/attempts
+--- @include lib/parking
 
 -- One expired lease means that a worker died. Several may mean that the task crashes workers. Such tasks run at different times,
 -- the last time almost alone, before they are parked: a task that merely ran at the same time must not be parked too.

@@ -25,14 +25,6 @@ local function load_alias(task)
   return alias
 end
 
-local function load_links(task)
-  local alias = {task = task, previous = {}, next = {}}
-  if call('HEXISTS', key.task .. task, 'linked') == 1 then
-    for _, field in ipairs(call('HKEYS', key.task .. task)) do add_link(alias, field) end
-  end
-  return alias
-end
-
 -- Read all aliases of these tasks, each with `load`, up to the limits.
 -- -> aliases by task, the number of ids, the number of their fields; beyond a limit: the first ids, and the exceeding numbers
 local function walk(tasks, load, max_aliases, max_fields)
@@ -87,23 +79,6 @@ local function load_aliases(task)
     level, depth = next_level, depth + 1
   end
   return ordered, id_count > MAX_ALIASES_READ and 'too_many_reschedules' or field_count > MAX_FIELDS_READ and 'too_many_changes'
-end
-
--- Every alias without its changes, by task.
-local function walk_links(task) return (walk({task}, load_links, MAX_ALIASES_READ, MAX_FIELDS_READ)) end
-
-local function primary_of(aliases) return first_ids(aliases)[1] end
-
--- The aliases of a visit must not expire while the visit is unfinished.
-local function persist(aliases)
-  for name in pairs(aliases) do call('PERSIST', key.task .. name) end
-end
-
-local function link_ids(task, previous)
-  if task == previous then return end
-  call('HSET', key.task .. task, 'previous:' .. previous, '', 'linked', 1)
-  call('HSET', key.task .. previous, 'next:' .. task, '', 'linked', 1)
-  call('HINCRBY', key.task .. previous, 'changes', 1)
 end
 
 local function encode_aliases(aliases)

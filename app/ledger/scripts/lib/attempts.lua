@@ -1,7 +1,6 @@
 --- Attempts of a task: the newest hundred, in fields `attempt:<number>` of its hash.
---- @include lib/state
+--- @include lib/tasks
 --- @include lib/values
---- @include lib/operations
 
 local MAX_ATTEMPTS = 100
 
@@ -14,14 +13,4 @@ local function record_attempt(task, attempt)
   if number > MAX_ATTEMPTS then delete_value(hash, 'attempt:' .. number - MAX_ATTEMPTS) end
   -- For `doorbell tail` and the live pages. pcall: an ACL may forbid PUBLISH.
   redis.pcall('PUBLISH', key.attempts_channel, task .. ' ' .. attempt)
-end
-
--- Park a task without a run. details: text that needs no escapes in JSON.
-local function park_without_run(task, reason, details)
-  park(task, reason)
-  call('HSETNX', key.task .. task, 'pending_since', now)
-  record_attempt(task, string.format('[%.0f,0,"parked",[],"%s"]', now, details))
-  count_finished(task, 'parked')
-  local operation = get_fields(task, 'operation')
-  if operation then settle(operation, task, task) end
 end

@@ -2,7 +2,6 @@
 --- The origin is `<delivery>.<index>`. The value is `<number> <change>`; numbers follow the order of arrival.
 --- @include lib/jobs
 --- @include lib/cut
---- @include lib/visit_days
 
 -- Read the fields that add_change needs. Every stored visit has `changes`; to ask for one field of a new visit is fast.
 local function read_visit(task)
@@ -23,22 +22,8 @@ local function change_fields(field, number, change)
   return cut(field, value)
 end
 
--- start: when the visit starts according to its first change, or ''. It is listed there until its first run.
-local function list_start(task, start)
-  if start == '' then return end
-  call('HSET', key.task .. task, 'start', start)
-  add_to_day(task, start)
-end
-
-local function add_visit(task, field, change, start)
-  write_job(task, nil, 1, 'visits')
-  call('HSET', key.task .. task, 'state', 'queued', 'pending_since', now, 'changes', 1, cut(field, '1 ' .. change))
-  list_start(task, start)
-end
-
--- Record a change of a visit with one id, and queue the visit unless a scheduled run will see it.
-local function add_change(visit, field, change, start)
-  if visit.changes == 0 then return add_visit(visit.task, field, change, start) end
+-- Record a change of a known visit with one id, and queue it unless a scheduled run will see it.
+local function add_change(visit, field, change)
   local hash, number, jobs = key.task .. visit.task, visit.changes + 1, (visit.jobs or 1) + 1
   if is_scheduled(visit.state, visit.failed_since) then
     call('HSET', hash, 'changes', number, change_fields(field, number, change))

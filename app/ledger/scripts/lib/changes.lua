@@ -1,8 +1,9 @@
 --- Changes of several visits, which may have aliases.
 --- @include lib/change
 --- @include lib/values
+--- @include lib/visit_days
 --- @include lib/queue
---- @include lib/aliases
+--- @include lib/links
 
 -- The limit of the visit that the change exceeds, or nil.
 local function exceeded_limit(change)
@@ -21,6 +22,19 @@ local function first_exceeded_limit(changes)
     local limit = exceeded_limit(change)
     if limit then return limit end
   end
+end
+
+-- start: when the visit starts according to its first change, or ''. It is listed there until its first run.
+local function list_start(task, start)
+  if start == '' then return end
+  call('HSET', key.task .. task, 'start', start)
+  add_to_day(task, start)
+end
+
+local function add_visit(task, field, change, start)
+  write_job(task, nil, 1, 'visits')
+  call('HSET', key.task .. task, 'state', 'queued', 'pending_since', now, 'changes', 1, cut(field, '1 ' .. change))
+  list_start(task, start)
 end
 
 -- Move a visit that a replay queued to the queue of live changes, since a new change arrived.
@@ -51,9 +65,11 @@ local function add_changes(delivery, changes, keep_discarded)
     if visit.changes > 0 then delete_value(key.task .. task, field) end
     if visit.linked or change.previous ~= '' then
       add_linked_change(visit, field, change)
+    elseif visit.changes == 0 then
+      add_visit(task, field, change.change, change.start)
     else
       promote_to_live(task, visit.jobs, visit.queue)
-      add_change(visit, field, change.change, change.start)
+      add_change(visit, field, change.change)
     end
   end
 end

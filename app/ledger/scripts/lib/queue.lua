@@ -1,7 +1,7 @@
 --- Queues tasks.
 --- @include lib/jobs
---- @include lib/state
---- @include lib/aliases
+--- @include lib/transitions
+--- @include lib/links
 
 -- An unfinished task does not expire; nor do the other ids of a visit, or the delivery of an event.
 local function keep(task, aliases)
@@ -42,4 +42,18 @@ local function enqueue_again(task)
   wait(task, due, 'repeated_within_a_minute')
   call('HSETNX', hash, 'pending_since', now)
   keep(task, walk_links(task))
+end
+
+-- The members of a page of a set that are task ids. Doorbell writes no others; they are removed from the set, since every script
+-- that reads them would fail.
+local function valid_tasks(set, page)
+  local tasks = {}
+  for _, member in ipairs(page) do
+    if string.find(member, '^visit:[^/]+/.') or string.find(member, '^event:.') then
+      tasks[#tasks + 1] = member
+    else
+      call('ZREM', set, member)
+    end
+  end
+  return tasks
 end
