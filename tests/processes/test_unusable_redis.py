@@ -16,7 +16,7 @@ from tests.support.harness import SECRET, Harness, wait_until
 
 TOO_OLD = "is version 6.2.4; Doorbell needs Redis 7.0 or newer, or any Valkey"
 TOO_MANY_SHARDS = "is a cluster of 2 shards; Doorbell needs one shard with all slots"
-TOO_NEW = "contains data of a newer Doorbell (schema 99, this version reads 5)"
+TOO_NEW = "contains data of a newer Doorbell (schema 99, this version reads 6)"
 PROCESSES = {
     "web": ("-m", "app", "web", "--port", str(free_port())),
     "uvicorn": ("-m", "uvicorn", "app.main:app", "--port", str(free_port())),
@@ -142,14 +142,14 @@ def test_a_command_is_rejected_by_a_newer_schema(harness: Harness, newer_schema:
 
 
 def test_a_command_is_rejected_by_an_older_schema(harness: Harness) -> None:
-    with stored_schema(harness, 4) as url:
+    with stored_schema(harness, 5) as url:
         ended = python("-m", "app", "failures", **environment(harness, url))
 
     assert 4 == ended.returncode
-    assert "contains data of an older Doorbell (schema 4, this version reads 5)" in ended.stderr
+    assert "contains data of an older Doorbell (schema 5, this version reads 6)" in ended.stderr
 
 
 def test_a_worker_records_the_schema(harness: Harness) -> None:
     harness.start_worker()
 
-    assert b"5" == wait_until(lambda: harness.redis_command("GET", "bell:schema"))
+    assert b"6" == wait_until(lambda: harness.redis_command("GET", "bell:schema"))
