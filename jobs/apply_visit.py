@@ -251,6 +251,8 @@ class VisitRun(TaskRun):
         try:
             return await (self._create(primary, desired) if remote is None else self._update(primary, remote, desired))
         except VisitMustBeRecreated as error:
+            if not desired.has_date and not desired.opted_out:  # only another program knows when it starts
+                raise MissingFact("time_unknown") from None
             await self._delete(primary)
             contact_id = error.args[0]
         try:

@@ -15,7 +15,7 @@ local function request_context(aliases)
   for _, alias in ipairs(aliases) do
     for f = 1, #alias.hash, 2 do
       local delivery = string.match(alias.hash[f], '^change:(.*)%.%d+$')
-      if delivery and delivery > newest then newest = delivery end
+      if delivery and string.sub(delivery, 2) > string.sub(newest, 2) then newest = delivery end  -- after the kind: the time
     end
   end
   local info = string.match(call('GETRANGE', delivery_key(newest), 0, 2047), '^[^\n]*')

@@ -208,6 +208,22 @@ async def test_a_visit_of_another_program_keeps_its_contact_if_the_api_does_not_
     assert "amount_collected" not in made
 
 
+async def test_a_visit_of_another_program_is_not_deleted_if_nobody_told_doorbell_its_time(world: World) -> None:
+    world.harness.inject_faults(empty_clears=False)
+    visit = {"contact_id": DOCUMENTED_CONTACT, "external_id": "standard-1", "event_date": "2026-03-14T09:00:00Z"}
+    world.harness.http.post(
+        f"{world.harness.env['VISITS_API_URL']}/visits",
+        data=visit | {"amount_collected": "7.00"},
+        headers={"authorization": "Bearer t"},
+    ).raise_for_status()
+
+    states = await world.apply(change(amount_collected=None))
+
+    assert (["waiting"], "time_unknown") == (states, (await world.load_task()).reason)
+    [kept] = world.harness.visits()
+    assert visit == {name: kept[name] for name in visit}
+
+
 # Missing facts
 
 
