@@ -195,9 +195,10 @@ class CatchUpRunner:
             if name in moving:
                 continue
             newest, now_ms = await store.get(name), self._context.ledger.redis.now_ms()
-            is_due = newest is None or (not newest.is_open and newest.requested_at_ms < now_ms - DAY_MS)
-            if is_due and await take_turn(self._context.ledger.redis, f"{keys.CATCH_UP}{name}:daily:lock", TURN_S):
-                listed_up_to_ms = await store.listed_up_to_ms(name)
+            listed_up_to_ms = await store.listed_up_to_ms(name)
+            if _is_daily_due(newest, listed_up_to_ms, now_ms) and await take_turn(
+                self._context.ledger.redis, f"{keys.CATCH_UP}{name}:daily:lock", TURN_S
+            ):
                 since = _time(listed_up_to_ms) - OVERLAP if listed_up_to_ms else datetime.now(UTC)
                 await start_automatic(self._context, name, since, "Doorbell", "daily")
 
@@ -309,13 +310,24 @@ def decode_request(stored: Mapping[str, Any]) -> ListRequest:
     return ListRequest(RecordRequest(**stored["request"]), stored["context"], stored.get("can_be_missing", False))
 
 
+def _is_daily_due(newest: CatchUp | None, listed_up_to_ms: int, now_ms: float) -> bool:
+    """Return whether a day has passed since the newest catch-up; if that listed only a part, since the last complete one."""
+    if newest is None or newest.is_open:
+        return newest is None
+    is_partial = newest.status == "done" and 0 < listed_up_to_ms < newest.requested_at_ms
+    return (listed_up_to_ms if is_partial else newest.requested_at_ms) < now_ms - DAY_MS
+
+
 def counted(
     catch_up: CatchUp, listed: Sequence[tuple[ListedChanges, CatchUpResult]], remaining: Sequence[ListRequest]
 ) -> CatchUp:
     counts = Counter(catch_up.counts)
     counts.update(result for _, result in listed)
     now_ms = int(time.time() * 1000)
-    past = sum(result == "changed" and starts_before(each.changes, now_ms) for each, result in listed)
+    past = sum(
+        result == "changed" and starts_before(each.changes, now_ms) and not _only_cancels(each)
+        for each, result in listed
+    )
     return replace(
         catch_up,
         counts=dict(counts),
@@ -324,6 +336,10 @@ def counted(
         problem="",
         failed_attempts=0,
     )
+
+
+def _only_cancels(listed: ListedChanges) -> bool:
+    return all(change.action == "cancel" for change in listed.changes)
 
 
 def ended(catch_up: CatchUp, status: CatchUpStatus, problem: str = "") -> CatchUp:

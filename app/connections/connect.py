@@ -8,7 +8,7 @@ from datetime import datetime
 from secrets import token_urlsafe
 from typing import Any
 
-from app.connections.catch_up import advice_about, can_list, default_since, start_automatic
+from app.connections.catch_up import advice_about, can_list, default_since, start_automatic, store_of
 from app.connections.connector import Connector, Subscribed, connection_lock, describe
 from app.connections.context import CallContext, ToolContext
 from app.connections.stored_hooks import StoredHooks
@@ -125,7 +125,7 @@ class Connections:
         before = settings.environment_hooks.get(name) or settings.stored_hooks.get(name)
         wanted = self._wanted(request)
         hook = _as_hook(settings, name, wanted)
-        if before is None:
+        if before is None and name not in self._stored.names:  # which include those that cannot be used
             await remove_connection(self._context.ledger.redis, name)  # of a hook that has left the environment
         url = settings.hook_url(hook)
         if hook.source.definition.token_exchange and not request.tokens:
@@ -173,7 +173,9 @@ class Connections:
         hook, now_ms = connected.hook, int(time.time() * 1000)
         state = await self._states.get(hook.name)
         await self._actions.record("connected tool", f"{hook.name}: by hand")
-        was_connected, account_id = bool(state.connected_at_ms), connected.account_id or state.account_id
+        # Without a catch-up, the process ended before it started one.
+        was_connected = bool(state.connected_at_ms and await store_of(self._context).stored_id(hook.name))
+        account_id = connected.account_id or state.account_id
         state = replace(state, detail=connected.refusal, account_id=account_id)
         if not can_list(hook) or was_connected:
             await self._states.save(state)

@@ -114,7 +114,7 @@ class Guard:
                 after = await self._catch_up(hook, after)
         except NotSubscribable as error:  # PUBLIC_URL is not set
             log.warning("connection_check_failed", hook=hook.name, reason=str(error))
-            after = replace(before, detail=str(error))
+            after, wait_s = replace(before, detail=str(error)), min(wait_s, RETRY_S)  # another worker may have it
         except (Unauthorized, Refused, CredentialsMissing) as error:
             before = await self._states.get(hook.name)  # a repair may have begun
             detail = describe(error, hook.source.definition.title)

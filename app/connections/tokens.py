@@ -2,7 +2,7 @@
 
 A refresh token gives full access to the account at the tool, so it is encrypted with a key derived from SECRET_KEY. A
 stored token belongs to the credentials in the settings: after they change, the stored token is ignored. A process that
-cannot decrypt it does not replace it: the refresh token in the settings may no longer be accepted.
+cannot decrypt the tokens of a log-in does not replace them: the refresh token in the settings may no longer be accepted.
 
 Many tools accept a refresh token only once, so its replacement must not be lost. Therefore an exchange is a separate task,
 which outlives its job; it starts only after Redis has accepted a write; and the new access token is used only after the new
@@ -303,7 +303,7 @@ class Tokens:
         try:
             stored: dict[str, Any] = orjson.loads(self._keyring.decrypt(encrypted, self._key))
         except (UnknownKey, TamperedValue) as error:
-            if not self.context.settings.secret_key:  # the credentials are the key, and have changed
+            if not self._needs_stored_tokens:
                 return {}
             text = (
                 f"its stored tokens cannot be decrypted with SECRET_KEY (key {error}): add that key or, if it is lost, "
@@ -311,6 +311,14 @@ class Tokens:
             )
             raise TokensUnreadable(CALL, None, text) from None
         return stored
+
+    @property
+    def _needs_stored_tokens(self) -> bool:
+        """Whether the credentials in the settings are not enough for another token: a log-in or a refresh token made it."""
+        settings = self.hook.settings
+        return bool(self.context.settings.secret_key) and (
+            settings.uses_oauth or "REFRESH_TOKEN" in settings.credentials
+        )
 
     @property
     def _credentials_digest(self) -> str:

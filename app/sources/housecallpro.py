@@ -271,7 +271,8 @@ def _invoice(kind: str, event: Event) -> list[VisitChange] | Ignored:
         payment_id=invoice.at("id").required_text(),
         amount_collected=_money(max(cents, 0), invoice),
     )
-    return [change, replace(change, payment_id=None)] if is_void or kind == REFUND else [change]
+    is_returned = kind == REFUND or (is_void and _paid(invoice) != 0)
+    return [change, replace(change, payment_id=None)] if is_returned else [change]
 
 
 def _paid(invoice: Payload) -> int | None:

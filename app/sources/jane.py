@@ -288,9 +288,7 @@ def _clinic_guid(webhooks: Payload) -> Any:
     """Return the clinic's id in events, which only the webhooks have."""
     webhook = next(iter(webhooks), None)
     if webhook is None:
-        raise Refused(
-            "Jane has no webhook of this app at the clinic, and only those name it: run `doorbell connect jane`."
-        )
+        raise Refused("Jane has no webhook of this app at the clinic, and only those name it: connect the hook again.")
     webhook.at("clinic_guid").required_text()
     return webhook.at("clinic_guid").value
 

@@ -11,8 +11,9 @@ an appointment. Second-hand, from integrators: an update may have the status Com
 of the Public API, with the same meaning. Requested is not confirmed: the visit counts as cancelled until an update has
 another status. The status None does not change the visit's status. Scheduled in a webhook restores a cancelled
 appointment, but does not undo a completion or a no-show that the list has: the webhook may have no other status for
-such an appointment, and it may be about another field, such as the trainer. Only the list undoes them, and a
-cancellation. A status has no time, so it gets the time of the first event that shows it.
+such an appointment, and it may be about another field, such as the trainer. Only the list undoes a completion or a
+no-show; without the list, a wrong one in a webhook stays. A status has no time, so it gets the time of the first event
+that shows it.
 
 A class has many clients, each with a booking. Each client of a class has a visit (`classId`, `clientId`), so a client
 who cancels and books the class again has one visit. Second-hand, from integrators: the fields of these events, and the

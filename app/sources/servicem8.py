@@ -72,7 +72,8 @@ SETUP = """
    $ for event in job.created job.updated job.status_changed job.completed job.invoice_paid; do
        curl https://api.servicem8.com/webhook_subscriptions/event -H "X-API-Key: KEY" -d "event=$event" \\
        -d "unique_id=doorbell-{hook}-$event" --data-urlencode "callback_url={url}"; done
-4. If ServiceM8 disables a subscription (it may do so after 12 hours of failures), do step 3 again.
+4. If ServiceM8 disables a subscription (it may do so after 12 hours of failures), do step 3 again, with the same word:
+   with another one, each event would arrive twice.
 
 ServiceM8 signs nothing: anyone who knows the URL can make Doorbell fetch a job, and nothing else. Quotes are not visits
 yet. There are no no-shows; set the job to Unsuccessful instead. A job that is only allocated to somebody (a flexible

@@ -43,7 +43,6 @@ SOURCE = Source(
     signature=StandardWebhooks(),
     bearer=BEARER,
     setup=SETUP,
-    ids_are_global=False,
     evidence="vendor",
     retries="yes",
     stored_headers=("webhook-id", "svix-id"),

@@ -177,7 +177,7 @@ REDIS_DOWN = Alert(
     for_min=1,
     command="doorbell doctor",
     output="`redis  down`, with the error; exit status 4",
-    fix="Start Redis, or correct REDIS_URL. Senders retry requests that were answered 503.",
+    fix="Start Redis, or correct REDIS_URL. Most senders retry requests that were answered 503.",
 )
 
 ALERTS = (

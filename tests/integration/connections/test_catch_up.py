@@ -9,23 +9,27 @@ from typing import Any
 
 import pytest
 
-from app.connections.catch_up import CatchUpRunner, new_catch_up, plan, start, store_of
+from app.connections.catch_up import CatchUpRunner, counted, new_catch_up, plan, start, store_of
 from app.connections.catch_up_requests import CatchUpRequests
 from app.connections.connect import Connections
+from app.connections.listing import ListedChanges
 from app.connections.stored_hooks import StoredHooks
-from app.ledger.catch_ups import CatchUp
+from app.ledger.catch_ups import CatchUp, CatchUpResult
 from app.ledger.ids import is_listed
 from app.ledger.moves import Mark, save_mark
 from app.ledger.redis import Redis
 from app.operators.actions import Actions, Actor
 from app.telemetry.silence import delivery_times
 from app.vendors.api import load_vendor
+from app.visits.change import Action, VisitChange
 from app.webhooks.registry import load_sources
+from app.webhooks.subscription import ListedRecord
 from tests.support.vendors import ConnectedTool, connected_tool, subscribed_tool
 
 LISTABLE = [name for name in load_sources() if load_sources()[name].listing and load_vendor(name).has_appointments]
 NOW = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
 TOMORROW = NOW + timedelta(days=1)
+ACTIONS: tuple[Action, ...] = ("create", "update", "cancel")
 
 
 @pytest.fixture(params=LISTABLE)
@@ -240,6 +244,15 @@ async def test_what_remains_is_encrypted(calendly: ConnectedTool, monkeypatch: p
     stored = b"".join(await calendly.context.ledger.redis.command("HGETALL", "bell:catch-up:calendly"))
     assert b"Main Street" not in stored
     assert b"scheduled_events" not in stored
+
+
+def test_a_cancelled_appointment_counts_as_no_past_visit_that_is_created() -> None:
+    past = VisitChange(action="create", visit_id="1", version=1, time_scheduled=NOW - timedelta(days=1))
+    listed: list[tuple[ListedChanges, CatchUpResult]] = [
+        (ListedChanges(ListedRecord("1", {}), [replace(past, action=action)]), "changed") for action in ACTIONS
+    ]
+
+    assert 2 == counted(new_catch_up("calendly", NOW, "ada", "operator"), listed, []).new_past
 
 
 async def test_a_daily_catch_up_starts_once_a_day(redis: Redis) -> None:

@@ -8,8 +8,12 @@ from app.connections.connect import Connections, ConnectRequest
 from app.connections.stored_hooks import StoredHooks
 from app.ledger.redis import Redis
 from app.operators.actions import Actions, Actor
+from app.webhooks.delivery import Event
+from app.webhooks.payload import Payload
+from app.webhooks.registry import load_sources
 from app.webhooks.subscription import Window
 from tests.support.listings import changes_of, list_requests, read_page
+from tests.support.specimens import events
 from tests.support.vendors import connected_tool
 
 NOW = datetime(2026, 9, 21, 14, tzinfo=UTC)
@@ -59,3 +63,20 @@ def test_a_deleted_job_is_cancelled_and_a_done_one_completed() -> None:
     deleted, completed = changes_of(results)
     assert ("cancel", datetime(2026, 9, 21, 12, tzinfo=UTC)) == (deleted.action, deleted.date_cancelled)
     assert datetime(2026, 9, 20, 10, tzinfo=UTC) == completed.time_completed
+
+
+def test_a_void_clears_the_amount_of_the_job_only_if_the_invoice_was_paid() -> None:
+    [paid] = [each for each in events("housecallpro") if each.recorded["name"] == "that invoice is voided"]
+    unpaid = paid.recorded["body"] | {
+        "invoice": paid.recorded["body"]["invoice"] | {"payments": [], "due_amount": 24500}
+    }
+
+    invoice = "invoice_99990000111122223333444455556666"
+    assert [invoice, None] == payments_of(paid.recorded["body"])
+    assert [invoice] == payments_of(unpaid)
+
+
+def payments_of(body: Any) -> list[str | None]:
+    translated = load_sources()["housecallpro"].translate(Event("housecallpro", Payload(body), NOW))
+    assert isinstance(translated, list)
+    return [change.payment_id for change in translated]

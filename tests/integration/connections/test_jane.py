@@ -70,5 +70,5 @@ def test_a_page_leads_to_its_patients_and_holds_are_skipped() -> None:
 def test_without_a_webhook_the_clinic_is_unknown() -> None:
     listing = load_sources()["jane"].listing
     assert listing
-    with pytest.raises(Refused, match="run `doorbell connect jane`"):
+    with pytest.raises(Refused, match="connect the hook again"):
         listing.start(Window(NOW, NOW), Payload([]))

@@ -23,6 +23,7 @@ from app.operators.filter import ActivityFilter
 from app.settings.environment import read_environment
 from app.settings.stored import build_hook
 from app.vendors.vendor import Faults
+from app.visits.client import VisitsApiError
 from tests.support.vendors import SECRET_KEY, ConnectedTool, connected_tool, stored_tool
 
 NOW = datetime.now(UTC)
@@ -293,6 +294,38 @@ async def test_a_connection_that_is_interrupted_before_its_import_imports_when_i
     assert not (await connect(tool)).is_importing
 
 
+async def test_an_import_of_webhooks_that_a_person_sets_up_is_not_forgotten_either(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with connected_tool("housecallpro", redis) as tool:
+        tool.vendor.faults = replace(tool.vendor.faults, forbidden=True)
+        connections = Connections(tool.context, *stored_hooks(tool))
+        request = ConnectRequest("housecallpro", "housecallpro")
+        with monkeypatch.context() as patch:
+            patch.setattr("app.connections.connect.start_automatic", fail)
+            with pytest.raises(RedisUnavailable):
+                await connections.connect(request)
+
+        assert (await connections.connect(request)).is_importing
+        assert not (await connections.connect(request)).is_importing
+
+
+async def test_the_subscriptions_of_a_hook_that_cannot_be_used_stay_known(tool: ConnectedTool) -> None:
+    stored, actions = stored_hooks(tool)
+    await stored.load()
+    before = await tool.states.get("east")
+    settings = {name: hook for name, hook in tool.context.settings.stored_hooks.items() if name != "east"}
+    unusable = replace(tool.context, settings=tool.context.settings.with_stored_hooks(settings))
+    request = ConnectRequest(
+        "calendly", "east", {"TOKEN": "rejected"}, settings={"api_url": str(tool.hook.settings.api_url)}
+    )
+
+    with pytest.raises(VisitsApiError):
+        await Connections(unusable, stored, actions).connect(request)
+
+    assert before.subscription_ids == (await tool.states.get("east")).subscription_ids != ()
+
+
 async def fail(*_: object) -> CatchUp:
     raise RedisUnavailable("the connection is lost")
 
@@ -366,7 +399,22 @@ async def test_a_daily_catch_up_begins_where_the_last_complete_one_ended(redis: 
         assert later.requested_at_ms == await store_of(tool.context).listed_up_to_ms("calcom")
 
 
-async def requested_days_ago(tool: ConnectedTool, days: int) -> CatchUp:
+async def test_other_catch_ups_do_not_postpone_the_daily_one(redis: Redis) -> None:
+    async with connected_tool("calcom", redis) as tool:
+        runner = CatchUpRunner(tool.context, stored_hooks(tool)[0])
+        await runner.start_daily()
+        await run_catch_up(tool)
+        await requested_days_ago(tool, 1.1)
+        await start_automatic(tool.context, "calcom", datetime.now(UTC), "Doorbell", "repaired")
+        await run_catch_up(tool)
+        await redis.command("DEL", "bell:catch-up:calcom:daily:lock")
+
+        await runner.start_daily()
+
+        assert "daily" == (await newest(tool)).cause
+
+
+async def requested_days_ago(tool: ConnectedTool, days: float) -> CatchUp:
     """Let the newest catch-up, and what it completed, be some days old."""
     store = store_of(tool.context)
     catch_up = await newest(tool)

@@ -84,6 +84,17 @@ async def test_a_person_who_connects_again_replaces_tokens_whose_key_is_lost(red
         assert await Connector(context, tool.hook).account()
 
 
+async def test_another_secret_key_costs_a_tool_without_log_in_one_more_exchange(redis: Redis) -> None:
+    async with connected_tool("nexhealth", redis) as tool:
+        await tool.ensure_subscriptions(is_secret_new=True)
+        assert await redis.command("GET", "bell:token:nexhealth")
+        context, _ = connections_of(tool, secret_key=["the-only-key-of-32-characters-now"])
+
+        again = await Connector(context, tool.hook).ensure_subscriptions()
+
+        assert again.adopted
+
+
 async def test_a_person_who_connects_again_is_not_refused_because_of_an_earlier_rejection(redis: Redis) -> None:
     """The app was not allowed at the tool, and now it is."""
     async with connected_tool("servicem8", redis) as plain:
