@@ -220,8 +220,8 @@ async def test_a_visit_of_another_program_is_not_deleted_if_nobody_told_doorbell
     states = await world.apply(change(amount_collected=None))
 
     assert (["waiting"], "time_unknown") == (states, (await world.load_task()).reason)
-    [kept] = world.harness.visits()
-    assert visit == {name: kept[name] for name in visit}
+    [unchanged] = world.harness.visits()
+    assert visit == {name: unchanged[name] for name in visit}
 
 
 # Missing facts

@@ -32,7 +32,7 @@ from tests.support.tool_api import SPECIMENS, ToolWorld
 
 
 async def test_an_exchange_outlives_its_job(world: ToolWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jobs.translate_event, "RUN_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(jobs.translate_event, "RUN_TIMEOUT_S", 1.0)
     connect(world)
     forms = set_token_responses(world, FIRST_TOKEN)
     world.tool.response_gate.clear()
