@@ -130,6 +130,7 @@ class VisitRun(TaskRun):
         self._contacts = Contacts(context.ledger, self.account, settings.contact_hash_key(self.account), context.locks)
         #: What the Visits API should have, once the changes are merged.
         self._desired: DesiredVisit | None = None
+        self._has_sent_create = False
 
     @property
     def labels(self) -> dict[str, str]:
@@ -160,6 +161,7 @@ class VisitRun(TaskRun):
             await self._compact()
         if self._desired:
             outcome = replace(outcome, start=visit_start(self._desired.fields))
+        outcome = replace(outcome, may_exist=self._may_exist_unanswered())
         outcome = await complete(self.context, self.lease, outcome, self.account)
         await self._index_contact(outcome)
         return outcome
@@ -198,6 +200,14 @@ class VisitRun(TaskRun):
             circuit_signal=self._circuit_ok(),
         )
 
+    def _may_exist_unanswered(self) -> bool | None:
+        """Return `Outcome.may_exist`. A visit that a later run finds is another program's if no create was sent before."""
+        if self.remote.get(self.task.task_id):
+            return None
+        if self._has_sent_create:
+            return True
+        return None if self.task.was_attempted else False
+
     async def _compact(self) -> None:
         """Bound the size of a visit."""
         for member in self.lease.tasks:
@@ -229,7 +239,7 @@ class VisitRun(TaskRun):
         desired = desired_visit(facts)
         self._desired = desired
         for alias in aliases:
-            if await self._may_exist(alias):  # created before the primary id was known
+            if await self._may_exist(alias) and not is_foreign(alias.remote):  # created before the primary id was known
                 await self._delete(alias)
         if any(member.changes for member in self.lease.tasks):
             result = await self._create_or_update(primary, desired)
@@ -311,8 +321,12 @@ class VisitRun(TaskRun):
         if contact_id is None:
             raise MissingFact("contact_unknown")
         fields = {name: value for name, value in desired.fields.items() if value is not None}
+        self._has_sent_create = True
         try:
             response = await self._api.create_visit(contact_id, primary.external_id, fields)
+        except (RateLimitedLocally, DeadlinePassed):
+            self._has_sent_create = False  # nothing was sent
+            raise
         except ClientError as rejection:
             return await self._after_rejected_create(primary, desired, rejection)
         self._record_remote(primary, response, desired)

@@ -169,6 +169,7 @@ class Ledger:
             token=lease.token,
             outcome=outcome.state,
             is_applied=int(outcome.is_applied or outcome.state == "done"),
+            may_exist="" if outcome.may_exist is None else int(outcome.may_exist),
             retry_in_ms=int(outcome.retry_in_s * 1000),
             in_flight_ms=int(outcome.in_flight_s * 1000),
             reason=outcome.reason,

@@ -367,8 +367,9 @@ class Outcome:
     attempt: None if no call was made. is_applied: whether the API has all changes of a visit although it is parked.
     failed_attempts: the new count; None resets it, except in the state `held`, which leaves it unchanged. in_flight_s: how
     long a call may still change the visit, so that no run may begin. remote: by task id, the API's answer for each visit
-    that was read or written; None after a deletion. start: when the visit starts (`visit_start`); None if its changes were
-    not merged.
+    that was read or written; None after a deletion. may_exist: whether the API may have the visit although `remote` has no
+    answer for it; None if the run does not know more than the one before. start: when the visit starts (`visit_start`); None
+    if its changes were not merged.
     """
 
     state: Literal["done", "waiting", "held", "parked"]
@@ -379,5 +380,6 @@ class Outcome:
     in_flight_s: float = 0
     failed_attempts: int | None = None
     remote: dict[str, dict[str, Any] | None] = field(default_factory=dict)
+    may_exist: bool | None = None
     circuit_signal: CircuitSignal | None = None
     start: str | None = None

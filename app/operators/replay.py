@@ -321,7 +321,9 @@ class Replay:
         """Predict the calls of a worker without a request to the API. facts: None if the visit has no changes."""
         primary, *later = aliases
         calls = [
-            Call("DELETE /visits/:id", alias.external_id) for alias in later if alias.remote or alias.was_attempted
+            Call("DELETE /visits/:id", alias.external_id)
+            for alias in later
+            if (alias.remote or alias.was_attempted) and not is_foreign(alias.remote)
         ]
         if facts is not None:
             call = await self._visit_call(primary, desired_visit(facts))

@@ -6,6 +6,8 @@
 --- in_flight_ms: how long no run may begin, because a call may still change the visit; 0 if all calls have ended.
 --- reason: why the task is waiting, held or parked, or ''.
 --- attempt: a JSON list that begins with when it started and how many ms it took, or ''.
+--- may_exist: 1 if the API may have the visit although no answer is stored, because the run sent a create; 0 if Doorbell never sent
+--- one; '' if the run does not know.
 --- keep_ms: how long a task that is done is stored.
 --- circuit: the account, or ''.
 --- signal: what the run reports about the API: ok | down | unauthorized | rate_limited | ''; wait_ms and threshold belong to it.
@@ -13,7 +15,7 @@
 --- members: all ids of the visit, the primary first; changes: how many the run read.
 --- remote, start: the new values of these fields of the task, '' to leave one unchanged, '-' to delete it.
 --- unlist, list: when the visit started before and starts now, or '' if both are the same.
---- @args token outcome is_applied retry_in_ms in_flight_ms reason attempt keep_ms circuit signal wait_ms threshold failed_attempts
+--- @args token outcome is_applied may_exist retry_in_ms in_flight_ms reason attempt keep_ms circuit signal wait_ms threshold failed_attempts
 --- @varargs members: task changes remote start unlist list
 --- @returns the outcome, which is parked for a visit that is rejected again and again; or lost
 --- @include lib/transitions
@@ -103,6 +105,8 @@ for i, member in ipairs(members) do
     call('HSETNX', hash, 'pending_since', now)
   end
 end
+-- The lease stored `attempted` in case the run dies, unless there was an answer, which the run may have deleted before its create.
+if may_exist == '0' then call('HDEL', hash, 'attempted') elseif may_exist == '1' then note_attempt(primary) end
 if outcome ~= 'done' then store_unfinished() end
 if in_flight_ms ~= '0' then call('HSET', hash, 'in_flight_until', now + in_flight_ms) end
 local changed, is_tracked = {}, false

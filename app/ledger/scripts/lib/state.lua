@@ -14,7 +14,7 @@ local function set_state(task, state, score)
   call('HSET', key.task .. task, 'state', state)
 end
 
--- The API may have a visit after its first lease, although it has no answer in `remote`.
+-- The API may have the visit from now on, although no answer is in `remote`.
 local function note_attempt(task)
   if kind_of(task) == 'visit' and not get_fields(task, 'remote') then call('HSET', key.task .. task, 'attempted', 1) end
 end

@@ -26,7 +26,7 @@
 --- @field in_flight_until until when a call of the last run may still change the visit in the API
 --- @field attempts how many attempts followed the first; absent if none did
 --- @field attempt:<number> one of the newest 100 attempts, as a JSON list
---- @field attempted 1 if a run of a visit without `remote` has begun
+--- @field attempted 1 if a run of a visit without `remote` has sent a create, or has begun and not ended
 --- @field remote the API's last answer for the visit, as JSON
 --- @field start when the visit starts, unless `remote` has that time, to the minute
 --- @field recheck present if the next run reads the visit from the API first; contains the API's ids of duplicate visits

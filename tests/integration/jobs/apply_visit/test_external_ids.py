@@ -94,15 +94,18 @@ async def translate(world: World, event: TaskId, *changes: VisitChange) -> None:
     await world.ledger.record_changes(lease, "standard", "main", changes, attempt("translated"))
 
 
-@pytest.mark.parametrize(("is_foreign", "fails_first"), [(False, False), (True, False), (True, True)])
+@pytest.mark.parametrize(
+    ("is_foreign", "fails_first"),
+    [(False, ""), (True, ""), (True, "GET /visits/:id"), (True, "PUT /visits/:id"), (False, "POST /visits")],
+)
 async def test_a_visit_whose_changes_are_retracted_is_deleted_if_doorbell_created_it(
-    world: World, is_foreign: bool, fails_first: bool
+    world: World, is_foreign: bool, fails_first: str
 ) -> None:
     """A payment may name the visit of another program, and its delivery may be translated again."""
     if is_foreign:
         create_in_api(world, external_id="standard-1", time_scheduled="2026-03-14T09:00:00Z")
     if fails_first:
-        world.harness.inject_faults(error_share=1, error_status=500, only=["PUT /visits/:id"], times=1)
+        world.harness.inject_faults(error_share=1, error_status=500, only=[fails_first], times=1)
     event = TaskId.event((await accept(world.ledger, event_state="queued")).delivery_id)
     contact = None if is_foreign else ADA
     await translate(world, event, booked(amount_collected=Decimal(5), contact=contact))
@@ -118,6 +121,40 @@ async def test_a_visit_whose_changes_are_retracted_is_deleted_if_doorbell_create
     assert "5.00" == (before or {})["amount_collected"]
     expected = ("kept", ["standard-1"]) if is_foreign else ("deleted", [])
     assert expected == ((await world.load_task()).attempts[-1].outcome, external_ids(world))
+
+
+@pytest.mark.parametrize("status", [500, 504])
+async def test_a_recreated_visit_is_deleted_after_a_retraction_although_its_create_had_no_answer(
+    world: World, status: int
+) -> None:
+    event = TaskId.event((await accept(world.ledger, event_state="queued")).delivery_id)
+    await translate(world, event, booked(contact=ADA))
+    await world.run()
+
+    await world.ledger.retranslate(event.delivery_id)
+    world.transport.after = lambda request: httpx.Response(status) if route_of(request) == "POST /visits" else None
+    await translate(world, event, booked(contact=BOB))
+    await world.run()
+    world.transport.after = lambda request: None
+    recreated = external_ids(world)
+    await world.advance_time(60)
+    await world.run()
+
+    await world.ledger.retranslate(event.delivery_id)
+    await translate(world, event)
+    await world.run()
+
+    assert ["standard-1"] == recreated
+    assert ("deleted", []) == ((await world.load_task()).attempts[-1].outcome, external_ids(world))
+
+
+async def test_a_visit_of_another_program_under_a_later_id_is_not_deleted(world: World) -> None:
+    create_in_api(world, external_id="standard-2", time_scheduled="2026-03-14T09:00:00Z")
+    await world.apply(booked(visit_id="2", contact=None))
+
+    await world.apply(change(visit_id="2", version=2, contact=ADA, previous_visit_id="1"))
+
+    assert ["standard-1", "standard-2"] == external_ids(world)
 
 
 async def test_a_deleted_visit_that_still_exists_is_deleted_again(world: World) -> None:
