@@ -74,7 +74,7 @@ local function store_unfinished()
     park(primary, reason)
   elseif outcome == 'held' then
     call('HDEL', hash, 'lease', 'retry_at', 'expired_leases')
-    hold(primary, reason)
+    hold(members, reason)
   else
     call('HDEL', hash, 'lease', 'expired_leases')
     wait(primary, now + retry_in_ms, reason)
@@ -115,7 +115,7 @@ for _, member in ipairs(members) do
   if (get_fields(member.task, 'changes') or '0') ~= member.changes then
     changed[#changed + 1] = member.task
   elseif outcome == 'done' then
-    call('HDEL', key.task .. member.task, 'recheck', 'replaces_changes')
+    call('HDEL', key.task .. member.task, 'recheck', 'replaces_changes', 'in_flight_until')
   end
 end
 if #changed == 0 and not is_tracked then return outcome end

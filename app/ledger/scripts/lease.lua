@@ -75,7 +75,7 @@ if not limit and not reason and not is_in_flight then return grant(aliases) end
 if limit then
   local state = get_fields(task, 'state')
   if state ~= 'queued' and state ~= 'running' then return {'nothing'} end
-  park_without_run(task, limit, 'the visit exceeds the limits of a run')
+  park_without_run(task, aliases, limit, 'the visit exceeds the limits of a run')
   return {'parked'}
 end
 
@@ -86,7 +86,7 @@ call('HSETNX', key.task .. primary, 'pending_since', now)
 -- A visit is held. An event, which belongs to no account and runs unless a move stops it, waits.
 local MOVE_WAIT_MS = 5000
 if reason and kind_of(task) == 'visit' then
-  hold(primary, reason)
+  hold(aliases, reason)
   return {'held'}
 end
 wait(primary, reason and now + MOVE_WAIT_MS or in_flight_until, reason or 'write_in_progress')

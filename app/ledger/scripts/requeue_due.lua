@@ -26,7 +26,7 @@ local function park_crashing(task, expired_leases)
       clear_state(alias.task)
     end
   end
-  park_without_run(aliases[1].task, 'crashed_repeatedly',
+  park_without_run(aliases[1].task, aliases, 'crashed_repeatedly',
     string.format('its lease expired %d times in a row', expired_leases))
   return parked
 end

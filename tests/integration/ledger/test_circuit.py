@@ -387,6 +387,18 @@ async def test_held_visits_are_released_in_the_order_of_their_start(ledger: Ledg
     assert [visit_task("A"), visit_task("B"), visit_task("C"), visit_task("D")] == (await jobs(redis))[-4:]
 
 
+async def test_a_held_visit_with_several_ids_is_ordered_by_the_newest_time(ledger: Ledger, redis: Redis) -> None:
+    await hold(ledger, "X", CircuitSignal(kind="unauthorized", pause_s=30))
+    await accept(ledger, change("A", time_scheduled=on_day(1)), change("C", time_scheduled=on_day(4)))
+    await accept(ledger, change("B", time_scheduled=on_day(8), previous_visit_id="A"))
+    for visit in "BC":
+        assert "held" == await ledger.lease(visit_task(visit), account="main")
+
+    held = await redis.command("ZRANGE", "bell:state:held:main", 0, -1)
+
+    assert [visit_task("X"), visit_task("C"), visit_task("A")] == [name.decode() for name in held]
+
+
 async def test_a_visit_that_always_fails_is_not_every_probe(ledger: Ledger, redis: Redis) -> None:
     await hold(ledger, "A", CircuitSignal(kind="unauthorized", pause_s=30))
     for visit, day in (("B", 2), ("C", 3)):

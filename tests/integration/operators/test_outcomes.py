@@ -1,5 +1,7 @@
 """The outcomes of an operation: what became of the tasks that it requeued or discarded."""
 
+import pytest
+
 from app.ledger.ids import TaskId
 from app.ledger.records import Lease
 from app.operators.filter import Filter
@@ -134,17 +136,20 @@ async def test_a_visit_that_gets_another_first_id_has_an_outcome(world: World) -
     assert ({"succeeded": 1}, [visit_task("2")]) == (ended.outcomes, await tasks(world, id, "succeeded"))
 
 
-async def test_a_task_that_crashes_workers_fails_again(world: World) -> None:
-    await park(world, "1")
+@pytest.mark.parametrize("replayed", ["1", "2"], ids=["first id", "later id"])
+async def test_a_visit_that_crashes_workers_fails_again(world: World, replayed: str) -> None:
+    await park(world, replayed)
     id = await run_operation(world, "replay", Filter(state="parked"))
+    await world.accept(change("2", 2, previous_visit_id="1"))
     for _ in range(5):
         await world.redis.command("ZADD", "bell:state:queued", 0, visit_task("1"))
         lease = await world.ledger.lease(visit_task("1"))
         assert isinstance(lease, Lease)
-        await world.redis.command("ZADD", "bell:state:running", 0, visit_task("1"))
+        await world.redis.command("ZADD", "bell:state:running", 0, visit_task("1"), 0, visit_task("2"))
         await world.ledger.requeue_due()
 
-    assert {"crashed_repeatedly": 1} == (await load(world, id)).failed
+    ended = await load(world, id)
+    assert ({"crashed_repeatedly": 1}, 0) == (ended.failed, ended.pending)
 
 
 async def test_outcomes_of_an_expired_operation_are_dropped(world: World) -> None:

@@ -10,9 +10,8 @@
 
 local function source_of(task) return string.match(task, '/([^-]*)') end
 
--- The time of the visit as a sortable number, from its newest change with a time. It only orders held tasks, so the changes are
--- not merged. A visit without a time is first: its change may be a cancellation.
-local function held_rank(task)
+-- The time in the newest change with a time of one id, as a sortable number; or nil.
+local function newest_time(task)
   local newest, start = -1, ''
   for name, value in pairs(load_values(key.task .. task)) do
     if string.find(name, '^change:') then
@@ -22,14 +21,26 @@ local function held_rank(task)
       if type(date) == 'string' and change.o > newest then newest, start = change.o, date end
     end
   end
-  return tonumber(string.sub((string.gsub(start, '%D', '')), 1, 14)) or 0
+  return tonumber(string.sub((string.gsub(start, '%D', '')), 1, 14))
+end
+
+-- The time of a visit, from the newest id that has one. It only orders held tasks, so the changes are not merged. A visit without a
+-- time is first: its change may be a cancellation.
+local function held_rank(aliases)
+  for i = #aliases, 1, -1 do
+    local time = newest_time(aliases[i].task)
+    if time then return time end
+  end
+  return 0
 end
 
 -- Held tasks are ordered by the start of their visit, those with failed attempts last. A second set orders them by age, so that
 -- later tasks cannot overtake a task forever.
-local function hold(task, reason)
+-- aliases: all ids of the visit, the primary first, in the order of renaming.
+local function hold(aliases, reason)
+  local task = aliases[1].task
   local failed_attempts, pending_since = get_fields(task, 'failed_attempts', 'pending_since')
-  set_state(task, 'held', held_rank(task) + (failed_attempts and 1e14 or 0))
+  set_state(task, 'held', held_rank(aliases) + (failed_attempts and 1e14 or 0))
   call('ZADD', key.held_by_age .. account_of(task), pending_since or now, task)
   call('HSET', key.task .. task, 'reason', reason)
 end
