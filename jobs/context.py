@@ -31,7 +31,7 @@ class Context:
     running_jobs: RunningJobs = field(default_factory=RunningJobs)
     locks: KeyedLocks = field(default_factory=KeyedLocks)
     #: By hook: the number of runs that fetch records or wait to fetch them.
-    fetches_by_hook: Counter[str] = field(default_factory=Counter)
+    fetching_jobs_by_hook: Counter[str] = field(default_factory=Counter)
     #: The slots for fetches of each hook.
     fetch_slots: dict[str, FetchSlots] = field(default_factory=dict)
     payload_samples: Samples = field(default_factory=Samples)

@@ -74,22 +74,29 @@ class Records:
         Raises VisitsApiError, NeedsOperator, TooManyFetches, LockContended, RedisUnavailable.
         """
         records = self if len(requests) < 2 else replace(self, cache_ttl_ms=CACHE_OF_SEVERAL_TTL_MS)
-        return await _gather(records._find, requests)
-
-    async def _find(self, request: RecordRequest) -> FetchedRecord:
-        counts, hook = self.context.fetches_by_hook, self.hook.name
+        counts, hook = self.context.fetching_jobs_by_hook, self.hook.name
         if self.context.running_jobs.is_full(counts[hook]):
             raise TooManyFetches
-        slots = self.context.fetch_slots.setdefault(hook, FetchSlots(MAX_CONCURRENT_FETCHES))
         counts[hook] += 1
         try:
-            async with slots.hold(LOCK_WAIT_S, TooManyFetches):
-                return await self._fetch_once(request)
+            return await _gather(records._find, requests)
         finally:
             counts[hook] -= 1
 
+    async def forget(self, request: RecordRequest) -> None:
+        """Remove a record from the cache. Raises RedisUnavailable."""
+        await self.context.ledger.redis.command("DEL", self._key(request))
+
+    def _key(self, request: RecordRequest) -> str:
+        return f"{keys.RECORD}{self.hook.name}:{_request_digest(request)}"
+
+    async def _find(self, request: RecordRequest) -> FetchedRecord:
+        slots = self.context.fetch_slots.setdefault(self.hook.name, FetchSlots(MAX_CONCURRENT_FETCHES))
+        async with slots.hold(LOCK_WAIT_S, TooManyFetches):
+            return await self._fetch_once(request)
+
     async def _fetch_once(self, request: RecordRequest) -> FetchedRecord:
-        key = f"{keys.RECORD}{self.hook.name}:{_request_digest(request)}"
+        key = self._key(request)
         async with self.context.locks.hold(key, LOCK_WAIT_S, LockContended):
             if cached := self._decode(await self.context.ledger.redis.command("GET", key)):
                 return cached

@@ -6,7 +6,7 @@ from random import random
 from typing import Any
 
 from app.ledger.ids import TaskId
-from app.ledger.records import BodyUnavailable, DeliveryInfo, Lease, NotFound, Outcome
+from app.ledger.records import BodyUnavailable, DeliveryInfo, Lease, NotFound, Outcome, RecordOutdated
 from app.settings.model import Hook
 from app.telemetry.logs import log
 from app.visits.change import VisitChange, external_id
@@ -111,7 +111,11 @@ class EventRun(TaskRun):
         for request, record in zip(requests, await records.find_all(requests), strict=True):
             self.context.payload_samples.add_record(event.source, request.label, record.record, self.delivery_id)
             with_record = event.with_record(record.record, record.fetched_at, record.related, request.path)
-            with_record = await self._with_people(hook, with_record, record)
+            try:
+                with_record = await self._with_people(hook, with_record, record)
+            except RecordOutdated:
+                await records.forget(request)  # the next run fetches it again
+                raise
             try:
                 translated = hook.source.translate(with_record)
             except PartlyTranslatable as partly:

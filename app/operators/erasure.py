@@ -343,7 +343,7 @@ class Erasure:
             self._redis, sorted(planned.visits - erased.busy), planned.phones, planned.names, self._settings.secret_key
         )
         await search_index.remove_email(self._redis, self._email, self._settings.secret_key)
-        async for page in self._scan(f"{keys.RECORD}*"):  # of all people: they expire within seconds
+        async for page in self._scan(f"{keys.RECORD}*"):  # of all people: they expire within ten minutes
             for key in page:
                 await self._redis.command("DEL", key)
         await self._redis.pipeline([("DEL", key) for key in await self._contact_cache_keys()])

@@ -94,11 +94,12 @@ async def test_an_event_whose_record_is_outdated_waits_and_is_fetched_again(
     source_world.transport.before = store_a_newer_record
     await source_world.receive(specimen)
     outcomes = await source_world.run()
+    cached = await redis.command("KEYS", "bell:record:*")
     await redis.command("DEL", "bell:people:main/hubspot-62515-9001")
     await source_world.advance_time(60)
     await source_world.run()
 
-    assert ["record_not_found_yet"] == outcomes
+    assert (["record_not_found_yet"], []) == (outcomes, cached)
     names = {visit["external_id"] for visit in source_world.harness.visits()}
     assert {"hubspot-62515-9001"} == names  # the other contact opted out of e-mail
 

@@ -366,12 +366,12 @@ async def test_several_records_are_fetched_at_once_but_not_all(world: ToolWorld)
     fetching = asyncio.create_task(records.find_all(requests))
     await world.wait_for_requests(MAX_PARALLEL_CALLS)
     await asyncio.sleep(0.2)
-    sent = len(world.tool.requests)
+    sent, events = len(world.tool.requests), world.context.fetching_jobs_by_hook["acuity"]
     world.tool.response_gate.set()
 
     results = await fetching
 
-    assert MAX_PARALLEL_CALLS == sent
+    assert (MAX_PARALLEL_CALLS, 1) == (sent, events)
     assert [request.path for request in requests] == [each.record["id"] for each in results]
 
 
@@ -404,7 +404,7 @@ async def test_of_an_event_with_several_records_those_that_were_fetched_are_kept
 
     [key] = [key for key in await world.redis.command("KEYS", "bell:record:acuity:*") if not key.endswith(b":lock")]
     assert 60_000 < await world.redis.command("PTTL", key)
-    assert 0 == world.context.fetches_by_hook["acuity"]
+    assert 0 == world.context.fetching_jobs_by_hook["acuity"]
 
 
 async def test_a_single_record_is_kept_for_half_a_minute(world: ToolWorld) -> None:

@@ -275,7 +275,7 @@ async def test_rejected_credentials_are_parked_after_retry_for_s_also_with_anoth
     await world.run()
 
     world.tool.overrides = [respond_with(429)]
-    fetches = world.context.fetches_by_hook
+    fetches = world.context.fetching_jobs_by_hook
     fetches["acuity"] = 10**6 if interruption == "too many fetches" else 0
     await world.advance_time(2_000)
     await world.run()
