@@ -203,7 +203,7 @@ class _Connection(asyncio.Protocol):
         self._on_message: Callable[[Any], None] | None = None
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self.is_lost, self.usable_at = False, 0.0
+        self.is_lost = False
         self.clock_offset_s: float | None = None  # the server's clock minus time.monotonic()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -358,6 +358,7 @@ class Redis:
         self._failed_at = float("-inf")
         self._is_closed = False
         self._run_id = ""
+        self._usable_at = 0.0  # when the grace period ends, by time.monotonic(); also for a later connection
         self._endpoint: Endpoint | None = None
         self._nodes: list[Endpoint] = []  # of the shard, if the server is in cluster mode
         self._clock_offset_s: float | None = None
@@ -459,9 +460,9 @@ class Redis:
         script returns an error if the clock jumped.
         """
         while True:
-            # A retry may have a new connection, to a server with its own grace period.
+            # A retry may have a new connection, to a server with a grace period.
             connection = await self._connected()
-            wait_s = connection.usable_at - time.monotonic()
+            wait_s = self._usable_at - time.monotonic()
             if wait_s > 0:
                 await asyncio.sleep(wait_s)
             elif connection.clock_offset_s is None:
@@ -497,7 +498,7 @@ class Redis:
         previous_s, self._clock_offset_s = self._clock_offset_s, offset_s
         connection.clock_offset_s = offset_s
         if previous_s is not None and abs(offset_s - previous_s) > CLOCK_JUMP_S:
-            connection.usable_at = max(connection.usable_at, now + CLOCK_JUMP_GRACE_S)
+            self._usable_at = max(self._usable_at, now + CLOCK_JUMP_GRACE_S)
             renewals = (lease.renew(lease.remaining_ms) for lease in self._current_leases())
             await asyncio.gather(*(self.script(call, connection=connection) for call in renewals))
 
@@ -697,8 +698,7 @@ class Redis:
         is_other_server = (self._run_id or last_run_id) not in ("", run_id)
         # Redis reports a negative uptime if its clock went back since its start.
         uptime_s = max(0, int(server.get("uptime_in_seconds", 0)))
-        connection.usable_at = now + RESTART_GRACE_S - (0 if is_other_server else uptime_s)
-        self._run_id = run_id
+        self._usable_at = max(self._usable_at, now + RESTART_GRACE_S - (0 if is_other_server else uptime_s))
 
         async def restore(lease: HeldLease) -> None:
             for call in lease.restore_changes():
@@ -708,6 +708,7 @@ class Redis:
         await asyncio.gather(*map(restore, self._current_leases()))
         if is_other_server and (answers := self._recent_answers(now)):
             await self.script(scripts.recheck_outdated(visits=answers), connection=connection)
+        self._run_id = run_id  # only now: after a failure the next connection restores again, with a new grace period
 
     def remember_answer(self, task: str, remote: bytes) -> None:
         """Remember the last answer of the Visits API for a visit, in case the server loses it."""

@@ -14,7 +14,8 @@ from app.ledger.records import (
     NotFound,
     Outcome,
 )
-from app.ledger.redis import Redis, RedisAddress
+from app.ledger.redis import HeldLease, Redis, RedisAddress, RedisUnavailable
+from app.ledger.scripts import Call
 from tests.support.ledger import (
     accept,
     all_keys,
@@ -71,17 +72,27 @@ async def test_a_lease_of_an_unknown_task_writes_nothing(ledger: Ledger, redis: 
         await ledger.load_aliases(visit_task("A"))
 
 
-@pytest.mark.parametrize("is_other_server", [True, False])
+@pytest.mark.parametrize(("is_other_server", "fails_first"), [(True, False), (True, True), (False, False)])
 async def test_a_new_process_grants_no_lease_soon_after_a_failover(
-    ledger: Ledger, redis_url: str, is_other_server: bool, monkeypatch: pytest.MonkeyPatch
+    ledger: Ledger, redis_url: str, is_other_server: bool, fails_first: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The new primary has been running for long, and another process may hold a lease that it lost."""
     monkeypatch.setattr("app.ledger.redis.RESTART_GRACE_S", 0.5)
     await ledger.redis.command("SET", "bell:server", "another" if is_other_server else ledger.redis.run_id)
     await accept(ledger, change("A"))
     await asyncio.sleep(max(0, 1 - int((await ledger.redis.info("server"))["uptime_in_seconds"])))
-    started = time.monotonic()
     new_process = Redis(RedisAddress(redis_url))
+
+    def fail(remaining_ms: int) -> Call:
+        raise RedisUnavailable("the connection to Redis was lost")
+
+    if fails_first:
+        new_process.held_leases["token"] = HeldLease(time.monotonic() + 30, restore=fail, renew=fail)
+        with pytest.raises(RedisUnavailable):
+            await new_process.command("PING")
+        new_process.held_leases.clear()
+        await asyncio.sleep(0.6)  # the first grace period ends
+    started = time.monotonic()
 
     lease = await Ledger(new_process, retention_days=30).lease(visit_task("A"))
     await new_process.close()
