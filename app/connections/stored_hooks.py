@@ -7,7 +7,6 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from app.ledger import keys
-from app.ledger.connection_states import remove_connection
 from app.ledger.connections import MAX_HOOK_BYTES, MAX_STORED_HOOKS, EncryptedHooks
 from app.ledger.redis import Redis, RedisUnavailable
 from app.operators.hooks import LoadedHooks, load_stored_hooks
@@ -172,6 +171,8 @@ class StoredHooks:
 
     async def remove(self, name: str, actions: "Actions") -> None:
         """Remove a stored hook, also one that cannot be used, and its connection. Raises SettingsError if there is none."""
+        from app.ledger.connection_states import remove_connection  # readiness does not need it
+
         account = self._settings.accounts.get(name, "")
         await self._write(name, None, actions, "removed hook", name)
         if name in self._settings.environment_hooks:
