@@ -7,7 +7,6 @@ import shutil
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -37,7 +36,7 @@ class SpecimenFile:
     """The specimens of a source, which can be completed and written."""
 
     def __init__(self, name: str) -> None:
-        self.tool, self.path = load_sources()[name], Path(str(specimens_file(name)))
+        self.tool, self.path = load_sources()[name], specimens_file(name)
         self.content = load_specimens(name)
 
     def complete(self) -> Iterator[tuple[str, list[str]]]:

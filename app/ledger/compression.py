@@ -6,7 +6,7 @@ compresses; the others are for stored bodies, so no file is ever changed or dele
 
 import hashlib
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 
 import zstandard
 
@@ -66,7 +66,7 @@ def as_dictionary(text: bytes) -> zstandard.ZstdCompressionDict:
     return zstandard.ZstdCompressionDict(text, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
 
 
-FOLDER = files("app.ledger") / "dictionaries"
+FOLDER = Path(__file__).with_name("dictionaries")
 
 
 def digest_of(text: bytes) -> str:

@@ -5,17 +5,15 @@ Without names: the first dictionary of each source that has none. With names: th
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 
 import zstandard
 
-from app.ledger.compression import LEVEL, as_dictionary, dictionaries, digest_of
+from app.ledger.compression import FOLDER, LEVEL, as_dictionary, dictionaries, digest_of
 from app.webhooks.registry import load_sources, load_specimens, specimen_body
 
 MAX_BYTES = 8_000
 #: A body that the dictionary compresses to a smaller part adds nothing to it.
 MAX_RATIO = 1 / 6
-FOLDER = Path(__file__).parent / "dictionaries"
 
 
 def train(bodies: Iterable[bytes]) -> bytes:

@@ -6,8 +6,7 @@ import pkgutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import cache, wraps
-from importlib.resources import files
-from importlib.resources.abc import Traversable
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -18,6 +17,8 @@ from app.webhooks.source import Ignored, InvalidSource, LoadedSource, PartlyTran
 
 #: The package of the sources. It is imported by name, since its modules import this package.
 SOURCES = "app.sources"
+#: Its modules, and the specimens of each.
+FOLDER = Path(__file__).parents[1] / "sources"
 
 
 class Sources(Mapping[str, LoadedSource]):
@@ -133,8 +134,8 @@ def specimen_body(recorded: Mapping[str, Any]) -> bytes:
     return body.encode() if isinstance(body, str) else orjson.dumps(body)
 
 
-def specimens_file(name: str) -> Traversable:
-    return files(SOURCES).joinpath(f"{name}.json")
+def specimens_file(name: str) -> Path:
+    return FOLDER / f"{name}.json"
 
 
 def source_of_visit(external_id: str) -> str:

@@ -8,9 +8,9 @@ import hashlib
 import json
 import re
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 
-from app.webhooks.registry import SOURCES, load_specimens
+from app.webhooks.registry import FOLDER, load_specimens, specimens_file
 
 _HOST = re.compile(r"https?://([A-Za-z0-9.-]+)")
 _TOKEN = re.compile(r"\w+")
@@ -23,7 +23,7 @@ def _texts_of(source: str) -> frozenset[str]:
 
     The words of the questions that ask for a phone number are in people.py, for all sources.
     """
-    modules = files(SOURCES).joinpath(f"{source}.py"), files("app.webhooks").joinpath("people.py")
+    modules = FOLDER / f"{source}.py", Path(__file__).with_name("people.py")
     nodes = (node for module in modules for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))))
     texts = (node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str))
     return frozenset(text for text in texts if text and "\n" not in text)
@@ -44,13 +44,12 @@ def tokens_of(source: str) -> frozenset[str]:
 @cache
 def hosts_of(source: str) -> frozenset[str]:
     """Return the hosts of the URLs in the module and its specimens."""
-    module = files(SOURCES).joinpath(f"{source}.py").read_text(encoding="utf-8")
+    module = (FOLDER / f"{source}.py").read_text(encoding="utf-8")
     return frozenset(_HOST.findall(module + json.dumps(load_specimens(source), ensure_ascii=False)))
 
 
 @cache
 def source_version(source: str) -> str:
     """Return a digest of the module and its specimens: it changes when either does."""
-    folder = files(SOURCES)
-    content = b"\n".join(folder.joinpath(f"{source}.{suffix}").read_bytes() for suffix in ("py", "json"))
+    content = b"\n".join(file.read_bytes() for file in (FOLDER / f"{source}.py", specimens_file(source)))
     return hashlib.sha256(content).hexdigest()[:12]

@@ -83,7 +83,7 @@ PURE_LIBRARIES = {
     "unicodedata", "urllib.parse", "zlib", "zoneinfo",
 }  # fmt: skip
 #: The registry imports the sources once, at start.
-REGISTRY_LIBRARIES = {"importlib", "importlib.resources", "importlib.resources.abc", "pkgutil"}
+REGISTRY_LIBRARIES = {"importlib", "pathlib", "pkgutil"}
 #: Calls that reach beyond the process, or read the clock.
 IMPURE_CALLS = {
     "open", "print", "input", "exec", "eval", "compile", "__import__", "breakpoint", "globals", "setattr", "delattr",

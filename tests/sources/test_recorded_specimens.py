@@ -71,7 +71,7 @@ def completed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
             list(SpecimenEntry(originals[0].tool, file, entry).complete())
         (tmp_path / f"{name}.json").write_text(json.dumps(file | {"deliveries": entries}))
         with monkeypatch.context() as reading:
-            reading.setattr(registry, "files", lambda _: tmp_path)
+            reading.setattr(registry, "FOLDER", tmp_path)
             return list(zip(originals, _read(originals[0].tool), strict=True))
 
     # test_specimen_files.py compares the signatures with those of openssl.

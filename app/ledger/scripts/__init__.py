@@ -13,9 +13,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from hashlib import sha1
-from importlib.resources import files
-from importlib.resources.abc import Traversable
 from itertools import takewhile
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from app.ledger import keys
@@ -150,16 +149,12 @@ def _key(match: re.Match[str]) -> str:
         raise LookupError(f"a script uses {match[0]}, and keys.py has no {match[1].upper()}") from None
 
 
-def _read(folder: Traversable, prefix: str = "") -> Iterator[tuple[str, str]]:
-    for file in folder.iterdir():
-        if file.is_dir():
-            yield from _read(file, f"{prefix}{file.name}/")
-        elif file.name.endswith(".lua"):
-            yield prefix + file.name.removesuffix(".lua"), file.read_text()
+def _read(folder: Path, prefix: str = "") -> dict[str, str]:
+    return {prefix + file.stem: file.read_text("utf-8") for file in folder.glob("*.lua")}
 
 
 #: The text of every file, by its path without `.lua`.
-SOURCES = dict(_read(files("app.ledger.scripts")))
+SOURCES = _read(Path(__file__).parent) | _read(Path(__file__).with_name("lib"), "lib/")
 
 
 @cache

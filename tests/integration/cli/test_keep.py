@@ -42,7 +42,7 @@ def test_a_specimen_is_added_to_the_file_of_its_source(
 ) -> None:
     file = tmp_path / "standard.json"
     file.write_text(json.dumps(load_specimens("standard")))
-    monkeypatch.setattr(registry, "files", lambda _: tmp_path)
+    monkeypatch.setattr(registry, "FOLDER", tmp_path)
     id = service.send("visit.created", "A-1", contact=ADA, time_scheduled=TIME).json()["delivery"]
 
     results = [service.doorbell("keep", id, "--as", "a guest books", "--write") for _ in range(2)]

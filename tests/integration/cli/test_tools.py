@@ -137,7 +137,7 @@ def test_a_source_without_readable_specimens_is_reported_in_a_sentence(
 ) -> None:
     if text is not None:
         (tmp_path / "calendly.json").write_text(text)
-    monkeypatch.setattr(registry, "files", lambda _: tmp_path)
+    monkeypatch.setattr(registry, "FOLDER", tmp_path)
 
     result = CliRunner().invoke(main, ["ring", "calendly"])
 
