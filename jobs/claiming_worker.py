@@ -105,13 +105,13 @@ class ClaimingWorker(arq.worker.Worker):
         self._job_ended.clear()
         capacity, full_shares = context.running_jobs.capacity(), context.running_jobs.full_shares()
         with _log_errors():
-            claimed = await context.ledger.claim(capacity, self.in_progress_timeout_s, full_shares)
-            for queue, job_id, due_ms in claimed:
+            jobs, more = await context.ledger.claim(capacity, self.in_progress_timeout_s, full_shares)
+            for queue, job_id, due_ms in jobs:
                 self._start(context, queue, job_id, due_ms)
-            if claimed:
+            if jobs:
                 self._queue_watch.stop()
-            counts = Counter(queue for queue, _, _ in claimed)
-            return any(counts[queue] == limit for queue, limit in capacity.items())
+            counts = Counter(queue for queue, _, _ in jobs)
+            return more or any(counts[queue] == limit for queue, limit in capacity.items())
         return False
 
     def _start(self, context: Context, queue: Queue, job_id: str, due_ms: float) -> None:

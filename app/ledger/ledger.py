@@ -23,6 +23,7 @@ from app.ledger.records import (
     Attempt,
     BodyUnavailable,
     Cause,
+    Claimed,
     DeliveryInfo,
     HookMoved,
     Lease,
@@ -344,21 +345,21 @@ class Ledger:
 
     async def claim(
         self, free_slots: Mapping[Queue, int], lease_s: float, full_accounts: Sequence[str] = ()
-    ) -> list[tuple[Queue, str, float]]:
-        """Claim jobs for the free slots of each queue, the longest due first.
+    ) -> Claimed:
+        """Claim jobs for the free slots of each queue, the longest due first. Visits whose circuit is open are held instead.
 
-        Return queue, job id, and since when the job was due, in ms.
         full_accounts: `<queue>:<account>` without free slots; the jobs of others overtake theirs.
         """
         capacity = [(queue, slots) for queue, slots in free_slots.items() if slots]
         if not capacity:
-            return []
-        flat = await self.redis.script_after_grace(
+            return Claimed([], False)
+        more, *flat = await self.redis.script_after_grace(
             lambda expected_ms: scripts.claim(
                 expected_ms=expected_ms, lease_ms=int(lease_s * 1000), full=" ".join(full_accounts), rooms=capacity
             )
         )
-        return [(flat[i].decode(), flat[i + 1].decode(), float(flat[i + 2])) for i in range(0, len(flat), 3)]
+        jobs = [(flat[i].decode(), flat[i + 1].decode(), float(flat[i + 2])) for i in range(0, len(flat), 3)]
+        return Claimed(jobs, bool(more))
 
     async def ack(self, job_id: str, queue: Queue) -> None:
         """Remove a job that has run. The state of its task says what remains to be done."""

@@ -96,6 +96,13 @@ class Member(NamedTuple):
     list: str = ""
 
 
+class Claimed(NamedTuple):
+    """Jobs of a worker: queue, job id, and since when the job was due, in ms. more: others may be due for the free slots."""
+
+    jobs: list[tuple[Queue, str, float]]
+    more: bool
+
+
 class AcceptCall(NamedTuple):
     """The call of accept.lua for a delivery. registered_hook: the hook if the call registers it again, else empty."""
 

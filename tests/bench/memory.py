@@ -181,11 +181,11 @@ class Run:
             calls: list[list[object]] = [[request.label, 200] for request in requests]
             attempt = Attempt(1_790_000_000_000, 120, "translated", calls)
             await self.ledger.record_changes(lease, event.source, "main", changes, attempt, parked)
-        for queue, job, _ in await self.ledger.claim({"events": len(self.events)}, lease_s=35):
+        for queue, job, _ in (await self.ledger.claim({"events": len(self.events)}, lease_s=35)).jobs:
             await self.ledger.ack(job, queue)
 
     async def apply_visits(self) -> None:
-        while jobs := await self.ledger.claim({"visits": 50}, lease_s=35):
+        while jobs := (await self.ledger.claim({"visits": 50}, lease_s=35)).jobs:
             for queue, job, _ in jobs:
                 task_id = TaskId.of_job(job)
                 await run_visit(self.context, task_id.account, task_id.external_id)

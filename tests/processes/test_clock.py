@@ -139,7 +139,7 @@ async def test_queued_tasks_are_due_after_a_jump_back(ledger: Ledger, redis: Red
     await ledger.requeue_due()
 
     now_ms = (await ledger.server_time()).timestamp() * 1000
-    claimed = [job for _, job, _ in await ledger.claim({"visits": 10}, 35)]
+    claimed = [job for _, job, _ in (await ledger.claim({"visits": 10}, 35)).jobs]
     [_, due] = await redis.command("ZRANGE", "bell:state:waiting", 0, -1, "WITHSCORES")
     [_, beat] = await redis.command("ZRANGE", "bell:workers", 0, -1, "WITHSCORES")
     assert {f"{visit_task(visit)}#1" for visit in "AB"} <= set(claimed)

@@ -35,7 +35,9 @@ async def accept(
     delivery = Delivery(options.pop("hook", "standard"), "standard", (), raw or key.encode(), datetime.now(UTC))
     at_ms = options.pop("at_ms", 0) or int(time.time() * 1000)
     meta = DeliveryInfo(hook=delivery.hook, source="standard", received_at_ms=at_ms)
-    return await ledger.accept(NewDelivery(delivery, meta, changes, "main", dedup_id=key, **options))
+    return await ledger.accept(
+        NewDelivery(delivery, meta, changes, options.pop("account", "main"), dedup_id=key, **options)
+    )
 
 
 _numbers = itertools.count()

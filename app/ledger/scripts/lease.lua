@@ -8,6 +8,7 @@
 --- @include lib/state
 --- @include lib/aliases
 --- @include lib/moves
+--- @include lib/circuit_reasons
 
 -- -> the newest delivery of the visit, and the X-Request-ID and traceparent of its sender
 local function request_context(aliases)
@@ -24,9 +25,6 @@ end
 
 -- Why the visit must not run now, or nil: a key of reasons.py. A released visit runs although others of its account are held,
 -- and the probe although the circuit is open.
-local CIRCUIT_REASONS = {
-  down = 'api_down', unauthorized = 'token_rejected', rate_limited = 'api_rate_limited', paused = 'account_paused',
-}
 local function reason_to_hold(aliases)
   local was_released = call('HDEL', key.task .. task, 'released') == 1
   if circuit ~= '' then

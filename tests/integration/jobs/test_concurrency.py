@@ -149,10 +149,10 @@ async def test_jobs_of_other_accounts_are_claimed_before_those_of_a_full_one(led
     due_ms = int((await ledger.server_time()).timestamp() * 1000)
     await redis.command("ZADD", "bell:queue:visits", due_ms, quick + b"#1")
 
-    claimed = await ledger.claim({"visits": 5, "replays": 5}, 35, ["visits:main"])
-    immediately = await ledger.claim({"visits": 5}, 35)
+    claimed = (await ledger.claim({"visits": 5, "replays": 5}, 35, ["visits:main"])).jobs
+    immediately = (await ledger.claim({"visits": 5}, 35)).jobs
     await asyncio.sleep(1.1)
-    later = await ledger.claim({"visits": 50}, 35)
+    later = (await ledger.claim({"visits": 50}, 35)).jobs
 
     assert [("visits", f"{quick.decode()}#1", due_ms)] == claimed
     assert [] == immediately

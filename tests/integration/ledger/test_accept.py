@@ -410,7 +410,7 @@ async def test_a_full_redis_accepts_nothing_new_and_completes_accepted_tasks() -
 
         with pytest.raises(RedisUnavailable, match="OOM"):
             await accept(ledger, change("3"))
-        assert 3 == len(await ledger.claim({"visits": 50, "events": 50}, 35))
+        assert 3 == len((await ledger.claim({"visits": 50, "events": 50}, 35)).jobs)
         await complete_run(ledger, "1")
         await ledger.complete(await start_run(ledger, "2"), waiting(retry_in_s=0))
         await ledger.ack(f"{visit_task('1')}#1", "visits")

@@ -35,6 +35,7 @@ async def hold(ledger: Ledger, visit: str, signal: CircuitSignal) -> None:
     await accept(ledger, change(visit))
     lease = await start_run(ledger, visit, account="main")
     await ledger.complete(lease, Outcome(state="held", attempt=attempt(), circuit_signal=signal), account="main")
+    await ledger.ack(f"{visit_task(visit)}#1", "visits")
 
 
 async def test_an_open_circuit_holds_tasks_until_one_probe_is_released(ledger: Ledger, redis: Redis) -> None:
@@ -54,6 +55,61 @@ async def test_an_open_circuit_holds_tasks_until_one_probe_is_released(ledger: L
     await ledger.complete(probe, done(circuit_signal=CircuitSignal(kind="ok")), account="main")
     assert 2 == await ledger.release_held("main")
     assert {visit_task("B"), visit_task("C")} == set(await ledger.task_ids("queued"))
+
+
+async def test_claims_hold_the_visits_of_an_open_circuit_without_a_run(ledger: Ledger, redis: Redis) -> None:
+    await hold(ledger, "A", CircuitSignal(kind="down", pause_s=30))
+    await accept(ledger, change("B", time_scheduled="2026-09-03T10:00:00Z"))
+    await accept(ledger, change("C", time_scheduled="2026-09-02T10:00:00Z"))
+
+    claimed = await ledger.claim({"visits": 5}, lease_s=30)
+
+    assert ([], False) == claimed
+    assert [] == await jobs(redis)
+    held = [await ledger.load_task(visit_task(visit)) for visit in "BC"]
+    assert [("held", "api_down", 0)] * 2 == [(task.state, task.reason, task.failed_attempts) for task in held]
+    assert all(task.pending_since_ms for task in held)
+    await redis.command("DEL", "bell:circuit:main")
+    assert 3 == await ledger.release_held("main")
+    await asyncio.sleep(0.002)  # until all of them are due
+    released = (await ledger.claim({"visits": 5}, lease_s=30)).jobs
+    assert [visit_task(visit) for visit in "ACB"] == [job.rpartition("#")[0] for _, job, _ in released]
+
+
+async def test_an_open_circuit_holds_no_visit_of_another_account(ledger: Ledger, redis: Redis) -> None:
+    await hold(ledger, "A", CircuitSignal(kind="down", pause_s=30))
+    await accept(ledger, change("B"))
+    await accept(ledger, change("B"), account="shop")
+
+    claimed = await ledger.claim({"visits": 1}, lease_s=30)
+
+    assert ["visit:shop/standard-B#1"] == [job for _, job, _ in claimed.jobs]
+
+
+async def test_claims_hold_a_large_backlog_in_parts(ledger: Ledger, redis: Redis) -> None:
+    await hold(ledger, "A", CircuitSignal(kind="down", pause_s=30))
+    for number in range(250):
+        await accept(ledger, change(f"v{number}"))
+
+    claims = [await ledger.claim({"visits": 5}, lease_s=30) for _ in range(3)]
+
+    assert [([], True), ([], True), ([], False)] == claims
+    assert 251 == await redis.command("ZCARD", "bell:state:held:main")
+
+
+async def test_claims_give_the_probe_and_visits_with_several_ids_to_a_worker(ledger: Ledger, redis: Redis) -> None:
+    await hold(ledger, "A", CircuitSignal(kind="down", pause_s=30))
+    await end_circuit_pause(redis)
+    assert 1 == await ledger.release_held("main")
+    await accept(ledger, change("B"))
+    await accept(ledger, change("C", previous_visit_id="B"))
+    await asyncio.sleep(0.002)  # until the probe is due
+
+    claimed = await ledger.claim({"visits": 5}, lease_s=30)
+
+    assert {visit_task("A"), visit_task("B")} == {job.rpartition("#")[0] for _, job, _ in claimed.jobs}
+    assert "held" == await ledger.lease(visit_task("B"), account="main")
+    assert isinstance(await ledger.lease(visit_task("A"), account="main"), Lease)
 
 
 @pytest.mark.parametrize("kind", ["ok", "down", "unauthorized", "rate_limited"])

@@ -64,14 +64,14 @@ async def test_a_claimed_job_is_not_claimed_again_before_its_lease_ends(ledger: 
         await accept(ledger, change(visit))
         await asyncio.sleep(0.002)
 
-    first = await ledger.claim({"visits": 2}, lease_s=3_600)
+    first = (await ledger.claim({"visits": 2}, lease_s=3_600)).jobs
     before = await now_ms(ledger)
-    [(queue, job, _)] = second = await ledger.claim({"visits": 2}, lease_s=3_600)
+    [(queue, job, _)] = second = (await ledger.claim({"visits": 2}, lease_s=3_600)).jobs
     after = await now_ms(ledger)
-    third = await ledger.claim({"visits": 2}, lease_s=3_600)
+    third = (await ledger.claim({"visits": 2}, lease_s=3_600)).jobs
     lease_end = float(await redis.command("ZSCORE", QUEUE_KEYS[queue], job))
     await redis.command("ZADD", QUEUE_KEYS[queue], after, job)  # as if the lease had ended
-    last = await ledger.claim({"visits": 5}, lease_s=3_600)
+    last = (await ledger.claim({"visits": 5}, lease_s=3_600)).jobs
 
     assert [visit_task("A"), visit_task("B")] == task_ids_of(first)
     assert ([visit_task("C")], [], [visit_task("C")]) == (task_ids_of(second), task_ids_of(third), task_ids_of(last))
@@ -85,8 +85,8 @@ async def test_each_queue_has_its_own_places(ledger: Ledger, redis: Redis) -> No
     event = await accept(ledger, event_state="queued")
     await accept(ledger, change("C"))
 
-    first = await ledger.claim({"visits": 5, "events": 0, "replays": 1}, lease_s=30)
-    second = await ledger.claim({"visits": 5, "events": 5, "replays": 5}, lease_s=30)
+    first = (await ledger.claim({"visits": 5, "events": 0, "replays": 1}, lease_s=30)).jobs
+    second = (await ledger.claim({"visits": 5, "events": 5, "replays": 5}, lease_s=30)).jobs
 
     assert [("visits", visit_task("C")), ("replays", visit_task("A"))] == claimed_tasks(first)
     assert [("events", f"event:{event.delivery_id}"), ("replays", visit_task("B"))] == claimed_tasks(second)
@@ -95,7 +95,7 @@ async def test_each_queue_has_its_own_places(ledger: Ledger, redis: Redis) -> No
 async def complete_new_task(ledger: Ledger, visit: str) -> None:
     """Accept and complete a task, and acknowledge its job."""
     await accept(ledger, change(visit))
-    [(queue, job, _)] = await ledger.claim({"visits": 1}, lease_s=30)
+    [(queue, job, _)] = (await ledger.claim({"visits": 1}, lease_s=30)).jobs
     await complete_run(ledger, visit)
     await ledger.ack(job, queue)
 
@@ -113,13 +113,13 @@ async def test_a_new_change_does_not_wait_behind_replays(ledger: Ledger, redis: 
 async def test_a_waiting_replay_stays_in_its_queue_until_it_is_done(ledger: Ledger, redis: Redis) -> None:
     await complete_new_task(ledger, "A")
     await ledger.replay(visit_task("A"), queue="replays")
-    [(queue, job, _)] = await ledger.claim({"replays": 1}, lease_s=30)
+    [(queue, job, _)] = (await ledger.claim({"replays": 1}, lease_s=30)).jobs
     await ledger.complete(await start_run(ledger, "A"), waiting())
     await ledger.ack(job, queue)
     await backdate(redis, "waiting")
 
     await ledger.requeue_due()
-    again = claimed_tasks(await ledger.claim({"visits": 1, "replays": 1}, lease_s=30))
+    again = claimed_tasks((await ledger.claim({"visits": 1, "replays": 1}, lease_s=30)).jobs)
     await complete_run(ledger, "A")
     await accept(ledger, change("A", version=2))
 
@@ -145,7 +145,7 @@ async def test_a_claimed_job_has_the_time_at_which_it_was_due(ledger: Ledger, re
     await accept(ledger, change("A"))
     await asyncio.sleep(0.05)
 
-    [(_, job, due_ms)] = await ledger.claim({"visits": 5}, lease_s=30)
+    [(_, job, due_ms)] = (await ledger.claim({"visits": 5}, lease_s=30)).jobs
 
     assert f"{visit_task('A')}#1" == job
     assert before <= due_ms < int((await ledger.server_time()).timestamp() * 1000) - 40
@@ -153,13 +153,13 @@ async def test_a_claimed_job_has_the_time_at_which_it_was_due(ledger: Ledger, re
 
 async def test_the_job_of_a_run_that_a_failover_lost_is_due_again(ledger: Ledger, redis: Redis) -> None:
     await accept(ledger, change("A"))
-    [(_, job, _)] = await ledger.claim({"visits": 5}, lease_s=30)
+    [(_, job, _)] = (await ledger.claim({"visits": 5}, lease_s=30)).jobs
 
     await ledger.ack(job, "visits")  # the worker has completed its run on a server that is gone
     assert [job] == [name.decode() for name in await redis.command("ZRANGE", "bell:queue:visits", 0, -1)]
     await redis.command("ZADD", "bell:queue:visits", "XX", "INCR", -2_000, job)
 
-    assert [visit_task("A")] == task_ids_of(await ledger.claim({"visits": 5}, lease_s=30))
+    assert [visit_task("A")] == task_ids_of((await ledger.claim({"visits": 5}, lease_s=30)).jobs)
     await complete_run(ledger, "A")
     await ledger.ack(job, "visits")
     assert [] == await jobs(redis)
@@ -167,7 +167,7 @@ async def test_the_job_of_a_run_that_a_failover_lost_is_due_again(ledger: Ledger
 
 async def test_ack_deletes_the_finished_job_and_not_the_next_job(ledger: Ledger, redis: Redis) -> None:
     await accept(ledger, change("A"))
-    [(_, job, _)] = await ledger.claim({"visits": 5}, lease_s=0)
+    [(_, job, _)] = (await ledger.claim({"visits": 5}, lease_s=0)).jobs
     lease = await start_run(ledger, "A")
     await accept(ledger, change("A"))
     await ledger.complete(lease, done())
@@ -175,7 +175,7 @@ async def test_ack_deletes_the_finished_job_and_not_the_next_job(ledger: Ledger,
     await ledger.ack(job, "visits")
 
     assert [visit_task("A")] == await jobs(redis)
-    assert [visit_task("A")] == task_ids_of(await ledger.claim({"visits": 5}, lease_s=30))
+    assert [visit_task("A")] == task_ids_of((await ledger.claim({"visits": 5}, lease_s=30)).jobs)
 
 
 async def test_concurrent_workers_never_claim_the_same_job(ledger: Ledger) -> None:
@@ -184,7 +184,7 @@ async def test_concurrent_workers_never_claim_the_same_job(ledger: Ledger) -> No
 
     claimed = await asyncio.gather(*(ledger.claim({"visits": 7}, lease_s=30) for _ in range(20)))
 
-    task_ids = [job for claim in claimed for job in task_ids_of(claim)]
+    task_ids = [job for claim in claimed for job in task_ids_of(claim.jobs)]
     assert (100, 100) == (len(task_ids), len(set(task_ids)))
 
 

@@ -93,7 +93,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(account=st.sampled_from(["", "main"]))
     def worker_claims_a_job(self, account: str) -> None:
-        for queue_name, job, _ in self.run(self.ledger.claim({"visits": 1, "replays": 1}, lease_s=30)):
+        for queue_name, job, _ in self.run(self.ledger.claim({"visits": 1, "replays": 1}, lease_s=30)).jobs:
             lease = self.run(self.ledger.lease(job.rpartition("#")[0], account))
             if isinstance(lease, str):
                 self.run(self.ledger.ack(job, queue_name))
@@ -217,7 +217,7 @@ class LedgerMachine(RuleBasedStateMachine):
             for task_id in await self.ledger.task_ids("parked"):
                 await self.ledger.replay(task_id)
             limits = dict.fromkeys(QUEUE_KEYS, 1000)
-            for queue_name, job, _ in await self.ledger.claim(limits, lease_s=0):
+            for queue_name, job, _ in (await self.ledger.claim(limits, lease_s=0)).jobs:
                 lease = await self.ledger.lease(job.rpartition("#")[0])
                 if isinstance(lease, Lease):
                     await self.ledger.complete(lease, done())

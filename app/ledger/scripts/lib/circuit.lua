@@ -13,13 +13,11 @@ local function source_of(task) return string.match(task, '/([^-]*)') end
 -- The time in the newest change with a time of one id, as a sortable number; or nil.
 local function newest_time(task)
   local newest, start = -1, ''
-  for name, value in pairs(load_values(key.task .. task)) do
-    if string.find(name, '^change:') then
-      local change = cjson.decode(string.match(value, '^%d+ (.*)$'))
-      local date = change.f.f  -- the time of completion; `s`: of the appointment (change.py)
-      if type(date) ~= 'string' then date = change.f.s end
-      if type(date) == 'string' and change.o > newest then newest, start = change.o, date end
-    end
+  for _, value in pairs(load_values(key.task .. task, 'change:')) do
+    local change = cjson.decode(string.match(value, '^%d+ (.*)$'))
+    local date = change.f.f  -- the time of completion; `s`: of the appointment (change.py)
+    if type(date) ~= 'string' then date = change.f.s end
+    if type(date) == 'string' and change.o > newest then newest, start = change.o, date end
   end
   return tonumber(string.sub((string.gsub(start, '%D', '')), 1, 14))
 end
@@ -39,10 +37,13 @@ end
 -- aliases: all ids of the visit, the primary first, in the order of renaming.
 local function hold(aliases, reason)
   local task = aliases[1].task
-  local failed_attempts, pending_since = get_fields(task, 'failed_attempts', 'pending_since')
-  set_state(task, 'held', held_rank(aliases) + (failed_attempts and 1e14 or 0))
-  call('ZADD', key.held_by_age .. account_of(task), pending_since or now, task)
-  call('HSET', key.task .. task, 'reason', reason)
+  local account = account_of(task)
+  local state, failed_attempts, pending_since = get_fields(task, 'state', 'failed_attempts', 'pending_since')
+  remove_from_state(task, state)
+  remember_account(task)
+  call('ZADD', key.held .. account, held_rank(aliases) + (failed_attempts and 1e14 or 0), task)
+  call('ZADD', key.held_by_age .. account, pending_since or now, task)
+  call('HSET', key.task .. task, 'state', 'held', 'reason', reason, 'pending_since', pending_since or now)
 end
 
 -- The newest outcomes of an account's calls: `+<time>` for a success, the task for its first failure.

@@ -6,10 +6,15 @@
 
 local function delivery_of(task) return string.match(task, '^event:(.*)$') end
 
+-- The settings may lose an account while some of its tasks are held or parked. This set still contains it.
+local function remember_account(task)
+  if kind_of(task) == 'visit' then call('SADD', key.accounts, account_of(task)) end
+end
+
+-- Not for `held`: circuit.lua.
 local function set_state(task, state, score)
   remove_from_state(task, get_fields(task, 'state'))
-  -- The settings may lose an account while some of its tasks are unfinished. This set still contains it.
-  if (state == 'held' or state == 'parked') and kind_of(task) == 'visit' then call('SADD', key.accounts, account_of(task)) end
+  if state == 'parked' then remember_account(task) end
   call('ZADD', state_key(task, state), score, task)
   call('HSET', key.task .. task, 'state', state)
 end

@@ -14,14 +14,19 @@ local function replace_value(hash, name, value)
   call('HSET', hash, cut(name, value))
 end
 
--- -> the whole values of a hash by name
-local function load_values(hash)
+-- -> the whole values of a hash by name. prefix: of the names; none for all.
+local function load_values(hash, prefix)
   local flat, fields, values = call('HGETALL', hash), {}, {}
-  for f = 1, #flat, 2 do fields[flat[f]] = flat[f + 1] end
+  for f = 1, #flat, 2 do
+    if not prefix or string.sub(flat[f], 1, #prefix) == prefix then fields[flat[f]] = flat[f + 1] end
+  end
   for name, value in pairs(fields) do
     if not string.find(name, '+', 1, true) then
-      local pieces = {value}
-      while fields[name .. '+' .. #pieces] do pieces[#pieces + 1] = fields[name .. '+' .. #pieces] end
+      local pieces, next_piece = {value}, fields[name .. '+1']
+      while next_piece do
+        pieces[#pieces + 1] = next_piece
+        next_piece = fields[name .. '+' .. #pieces]
+      end
       values[name] = table.concat(pieces)
     end
   end
