@@ -280,6 +280,10 @@ class VisitRun(TaskRun):
         await self._delete_duplicates(primary, remote)
         # Keep the contact for which Doorbell created the visit, so that a manual change of the contact is not undone.
         remote |= {CONTACT_KEY: (primary.remote or {}).get(CONTACT_KEY)}
+        return await self._mark_foreign(primary, remote)
+
+    async def _mark_foreign(self, primary: Task, remote: Record) -> Record:
+        """Mark a visit that another program created: Doorbell sent no create before."""
         if is_foreign(primary.remote) or not await self._may_exist(primary):
             remote |= {FOREIGN_KEY: True}
             self.remote[primary.task_id] = _stored_fields(remote)  # also if the run fails
@@ -341,7 +345,7 @@ class VisitRun(TaskRun):
         if rejection.status not in (404, 409, 422):
             raise rejection
         if rejection.status != 404 and (remote := await self._api.get_visit(primary.external_id)) is not None:
-            return await self._update(primary, remote, desired)
+            return await self._update(primary, await self._mark_foreign(primary, remote), desired)
         await self._contacts.evict(desired.contact)
         raise rejection
 

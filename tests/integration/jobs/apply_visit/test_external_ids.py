@@ -2,6 +2,7 @@
 
 import itertools
 from decimal import Decimal
+from urllib.parse import parse_qsl
 
 import httpx
 import pytest
@@ -121,6 +122,26 @@ async def test_a_visit_whose_changes_are_retracted_is_deleted_if_doorbell_create
     assert "5.00" == (before or {})["amount_collected"]
     expected = ("kept", ["standard-1"]) if is_foreign else ("deleted", [])
     assert expected == ((await world.load_task()).attempts[-1].outcome, external_ids(world))
+
+
+async def test_a_visit_that_another_program_creates_during_the_run_is_kept_after_a_retraction(world: World) -> None:
+    def another_program_is_first(request: httpx.Request) -> None:
+        if route_of(request) == "POST /visits" and not external_ids(world):
+            create_in_api(world, **dict(parse_qsl(request.content.decode())) | {"amount_collected": "1.00"})
+
+    world.harness.inject_faults(duplicate_external_id="conflict")
+    world.transport.before = another_program_is_first
+    event = TaskId.event((await accept(world.ledger, event_state="queued")).delivery_id)
+    await translate(world, event, booked(amount_collected=Decimal(5), contact=ADA))
+    await world.run()
+    before = world.visit()
+
+    await world.ledger.retranslate(event.delivery_id)
+    await translate(world, event)
+    await world.run()
+
+    assert "5.00" == (before or {})["amount_collected"]
+    assert ("kept", ["standard-1"]) == ((await world.load_task()).attempts[-1].outcome, external_ids(world))
 
 
 @pytest.mark.parametrize("status", [500, 504])
