@@ -6,10 +6,9 @@ import hmac
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -41,8 +40,7 @@ READY_TIMEOUT_S = 0.5
 GC_THRESHOLD = 20_000
 
 
-@dataclass(frozen=True, slots=True)
-class Services:
+class Services(NamedTuple):
     """Everything that the web process runs. The console has its own ledger, so a long reply to it delays no delivery."""
 
     settings: Settings

@@ -1,8 +1,7 @@
 """Every key in Redis: the prefixes that code and scripts build keys from, and what each contains, in KEY_KINDS."""
 
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Literal
+from typing import Literal, NamedTuple
 
 # The scripts use these too: `key.queued` in a script is QUEUED.
 
@@ -85,8 +84,7 @@ OPERATIONS_KEY, OPERATIONS_TTL_S = "bell:operations", 90 * 86_400
 Expiry = Literal["expires", "task", "members", "permanent"]
 
 
-@dataclass(frozen=True, slots=True)
-class KeyKind:
+class KeyKind(NamedTuple):
     """Keys of one pattern, as docs/redis.md describes them.
 
     title: what they are to an operator, who sees title, contents and retention in the console; empty for bookkeeping.

@@ -88,7 +88,7 @@ class Ledger:
             reply = await self.redis.script(accept.call, durable=True)
             if isinstance(reply, list):
                 changes, limit = [], reply[0].decode()
-                new = replace(new, event_state="parked", reason=limit)
+                new = new._replace(event_state="parked", reason=limit)
                 accept = self.prepare(new, changes, body, occurrence)
                 reply = await self.redis.script(accept.call, durable=True)
             if result := self.result_of(accept, reply):

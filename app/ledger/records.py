@@ -186,8 +186,7 @@ class DeliveryInfo:
         return Delivery(self.hook, self.source, header_lines(self.headers), body, self.received_at, self.request_id)
 
 
-@dataclass(slots=True)
-class NewDelivery:
+class NewDelivery(NamedTuple):
     """A delivery to store.
 
     dedup_id: the tool's id of the event; None: a digest of the body. event_state: `queued` if a worker has to fetch and
@@ -255,8 +254,7 @@ class StoredChange(NamedTuple):
     body: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Task:
+class Task(NamedTuple):
     """A task as it is stored. A visit that its tool renamed has one task for each of its ids.
 
     alias_depth: how often the tool renamed the visit before this id.
@@ -338,14 +336,13 @@ def trace_fields(request_id: str, traceparent: str) -> dict[str, str]:
     return fields
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
+class Lease(NamedTuple):
     """The right of one run to a task. until: by time.monotonic(). tasks: all ids of a visit, primary first; or one event."""
 
     token: str
     until: float
     tasks: list[Task]
-    request_context: RequestContext = field(default_factory=RequestContext)
+    request_context: RequestContext = RequestContext()
 
     @property
     def primary(self) -> Task:

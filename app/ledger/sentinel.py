@@ -7,9 +7,8 @@ still answers. All are asked at once, and the newest answer counts: one that was
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from ssl import SSLContext
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import hiredis
@@ -26,8 +25,7 @@ class NoPrimary(Exception):
     """No Sentinel names a primary. The message has the cause."""
 
 
-@dataclass(frozen=True, slots=True)
-class SentinelAddress:
+class SentinelAddress(NamedTuple):
     """The Sentinels and the name of the primary, with the credentials for the Sentinels."""
 
     sentinels: tuple[Endpoint, ...]

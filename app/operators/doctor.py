@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Literal
@@ -382,7 +382,7 @@ async def _sentinels(address: RedisAddress) -> Check:
     """Report how many Sentinels answer: a failover needs most of them."""
     assert address.sentinel
     count = len(address.sentinel.sentinels)
-    alone = [replace(address.sentinel, sentinels=(each,)) for each in address.sentinel.sentinels]
+    alone = [address.sentinel._replace(sentinels=(each,)) for each in address.sentinel.sentinels]
     answers = await asyncio.gather(*(find_primary(each, address.tls) for each in alone), return_exceptions=True)
     problems = [str(answer) for answer in answers if isinstance(answer, BaseException)]
     detail = f"{count - len(problems)} of {count} Sentinels answer" + (f": {'; '.join(problems)}" if problems else "")

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from app.ledger.connections import EncryptedHooks, HookUnreadable
 from app.settings.model import HookSettings, Settings
@@ -13,8 +13,7 @@ Origin = Literal["environment", "stored"]
 HookState = Literal["active", "inactive", "overridden", "unusable"]
 
 
-@dataclass(frozen=True, slots=True)
-class HookSummary:
+class HookSummary(NamedTuple):
     """missing: what it needs to receive webhooks, or to fetch records. detail: why it is not in use, as a sentence."""
 
     name: str

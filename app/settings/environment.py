@@ -2,10 +2,9 @@
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
@@ -15,8 +14,7 @@ from app.webhooks.registry import load_sources
 from app.webhooks.source import InvalidSource, LoadedSource
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
+class Problem(NamedTuple):
     """An invalid setting: its name, the rule that it violates, the shape of its value (never the value), and the fix."""
 
     name: str

@@ -483,7 +483,7 @@ class Settings(BaseModel):
         definition = source.definition.with_auth(hook.auth)
         if hook.uses_oauth and source.oauth:
             definition = replace(definition, token_exchange=source.oauth.refresh_exchange(self.token_url(source.name)))
-        return replace(source, definition=definition)
+        return source._replace(definition=definition)
 
     def redirect_uri(self, source: str) -> str:
         """Return where a tool sends the browser after a log-in, as it is registered there."""

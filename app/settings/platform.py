@@ -1,11 +1,10 @@
 """The platforms that run Doorbell: how to recognize them, their variables and their commands."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Platform:
+class Platform(NamedTuple):
     """A platform, and what a person does there.
 
     marker: a variable that only this platform sets. url_variable, url: the variable with the public name of the web

@@ -7,11 +7,10 @@ depend on the *set* of changes and on nothing else.
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
 from functools import reduce
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -20,8 +19,7 @@ from app.visits.change import ACTION_RANK, FACTS, PAYMENT_PREFIX, Contact, forma
 Stamp = tuple[int, int, int, int, str]
 
 
-@dataclass(frozen=True, slots=True)
-class RecordedChange:
+class RecordedChange(NamedTuple):
     """A change as the ledger stores it. `origin` is the id of its delivery."""
 
     origin: str
@@ -65,8 +63,7 @@ class RecordedChange:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Fact:
+class Fact(NamedTuple):
     """A value, the stamp that decided for it, and the delivery that it comes from.
 
     observations: the stamps of the observations that may decide later (see `_relevant_observations`).
@@ -88,9 +85,9 @@ def _with_observations(newest: Fact, observations: Iterable[Stamp]) -> Fact:
     if not relevant:
         return newest
     if newest.stamp != relevant[-1]:  # the newest value is a time from the tool, not an observation
-        return replace(newest, observations=frozenset(relevant))
+        return newest._replace(observations=frozenset(relevant))
     first_value = next((value for *_, value in relevant if value), None)
-    return replace(newest, value=first_value, observations=frozenset(relevant))
+    return newest._replace(value=first_value, observations=frozenset(relevant))
 
 
 def _relevant_observations(observations: Iterable[Stamp]) -> list[Stamp]:
@@ -194,8 +191,7 @@ def _thin_out(observations: list[Stamp]) -> list[Stamp]:
     return observations[:2] + observations[2:][-MAX_OBSERVATIONS:]
 
 
-@dataclass(frozen=True, slots=True)
-class DesiredVisit:
+class DesiredVisit(NamedTuple):
     """The state that a visit should have in the Visits API.
 
     fields: the writable fields that some change mentions, formatted as the API formats them; None clears a field. A

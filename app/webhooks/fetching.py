@@ -85,8 +85,7 @@ class Api(NamedTuple):
     credentials: Credentials
 
 
-@dataclass(frozen=True, slots=True)
-class BasicAuth:
+class BasicAuth(NamedTuple):
     """HTTP Basic. `user` and `password` are names of credentials, not values."""
 
     user: str
@@ -101,8 +100,7 @@ class BasicAuth:
         return RequestAuth({"authorization": f"Basic {base64.b64encode(pair).decode()}"})
 
 
-@dataclass(frozen=True, slots=True)
-class BearerAuth:
+class BearerAuth(NamedTuple):
     """`Authorization: Bearer …`, or another `scheme`. `token` is the name of the credential, not its value."""
 
     token: str = "TOKEN"

@@ -8,7 +8,6 @@ handshake is a fixed text, or a token of safe characters.
 import hashlib
 import hmac
 import re
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 from urllib.parse import parse_qsl
 
@@ -38,8 +37,7 @@ class SignedHandshake(Protocol):
     def answer(self, event: Event, secret: str) -> HandshakeReply | None: ...
 
 
-@dataclass(frozen=True)
-class FixedBody:
+class FixedBody(NamedTuple):
     """A fixed body without a signature header; it is answered 200.
 
     The body is compared without white space, because nothing is parsed before a signature was verified.
@@ -54,8 +52,7 @@ class FixedBody:
         return HandshakeReply() if b"".join(delivery.body.split()) == self.body else None
 
 
-@dataclass(frozen=True)
-class EchoQuery:
+class EchoQuery(NamedTuple):
     """Answers `GET …?challenge=abc` with `abc`."""
 
     parameter: str
@@ -67,8 +64,7 @@ class EchoQuery:
         return HandshakeReply(value.encode(), "text/plain") if _SAFE_ECHO.fullmatch(value) else None
 
 
-@dataclass(frozen=True)
-class EchoField:
+class EchoField(NamedTuple):
     """An event whose field must be echoed. match: a path into the body, and the value that marks the event."""
 
     echo_path: tuple[str, ...]
@@ -82,8 +78,7 @@ class EchoField:
         return HandshakeReply(echo.encode(), "text/plain")
 
 
-@dataclass(frozen=True)
-class SignField:
+class SignField(NamedTuple):
     """An event with a token that the response must repeat, together with the token's HMAC-SHA256 in hexadecimal.
 
     The key is the secret of the signature.

@@ -213,8 +213,7 @@ Fetch = Callable[[Event], list[RecordRequest]]
 People = Callable[[Event], tuple[str, list[str]]]
 
 
-@dataclass(frozen=True, slots=True)
-class LoadedSource:
+class LoadedSource(NamedTuple):
     """A source with its name and its functions, as `load_sources` returns it."""
 
     name: str

@@ -4,7 +4,7 @@ import asyncio
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from urllib.parse import urlencode
 
 from starlette.requests import Request
@@ -113,7 +113,7 @@ def _sentences(error: Exception, source: LoadedSource) -> list[str]:
 def with_field_name(problem: Problem) -> str:
     """Return the problem of a setting with the name of its field."""
     name = {"NAME": "Name of the hook", **FIELD_NAMES}.get(problem.name, problem.name)
-    return str(replace(problem, name=name.format(title="the tool")))
+    return str(problem._replace(name=name.format(title="the tool")))
 
 
 async def form_page(request: Request, values: Mapping[str, str], problems: list[str] | None = None) -> Response:

@@ -346,7 +346,7 @@ def with_expiry(tool: ConnectedTool, expires_at: datetime, *, can_renew: bool) -
         return RecordRequest("users/me")
 
     declaration = replace(declared, read_list=read_with_expiry, renew=renew if can_renew else None)
-    tool.hook = replace(tool.hook, source=replace(tool.hook.source, subscription=declaration))
+    tool.hook = replace(tool.hook, source=tool.hook.source._replace(subscription=declaration))
     return renewed
 
 

@@ -159,9 +159,9 @@ async def test_a_bug_of_a_module_is_a_problem_of_its_record_or_its_page() -> Non
     async def call(_: RecordRequest) -> ApiResponse:
         return ApiResponse({})
 
-    translated = translate_record(replace(source, translate=broken), ListedRecord("1", {}), NOW, None)
+    translated = translate_record(source._replace(translate=broken), ListedRecord("1", {}), NOW, None)
     pages = read_pages(
-        replace(source, listing=replace(source.listing, read_page=broken)), [ListRequest(RecordRequest("x"))], call
+        source._replace(listing=replace(source.listing, read_page=broken)), [ListRequest(RecordRequest("x"))], call
     )
 
     assert "internal_error: TypeError" == translated.problem

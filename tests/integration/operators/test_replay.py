@@ -198,7 +198,7 @@ class Retranslator:
             return translation
 
         tool = self.world.context.settings.active_hooks["standard"].source
-        hook = replace(self.world.context.settings.active_hooks["standard"], source=replace(tool, translate=translate))
+        hook = replace(self.world.context.settings.active_hooks["standard"], source=tool._replace(translate=translate))
         self.world.context.settings.__dict__["active_hooks"] = {"standard": hook}
 
     async def retranslate(self, delivery: str, translation: "list[VisitChange] | Ignored | Exception") -> list[str]:

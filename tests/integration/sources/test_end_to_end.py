@@ -175,7 +175,7 @@ def change_translation(world: SourceWorld, name: str) -> None:
         meaning = original(event)
         return meaning if isinstance(meaning, Ignored) else [*map(with_another_time_and_amount, meaning)]
 
-    changed = replace(hook, source=replace(hook.source, translate=translate))
+    changed = replace(hook, source=hook.source._replace(translate=translate))
     world.context.settings.__dict__["active_hooks"] = {name: changed}
 
 

@@ -2,7 +2,6 @@
 
 import signal
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import timedelta
 from unittest.mock import patch
 
@@ -175,7 +174,7 @@ OBSERVATIONS = st.lists(
 
 def numbered(changes: Sequence[RecordedChange], prefix: str = "n") -> list[RecordedChange]:
     """Give each change another origin, as in the ledger."""
-    return [replace(change, origin=f"{prefix}{at:02}") for at, change in enumerate(changes)]
+    return [change._replace(origin=f"{prefix}{at:02}") for at, change in enumerate(changes)]
 
 
 def required_changes(changes: Sequence[RecordedChange]) -> list[RecordedChange]:
@@ -199,7 +198,7 @@ def test_the_required_changes_replace_all_with_another_alias_depth(
     changes: list[RecordedChange], first: list[RecordedChange], by: int
 ) -> None:
     changes = numbered(changes)
-    moved = {change.origin: replace(change, alias_depth=change.alias_depth + by) for change in changes}
+    moved = {change.origin: change._replace(alias_depth=change.alias_depth + by) for change in changes}
 
     full = merge_changes([*numbered(first, "first"), *moved.values()])
 

@@ -66,7 +66,7 @@ def test_a_query_parameter_is_stored_for_a_source_that_declares_it() -> None:
     env = {"REDIS_URL": "redis://127.0.0.1", "HOOKS__STANDARD__SECRETS": "whsec_dGVzdC1zZWNyZXQtZm9yLXZlY3RvcnM="}
     hook = read_environment(env).active_hooks["standard"]
     asking = replace(hook.source.definition, stored_headers=("?event", "?x y", "?none"))
-    hook = replace(hook, source=replace(hook.source, definition=asking))
+    hook = replace(hook, source=hook.source._replace(definition=asking))
     rung = replace(delivery(b'{"type":"t"}'), query=b"event=moved&event=second&x+y=Zo%C3%AB&other=1")
 
     event = parse_event(hook.source, rung)

@@ -20,7 +20,7 @@ async def test_a_bug_in_a_source_parks_the_event_and_quotes_nothing(world: ToolW
     response = await world.receive("acuity", BOOKED)
     world.tool.add_records("acuity", BOOKED)
     hook = world.context.settings.active_hooks["acuity"]
-    world.context.settings.active_hooks["acuity"] = replace(hook, source=replace(hook.source, translate=broken))
+    world.context.settings.active_hooks["acuity"] = replace(hook, source=hook.source._replace(translate=broken))
 
     await world.run()
 

@@ -99,8 +99,8 @@ async def test_an_incomplete_record_does_not_delay_the_others(world: ToolWorld) 
         return changes
 
     hook = world.context.settings.active_hooks["acuity"]
-    tool = replace(
-        hook.source, translate=translate, fetch=lambda _: [RecordRequest(f"appointments/{n}") for n in (1, 2, 3)]
+    tool = hook.source._replace(
+        translate=translate, fetch=lambda _: [RecordRequest(f"appointments/{n}") for n in (1, 2, 3)]
     )
     world.context.settings.__dict__["active_hooks"] = {"acuity": replace(hook, source=tool)}
 
