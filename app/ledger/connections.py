@@ -1,8 +1,7 @@
 """The stored hooks in Redis, each encrypted under SECRET_KEY."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from app.ledger import keys, scripts
 from app.ledger.encryption import Keyring, TamperedValue, UnknownKey
@@ -21,12 +20,11 @@ class HookUnreadable(Exception):
     """A stored hook cannot be decrypted. The argument is a sentence for an operator."""
 
 
-@dataclass(frozen=True, slots=True)
-class HookTable:
+class HookTable(NamedTuple):
     """The stored hooks as they are in Redis: encrypted, by name. version: empty if no hook was ever stored."""
 
-    version: str = ""
-    hooks: Mapping[str, bytes] = field(default_factory=dict)
+    version: str
+    hooks: Mapping[str, bytes]
 
 
 class EncryptedHooks:

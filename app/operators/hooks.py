@@ -1,7 +1,7 @@
 """Loads the stored hooks, and lists all hooks with their origin and what they lack, without secrets and credentials."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 from app.ledger.connections import EncryptedHooks, HookUnreadable
@@ -32,13 +32,12 @@ class HookSummary(NamedTuple):
         return self.state in ("active", "inactive")
 
 
-@dataclass(frozen=True, slots=True)
-class LoadedHooks:
+class LoadedHooks(NamedTuple):
     """The stored hooks as they are in Redis, and those of them that can be read, which may be invalid."""
 
     version: str | None = None
-    encrypted: Mapping[str, bytes] = field(default_factory=dict)
-    readable: Mapping[str, HookSettings] = field(default_factory=dict)
+    encrypted: Mapping[str, bytes] = MappingProxyType({})
+    readable: Mapping[str, HookSettings] = MappingProxyType({})
 
 
 async def load_stored_hooks(hooks: EncryptedHooks, settings: Settings) -> LoadedHooks:

@@ -4,6 +4,7 @@ import base64
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 from app.webhooks.payload import Payload
@@ -66,12 +67,11 @@ class Credentials(Protocol):
     def authenticate(self, credentials: Mapping[str, str], now: float, request: RecordRequest) -> "RequestAuth": ...
 
 
-@dataclass(frozen=True, slots=True)
-class RequestAuth:
+class RequestAuth(NamedTuple):
     """Headers and parameters to add to a request. json: replaces the body, for tools that require a signature in it."""
 
-    headers: Mapping[str, str] = field(default_factory=dict)
-    params: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = MappingProxyType({})
+    params: Mapping[str, str] = MappingProxyType({})
     json: Mapping[str, Any] | None = None
 
 
@@ -114,12 +114,11 @@ class BearerAuth(NamedTuple):
         return RequestAuth({"authorization": f"{self.scheme} {credentials[self.token]}"})
 
 
-@dataclass(frozen=True, slots=True)
-class ApiKeyAuth:
+class ApiKeyAuth(NamedTuple):
     """Headers and parameters with one credential each: `ApiKeyAuth(headers={"X-API-Key": "API_KEY"})`."""
 
-    headers: Mapping[str, str] = field(default_factory=dict)
-    params: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = MappingProxyType({})
+    params: Mapping[str, str] = MappingProxyType({})
 
     @property
     def names(self) -> tuple[str, ...]:
