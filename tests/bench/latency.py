@@ -5,11 +5,13 @@ The load is open: requests are due at fixed times, and each latency counts from 
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from statistics import median
 from typing import Any
 
 from tests.bench.intake import REQUESTS
-from tests.bench.servers import ROUNDS, Endpoint, Servers, servers
+from tests.bench.servers import ROUNDS, Endpoint, Servers, paired_ratio, servers
 
 SECONDS = float(os.environ.get("SECONDS", "10"))
 WAITING = int(os.environ.get("WAITING", "100000"))
@@ -28,7 +30,7 @@ def main() -> None:
                 results = [open_load(stack, endpoint, capacity * share / 100) for _ in range(ROUNDS)]
                 show(f"{name}, {share} % of {capacity:.0f}/s", capacity * share / 100, results)
                 stack.redis.flushdb()
-        backlog(stack, endpoints["doorbell"], capacity / 4)
+    outage(capacity / 4)
 
 
 def open_load(stack: Servers, endpoint: Endpoint, rate: float) -> dict[str, Any]:
@@ -42,31 +44,39 @@ def show(title: str, rate: float, results: list[dict[str, Any]]) -> None:
     print(f"  {title:32}{rate:8.0f}{values}", flush=True)
 
 
-def backlog(stack: Servers, endpoint: Endpoint, rate: float) -> None:
-    """Compare 100,000 changes on hold with as many applied ones: Redis is slower with more memory, whatever is in it.
-
-    A worker runs, but the Visits API is down. At half of the capacity, web, worker and Redis would want more than two cores,
-    and the latency would be that of a queue.
-    """
-
-    def loads() -> list[dict[str, Any]]:
+@contextmanager
+def api_down(applied: int = 0, on_hold: int = 0) -> Iterator[tuple[Servers, Endpoint]]:
+    """Start web and a worker whose Visits API does not respond, with visits of both kinds."""
+    with servers() as stack:
+        if applied:
+            stack.hold_visits(0, applied)
+        if on_hold:
+            stack.queue_visits(on_hold, "waiting")
         with stack.worker(stack.env):
-            while stack.queued():  # the worker puts them on hold
-                time.sleep(0.1)
-            results = [open_load(stack, endpoint, rate) for _ in range(ROUNDS)]
-        stack.redis.flushdb()
-        return results
+            wait_until_held(stack)
+            yield stack, stack.web()
 
-    empty = loads()
-    stack.hold_visits(0, WAITING)
-    applied = loads()
-    stack.queue_visits(WAITING, "waiting")
-    on_hold = loads()
-    show("API down, empty ledger", rate, empty)
-    show(f"API down, {WAITING:,} applied", rate, applied)
-    show(f"API down, {WAITING:,} on hold", rate, on_hold)
-    p99_applied, p99_on_hold = (median(result["p99"] for result in results) for results in (applied, on_hold))
-    print(f"  p99 with {WAITING:,} on hold: {p99_on_hold / p99_applied:.2f} x with as many applied")
+
+def wait_until_held(stack: Servers) -> None:
+    while stack.queued():
+        time.sleep(0.1)
+
+
+def outage(rate: float) -> None:
+    """Compare changes on hold with as many applied ones and with none. In turn, since other load changes within minutes."""
+    with api_down() as empty, api_down(applied=WAITING) as applied, api_down(on_hold=WAITING) as on_hold:
+        stacks = {"empty ledger": empty, f"{WAITING:,} applied": applied, f"{WAITING:,} on hold": on_hold}
+        results: dict[str, list[dict[str, Any]]] = {name: [] for name in stacks}
+        for _ in range(ROUNDS):
+            for name, (stack, endpoint) in stacks.items():
+                results[name].append(open_load(stack, endpoint, rate))
+                wait_until_held(stack)
+            empty[0].redis.flushdb()
+        for name in stacks:
+            show(f"API down, {name}", rate, results[name])
+        nothing, as_many, held = ([result["p99"] for result in rows] for rows in results.values())
+    print(f"  p99 with {WAITING:,} on hold: {paired_ratio(held, nothing):.2f} x with an empty ledger, ", end="")
+    print(f"{paired_ratio(held, as_many):.2f} x with as many applied")
 
 
 if __name__ == "__main__":
