@@ -1,6 +1,7 @@
 """Reads the settings from the environment, reports all problems at once, and renders `.env.example`."""
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -58,7 +59,11 @@ def read_environment(
         problems = [_to_problem(error, variables) for error in errors]
         settings = Settings.model_validate(_without_invalid(raw, [error["loc"] for error in errors]))
     reported = {problem.name for problem in problems}
-    checks = (*_cross_checks(settings, redis_needed, token_needed), *_check_hooks(settings, sources_needed))
+    checks = (
+        *_same_names(variables),
+        *_cross_checks(settings, redis_needed, token_needed),
+        *_check_hooks(settings, sources_needed),
+    )
     problems += [problem for problem in checks if problem.name not in reported]
     if problems:
         raise SettingsError(problems)
@@ -99,6 +104,15 @@ def _parse_oauth_apps(variables: Mapping[str, str]) -> dict[str, dict[str, str]]
         if prefix == "OAUTH" and len(steps) == 2:
             apps.setdefault(steps[0].lower(), {})[steps[1].lower()] = value
     return apps
+
+
+def _same_names(variables: Mapping[str, str]) -> Iterator[Problem]:
+    """Yield the settings of hooks and apps that are set twice: upper and lower case make no difference in their names."""
+    names = Counter(name.upper() for name in variables if name.startswith(("HOOKS__", "OAUTH__")))
+    for name, count in names.items():
+        if count > 1:
+            given = ", ".join(sorted(each for each in variables if each.upper() == name))
+            yield Problem(name, f"is set twice: {given}", fix="Remove one.")
 
 
 def _to_problem(error: Any, variables: Mapping[str, str]) -> Problem:
@@ -144,16 +158,19 @@ OWN_PREFIXES = ("HOOKS_", "HOOK__", "OAUTH__", "VISITS_API_", "RETRY_", "CONSOLE
 
 
 def unknown_variables(environ: Mapping[str, str] = os.environ) -> list[Problem]:
-    """Return the variables that look like a setting and are none. They are ignored, so they are no SettingsError."""
+    """Return the variables that look like a setting and are none. They are ignored, so they are no SettingsError.
+
+    The names of settings have capital letters; only the names of hooks and apps in them may have others.
+    """
     settings = [name.upper() for name in Settings.variables()]
     unset = [setting for setting in settings if not environ.get(setting)]
     unknown = []
     for name in sorted(name for name, value in environ.items() if value.strip() and name not in settings):
-        similar = _closest(name, unset) if len(name) > 5 else ""
+        similar = _closest(name.upper(), unset) if len(name) > 5 else ""
         if name.startswith(("HOOKS__", "OAUTH__")) and name.count("__") > 1:
             continue  # checked by the model of a hook, or of an app
-        if similar or name.startswith(OWN_PREFIXES):
-            fix = f"Did you mean {similar}?" if similar else _describe_names(name, settings)
+        if similar or name.upper().startswith(OWN_PREFIXES):
+            fix = f"Did you mean {similar}?" if similar else _describe_names(name.upper(), settings)
             unknown.append(Problem(name, "Doorbell has no such setting, and ignores it", fix=fix))
     return unknown
 

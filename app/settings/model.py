@@ -30,7 +30,7 @@ def _web_address(value: str) -> str:
     if not value.startswith(("http://", "https://")):
         raise _rule("must be a URL that begins with https:// (or http://)")
     try:
-        is_complete = bool(urlsplit(value).hostname) and urlsplit(value).port != 0
+        is_complete = _is_host(urlsplit(value).netloc.rpartition("@")[2])
     except ValueError:
         is_complete = False
     if not is_complete or not value.isprintable() or " " in value:
@@ -38,22 +38,47 @@ def _web_address(value: str) -> str:
     return value.rstrip("/")
 
 
-_SENTINEL_URL = re.compile(r"rediss?\+sentinel://(?:[^@/]*@)?[^@/,]+(?:,[^@/,]+)*/[^/?]+(?:/[0-9]*)?(?:\?.*)?")
+def _is_host(text: str) -> bool:
+    """Return whether this is the name or the address of a host, with or without a port."""
+    try:
+        place = urlsplit(f"//{text}")
+        return bool((place.hostname or "").encode("idna")) and place.port != 0
+    except ValueError:  # also of `port`; UnicodeError is a ValueError
+        return False
+
+
+_SENTINEL_URL = re.compile(
+    r"rediss?\+sentinel://(?:[^@/]*@)?(?P<hosts>[^@/,]+(?:,[^@/,]+)*)/[^/?]+(?:/[0-9]*)?(?:\?.*)?"
+)
 
 
 def redis_url(value: str) -> str:
     """Return the URL. Raises ValueError with a rule if it is not one of Redis."""
     if value.startswith(("redis+sentinel://", "rediss+sentinel://")):
-        if not _SENTINEL_URL.fullmatch(value):
+        match = _SENTINEL_URL.fullmatch(value)
+        if not match or not all(map(_is_host, match["hosts"].split(","))):
             raise _rule("must name the Sentinels and the primary, like redis+sentinel://host1,host2,host3/mymaster/0")
         return value
     if not value.startswith(("redis://", "rediss://", "unix://")):
         raise _rule("must be a URL that begins with redis://, rediss://, unix:// or redis+sentinel://")
     try:
-        _ = urlsplit(value).port
+        url = urlsplit(value)
     except ValueError:
-        raise _rule("must be a URL; encode `/`, `@`, `:` and `%` in a password as %2F, %40, %3A, %25") from None
+        raise _rule(_NOT_ENCODED) from None
+    if url.scheme == "unix":
+        if not url.path:
+            raise _rule("must have the path of a socket, like unix:///run/redis.sock")
+        return value
+    host = url.netloc.rpartition("@")[2]
+    # What follows an unencoded `/`, `?` or `#` of a password is not part of `netloc`.
+    if (host.strip(":") and not _is_host(host)) or "@" in f"{url.path}{url.query}{url.fragment}":
+        raise _rule(_NOT_ENCODED)
     return value
+
+
+_NOT_ENCODED = (
+    "must be a URL of a host; encode `/`, `?`, `#`, `@`, `:` and `%` in a password as %2F, %3F, %23, %40, %3A, %25"
+)
 
 
 def hash_password(password: str) -> str:
@@ -111,6 +136,14 @@ def _not_an_example(value: str) -> str:
     return value
 
 
+def _header_value(value: str) -> str:
+    if not value.isascii() or not value.isprintable():
+        raise _rule(
+            "must be one line of ASCII characters: copy it again, without quotation marks or invisible characters"
+        )
+    return value
+
+
 def _header_name(value: str) -> str:
     if not value.replace("-", "").isalnum() or not value.isascii():
         raise _rule("must be the name of a header, like X-Forwarded-User")
@@ -146,6 +179,8 @@ def _split_cells(value: Any) -> Any:
 
 
 Secret = Annotated[str, AfterValidator(_not_an_example)]
+#: A secret that is sent as (a part of) a header.
+Token = Annotated[Secret, AfterValidator(_header_value)]
 Words = Annotated[tuple[str, ...], BeforeValidator(_split_words)]
 Keys = Annotated[tuple[Secret, ...], BeforeValidator(_split_words)]
 Secrets = Annotated[tuple[Secret, ...], BeforeValidator(_split_secrets)]
@@ -200,7 +235,7 @@ class HookSettings(BaseModel):
     tenants: Words = Field(
         (), description="the tool's accounts whose webhooks are accepted; by default all. Events of others are ignored"
     )
-    visits_api_token: Secret | None = Field(
+    visits_api_token: Token | None = Field(
         None, repr=False, description="the token of another Review Rover account for this hook"
     )
     account: AccountName | None = Field(
@@ -282,7 +317,7 @@ class Settings(BaseModel):
     visits_api_url: WebAddress = Field(
         "https://dashboard.reviewrover.co/api/v1", description="the URL of Review Rover's Visits API"
     )
-    visits_api_token: Secret | None = Field(None, repr=False, description="Review Rover's token")
+    visits_api_token: Token | None = Field(None, repr=False, description="Review Rover's token")
     visits_api_rate: CallsPerSecond | None = Field(
         None,
         description="the maximum number of calls per second and account, by all workers, 0.2 at least; unset: no limit but "
@@ -337,7 +372,7 @@ class Settings(BaseModel):
     )
     log_format: Literal["json", "console"] = Field("json", description="json or console")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="DEBUG, INFO, WARNING or ERROR")
-    metrics_token: Secret | None = Field(
+    metrics_token: Token | None = Field(
         None, repr=False, description="the bearer token for /metrics; unset: /metrics is closed"
     )
     alert_webhook_url: WebAddress | None = Field(
@@ -359,7 +394,7 @@ class Settings(BaseModel):
     console_proxy_header: HeaderName | None = Field(
         None, description="the header in which a trusted proxy sends the user's name", examples=["X-Forwarded-User"]
     )
-    console_proxy_secret: Secret | None = Field(
+    console_proxy_secret: Token | None = Field(
         None,
         repr=False,
         min_length=16,

@@ -302,6 +302,12 @@ INVALID: list[tuple[dict[str, str], list[str]]] = [
     ({"REDIS_URL": "canary"}, ["REDIS_URL"]),
     ({"REDIS_URL": "redis://:pa/canary@127.0.0.1:6379"}, ["REDIS_URL"]),  # a `/` that was not written as %2F
     ({"REDIS_URL": "redis://127.0.0.1:canary"}, ["REDIS_URL"]),
+    ({"REDIS_URL": "redis://:12#canary@127.0.0.1:6379"}, ["REDIS_URL"]),  # `#`, `?` and `/` end the host of a URL
+    ({"REDIS_URL": "redis://:12?canary@127.0.0.1:6379"}, ["REDIS_URL"]),
+    ({"REDIS_URL": "redis://user:/canary@127.0.0.1:6379"}, ["REDIS_URL"]),
+    ({"REDIS_URL": "redis://canary..example.com:6379"}, ["REDIS_URL"]),
+    ({"REDIS_URL": "redis+sentinel://canary:26379x,b/mymaster/0"}, ["REDIS_URL"]),
+    ({"REDIS_URL": "unix://"}, ["REDIS_URL"]),
     ({"REDIS_TLS_VERIFY": "canary"}, ["REDIS_TLS_VERIFY"]),
     ({"CELL": "East canary"}, ["CELL"]),
     ({"CELLS": "redis://canary:6379/0"}, ["CELLS"]),
@@ -312,6 +318,12 @@ INVALID: list[tuple[dict[str, str], list[str]]] = [
     ({"VISITS_API_URL": "https://api.example.com:canary"}, ["VISITS_API_URL"]),
     ({"VISITS_API_URL": "https://api.example.com\n/canary"}, ["VISITS_API_URL"]),
     ({"VISITS_API_URL": "https://api.example.com/ canary"}, ["VISITS_API_URL"]),
+    ({"VISITS_API_URL": "https://canary..example.com"}, ["VISITS_API_URL"]),
+    ({"VISITS_API_TOKEN": "canary\u200b"}, ["VISITS_API_TOKEN"]),  # no header can have it: every call would fail
+    ({"VISITS_API_TOKEN": "“canary”"}, ["VISITS_API_TOKEN"]),
+    ({"VISITS_API_TOKEN": "canary\ncanary"}, ["VISITS_API_TOKEN"]),
+    ({"HOOKS__STANDARD__VISITS_API_TOKEN": "canary…"}, ["HOOKS__STANDARD__VISITS_API_TOKEN"]),
+    ({"METRICS_TOKEN": "canary\u200b"}, ["METRICS_TOKEN"]),
     ({"VISITS_API_RATE": "0"}, ["VISITS_API_RATE"]),
     ({"VISITS_API_RATE": "nan"}, ["VISITS_API_RATE"]),
     ({"VISITS_API_RATE": "0.19"}, ["VISITS_API_RATE"]),
@@ -341,6 +353,7 @@ INVALID: list[tuple[dict[str, str], list[str]]] = [
     ({"HOOKS__CALENDLY__CREDENTIALS__API_KEY": "canary"}, ["HOOKS__CALENDLY__CREDENTIALS__API_KEY"]),
     ({"HOOKS__ACUITY__CREDENTIALS": "canary"}, ["HOOKS__ACUITY__CREDENTIALS"]),
     ({"HOOKS__SQUARE__SECRETS": "canary-canary"}, ["PUBLIC_URL"]),
+    ({"HOOKS__ACUITY__SECRETS": "canary-1", "HOOKS__Acuity__SECRETS": "canary-2"}, ["HOOKS__ACUITY__SECRETS"]),
 ]
 
 
@@ -457,6 +470,8 @@ def test_the_problem_of_a_hook_names_the_variable_that_was_set(name: str, hint: 
         ("RETRY_FRIST_S", "Did you mean RETRY_FIRST_S?"),
         ("VISIT_API_TOKEN", "Did you mean VISITS_API_TOKEN?"),
         ("BODY_KEY", "Did you mean BODY_KEYS?"),
+        ("Visits_Api_Token", "Did you mean VISITS_API_TOKEN?"),
+        ("hooks__calendly__secrets", "HOOKS__<NAME>__SECRETS"),
         ("CONSOLE_USER", "The settings are CONSOLE_PASSWORD_HASH,"),
         ("HOOKS__CALENDLY", "HOOKS__<NAME>__SECRETS"),
         ("HOOKS_CALENDLY_SECRETS", "two underscores"),
