@@ -33,7 +33,7 @@ from app.operators.erasure import (
 from app.settings.model import Settings
 
 #: The scans of all keys that a plan makes, for the progress bar.
-SCANS = 3
+SCANS = 4
 
 
 @click.command(epilog=examples("erase ada@example.com --dry-run", "erase - --yes", "erase '+1 555 010 0001' --dry-run"))

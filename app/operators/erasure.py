@@ -4,7 +4,7 @@
                               events still match the visit and no event creates a second one
     deliveries that mention   the whole body and the headers, even if the body mentions other people: no part of a signed
       the person, or changed  body can be cut out. Changes of other visits are not erased, nor are id, time, hook and tasks
-      such a visit            of the delivery
+      such a visit            of the delivery. Also the responses that tools gave when its record was fetched
     digests of the address    cached contact ids, and the search index
     records, operations       cached responses of tools; filters of finished operations
 
@@ -29,6 +29,7 @@ from app.ledger.batches import batched
 from app.ledger.ids import TaskId, delivery_id_of, delivery_of
 from app.ledger.ledger import Ledger, known_accounts
 from app.ledger.records import BodyUnavailable, DeliveryInfo, NotFound, Task
+from app.ledger.values import join_values
 from app.operators import search_index
 from app.operators.explain import merge_visit, run_off_loop, stored_aliases
 from app.operators.operations import Operations
@@ -55,7 +56,7 @@ NOT_COVERED = (
 )
 
 #: A thread searches each batch, so that the event loop stays responsive. A timeout can end the scan between batches.
-SCAN_BATCH, VISIT_BATCH, BODY_BATCH, MAX_BATCH_BYTES = 500, 100, 50, 8_388_608
+SCAN_BATCH, TASK_BATCH, BODY_BATCH, MAX_BATCH_BYTES = 500, 100, 50, 8_388_608
 #: Replaces the reason why a delivery was ignored.
 ERASED = "removed"
 #: The longest wait for all leases together: longer than the lease of a dead worker.
@@ -198,6 +199,11 @@ class Erasure:
                 delivery_of(origin) for alias in aliases for origin in (*alias.changes, *alias.discarded_changes)
             )
             self._inspect_visit(aliases, report)
+        async for task_id, values, is_named in self._scan_tasks("event"):
+            if is_named:
+                report.deliveries.add(task_id.delivery_id)
+            if not own_task_ids.isdisjoint(values.get(b"targets", b"").decode().split()):
+                own_deliveries.add(task_id.delivery_id)
         async for page in self._scan(f"{keys.DELIVERY}*"):
             for batch in batched(page, self._body_batch):
                 await self._inspect_deliveries(batch, own_task_ids, own_deliveries, report)
@@ -254,15 +260,25 @@ class Erasure:
         for task_id in task_ids:
             if aliases := await stored_aliases(self._ledger, task_id):
                 yield aliases
-        async for page in self._scan(f"{keys.TASK}visit:*"):
-            for batch in batched(page, VISIT_BATCH):
-                stored = await asyncio.gather(*(self._redis.command("HVALS", key) for key in batch))
-                for key in await asyncio.to_thread(self._keys_naming_person, batch, stored):
-                    if aliases := await stored_aliases(self._ledger, TaskId(key.removeprefix(keys.TASK))):
-                        yield aliases
+        async for task_id, _, is_named in self._scan_tasks("visit"):
+            if is_named and (aliases := await stored_aliases(self._ledger, task_id)):
+                yield aliases
 
-    def _keys_naming_person(self, batch: Sequence[str], stored: Sequence[list[bytes]]) -> list[str]:
-        return [key for key, values in zip(batch, stored, strict=True) if any(map(self._names_person, values))]
+    async def _scan_tasks(self, kind: str) -> AsyncIterator[tuple[TaskId, dict[bytes, bytes], bool]]:
+        """Yield the tasks of a kind with their values, and whether one of these names the person."""
+
+        def read(batch: Sequence[str], stored: Sequence[list[bytes]]) -> list[tuple[TaskId, dict[bytes, bytes], bool]]:
+            values = map(join_values, stored)
+            return [
+                (TaskId(key.removeprefix(keys.TASK)), each, any(map(self._names_person, each.values())))
+                for key, each in zip(batch, values, strict=True)
+            ]
+
+        async for page in self._scan(f"{keys.TASK}{kind}:*"):
+            for batch in batched(page, TASK_BATCH):
+                stored = await self._redis.pipeline([("HGETALL", key) for key in batch])
+                for task in await asyncio.to_thread(read, batch, stored):
+                    yield task
 
     def _names_person(self, value: bytes) -> bool:
         return self._mentions(value) or any(
@@ -384,11 +400,18 @@ class Erasure:
                 await self._redis.command("PEXPIRE", key, keep_ms, "LT")
 
     async def _erase_body(self, id: str) -> str:
-        event = await self._task_or_none(TaskId.event(id))
+        event, record = await self._task_or_none(TaskId.event(id)), await self._erased_record(id)
+        if event is None and not record:
+            return "ok"  # both have expired
+        quoted = _attempts_without_responses(event) if event else {}
+        return await self._ledger.redact(TaskId.event(id), event.change_count if event else None, record, quoted)
+
+    async def _erased_record(self, id: str) -> bytes:
+        """Return the record of a delivery without personal data; empty if it has expired."""
         try:
             meta = await self._ledger.load_delivery_info(id)
         except NotFound:
-            return "ok"
+            return b""
         now_ms = int((await self._ledger.server_time()).timestamp() * 1000)
         # The name of the event and the reason why it was ignored are the tool's texts, and may name the person.
         erased_info = replace(
@@ -398,9 +421,7 @@ class Erasure:
             ignored=meta.ignored and ERASED,
             erased_at_ms=meta.erased_at_ms or now_ms,
         )
-        record = erased_info.encode() + b"\n"
-        quoted = _attempts_without_responses(event) if event else {}
-        return await self._ledger.redact(TaskId.event(id), event.change_count if event else None, record, quoted)
+        return erased_info.encode() + b"\n"
 
     async def _erase_filter(self, id: str, erased: ErasureReport) -> None:
         # An unfinished operation needs its filter.
@@ -476,7 +497,7 @@ def mentions(email: str) -> Callable[[bytes], bool]:
         if JWT_PATTERN.fullmatch(raw.strip()):
             raw = decode_base64url(raw.split(b".")[1]) or raw
         decoded = raw.decode("utf-8", "replace").lower()
-        for text in (decoded, unquote(decoded)) if "%" in decoded else (decoded,):
+        for text in (decoded, unquote(decoded).lower()) if "%" in decoded else (decoded,):
             if "\\" in text:
                 text = _ESCAPED.sub(lambda match: chr(int(match[1], 16)) if match[1] else " ", text).lower()
             if word.search(text):

@@ -13,7 +13,7 @@ import pytest
 from app.ledger.compression import decompress
 from app.ledger.ids import TaskId, delivery_key
 from app.ledger.ledger import LEASE_S, Ledger
-from app.ledger.records import DeliveryInfo, NewDelivery, NotFound
+from app.ledger.records import Attempt, DeliveryInfo, Lease, NewDelivery, NotFound, Outcome
 from app.ledger.redis import Redis
 from app.ledger.scripts import Call
 from app.operators import search_index
@@ -527,6 +527,11 @@ def test_an_address_matches_in_every_encoding(raw: bytes, is_match: bool) -> Non
     assert is_match == mentions(EMAIL)(raw)
 
 
+def test_an_address_in_a_form_matches_in_any_case() -> None:
+    assert mentions("äda@example.com")("email=Äda@example.com".encode())
+    assert mentions("äda@example.com")(b"email=%C3%84da%40example.com")
+
+
 SETTINGS = {"REDIS_URL": "redis://127.0.0.1/0", "SECRET_KEY": KEY}
 
 
@@ -584,6 +589,56 @@ async def test_a_large_search_does_not_block_the_event_loop(redis: Redis, ledger
 
     assert report.is_empty
     assert loop_turns > 60
+
+
+async def test_an_address_is_found_wherever_its_value_is_cut(redis: Redis, ledger: Ledger) -> None:
+    """Redis has long values of a visit in pieces of 64 bytes."""
+    emails = {f"{'a' * length}@example.com": visit_task(str(length)) for length in range(1, 65)}
+    for email, task in emails.items():
+        visit = VisitChange(action="update", visit_id=task.rpartition("-")[2], version=1, contact=Contact(email=email))
+        await accept(ledger, visit)
+
+    reports = [await Erasure(ledger, read_environment(SETTINGS), email).plan() for email in emails]
+
+    assert [{task} for task in emails.values()] == [report.visits for report in reports]
+
+
+async def run_event(ledger: Ledger, raw: bytes) -> tuple[str, Lease]:
+    """Accept a delivery that a worker translates, and lease it."""
+    delivery = (await accept(ledger, raw=raw, event_state="queued")).delivery_id
+    lease = await ledger.lease(TaskId.event(delivery))
+    assert isinstance(lease, Lease)
+    return delivery, lease
+
+
+@pytest.mark.parametrize("is_expired", [False, True])
+async def test_what_a_tool_answered_about_a_record_is_erased(redis: Redis, ledger: Ledger, is_expired: bool) -> None:
+    """The delivery has only the id of the record. A failure is stored longer than its delivery."""
+    delivery, lease = await run_event(ledger, b'{"id":5}')
+    answer = Attempt(1, 1, "parked: GET /records: 422", [["GET /records", 422]], f'{{"detail":"{EMAIL} was merged"}}')
+    await ledger.complete(lease, Outcome(state="parked", attempt=answer, reason="GET /records: 422"))
+    if is_expired:
+        await redis.command("DEL", delivery_key(delivery))
+
+    erased = await Erasure(ledger, read_environment(SETTINGS), EMAIL).execute()
+
+    assert {delivery} == erased.deliveries
+    assert {} == await find_traces(redis)
+
+
+async def test_a_body_is_erased_whose_changes_no_longer_count(redis: Redis, ledger: Ledger) -> None:
+    """The body has no address, and leads to the visit of a person by the event that translated it."""
+    delivery, lease = await run_event(ledger, b'{"customer":"Ada Lovelace"}')
+    await ledger.record_changes(lease, "standard", "main", [change("A")], Attempt(1, 1, "translated"))
+    newer = await accept(ledger, change("A", version=2, contact=Contact(email=EMAIL)))
+    run = await start_run(ledger, "A")
+    await ledger.compact(run, run.primary, [f"{delivery}.0"])
+    await ledger.complete(run, done())
+
+    erased = await Erasure(ledger, read_environment(SETTINGS), EMAIL).execute()
+
+    assert {delivery, newer.delivery_id} == erased.deliveries
+    assert {} == await find_traces(redis)
 
 
 async def test_names_of_events_are_erased(redis: Redis, ledger: Ledger) -> None:
