@@ -22,6 +22,7 @@ from app.intake.endpoint import WebhookEndpoint
 from app.intake.fast_path import FastPath
 from app.intake.http_protocol import ON_SHUTDOWN, TAKE_REQUEST, raise_file_limit
 from app.intake.tracing import trace_requests
+from app.ledger import scripts
 from app.ledger.ledger import Ledger, check_one_shard
 from app.ledger.redis import Redis, RedisAddress, RedisUnavailable, ServerUnusable
 from app.settings.environment import SettingsError, read_environment
@@ -164,6 +165,7 @@ async def lifespan(app: Starlette) -> AsyncIterator[dict[str, Any]]:
         _send_alerts(services),
         return_exceptions=True,  # so that the end of one is not taken for the end of all
     )
+    scripts.check_callers()
     _tune_garbage_collector()
     log.info("web_started", hooks=sorted(services.settings.active_hooks))
 

@@ -12,7 +12,7 @@ import arq.worker
 from arq import func
 
 from app.connections.tokens import EXCHANGE_TIMEOUT_S
-from app.ledger import keys
+from app.ledger import keys, scripts
 from app.ledger.ids import EVENT, VISIT
 from app.ledger.ledger import Ledger
 from app.ledger.redis import RedisUnavailable
@@ -57,6 +57,7 @@ async def on_startup(ctx: dict[Any, Any]) -> None:
     logs.configure(settings)  # arq's command line has already configured logging
     logs.warn_of_unknown_variables()
     tracing.configure("worker")
+    scripts.check_callers()
     ledger = Ledger(ctx["client"], settings.retention_days, settings.body_keys)
     await ledger.record_schema()
     ctx["context"] = Context(settings, ledger, http_client(MAX_IN_FLIGHT))

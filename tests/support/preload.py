@@ -14,11 +14,13 @@ import app.main
 import app.sandbox.api
 import app.web
 import jobs.worker
+from app.ledger.scripts import check_callers
 from app.visits.client import tls_context
 from app.webhooks.registry import load_sources
 
 load_sources().load(load_sources())
 load_sources.cache_clear()
+check_callers()
 tls_context()
 
 # The forked processes share the memory of these objects as long as no collection visits them.

@@ -8,8 +8,9 @@ arguments after them; with `name: field field` a list of tables), `@returns` and
 `@bind_only` before it assigns `is_only`, and the fields of the first item. `key.queued` is replaced by QUEUED of keys.py.
 """
 
+import ast
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from functools import cache, cached_property
 from hashlib import sha1
@@ -63,6 +64,14 @@ class Script:
         function: Callable[..., Call] = namespace[self.name]
         return function
 
+    def check(self, names: Set[str]) -> None:
+        """Raise TypeError unless these are the parameters."""
+        parameters = set(self.parameters)
+        if names != parameters:
+            missing, unknown = sorted(parameters - names), sorted(names - parameters)
+            problems = [f"needs {name}" for name in missing] + [f"does not take {name}" for name in unknown]
+            raise TypeError(f"scripts.{self.name} {', '.join(problems)}")
+
 
 def load(sources: Mapping[str, str]) -> dict[str, Script]:
     """Return the scripts by name. Raises LookupError for an unknown include or key."""
@@ -100,7 +109,7 @@ def _tag(lines: list[str], tag: str) -> str:
     return next((line.removeprefix(prefix) for line in lines if line.startswith(prefix)), "")
 
 
-# Both begin with text, not with `\b` or `^`: a search for text is ten times as fast.
+# These and _CALL begin with text, not with `\b` or `^`: a search for text is ten times as fast, and each start does it.
 _INCLUDE = re.compile(r"--- @include (.+)\n?")
 _KEY = re.compile(r"key\.(\w+)")
 
@@ -147,6 +156,45 @@ def _key(match: re.Match[str]) -> str:
         return f"'{getattr(keys, match[1].upper())}'"
     except AttributeError:
         raise LookupError(f"a script uses {match[0]}, and keys.py has no {match[1].upper()}") from None
+
+
+@cache
+def check_callers() -> None:
+    """Raise TypeError if a call in the ledger does not pass the parameters of its script."""
+    scripts = {name: script(name) for name in SOURCES if "/" not in name}
+    for file in CALLERS:
+        check_calls(Path(__file__).parents[1].joinpath(file).read_text("utf-8"), file, scripts)
+
+
+#: The modules that call scripts.
+CALLERS = ("buckets.py", "catch_ups.py", "connections.py", "ledger.py", "moves.py", "redis.py")
+
+
+def check_calls(code: str, file: str, scripts: Mapping[str, Script]) -> None:
+    """Raise TypeError if a call `scripts.name(…)` in this Python code does not pass the script's parameters."""
+    for start in (match.start() for match in _CALL.finditer(code)):
+        call = _parse_call(code, start)
+        name = call.func.attr
+        names = {keyword.arg or "**arguments" for keyword in call.keywords} | {"*arguments" for _ in call.args}
+        try:
+            if name not in scripts:
+                raise TypeError(f"there is no script {name}")
+            scripts[name].check(names)
+        except TypeError as error:
+            line = code.count("\n", 0, start) + 1
+            raise TypeError(f"{file}:{line}: {error}") from None
+
+
+_CALL = re.compile(r"scripts\.\w+\(")
+
+
+def _parse_call(code: str, start: int) -> Any:
+    """Return the ast.Call that begins at start. To parse the whole module would take a tenth of a web process's start."""
+    end = start
+    while True:
+        end = code.index(")", end) + 1
+        if code.count("(", start, end) == code.count(")", start, end):
+            return ast.parse(code[start:end], mode="eval").body
 
 
 def _read(folder: Path, prefix: str = "") -> dict[str, str]:

@@ -1,15 +1,13 @@
 """The loader of the Lua scripts, and rules for every script."""
 
-import ast
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from app.ledger import keys, scripts
 from app.ledger.records import Member, PackedChange
-from app.ledger.scripts import Script, load
+from app.ledger.scripts import CALLERS, Script, check_callers, check_calls, load
 from tests.support.cases import each
 
 GREET = """#!lua flags=allow-oom
@@ -107,44 +105,37 @@ def test_a_call_with_wrong_arguments_is_rejected(arguments: dict[str, object], p
         greet().call(**arguments)
 
 
-def calls_of_scripts(code: str) -> Iterator[tuple[str, ast.Call]]:
-    """Yield the calls `scripts.name(…)` in this Python code, with the name."""
-    for node in ast.walk(ast.parse(code)):
-        match node:
-            case ast.Call(func=ast.Attribute(value=ast.Name("scripts"), attr=name)):
-                yield name, node
-
-
-def is_right(call: ast.Call, script: Script) -> bool:
-    """Return whether the call passes exactly the script's parameters, by keyword."""
-    return not call.args and {keyword.arg for keyword in call.keywords} == set(script.parameters)
-
-
 @each(
-    ("call", "expected"),
+    ("code", "problem"),
     [
-        ("scripts.greet(friends=[], name=a, times=1)", True),
-        ("scripts.greet(name=a, times=b)", False),
-        ("scripts.greet(name=a, times=b, friends=c, loudly=d)", False),
-        ("scripts.greet(a, times=b, friends=c)", False),
-        ("scripts.greet(a, name=a, times=b, friends=c)", False),
-        ("scripts.greet(**all)", False),
+        ("scripts.greet(name=a, times=b)", "scripts.greet needs friends"),
+        ("scripts.greet(name=a, times=b, friends=c, loudly=d)", "scripts.greet does not take loudly"),
+        ("scripts.greet(a, times=b, friends=c)", "scripts.greet needs name, does not take *arguments"),
+        ("scripts.greet(**all)", "scripts.greet needs friends, needs name, needs times, does not take **arguments"),
+        ("scripts.gret(name=a)", "there is no script gret"),
     ],
 )
-def test_a_call_in_code_is_compared_with_the_parameters(call: str, expected: bool) -> None:
-    [(name, node)] = calls_of_scripts(f"async def run(a, b, c, d):\n    return await redis.run({call})\n")
+def test_a_wrong_call_in_the_code_is_detected_without_running_it(code: str, problem: str) -> None:
+    with pytest.raises(TypeError, match=f"^{re.escape(f'ledger.py:3: {problem}')}$"):
+        check_calls(
+            f"async def run(a, b, c, d):\n    await before()\n    return await redis.run({code})\n",
+            "ledger.py",
+            load(SOURCES),
+        )
 
-    assert ("greet", expected) == (name, is_right(node, greet()))
+
+def test_a_correct_call_in_the_code_passes() -> None:
+    check_calls("redis.run(scripts.greet(friends=[], name=a, times=1))", "ledger.py", load(SOURCES))
 
 
-def test_every_script_is_called_and_every_call_passes_its_parameters() -> None:
-    """A wrong call would fail only when it runs, perhaps when an operator needs it."""
+def test_every_module_that_calls_scripts_is_checked_at_start() -> None:
     root = Path(keys.__file__).parents[2]
-    files = [*root.glob("app/**/*.py"), *root.glob("jobs/**/*.py")]
-    calls = [(name, call) for file in files for name, call in calls_of_scripts(file.read_text())]
+    modules = [*root.glob("app/*/*.py"), *root.glob("jobs/*.py")]
+    calls = {file.name: set(re.findall(r"\bscripts\.(?!check_)(\w+)\(", file.read_text())) for file in modules}
 
-    assert set(SCRIPTS) == {name for name, _ in calls}
-    assert [] == [ast.unparse(call) for name, call in calls if not is_right(call, SCRIPTS[name])]
+    assert sorted(CALLERS) == sorted(name for name, scripts in calls.items() if scripts)
+    assert set(SCRIPTS) == set.union(*calls.values())
+    check_callers()
 
 
 def test_an_unknown_include_is_an_error() -> None:
