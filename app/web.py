@@ -143,8 +143,8 @@ class Doorbell(Starlette):
                 await check_one_shard(services.ledger.redis)
         except ServerUnusable as error:
             return str(error)
-        except (RedisUnavailable, TimeoutError):
-            pass
+        except (RedisUnavailable, TimeoutError) as error:
+            log.warning("redis_unavailable", reason=str(error) or "Redis does not answer in time")
         return ""
 
 

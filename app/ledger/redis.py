@@ -355,6 +355,7 @@ class Redis:
         self._connection: _Connection | None = None
         self._connecting: asyncio.Task[_Connection] | None = None
         self._failed_at = float("-inf")
+        self._failure: BaseException = RedisUnavailable()  # why the last attempt to connect failed
         self._is_closed = False
         self._run_id = ""
         self._usable_at = 0.0  # when the grace period ends, by time.monotonic(); also for a later connection
@@ -565,15 +566,15 @@ class Redis:
         loop = asyncio.get_running_loop()
         if self._connecting is None:
             if loop.time() - self._failed_at < _RECONNECT_INTERVAL_S:
-                raise RedisUnavailable(f"Redis at {self.address} cannot be reached")
+                raise self._failure.with_traceback(None)
             self._connecting = loop.create_task(self._connect(loop))
             self._connecting.add_done_callback(self._connection_tried)
         return await asyncio.shield(self._connecting)
 
     def _connection_tried(self, task: "asyncio.Task[_Connection]") -> None:
         self._connecting = None
-        if task.cancelled() or task.exception():
-            self._failed_at = task.get_loop().time()
+        if not task.cancelled() and (failure := task.exception()):
+            self._failed_at, self._failure = task.get_loop().time(), failure
 
     async def _connect(self, loop: asyncio.AbstractEventLoop) -> _Connection:
         try:

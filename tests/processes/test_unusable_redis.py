@@ -78,7 +78,8 @@ def two_shards() -> Iterator[str]:
 
 
 def environment(harness: Harness, url: str) -> dict[str, str]:
-    return {**harness.env, "REDIS_URL": url, "HOOKS__STANDARD__SECRETS": SECRET}
+    # With SECRET_KEY every process looks for stored hooks first.
+    return {**harness.env, "REDIS_URL": url, "HOOKS__STANDARD__SECRETS": SECRET, "SECRET_KEY": "a-key-of-tests-1234"}
 
 
 @pytest.mark.parametrize("process", PROCESSES)

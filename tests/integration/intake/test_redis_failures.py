@@ -268,3 +268,11 @@ def test_a_redis_failure_is_logged_without_the_password(web: WebProcess, own_red
 
     assert "redis_unavailable" in web.log
     assert PASSWORD not in web.log
+
+
+def test_a_web_process_that_cannot_use_redis_says_why_when_it_starts(own_redis: OwnRedis) -> None:
+    with start_web(own_redis.url.replace(PASSWORD, "a-wrong-password")) as web:
+        log = web.log
+
+    assert "WRONGPASS" in log
+    assert "a-wrong-password" not in log

@@ -649,6 +649,13 @@ async def test_a_wrong_password_is_not_in_the_error(valkey_server: OwnServer, ur
     assert "canary" not in str(redis.address)
 
 
+async def test_commands_that_follow_a_failed_connect_fail_for_the_same_reason(valkey_server: OwnServer) -> None:
+    async with connected(f"redis://nobody:wrong@127.0.0.1:{valkey_server.port}") as redis:
+        for _ in range(2):
+            with pytest.raises(RedisUnavailable, match="WRONGPASS"):
+                await redis.command("PING")
+
+
 async def test_a_missing_password_is_reported_as_unavailable(valkey_server: OwnServer) -> None:
     valkey_server.cli("CONFIG", "SET", "requirepass", "secret")
     try:
