@@ -31,6 +31,7 @@ from app.cli.output import (
 )
 from app.cli.session import actions, actor, run_with_ledger
 from app.cli.tables import State, task_state
+from app.ledger.ids import TaskId
 from app.ledger.ledger import Ledger
 from app.ledger.reasons import find_reason
 from app.ledger.records import NotFound
@@ -201,7 +202,7 @@ def _parse_filter(kind: OperationKind, ids: tuple[str, ...], options: Mapping[st
 
 
 def _plan_and_run(request: OperationRequest, dry_run: bool, yes: bool, as_json: bool) -> None:
-    planned_at_ms, summary = run_with_ledger(
+    planned_at_ms, summary, contacts = run_with_ledger(
         lambda ledger, settings: _plan(ledger, settings, request, dry_run, as_json)
     )
     if not summary.total:
@@ -213,7 +214,7 @@ def _plan_and_run(request: OperationRequest, dry_run: bool, yes: bool, as_json: 
     if dry_run or not summary.actionable:
         sys.exit(_exit_status(request.kind, summary.total, summary.skipped))
     confirm(f"{summary.actionable} tasks will be {DONE[request.kind]}. Continue?", yes)
-    request = replace(request, expected=summary.total, planned_at_ms=planned_at_ms)
+    request = replace(request, expected=summary.total, planned_at_ms=planned_at_ms, contacts=contacts)
     operation = _run(request, as_json)
     _print_outcome(operation)
     if operation.state != "done":
@@ -227,27 +228,37 @@ def _plan_and_run(request: OperationRequest, dry_run: bool, yes: bool, as_json: 
 
 async def _plan(
     ledger: Ledger, settings: Settings, request: OperationRequest, dry_run: bool, as_json: bool
-) -> tuple[int, PlanSummary]:
-    """Return the time of the plan (ms, by Redis' clock) and its summary.
+) -> tuple[int, PlanSummary, dict[str, str]]:
+    """Return the time of the plan (ms, by Redis' clock), its summary, and the contacts by task.
 
-    With --json, print the tasks of a dry run, or the skipped tasks if all are skipped.
+    Another visit may match the filter later: it must not get the contact. With --json, print the tasks of a dry run, or
+    the skipped tasks if all are skipped.
     """
     planned_at_ms = int((await ledger.server_time()).timestamp() * 1000)
     summary, skipped = PlanSummary(MAX_ROWS), list[PlannedTask]()
-    unmatched = set(filter(None, request.contacts))
+    tasks_by_name = {name: set[TaskId]() for name in request.contacts}
     async for planned in _tasks(ledger, settings, request):
         summary.add(planned)
-        unmatched -= {planned.id, planned.task_id.external_id}
+        for name in tasks_by_name.keys() & {planned.id, planned.task_id.external_id, ""}:
+            tasks_by_name[name].add(planned.task_id)
         if as_json and dry_run:
             print_rows([asdict(planned)], as_json)
         elif as_json and not summary.actionable:
             skipped.append(planned)
-    if unmatched:
-        exit_with(USAGE, f"--contact names visits that are not selected: {', '.join(sorted(unmatched))}")
+    _check_contacts(tasks_by_name)
     if skipped and not summary.actionable:
         rows = (TaskResult(planned.id, planned.task_id, planned.skip_reason) for planned in skipped)
         print_rows([row._asdict() for row in rows], as_json)
-    return planned_at_ms, summary
+    contacts = {str(each): request.contacts[name] for name, tasks in tasks_by_name.items() for each in tasks}
+    return planned_at_ms, summary, contacts
+
+
+def _check_contacts(tasks_by_name: Mapping[str, set[TaskId]]) -> None:
+    """Exit unless each visit that --contact names is selected once."""
+    if unmatched := sorted(name for name, tasks in tasks_by_name.items() if name and not tasks):
+        exit_with(USAGE, f"--contact names visits that are not selected: {', '.join(unmatched)}")
+    if ambiguous := sorted(name for name, tasks in tasks_by_name.items() if name and len(tasks) > 1):
+        exit_with(USAGE, f"several accounts have {', '.join(ambiguous)}: select one with --visit and --hook")
 
 
 def _tasks(ledger: Ledger, settings: Settings, request: OperationRequest) -> AsyncIterator[PlannedTask]:

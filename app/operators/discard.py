@@ -74,8 +74,5 @@ class Discard:
         if primary.state in FINAL_STATES or (pending and delivery and delivery not in pending):
             return NOTHING_TO_DISCARD
         parked_at = await self._ledger.redis.command("ZSCORE", keys.PARKED, primary.task_id)
-        changed_at = [
-            float(parked_at or 0),
-            *(delivery_time_ms(id) for id in pending if id.startswith("d")),
-        ]
+        changed_at = [float(parked_at or 0), *map(delivery_time_ms, pending)]
         return CHANGED_SINCE_PLAN if max(changed_at) > self._planned_at_ms else ""

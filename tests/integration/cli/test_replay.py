@@ -9,11 +9,16 @@ import sys
 import pytest
 
 from app.cli.session import open_ledger
+from app.ledger.ids import TaskId
+from app.ledger.ledger import Ledger
+from app.ledger.records import Lease
+from app.ledger.redis import Redis
 from app.operators.filter import Filter
 from app.operators.operations import OperationRequest, Operations
 from app.settings.environment import read_environment
-from tests.support.command_line import ADA, PERSONAL, activity_of, in_2026, rows
+from tests.support.command_line import ADA, PERSONAL, TIME, activity_of, in_2026, rows
 from tests.support.harness import ROOT, Harness, wait_until
+from tests.support.ledger import accept, change, parked
 
 
 def test_a_failure_is_replayed_with_the_contact_of_an_operator(busy: Harness) -> None:
@@ -72,6 +77,40 @@ def test_each_contact_names_its_visit(busy: Harness) -> None:
     assert "succeeded: 2; failed again: 0; pending: 0" in replayed.stderr
     [operation] = busy.redis_command("ZRANGE", "bell:operations", 0, -1)
     assert b"example.com" not in busy.redis_command("HGET", b"bell:operation:" + operation, "request")
+
+
+def test_a_visit_that_fails_after_the_plan_does_not_get_its_contact(
+    busy: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def confirm(question: str, yes: bool) -> None:
+        busy.send("visit.created", "A-3", contact={"first_name": "Bob"}, time_scheduled=TIME)
+        wait_until(lambda: len(rows(busy, "failures", "--json")) == 2)
+
+    monkeypatch.setattr("app.cli.replay.confirm", confirm)
+
+    busy.doorbell("replay", "--state", "parked", "--contact", "grace@example.com")
+
+    assert wait_until(lambda: busy.visit("standard-A-2"))
+    assert ["standard-A-3"] == [row["id"] for row in rows(busy, "failures", "--json")]
+    assert busy.visit("standard-A-3") is None
+
+
+async def test_a_contact_is_for_the_visit_of_one_account(redis: Redis, harness: Harness, ledger: Ledger) -> None:
+    secret = harness.env["HOOKS__STANDARD__SECRETS"]
+    env = {"HOOKS__EAST__SOURCE": "standard", "HOOKS__EAST__SECRETS": secret, "HOOKS__EAST__VISITS_API_TOKEN": "east"}
+    for account in ("main", "east"):
+        await accept(ledger, change("A-2"), account=account, hook="standard" if account == "main" else "east")
+        lease = await ledger.lease(TaskId.visit(account, "standard-A-2"))
+        assert isinstance(lease, Lease)
+        await ledger.complete(lease, parked())
+    contact = ("--contact", "standard-A-2=grace@example.com", "--dry-run")
+
+    ambiguous = harness.doorbell("replay", *contact, **env)
+    of_hook = harness.doorbell("replay", "--visit", "standard-A-2", "--hook", "east", *contact, **env)
+
+    assert (2, 0) == (ambiguous.returncode, of_hook.returncode)
+    assert "several accounts have standard-A-2: select one with --visit and --hook" in ambiguous.stderr
+    assert "1 selected" in of_hook.stdout
 
 
 def test_a_contact_that_is_neither_an_address_nor_an_id_is_a_usage_error(harness: Harness) -> None:

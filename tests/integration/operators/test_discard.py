@@ -6,9 +6,11 @@ from typing import Any
 import pytest
 
 from app.cli.options import build_filter
+from app.ledger.ids import TaskId
+from app.ledger.ledger import Ledger
 from app.operators.discard import Discard
 from app.visits.change import Contact
-from tests.support.ledger import visit_task
+from tests.support.ledger import accept, visit_task
 from tests.support.visit_worker import World, booked, change, park_visits
 from tests.support.visit_worker import at as hour
 
@@ -80,6 +82,22 @@ async def test_changes_after_the_plan_are_not_discarded(world: World, conditions
     assert {"standard-1": "discarded"} | changed == done
     assert [visit_task("2"), visit_task("3")] == sorted(await world.ledger.task_ids("parked"))
     assert 2 == len((await world.load_task("2")).changes)
+
+
+@pytest.mark.parametrize("by", ["a catch-up", "an operator"])
+async def test_a_change_without_a_webhook_after_the_plan_is_not_discarded(
+    world: World, ledger: Ledger, by: str
+) -> None:
+    await park_visits(world, "1")
+    planned_at_ms = (await world.ledger.server_time()).timestamp() * 1000
+    await asyncio.sleep(0.01)
+    if by == "a catch-up":
+        await accept(ledger, change(version=2, time_scheduled=hour(12)), is_listed=True)
+    else:
+        await ledger.assign_contact(TaskId(visit_task("1")), change(version=2, contact=Contact(id="cont_1")))
+
+    assert [("standard-1", "changed_since_plan")] == await execute(world, planned_at_ms, ids=("standard-1",))
+    assert not (await world.load_task()).discarded_changes
 
 
 async def test_changes_after_a_discard_can_be_discarded(world: World) -> None:
