@@ -63,16 +63,20 @@ class Sample:
 
 @dataclass(slots=True)
 class AlertState:
-    """active: messages by key. The key of an alert about one hook ends in the name of the hook."""
+    """active: messages by key. The key of an alert about one hook ends in the name of the hook.
+
+    samples: of the last ten minutes; older ones stay while a message cannot be delivered (is_delivered).
+    """
 
     active: dict[str, str] = field(default_factory=dict)
     samples: list[Sample] = field(default_factory=list)
+    is_delivered: bool = True
 
     @classmethod
     def decode(cls, stored: bytes | None) -> "AlertState":
         state: dict[str, Any] = orjson.loads(stored or b"{}")
         samples = [Sample(sample["at"], sample["parked"]) for sample in state.get("samples", [])]
-        return cls(state.get("active", {}), samples)
+        return cls(state.get("active", {}), samples, state.get("is_delivered", True))
 
 
 class AlertMonitor:
@@ -97,13 +101,17 @@ class AlertMonitor:
             return
         before = AlertState.decode(await self._redis.command("GET", keys.ALERTS))
         now = await self._sample()
-        window = [sample for sample in before.samples if now.at - sample.at < WINDOW_S + SAMPLE_EVERY_S]
+        window = before.samples or [now]
+        if before.is_delivered:
+            window = [sample for sample in window if now.at - sample.at < WINDOW_S + SAMPLE_EVERY_S]
         active = dict([*await self._failure_alert(window, now), *await self._current_alerts()])
-        if not window or now.at - window[-1].at >= SAMPLE_EVERY_S:
-            window.append(now)
-        notified = active if await self._notify(before.active, active) else before.active
-        state = orjson.dumps(AlertState(notified, window))
-        await self._redis.commands(("SET", keys.ALERTS, state, "PX", STATE_TTL_MS))
+        if await self._notify(before.active, active):
+            if not window or now.at - window[-1].at >= SAMPLE_EVERY_S:
+                window.append(now)
+            state = AlertState(active, window)
+        else:
+            state = AlertState(before.active, window, is_delivered=False)
+        await self._redis.commands(("SET", keys.ALERTS, orjson.dumps(state), "PX", STATE_TTL_MS))
 
     async def _count_live_workers(self) -> int:
         seconds, _ = await self._redis.command("TIME")  # heartbeats have the server's time

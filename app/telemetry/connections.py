@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from app.ledger.connection_states import BROKEN, UNHEALTHY, ConnectionState, ConnectionStates, describe_problem
 from app.ledger.redis import Redis
 from app.settings.model import Settings
+from app.telemetry.counters import secret_last_used
 from app.telemetry.silence import Silence, delivery_times, find_silence
 from app.webhooks.registry import source_title
 
@@ -49,7 +50,7 @@ async def load_connections(
 ) -> list[HookConnection]:
     """Return the connection of each hook, or of these. If the tool was not asked lately, the hook's deliveries decide."""
     names, states = sorted(settings.hooks if names is None else names), await ConnectionStates(redis).all()
-    times = await asyncio.gather(*(delivery_times(redis, name) for name in names))
+    times = await asyncio.gather(*(_webhook_times(redis, settings, name) for name in names))
     oldest_ms = time.time() * 1000 - max(ANSWER_VALID_S, 4 * settings.connection_check_s) * 1000
     connections = []
     for name, own_times in zip(names, times, strict=True):
@@ -77,8 +78,16 @@ async def load_connection(redis: Redis, settings: Settings, name: str) -> HookCo
     return next(each for each in await load_connections(redis, settings, [name]))
 
 
+async def _webhook_times(redis: Redis, settings: Settings, name: str) -> Sequence[float]:
+    """Return the times of the last webhooks, newest first; once they have expired, when a secret last verified one."""
+    if times := await delivery_times(redis, name):
+        return times
+    used = await secret_last_used(redis, name, settings.hooks[name].secrets, settings.secret_key)
+    return [max(ms / 1000 for ms in used.values() if ms)] if any(used.values()) else []
+
+
 def _by_deliveries(state: ConnectionState, times: Sequence[float], silence: Silence | None) -> ConnectionState:
-    """Return the state that the deliveries of the hook show. times: as `delivery_times` returns them."""
+    """Return the state that the deliveries of the hook show. times: as `_webhook_times` returns them."""
     if state.state == "credentials_expired":
         return state
     if state.state in UNHEALTHY and (not times or times[0] * 1000 < state.checked_at_ms):

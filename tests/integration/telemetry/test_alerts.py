@@ -344,6 +344,21 @@ async def test_a_rejected_message_is_sent_again(redis: Redis, channel: Channel) 
     assert "No worker" in first[0]
 
 
+async def test_new_failures_are_reported_after_an_outage_of_the_channel(redis: Redis, channel: Channel) -> None:
+    scene = Scene(redis, channel)
+    await scene.beat()
+    await scene.check()
+    channel.statuses = [500, 500, 200]
+    await park(scene)
+
+    first = await scene.check()
+    await scene.minutes_later(12)
+    second, third = [await scene.check() for _ in range(2)]
+
+    assert (first, first) == (second, third)
+    assert "New failures in the last ten minutes: 1" in first[0]
+
+
 async def test_the_body_of_a_response_is_not_read(redis: Redis, channel: Channel) -> None:
     scene = Scene(redis, channel)
     channel.length = 1_000_000_000

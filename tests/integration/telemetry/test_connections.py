@@ -11,6 +11,7 @@ from app.operators.doctor import local_checks
 from app.operators.overview import load_overview
 from app.settings.environment import read_environment
 from app.telemetry.connections import load_connection
+from app.telemetry.counters import Counters
 from app.telemetry.metrics import snapshot
 
 SETTINGS = read_environment(
@@ -98,6 +99,16 @@ async def test_a_hook_with_few_deliveries_is_silent_after_a_day(ledger: Ledger) 
     await ledger.redis.command("DEL", "bell:deliveries:zoom")
     await add_deliveries(ledger, [26, 26.5])
     detail = "nothing has arrived for 26 h; too few arrived before to know what is usual"
+    assert ("degraded", True, detail) == await silence_of_zoom(ledger)
+
+
+async def test_a_hook_stays_silent_when_its_deliveries_have_expired(ledger: Ledger) -> None:
+    counters = Counters(secret_keys=SETTINGS.secret_key)
+    verified_ms = now_ms() - 40 * DAY_MS
+    counters.record_delivery("zoom", "accepted", SETTINGS.hooks["zoom"].secrets[0], verified_ms, "", "d1")
+    await counters.flush(ledger.redis)
+
+    detail = "nothing has arrived for 40 d; too few arrived before to know what is usual"
     assert ("degraded", True, detail) == await silence_of_zoom(ledger)
 
 
