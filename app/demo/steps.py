@@ -19,7 +19,7 @@ import httpx
 
 from app.demo import valkey
 from app.demo.processes import wait_until
-from app.demo.system import NotStarted, System
+from app.demo.system import CONTACT_FOR_S, NotStarted, System
 from app.demo.tools import HOOKS, Tools
 from app.visits.change import external_id
 from app.webhooks.fresh_specimens import refresh
@@ -167,6 +167,7 @@ class DemoSteps:
         headers = {"Content-Type": "application/json", "webhook-id": f"msg_{self.run_id}"}
         response = self.system.send("standard", body, headers)
         external_id = f"standard-{visit_id}"
+        time.sleep(CONTACT_FOR_S)  # it is not parked before, and to look takes a process
         parked = wait_until(lambda: [row for row in self.system.failures() if row["id"] == external_id]) or []
         has_visit = any(visit["external_id"] == external_id for visit in self.system.visits())
         result = f"no visit; parked for an operator: {parked[0]['reason'] if parked else 'missing'}"

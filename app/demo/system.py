@@ -30,6 +30,8 @@ from app.webhooks.specimens import sign_headers
 #: The hooks of the demo, besides `standard`, and the additional hooks with --all.
 SOURCES, MORE_SOURCES = ("calendly", "calcom", "acuity"), ("zoom", "housecallpro")
 READY_TIMEOUT_S = 30.0
+#: How long a visit waits for an e-mail address.
+CONTACT_FOR_S = 2
 
 
 class NotStarted(Exception):
@@ -91,7 +93,7 @@ class System:
             "SECRET_KEY": secrets.token_hex(32),
             "CONSOLE_PASSWORD_HASH": hash_password(self.password),
             "RETRY_FIRST_S": "1",
-            "CONTACT_FOR_S": "2",
+            "CONTACT_FOR_S": str(CONTACT_FOR_S),
         }
 
     def _tool_settings(self, source: str, tool_url: str) -> Iterator[tuple[str, str]]:
