@@ -29,17 +29,8 @@ from app.demo.valkey import free_port, valkey
 from app.settings.environment import read_environment
 from jobs.worker import worker_settings
 from tests.support.cases import each
-from tests.support.harness import (
-    ROOT,
-    Harness,
-    Server,
-    http_client,
-    sign_standard,
-    standard_body,
-    status_of,
-    wait_until,
-)
-from tests.support.processes import run_process
+from tests.support.harness import Harness, Server, http_client, sign_standard, standard_body, status_of, wait_until
+from tests.support.processes import ROOT, run_process
 
 PROCFILE = dict(line.split(": ", 1) for line in (ROOT / "Procfile").read_text().splitlines())
 DEPLOY, TESTS = ROOT / "deploy", ROOT / "tests"

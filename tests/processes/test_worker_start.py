@@ -10,8 +10,8 @@ import pytest
 
 from app.demo.valkey import free_port, start
 from tests.support.cases import each
-from tests.support.harness import ROOT, SECRET, TOKEN, Harness, Server, wait_until
-from tests.support.processes import run_process, start_process
+from tests.support.harness import SECRET, TOKEN, Harness, Server, wait_until
+from tests.support.processes import ROOT, run_process, start_process
 
 BY_ARQ = "arq jobs.worker.WorkerSettings"
 COMMANDS = ["jobs", "app worker", BY_ARQ]

@@ -40,7 +40,7 @@ from app.cli import main
 from app.cli.run import WEB_OPTIONS
 from app.demo.valkey import free_port
 from app.ledger.redis import Redis, RedisAddress
-from tests.support.processes import ROOT, run_process, start_process
+from tests.support.processes import run_process, start_process
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"  # the specification's own example
 CALENDLY_SECRET = "calendly-signing-key-for-tests"
@@ -266,12 +266,7 @@ class Harness:
 
     def doorbell_process(self, *arguments: str, stdin: bytes = b"", **env: str) -> "subprocess.CompletedProcess[str]":
         """Run a command in a process of its own, as a shell does."""
-        command, env = [sys.executable, "-m", "app", *arguments], {**self.env, **env}
-        if not stdin:
-            return run_process(command, env)
-        return subprocess.run(
-            command, cwd=ROOT, env=env, input=stdin.decode(), capture_output=True, text=True, timeout=60
-        )
+        return run_process([sys.executable, "-m", "app", *arguments], {**self.env, **env}, stdin=stdin)
 
     def redis_command(self, *command: Any) -> Any:
         async def once() -> Any:

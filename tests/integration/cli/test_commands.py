@@ -9,7 +9,8 @@ from click.testing import CliRunner
 from app import __version__
 from app.cli import COMMANDS, main
 from tests.support.cases import each
-from tests.support.harness import ROOT, Harness
+from tests.support.harness import Harness
+from tests.support.processes import ROOT
 
 
 @pytest.mark.parametrize(

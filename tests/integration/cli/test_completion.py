@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.command_line import rows
-from tests.support.harness import ROOT, Harness
+from tests.support.harness import Harness
+from tests.support.processes import ROOT
 
 
 def completed(harness: Harness, *words: str) -> list[str]:

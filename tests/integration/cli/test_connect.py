@@ -1,20 +1,14 @@
 """`doorbell connect` and `disconnect` for people: what is asked and said, with a fake of the tool."""
 
-import os
-import pty
 import re
-import select
-import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from app.vendors.api import create_vendors, load_vendor
-from tests.support.command_line import rows
-from tests.support.harness import CALENDLY_SECRET, ROOT, Harness, serving
+from tests.support.command_line import rows, run_in_terminal
+from tests.support.harness import CALENDLY_SECRET, Harness, serving
 
 TOKEN = load_vendor("calendly").credentials["TOKEN"]
 #: A key of tests, and the secret that Zoom would show.
@@ -45,20 +39,8 @@ def type_answers(harness: Harness, answers: list[str], *command: str) -> str:
 
 def answer_prompts(harness: Harness, answers: list[str], *command: str) -> tuple[str, int]:
     """Do as type_answers does, and also return the exit status."""
-    terminal, other = pty.openpty()
-    with subprocess.Popen(
-        [sys.executable, "-m", "app", *command], cwd=ROOT, env=harness.env, stdin=other, stdout=other, stderr=other
-    ) as process:
-        os.close(other)
-        shown, answered = b"", 0
-        with suppress(OSError):  # the end of a terminal is an error
-            while select.select([terminal], [], [], 20)[0] and (chunk := os.read(terminal, 65_536)):
-                shown += chunk
-                if answers and shown[answered:].endswith(b": "):
-                    answered = len(shown)
-                    os.write(terminal, f"{answers.pop(0)}\n".encode())
-    os.close(terminal)
-    return " ".join(shown.decode().split()), process.returncode
+    shown, status = run_in_terminal(command, harness.env, answers=answers)
+    return " ".join(shown.split()), status
 
 
 def test_a_person_is_told_which_credential_and_where_it_is(harness: Harness, vendors: str) -> None:

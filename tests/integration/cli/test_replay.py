@@ -3,8 +3,8 @@
 import asyncio
 import json
 import signal
-import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -17,8 +17,9 @@ from app.operators.filter import Filter
 from app.operators.operations import OperationRequest, Operations
 from app.settings.environment import read_environment
 from tests.support.command_line import ADA, PERSONAL, TIME, activity_of, in_2026, rows
-from tests.support.harness import ROOT, Harness, wait_until
+from tests.support.harness import Harness, wait_until
 from tests.support.ledger import accept, change, parked
+from tests.support.processes import start_process
 
 
 def test_a_failure_is_replayed_with_the_contact_of_an_operator(busy: Harness) -> None:
@@ -293,20 +294,15 @@ def test_a_replay_without_a_worker_stays_queued_until_a_worker_starts(
     assert wait_until(lambda: idle.visit("standard-A-2"))
 
 
-def test_an_interrupted_command_says_that_the_replay_continues(idle: Harness) -> None:
-    arguments = ["replay", "standard-A-2", "--contact", "cont_KYdl3lftgZXGRbxqoj", "--yes"]
-    with subprocess.Popen(
-        [sys.executable, "-m", "app", *arguments],
-        cwd=ROOT,
-        env=idle.env,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    ) as process:
-        [operation] = wait_until(lambda: rows(idle, "operations", "--json"))
-        process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=20)
+def test_an_interrupted_command_says_that_the_replay_continues(idle: Harness, tmp_path: Path) -> None:
+    arguments, log = ["replay", "standard-A-2", "--contact", "cont_KYdl3lftgZXGRbxqoj", "--yes"], tmp_path / "log"
+    process = start_process([sys.executable, "-m", "app", *arguments], idle.env, log)
+    [operation] = wait_until(lambda: rows(idle, "operations", "--json"))
 
-    assert (130, True) == (process.returncode, f"doorbell cancel {operation['operation']}" in errors.decode())
+    process.send_signal(signal.SIGINT)
+    status = process.wait(20)
+
+    assert (130, True) == (status, f"doorbell cancel {operation['operation']}" in log.read_text())
     idle.start_worker()
     assert wait_until(lambda: idle.visit("standard-A-2"))
 

@@ -1,41 +1,21 @@
 """Output on terminals and in pipes: widths, colours, and text of senders."""
 
-import fcntl
 import json
-import os
-import pty
 import re
-import struct
 import subprocess
 import sys
-import termios
-from contextlib import suppress
 
 import pytest
 
 from app.cli.output import printable, to_json
-from tests.support.command_line import ADA, TIME, rows
-from tests.support.harness import ROOT, Harness, wait_until
+from tests.support.command_line import ADA, TIME, rows, run_in_terminal
+from tests.support.harness import Harness, wait_until
+from tests.support.processes import ROOT
 
 
 def in_terminal(harness: Harness, width: int, *command: str, **env: str) -> str:
     """Run a command in a terminal of this width. Return what it prints."""
-    reader, terminal = pty.openpty()
-    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, width, 0, 0))
-    with subprocess.Popen(
-        [sys.executable, "-m", "app", *command],
-        cwd=ROOT,
-        env={**harness.env, "TERM": "xterm", "COLUMNS": "", **env},
-        stdout=terminal,
-        stderr=subprocess.PIPE,
-    ):
-        os.close(terminal)
-        printed = b""
-        with suppress(OSError):  # the end of a terminal is an error
-            while chunk := os.read(reader, 65_536):
-                printed += chunk
-    os.close(reader)
-    return printed.decode().replace("\r\n", "\n")
+    return run_in_terminal(command, {**harness.env, "TERM": "xterm", "COLUMNS": "", **env}, width)[0]
 
 
 def test_a_terminal_of_80_columns_gets_lines_that_fit_with_symbols(busy: Harness) -> None:

@@ -16,7 +16,7 @@ from app.ledger.redis import Redis
 from app.webhooks.registry import load_sources
 from tests.integration.connections import test_fake_webhooks, test_subscriptions
 from tests.support.cases import each
-from tests.support.harness import ROOT
+from tests.support.processes import ROOT
 from tests.support.vendors import ConnectedTool, connected_tool
 
 EVENT_NAME = '    event_name_path=("event",),\n'

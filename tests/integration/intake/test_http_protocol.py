@@ -25,7 +25,7 @@ from app.intake.http_protocol import TAKE_REQUEST, BufferedRequest, HttpProtocol
 from app.ledger.redis import Redis
 from tests.support.cases import each
 from tests.support.console import HASHES, OPERATORS
-from tests.support.harness import ROOT, sign_standard, wait_until
+from tests.support.harness import sign_standard, wait_until
 from tests.support.intake import (
     SHORT_TIMEOUTS,
     WebProcess,
@@ -39,6 +39,7 @@ from tests.support.intake import (
     start_web,
     stored_keys,
 )
+from tests.support.processes import ROOT
 
 PROCFILE_WEB = (ROOT / "Procfile").read_text().splitlines()[0].partition(": ")[2]
 #: A limit of open files that a test can reach.

@@ -27,9 +27,10 @@ from app.ledger.records import CircuitSignal
 from app.ledger.redis import Redis
 from app.telemetry.counters import Counters, hourly_counts, totals
 from app.telemetry.metric_names import METRICS
-from tests.support.harness import ROOT, Harness, Server, http_client, sign_standard, standard_body, wait_until
+from tests.support.harness import Harness, Server, http_client, sign_standard, standard_body, wait_until
 from tests.support.ledger import accept, change, start_run, waiting
 from tests.support.ledger_client import LedgerClient
+from tests.support.processes import ROOT
 
 TRACE_ID, SENDER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 TRACEPARENT = f"00-{TRACE_ID}-{SENDER}-01"

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from app.telemetry import tracing
-from tests.support.harness import ROOT, Harness, sign_standard, standard_body, wait_until
+from tests.support.harness import Harness, sign_standard, standard_body, wait_until
+from tests.support.processes import ROOT
 
 TRACE_ID, SENDER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 PERSON = {"id": "cont_KYdl3lftgZXGRbxqoj", "email": "zebediah@example.com", "first_name": "Zebediah"}

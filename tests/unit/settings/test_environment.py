@@ -18,8 +18,8 @@ from app.settings.environment import (
 )
 from app.settings.model import Settings
 from tests.support.cases import each
-from tests.support.harness import ROOT, SECRET
-from tests.support.processes import run_process
+from tests.support.harness import SECRET
+from tests.support.processes import ROOT, run_process
 
 REDIS = {"REDIS_URL": "redis://127.0.0.1:6379/0"}
 #: A part of every invalid value, which must appear in no message.
