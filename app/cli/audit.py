@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass
 
 import click
 
+from app.cli.options import refuse_empty
 from app.cli.output import (
     CHECK_FAILED,
     NOTHING_MATCHED,
@@ -44,7 +45,7 @@ class _Counts:
 
 
 @click.command(epilog=examples("audit --rate 5", "audit --repair", "audit --resume --json"))
-@click.option("--account", help="Only this account of the Visits API [default: all].")
+@click.option("--account", help="Only this account of the Visits API [default: all].", callback=refuse_empty)
 @click.option("--repair", is_flag=True, help="Requeue visits that differ.")
 @click.option(
     "--rate", type=click.FloatRange(min=0, min_open=True), help="Calls per second [default: VISITS_API_RATE]."

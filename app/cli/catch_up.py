@@ -50,6 +50,8 @@ def catch_up(hook: str, since: datetime | None, dry_run: bool, cancel: bool, yes
     Upcoming appointments and those that changed since the connection was last healthy are stored. Earlier ones need
     --since, since their customers may be asked for a review.
     """
+    if cancel and dry_run:
+        raise click.UsageError("--cancel and --dry-run cannot be combined")
     if cancel:
         _cancel(hook)
         return

@@ -44,6 +44,8 @@ def move(hook: str, target: str, dry_run: bool, is_cancelled: bool, yes: bool, a
     to retry for some seconds. After the switch, they must reach the other cell. A killed move continues when the
     command runs again.
     """
+    if is_cancelled and dry_run:
+        raise click.UsageError("--cancel and --dry-run cannot be combined")
     if is_cancelled:
         account = _run(hook, target, _cancel)
         return print_message(f"the account {account} stays in this cell")

@@ -20,7 +20,15 @@ since_option = click.option("--since", type=TimeType(), help="Only after this ti
 until_option = click.option("--until", type=TimeType(), help="Only before this time.")
 
 
+def refuse_empty(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    """End the command: an unset variable of a script must not widen the selection."""
+    if value == "":
+        raise click.UsageError(f"{param.opts[0]} is empty: give it a value, or leave it out", ctx)
+    return value
+
+
 def _check_source(ctx: click.Context, param: click.Parameter, name: str | None) -> str | None:
+    refuse_empty(ctx, param, name)
     if name and name not in load_sources():
         raise click.BadParameter(f"there is no source {name}{did_you_mean(name, load_sources())}", ctx, param)
     return name
@@ -30,9 +38,19 @@ def filter_options(states: Sequence[str]) -> Callable[[F], F]:
     options = [
         click.option("--state", type=click.Choice(states), help="Only in this state.") if states else None,
         click.option("--source", help="Only this source.", shell_complete=complete_sources, callback=_check_source),
-        click.option("--hook", help="Only this hook.", shell_complete=complete_hooks),
-        click.option("--reason", help="Only with this reason, or part of one.", shell_complete=complete_reasons),
-        click.option("--visit", help="Only this visit, by any of its ids.", shell_complete=complete_visits),
+        click.option("--hook", help="Only this hook.", shell_complete=complete_hooks, callback=refuse_empty),
+        click.option(
+            "--reason",
+            help="Only with this reason, or part of one.",
+            shell_complete=complete_reasons,
+            callback=refuse_empty,
+        ),
+        click.option(
+            "--visit",
+            help="Only this visit, by any of its ids.",
+            shell_complete=complete_visits,
+            callback=refuse_empty,
+        ),
         since_option,
         until_option,
         utc_option,
@@ -47,7 +65,9 @@ def filter_options(states: Sequence[str]) -> Callable[[F], F]:
 
 
 search_option = click.option(
-    "--search", help="Only with this id (Doorbell's, the tool's or a request's), e-mail address or phone number."
+    "--search",
+    help="Only with this id (Doorbell's, the tool's or a request's), e-mail address or phone number.",
+    callback=refuse_empty,
 )
 cursor_option = click.option("--cursor", default="", help="Continue a list at this cursor.")
 

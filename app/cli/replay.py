@@ -99,6 +99,8 @@ def replay(
     changes are applied again. Newer values take precedence. A worker runs the replay; Ctrl-C does not stop it,
     `doorbell cancel` does.
     """
+    if mode and (recheck or contacts):
+        raise click.UsageError(f"--{'recheck' if recheck else 'contact'} and --{mode} cannot be combined")
     contact_by_visit = _parse_contacts(contacts)
     visits = tuple(filter(None, contact_by_visit))
     has_selection = ids or any(options.values())
@@ -190,9 +192,6 @@ def cancel(operation: str) -> None:
 
 
 def _parse_filter(kind: OperationKind, ids: tuple[str, ...], options: Mapping[str, Any]) -> Filter:
-    if empty := [name for name, value in options.items() if value == ""]:
-        # An unset variable of a script must not widen the selection.
-        exit_with(USAGE, f"--{empty[0]} is empty: give it a value, or leave it out")
     filter = build_filter(options, ids=ids)
     if filter.is_empty:
         exit_with(USAGE, f"select what to {kind}: IDs, or a filter like --state parked (see --help)")

@@ -167,14 +167,30 @@ def test_a_plan_contains_no_personal_data(busy: Harness) -> None:
     assert [] == [word for word in PERSONAL if word in output]
 
 
-@pytest.mark.parametrize("command", ["replay", "discard"])
-@pytest.mark.parametrize("option", ["--visit", "--search", "--hook", "--source", "--reason"])
-def test_an_empty_option_is_rejected(busy: Harness, command: str, option: str) -> None:
+@pytest.mark.parametrize("command", ["replay", "discard", "deliveries", "failures", "export visits", "audit"])
+def test_an_empty_option_is_rejected(harness: Harness, command: str) -> None:
     """An unset variable of a script must not widen the selection."""
-    result = busy.doorbell(command, option, "", "--since", "7d", "--yes")
+    options = ["--account"] if command == "audit" else ["--visit", "--search", "--hook", "--source", "--reason"]
 
-    assert 2 == result.returncode
-    assert f"{option} is empty" in result.stderr
+    results = [harness.doorbell(*command.split(), option, "") for option in options]
+
+    assert [2] * len(options) == [result.returncode for result in results]
+    assert all(f"{option} is empty" in result.stderr for option, result in zip(options, results, strict=True))
+
+
+@pytest.mark.parametrize("mode", ["--retranslate", "--reconcile"])
+@pytest.mark.parametrize("option", [("--contact", "ada@example.com"), ("--recheck",)])
+def test_an_option_without_effect_is_rejected(harness: Harness, mode: str, option: tuple[str, ...]) -> None:
+    result = harness.doorbell("replay", "standard-A-2", mode, *option)
+
+    assert (2, True) == (result.returncode, f"{option[0]} and {mode} cannot be combined" in result.stderr)
+
+
+@pytest.mark.parametrize("command", ["move standard --to redis://127.0.0.1:1/0", "catch-up standard"])
+def test_a_dry_run_cancels_nothing(harness: Harness, command: str) -> None:
+    result = harness.doorbell(*command.split(), "--cancel", "--dry-run")
+
+    assert (2, True) == (result.returncode, "--cancel and --dry-run cannot be combined" in result.stderr)
 
 
 def test_a_plan_that_skips_everything_starts_no_operation(busy: Harness) -> None:
