@@ -4,6 +4,7 @@ import json
 import re
 import sys
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta, tzinfo
 from difflib import get_close_matches
 from typing import Any, NoReturn
@@ -155,8 +156,8 @@ def _cell(value: Any) -> str:
 
 def with_age(text: str) -> str:
     """Format a time of the last hours with its age, `2:00 PM EST, 5 min ago`, and everything else like `for_people`."""
-    if not _TIMESTAMP.fullmatch(text):
-        return for_people(text)
+    if for_people(text) == text:
+        return text
     age = datetime.now(UTC) - datetime.fromisoformat(text)
     if not timedelta() <= age < RECENT:
         return for_people(text)
@@ -166,7 +167,9 @@ def with_age(text: str) -> str:
 def for_people(value: Any) -> str:
     """Format a value, a time in ISO 8601 in the zone of `time_zone`: `Nov 29, 2:00 PM EST`."""
     text = str(value)
-    return local_time(datetime.fromisoformat(text), time_zone()) if _TIMESTAMP.fullmatch(text) else text
+    with suppress(ValueError):  # such as February 30, which an API may quote
+        return local_time(datetime.fromisoformat(text), time_zone()) if _TIMESTAMP.fullmatch(text) else text
+    return text
 
 
 def with_currency(amount: str | None, currency: str | None) -> str:

@@ -195,29 +195,28 @@ def operations(operation: str | None, limit: int, as_json: bool) -> None:
 def _print_operation(id: str, limit: int, as_json: bool) -> None:
     from app.cli.replay import outcome_state  # the other commands of this module do not need replays
 
-    async def load(ledger: Ledger, settings: Settings) -> tuple[Operation, list[Row]]:
+    async def load(ledger: Ledger, settings: Settings) -> tuple[Operation, list[Row], bool]:
         operations = Operations(ledger, settings)
         try:
             operation = await operations.get(id)
         except NotFound:
             exit_with(NOTHING_MATCHED, f"there is no operation {id}: see `doorbell operations`")
         pages = {outcome: await operations.tasks(id, outcome, limit=limit) for outcome in operation.outcomes}
-        return operation, [
+        tasks = [
             {"outcome": outcome, "id": task_id.display_id}
             for outcome, page in pages.items()
             for task_id in page.task_ids
         ]
+        return operation, tasks, len(tasks) > limit or any(page.next_cursor for page in pages.values())
 
-    operation, tasks = run_with_ledger(load)
-    if as_json:
-        return print_rows([_operation_row(operation, as_json) | {"tasks": tasks[:limit]}], as_json)
-    print_rows([_operation_row(operation, as_json)], as_json)
-    if tasks:
+    operation, tasks, has_more = run_with_ledger(load)
+    row = _operation_row(operation, as_json)
+    print_rows([row | {"tasks": tasks[:limit]} if as_json else row], as_json)
+    if tasks and not as_json:
         click.echo()
         print_table([task | {"outcome": outcome_state(task["outcome"])} for task in tasks[:limit]])
-    if len(tasks) > limit:
+    if has_more:
         print_message(f"there are more: use a larger --limit than {limit}")
-    return None
 
 
 def _operation_row(operation: Operation, as_json: bool) -> Row:

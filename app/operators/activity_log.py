@@ -223,7 +223,7 @@ def _is_id(text: str) -> bool:
 
 
 def _bound(time_ms: float, infinite: str) -> str:
-    return f"{time_ms:.0f}" if math.isfinite(time_ms) and time_ms >= 0 else infinite
+    return f"{max(time_ms, 0):.0f}" if math.isfinite(time_ms) else infinite
 
 
 def _position(id: str) -> tuple[float, ...]:

@@ -18,7 +18,7 @@ from app.ledger.reasons import find_reason, ignored_title
 from app.ledger.records import DeliveryInfo, NotFound, Task
 from app.ledger.redis import Redis
 from app.ledger.times import iso_timestamp
-from app.operators.explain import Explain, Row, event_name, run_off_loop
+from app.operators.explain import Explain, Row, event_name, ignored_reason, run_off_loop
 from app.operators.feed import POLL_INTERVAL_S, finished_attempts, new_deliveries
 from app.operators.history import delivery_history
 from app.operators.rejections import find_cause
@@ -273,9 +273,8 @@ def _event_note(event: Task) -> Sequence[str]:
         return [f"a worker fetches its record{wait}"]
     if event.state == "parked":
         return [f"needs attention: {find_reason(event.reason).title} ({event.reason})"]
-    outcome = event.attempts[-1].outcome if event.attempts else ""
-    reason = outcome.removeprefix("ignored: ")
-    return [f"ignored after its record was fetched: {ignored_title(reason)}"] if reason != outcome else []
+    reason = ignored_reason(event)
+    return [f"ignored after its record was fetched: {ignored_title(reason)}"] if reason else []
 
 
 def _no_visit(meta: DeliveryInfo, visits: Sequence[Row]) -> str:

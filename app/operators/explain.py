@@ -375,9 +375,11 @@ class Explain:
 
     async def _changes_of_event(self, id: str, task_id: TaskId, visits: VisitCache) -> list[Row]:
         event = await self._ledger.load_task(task_id)
-        is_translated = event.state == "done" and event.targets
-        rows = [] if is_translated else [{"task": "translate", "state": event.state, **_failure_fields(event)}]
-        return rows + await self._changes(id, event.targets, visits)
+        if event.state == "done" and event.targets:
+            return await self._changes(id, event.targets, visits)
+        ignored = ignored_reason(event) if event.state == "done" else ""
+        row = {"state": "ignored", "ignored": ignored} if ignored else {"state": event.state, **_failure_fields(event)}
+        return [{"task": "translate", **row}, *await self._changes(id, event.targets, visits)]
 
     async def _visit(self, task_id: TaskId) -> Row:
         aliases = await self._ledger.load_aliases(task_id)
@@ -505,6 +507,16 @@ def _failure_fields(task: Task) -> Row:
     return {name: value for name, value in fields.items() if value}
 
 
+def ignored_reason(event: Task) -> str:
+    """Return why an event was ignored when a worker translated it; empty if it was not."""
+    outcome = event.attempts[-1].outcome if event.attempts else ""
+    return outcome.removeprefix(IGNORED) if outcome.startswith(IGNORED) else ""
+
+
+#: Begins the outcome of an attempt that ignored the event; the reason follows.
+IGNORED = "ignored: "
+
+
 def _activity_rows(activities: Iterable[Activity]) -> list[Row]:
     names = ("at", "actor", "action", "effect", "operation")
     return [{name: value for name in names if (value := getattr(activity, name))} for activity in activities]
@@ -532,6 +544,10 @@ def _delivery_sentence(meta: DeliveryInfo, changes: Sequence[Row]) -> str:
         return "Applied: Review Rover has the values of this delivery."
     if states["superseded"]:
         return "Outdated: newer messages decide all fields of this delivery."
+    if states["ignored"]:
+        return f"Ignored: {ignored_title(next(change['ignored'] for change in changes if 'ignored' in change))}."
+    if states["done"]:
+        return "It changes no visit."
     return "Discarded by an operator."
 
 

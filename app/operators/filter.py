@@ -134,6 +134,11 @@ class Filter(_QueryFilter):
         return self.state in INDEXED_STATES or bool(self.reason)
 
     @property
+    def is_contradictory(self) -> bool:
+        """Whether it matches no row of a list: a delivery with a result has no reason."""
+        return self.state in RESULT_STATES and bool(self.reason)
+
+    @property
     def is_by_id(self) -> bool:
         """Whether it matches the ids that `Lists.resolve_ids` returns."""
         return bool(self.visit or self.search)

@@ -78,7 +78,7 @@ class Lists:
 
     async def deliveries(self, filter: Filter, limit: int = PAGE_SIZE) -> ListPage:
         if filter.is_by_state:
-            return await self.tasks(filter, limit)
+            return ListPage([]) if filter.is_contradictory else await self.tasks(filter, limit)
         lists = [f"{keys.DELIVERIES}{hook}" for hook in await self._hooks_matching(filter)]
         rows: list[Row] = []
         checked, scanned, last, visits = 0, 0, "", VisitCache(self._ledger)
@@ -199,6 +199,8 @@ class Lists:
         The state of a delivery is not checked, nor is the hook of many tasks. max_compared: compares only this number of
         tasks, the newest; then the count is a lower bound.
         """
+        if filter.is_contradictory:
+            return 0
         if filter.is_by_id:
             return await self._count_by_id(replace(filter, cursor=""))
         if not filter.is_by_state:
@@ -249,14 +251,17 @@ class Lists:
 
     # -- search --
 
-    async def search(self, text: str) -> list[SearchResult]:
-        """Search by the id of a delivery, request or visit (ours or the tool's), by e-mail address or phone number."""
+    async def search(self, text: str, limit: int = PAGE_SIZE) -> list[SearchResult]:
+        """Search by the id of a delivery, request or visit (ours or the tool's), by e-mail address or phone number.
+
+        limit: of visits with the address or number.
+        """
         [delivery], visits, request = await asyncio.gather(
             self._ledger.load_delivery_infos([text]),
             self._existing_visits(_possible_names(text)),
             counters.delivery_of_request(self._redis, text),
         )
-        task_ids = await search_index.lookup(self._redis, text, self._settings.secret_key)
+        task_ids = await search_index.lookup(self._redis, text, self._settings.secret_key, limit)
         results = [SearchResult("delivery", text)] if delivery else []
         results += [SearchResult("delivery", request)] if request else []
         names = list(dict.fromkeys([*visits, *(task_id.external_id for task_id in task_ids)]))
@@ -264,7 +269,8 @@ class Lists:
 
     async def resolve_ids(self, filter: Filter) -> list[str]:
         """Return the ids of the deliveries and visits that match `visit` and `search` of the filter."""
-        ids = [result.id for result in await self.search(filter.search)] if filter.search else []
+        results = await self.search(filter.search, search_index.MAX_SELECTED) if filter.search else []
+        ids = [result.id for result in results]
         if filter.visit:
             visits = await self._existing_visits(_possible_names(filter.visit))
             return visits if not filter.search else [id for id in ids if id in visits]
@@ -422,11 +428,12 @@ def _position(at: float, name: str) -> str:
 
 
 def _matches(filter: Filter, meta: DeliveryInfo | None) -> bool:
-    """Check the metadata of a delivery. Its state is checked later."""
+    """Check the metadata of a delivery. Its state is checked later: a worker may have ignored an event."""
     if meta is None:
         return not (filter.source or filter.state)
     is_in_hook = filter.source in ("", meta.source) and filter.hook in ("", meta.hook)
-    return is_in_hook and (filter.state != "ignored" or bool(meta.ignored))
+    is_ignored = bool(meta.ignored) or any(task_id.is_event for task_id in meta.task_ids)
+    return is_in_hook and (filter.state != "ignored" or is_ignored)
 
 
 def _possible_names(id: str) -> list[str]:

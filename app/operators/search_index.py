@@ -14,8 +14,8 @@ from app.ledger.ids import TaskId
 from app.ledger.redis import Redis
 from app.visits.change import Contact
 
-#: The newest visits of a digest that a search finds, and the visits of an address that one step of an erasure removes.
-MAX_VISITS_PER_KEY, MAX_REMOVED = 200, 10_000
+#: The newest visits of a digest that a search finds; those that a filter selects, or one step of an erasure removes.
+MAX_VISITS_PER_KEY, MAX_SELECTED = 200, 10_000
 #: Words of one name. Prefixed, no word of a name has the digest of an address or number.
 MAX_WORDS, NAME_PREFIX = 4, "name "
 _EMAIL = re.compile(r"[^\s@]+@[^\s@]+")
@@ -92,7 +92,7 @@ async def remove_visits(
 async def remove_email(redis: Redis, email: str, secret_keys: Sequence[str]) -> None:
     """Remove all entries of a normalized address. Raises RedisUnavailable."""
     digests = [_digest(email, key) for key in secret_keys]
-    pages = await _visits(redis, digests, MAX_REMOVED)
+    pages = await _visits(redis, digests, MAX_SELECTED)
     await _remove(redis, [(digest, task_id) for digest, page in zip(digests, pages, strict=True) for task_id in page])
 
 

@@ -15,6 +15,7 @@ from app.operators.lists import Lists
 from app.settings.model import Hook, Settings
 from app.webhooks.delivery import Event, UnreadableBody
 from app.webhooks.fetching import RecordRequest
+from app.webhooks.registry import source_of_visit
 from app.webhooks.translation import parse_event
 
 #: The activity log links each step with at most this number of visits and deliveries.
@@ -127,6 +128,8 @@ class TaskSelector:
             if not filter.since_ms <= task.pending_since_ms <= filter.until_ms:
                 return False
             filter = replace(filter, since="", until="")
+        if task_id.is_visit and filter.source in ("", source_of_visit(task_id.external_id)):
+            filter = replace(filter, source="")  # its deliveries may have expired
         origins = (*task.changes, *task.discarded_changes)
         deliveries = [task_id.delivery_id] if task_id.is_event else list(dict.fromkeys(map(delivery_of, origins)))
         return (

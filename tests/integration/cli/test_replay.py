@@ -11,14 +11,14 @@ import pytest
 from app.cli.session import open_ledger
 from app.ledger.ids import TaskId
 from app.ledger.ledger import Ledger
-from app.ledger.records import Lease
+from app.ledger.records import Cause, Lease
 from app.ledger.redis import Redis
 from app.operators.filter import Filter
 from app.operators.operations import OperationRequest, Operations
 from app.settings.environment import read_environment
 from tests.support.command_line import ADA, PERSONAL, TIME, activity_of, in_2026, rows
 from tests.support.harness import Harness, wait_until
-from tests.support.ledger import accept, change, parked
+from tests.support.ledger import accept, change, parked, visit_task
 from tests.support.processes import start_process
 
 
@@ -60,6 +60,22 @@ def test_a_replay_that_fails_again_says_so_and_exits_with_6(busy: Harness) -> No
     assert ["1 failed again" in text, "until 20" in text] == [True, False]
     assert "Failed again: No e-mail address  standard-A-2" in busy.doorbell("operations", operation["operation"]).stdout
     assert 5 == busy.doorbell("operations", "d0").returncode
+
+
+async def test_more_tasks_of_an_operation_than_the_limit_are_mentioned(
+    redis: Redis, harness: Harness, ledger: Ledger
+) -> None:
+    request = OperationRequest(kind="replay", filter=Filter(), actor="ada", expected=2, planned_at_ms=0)
+    id = await Operations(ledger, read_environment(harness.env)).create(request)
+    for visit in "AB":
+        await accept(ledger, change(visit))
+        await ledger.replay(TaskId(visit_task(visit)), cause=Cause(operation=id))
+
+    limited = [harness.doorbell("operations", id, "--limit", "1", *options) for options in ([], ["--json"])]
+    whole = harness.doorbell("operations", id, "--limit", "2")
+
+    assert ["there are more: use a larger --limit than 1\n"] * 2 == [result.stderr for result in limited]
+    assert "" == whole.stderr
 
 
 def test_each_contact_names_its_visit(busy: Harness) -> None:

@@ -44,6 +44,13 @@ async def test_a_replay_is_an_activity_of_every_visit_and_delivery_that_it_repla
     assert [] == [activity for id in ("standard-3", deliveries[0]) for activity in await activities(world, id)]
 
 
+async def test_no_activity_is_older_than_1970(world: World) -> None:
+    await ActivityLog(world.ledger).record("grace", "operator", "paused", "main")
+    filters = [ActivityFilter(until="1960-01-01T00:00:00Z"), ActivityFilter(since="1960-01-01T00:00:00Z")]
+
+    assert [0, 1] == [len((await ActivityLog(world.ledger).newest(filter)).rows) for filter in filters]
+
+
 @pytest.mark.parametrize(("text", "count"), [("looked up", 1), ("fetched", 1), ("replay", 0)])
 async def test_an_action_is_found_by_its_words_for_people_too(world: World, text: str, count: int) -> None:
     await ActivityLog(world.ledger).record("grace", "operator", "fetched remote visit", "standard-1")

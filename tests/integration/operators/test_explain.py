@@ -6,16 +6,19 @@ from decimal import Decimal
 
 import pytest
 
+from app.ledger.ids import TaskId
 from app.ledger.ledger import Ledger
 from app.ledger.records import Attempt, DeliveryInfo, Lease, NewDelivery, Outcome
 from app.ledger.redis import Redis
 from app.operators.explain import ALL_FIELDS, Explain
+from app.operators.filter import Filter
+from app.operators.lists import Lists
 from app.operators.redaction import REDACTED, redact_text, response_sentence
 from app.settings.environment import read_environment
 from app.visits.change import Contact, VisitChange
 from app.webhooks.delivery import Delivery
 from tests.support.cases import each
-from tests.support.ledger import accept, change, done, visit_task
+from tests.support.ledger import accept, attempt, change, done, visit_task
 
 
 @each(
@@ -133,6 +136,31 @@ async def test_an_empty_value_is_not_hidden(redis: Redis) -> None:
     shown = {name: fact["value"] for name, fact in visit["facts"].items()}
     assert {"contact.email": "", "contact.first_name": "", "contact.phone": REDACTED} == shown
     assert shown == visit["changes"][0]["fields"]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "state", "summary"),
+    [
+        ("ignored: record_gone", "ignored", "Ignored: the tool has deleted the record."),
+        ("translated", "done", "It changes no visit."),
+    ],
+)
+async def test_a_delivery_that_a_worker_ignored_says_so(
+    redis: Redis, ledger: Ledger, outcome: str, state: str, summary: str
+) -> None:
+    delivery = (await accept(ledger, event_state="queued")).delivery_id
+    lease = await ledger.lease(TaskId.event(delivery))
+    assert isinstance(lease, Lease)
+    await ledger.complete(lease, Outcome(state="done", attempt=attempt(outcome)))
+    settings = read_environment({"REDIS_URL": "redis://127.0.0.1/0"})
+    explain = Explain(ledger, settings)
+    lists = Lists(ledger, settings, explain)
+
+    assert summary == (await explain.delivery(delivery))["summary"]
+    assert [state] == [row["state"] for row in (await lists.deliveries(Filter())).rows]
+    assert ([delivery] if state == "ignored" else []) == [
+        row["delivery"] for row in (await lists.deliveries(Filter(state="ignored"))).rows
+    ]
 
 
 async def test_a_delivery_has_each_of_its_visits_once(redis: Redis) -> None:

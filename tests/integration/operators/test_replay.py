@@ -14,8 +14,12 @@ import pytest
 import app.operators.replay
 import jobs.apply_visit
 from app.cli.options import build_filter
-from app.ledger.ids import delivery_of
+from app.ledger.ids import TaskId, delivery_of
 from app.ledger.records import Attempt, DeliveryInfo, Lease, NewDelivery
+from app.operators import search_index
+from app.operators.explain import Explain
+from app.operators.filter import Filter
+from app.operators.lists import PAGE_SIZE, Lists
 from app.operators.outcomes import plan_counts
 from app.operators.replay import NO_CONTACTS, Call, NoWorkerProgress, PlannedTask, PlanSummary, Replay
 from app.operators.selection import Mode, TaskSelector
@@ -23,6 +27,7 @@ from app.visits.change import Contact, VisitChange
 from app.webhooks.delivery import Delivery, Event
 from app.webhooks.payload import Untranslatable
 from app.webhooks.source import Ignored, PartlyTranslatable
+from tests.support.every_key import KEY
 from tests.support.harness import standard_body
 from tests.support.ledger import move_arrival, visit_task
 from tests.support.tool_api import BOOKED, MOVED, ToolWorld
@@ -667,6 +672,35 @@ async def test_a_filter_applies_to_a_searched_delivery(world: World, mode: Mode)
         await is_selected(id, **conditions) for id in (older, unrelated) for conditions in [{"state": "parked"}]
     ]
     assert (mode != "retry") == await is_selected(unrelated, hook="standard")
+
+
+async def test_a_searched_address_selects_all_its_visits(world: World) -> None:
+    """Not only those that fit on a page."""
+    world.configure(SECRET_KEY=KEY)
+    for number in range(2 * PAGE_SIZE):
+        task_id = TaskId.visit("main", f"standard-{number}")
+        await world.accept(booked(str(number)))
+        await search_index.index(world.redis, task_id, ADA, KEY, 60_000)
+    selector = TaskSelector(world.ledger, world.context.settings, "retry")
+
+    assert 2 * PAGE_SIZE == len([selected async for selected in selector.iter(Filter(search="ada@example.com"))])
+
+
+async def test_a_failure_is_selected_by_its_source_after_its_delivery_expired(world: World) -> None:
+    """A failure is stored without a limit, as the list of failures shows it."""
+    await park_visits(world, "1")
+    for key in await world.redis.command("KEYS", "bell:delivery:*"):
+        await world.redis.command("DEL", key)
+    filter = Filter(state="parked", source="standard")
+
+    selector = TaskSelector(world.ledger, world.context.settings, "retry")
+    listed = await Lists(world.ledger, world.context.settings, Explain(world.ledger, world.context.settings)).tasks(
+        filter
+    )
+
+    assert ["standard-1"] == [row["id"] for row in listed.rows]
+    assert ["standard-1"] == [selected.id async for selected in selector.iter(filter)]
+    assert [] == [selected async for selected in selector.iter(replace(filter, source="square"))]
 
 
 async def test_a_filter_matches_a_visit_by_any_alias(world: World) -> None:

@@ -9,7 +9,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from app.cli.output import TimeType, print_rows, utc_option, with_age
+from app.cli.output import TimeType, print_rows, sentence_for_people, utc_option, with_age
 from tests.support.cases import each
 
 
@@ -72,3 +72,9 @@ def test_a_recent_time_has_its_age_in_a_terminal(expected: str, minutes: int) ->
     moment = datetime.now(UTC) - timedelta(minutes=minutes, seconds=5)
 
     assert re.fullmatch(expected, with_age(f"{moment:%Y-%m-%dT%H:%M:%SZ}"))
+
+
+@each("text", ["the time 2026-02-30T00:00:00Z does not exist", "0000-01-01T00:00:00Z"])
+def test_a_time_that_does_not_exist_is_shown_as_it_is(text: str) -> None:
+    """An API may quote it."""
+    assert text == sentence_for_people(text) == with_age(text)
