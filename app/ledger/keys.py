@@ -270,7 +270,12 @@ KEY_KINDS = (
     KeyKind("bell:last-done", "permanent", "when a task was last done", _ALWAYS),
     KeyKind("bell:shard-probe:*", "expires", "a test of whether commands see what a script has written", _SHORT),
     KeyKind("bell:schema", "permanent", "the version of the keys and their contents", _ALWAYS),
-    KeyKind("bell:write-mark", "permanent", "nothing: web writes it before it waits for the disk (ACK)", _ALWAYS),
+    KeyKind(
+        "bell:write-mark",
+        "permanent",
+        "nothing: written to wait for the disk (ACK), and to test writes",
+        _ALWAYS,
+    ),
     KeyKind("bell:cleanup", "expires", "when expired members are removed next", "1 hour"),
     KeyKind("bell:worker:*", "expires", "the heartbeat of a worker", "30 seconds"),
     KeyKind("bell:workers", "members", "the live workers", "30 seconds"),

@@ -35,7 +35,7 @@ from app.settings.environment import (
 from app.settings.model import Settings
 from app.settings.platform import Platform, find_platform
 from app.telemetry.connections import load_connections
-from app.telemetry.health import STALE_AFTER_S, Backlog, live_workers, load_backlog
+from app.telemetry.health import STALE_AFTER_S, Backlog, live_workers, load_backlog, write_problem
 from app.visits.client import tls_context
 from app.webhooks.evidence import VERIFIED_BY
 from app.webhooks.registry import source_title
@@ -92,7 +92,7 @@ async def _examine(settings: Settings, platform: Platform | None, is_release: bo
         yield check
     try:
         await redis.command("PING")
-        with suppress(RedisReadOnly):  # reported below
+        with suppress(RedisReadOnly):  # reported below: `redis.role` or `redis.writes`
             await check_one_shard(redis)
         async for check in _redis_checks(redis, settings):
             yield check
@@ -337,6 +337,12 @@ async def _redis(redis: Redis, settings: Settings) -> AsyncIterator[Check]:
     yield Check("redis", "ok", f"{server} at {redis.address}{mode}, {tls}, {took_ms:.0f} ms")
     if info.get("role") != "master":
         yield Check("redis.role", "fail", "read-only: this is a replica", "Point REDIS_URL at the primary.")
+    elif problem := await write_problem(redis):
+        fix = (
+            "MISCONF: Redis cannot save to its disk; free space there. NOREPLICAS: start its replicas, or lower "
+            "min-replicas-to-write."
+        )
+        yield Check("redis.writes", "fail", f"no writes are accepted, deliveries get 503: {problem}", fix)
     yield _persistence(info, await _config(redis, "appendfsync"))
     yield _eviction(info)
     yield _memory(info)

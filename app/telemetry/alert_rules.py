@@ -75,7 +75,7 @@ NO_PROGRESS = Alert(
     message=f"Tasks are due, and no task has finished for {STALLED_AFTER_S:.0f} seconds.",
     expr=f"max by (cell) ({metrics.NO_PROGRESS_S}) > {STALLED_AFTER_S:.0f}",
     command="doorbell doctor",
-    output="`progress  fail`, and every other check that fails, with its fix",
+    output="`progress` fails, and every other check that fails, with its fix",
     fix="Fix the failing checks. If only `progress` and `queue` fail, restart the workers.",
 )
 STOPPED_CALLS = Alert(
@@ -137,7 +137,7 @@ NO_WORKER = Alert(
     expr=f"max by (cell) ({metrics.WORKERS}) == 0",
     for_min=1,
     command="doorbell doctor",
-    output="`worker  fail`",
+    output="`worker` fails",
     fix="Start a worker. The log of the last one says why it ended.",
 )
 PAYLOAD_CHANGED = Alert(
@@ -157,7 +157,7 @@ LOST_VISITS = Alert(
     "changes are not stored.",
     expr=f"max by (cell) ({metrics.LOST_VISITS}) > 0",
     command="doorbell doctor",
-    output="`redis.losses  warn`, with the visits",
+    output="a warning of `redis.losses`, with the visits",
     fix="Send these visits again from their tools, or run `doorbell catch-up HOOK`. `ACK=replica` prevents the loss.",
 )
 REDIS_FULL = Alert(
@@ -166,18 +166,18 @@ REDIS_FULL = Alert(
     message=f"Redis is more than {FULL_FRACTION:.0%} full. When it is full, tools get 503.",
     expr=f"max by (cell) ({metrics.REDIS_MEMORY_USED}) / (max by (cell) ({metrics.REDIS_MEMORY_MAX}) > 0) > {FULL_FRACTION}",
     command="doorbell doctor",
-    output="`redis.memory  warn`, or `fail` above 90%, with the used and the available memory",
+    output="a warning of `redis.memory`, which fails above 90%, with the used and the available memory",
     fix="Use a larger plan, or a lower RETENTION_DAYS.",
 )
 REDIS_DOWN = Alert(
     name="DoorbellRedisDown",
     severity="critical",
-    message="Redis does not answer. Tools get 503, and most retry.",
+    message="Redis does not answer, or accepts no writes. Tools get 503, and most retry.",
     expr=f"min by (cell) ({metrics.REDIS_UP}) == 0",
     for_min=1,
     command="doorbell doctor",
-    output="`redis  down`, with the error; exit status 4",
-    fix="Start Redis, or correct REDIS_URL. Most senders retry requests that were answered 503.",
+    output="`redis` is down, with the error (exit status 4), or `redis.writes` fails (exit status 3)",
+    fix="Start Redis, or correct REDIS_URL; if it accepts no writes, `redis.writes` shows the fix.",
 )
 
 ALERTS = (

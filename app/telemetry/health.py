@@ -1,4 +1,4 @@
-"""The state of the system in Redis: age of the oldest due task, progress, live workers, open circuits."""
+"""The state of the system in Redis: age of the oldest due task, progress, live workers, open circuits, writes."""
 
 import asyncio
 import os
@@ -11,7 +11,7 @@ import orjson
 
 from app.ledger import keys
 from app.ledger.ledger import known_accounts
-from app.ledger.redis import Redis
+from app.ledger.redis import Redis, RedisReadOnly
 from app.ledger.times import iso_timestamp
 from app.settings.model import Settings
 
@@ -135,6 +135,15 @@ def _worker(value: Mapping[str, Any], heartbeat_at_ms: float) -> Worker:
         value.get("since"),
         value.get("configuration", {}),
     )
+
+
+async def write_problem(redis: Redis) -> str:
+    """Return why Redis accepts no writes; empty if it does, or is only full. Raises RedisUnavailable."""
+    try:
+        await redis.commands(("SET", keys.WRITE_MARK, ""))
+    except RedisReadOnly as error:
+        return str(error)
+    return ""
 
 
 async def open_circuits(redis: Redis, settings: Settings) -> list[Circuit]:

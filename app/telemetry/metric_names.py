@@ -96,7 +96,7 @@ METRICS: Mapping[str, MetricSpec] = {
     ),
     PAYLOAD_CHANGES: _gauge("Changes of a source's payloads that nobody has acknowledged.", "source"),
     LOST_VISITS: _gauge("Visits in the Visits API whose changes Redis lost at its last restart or failover."),
-    REDIS_UP: _gauge("1 if Redis answers; otherwise most other metrics are missing."),
+    REDIS_UP: _gauge("1 if Redis answers and accepts writes; if it does not answer, most other metrics are missing."),
     REDIS_MEMORY_USED: _gauge("Memory that Redis uses."),
     REDIS_MEMORY_MAX: _gauge("Memory limit of Redis; 0: no limit."),
     REDIS_CLIENTS: _gauge("Connections to Redis, including those of other programs."),

@@ -27,7 +27,7 @@ from app.ledger.redis import Redis, RedisUnavailable
 from app.settings.model import Settings
 from app.telemetry import counters, metric_names
 from app.telemetry.connections import load_connections
-from app.telemetry.health import WORKER_ALIVE_S, Backlog, load_backlog
+from app.telemetry.health import WORKER_ALIVE_S, Backlog, load_backlog, write_problem
 from app.telemetry.metric_names import METRICS, MetricSpec
 from app.telemetry.payload_watch import payload_changes
 from app.telemetry.silence import bad_signatures
@@ -71,8 +71,10 @@ async def snapshot(ledger: Ledger, settings: Settings) -> Exposition:
     gauges: dict[str, Values] = {metric_names.BUILD_INFO: {(__version__, _revision(), platform.python_version()): 1}}
     try:
         redis = ledger.redis
-        live, totals = await asyncio.gather(_live_gauges(redis, settings), counters.totals(redis))
-        gauges |= live | {metric_names.REDIS_UP: {(): 1}}
+        live, totals, problem = await asyncio.gather(
+            _live_gauges(redis, settings), counters.totals(redis), write_problem(redis)
+        )
+        gauges |= live | {metric_names.REDIS_UP: {(): not problem}}
         totals = _zero_counts(settings) | totals
     except RedisUnavailable:
         gauges[metric_names.REDIS_UP], totals = {(): 0}, {}

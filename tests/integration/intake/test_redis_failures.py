@@ -13,7 +13,11 @@ import httpx
 import pytest
 
 from app.demo import valkey
+from app.ledger.ledger import Ledger
 from app.ledger.redis import Redis, RedisAddress, RedisUnavailable
+from app.operators.doctor import examine
+from app.settings.environment import read_environment
+from app.telemetry.metrics import snapshot
 from tests.support.harness import (
     sign_standard,
     wait_until,
@@ -268,6 +272,28 @@ def test_a_redis_failure_is_logged_without_the_password(web: WebProcess, own_red
 
     assert "redis_unavailable" in web.log
     assert PASSWORD not in web.log
+
+
+async def test_a_redis_that_accepts_no_writes_is_reported(own_redis: OwnRedis) -> None:
+    environ = {"REDIS_URL": own_redis.url, "VISITS_API_TOKEN": "t", "VISITS_API_URL": "http://127.0.0.1:1"}
+    ledger = Ledger(Redis(RedisAddress(own_redis.url)), 30)
+    before = await redis_up(ledger)
+    own_redis.command("CONFIG", "SET", "min-replicas-to-write", "1")
+    try:
+        checks = {check.name: check async for check in examine(environ)}
+        during = await redis_up(ledger)
+    finally:
+        own_redis.command("CONFIG", "SET", "min-replicas-to-write", "0")
+        await ledger.redis.close()
+
+    assert ("fail", True) == (checks["redis.writes"].result, "NOREPLICAS" in checks["redis.writes"].detail)
+    assert ("1.0", "0.0") == (before, during)
+
+
+async def redis_up(ledger: Ledger) -> str:
+    text = (await snapshot(ledger, read_environment({"REDIS_URL": ledger.redis.address.url}))).encode()[0].decode()
+    [line] = [line for line in text.splitlines() if line.startswith("doorbell_redis_up ")]
+    return line.partition(" ")[2]
 
 
 def test_a_web_process_that_cannot_use_redis_says_why_when_it_starts(own_redis: OwnRedis) -> None:
