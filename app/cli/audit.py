@@ -20,26 +20,29 @@ from app.cli.output import (
 )
 from app.cli.session import actions, run_with_ledger
 from app.ledger.ledger import Ledger
-from app.ledger.moves import is_moving
 from app.ledger.records import NotFound
 from app.operators.actions import Actions
-from app.operators.visit_audit import AuditProgress, Difference, VisitAudit
+from app.operators.visit_audit import AccountMoves, AuditProgress, Difference, VisitAudit
 from app.settings.model import Settings
 from app.visits.client import VisitsApiError, http_client
 
 
 @dataclass(slots=True)
 class _Counts:
-    """The numbers of differences, of those that can be repaired, and of those that were requeued; of accounts that move."""
+    """The numbers of differences, of those that can be repaired, and of those that were requeued; of accounts that move.
+
+    remaining: see AuditProgress.
+    """
 
     differences: int = 0
     repairable: int = 0
     requeued: int = 0
+    remaining: int = 0
     moving: int = 0
 
     @property
     def exit_status(self) -> int:
-        if self.differences > self.requeued:
+        if self.remaining:
             return CHECK_FAILED
         return PARTLY_FAILED if self.moving else 0
 
@@ -68,18 +71,20 @@ def audit(account: str | None, repair: bool, rate: float | None, resume: bool, a
             )
         async with http_client(max_connections=2) as http:
             for name in accounts:
-                if await is_moving(ledger.redis, name):
+                visit_audit = VisitAudit(ledger, settings, http, name, rate)
+                try:
+                    async for difference in visit_audit.differences(resume, _print_progress):
+                        counts.differences += 1
+                        counts.repairable += difference.is_repairable
+                        is_repaired = repair and await _requeue(actions(ledger, settings), visit_audit, difference)
+                        counts.requeued += is_repaired
+                        _print_difference(difference, is_repaired, as_json)
+                except AccountMoves:
                     counts.moving += 1
                     print_message(f"{name}: not compared, because it moves or has moved to another cell")
-                    continue
-                visit_audit = VisitAudit(ledger, settings, http, name, rate)
-                async for difference in visit_audit.differences(resume, _print_progress):
-                    counts.differences += 1
-                    counts.repairable += difference.is_repairable
-                    is_repaired = repair and await _requeue(actions(ledger, settings), visit_audit, difference)
-                    counts.requeued += is_repaired
-                    _print_difference(difference, is_repaired, as_json)
-                _print_summary(name, visit_audit.progress)
+                else:
+                    _print_summary(name, visit_audit.progress)
+                counts.remaining += visit_audit.progress.remaining
 
     try:
         run_with_ledger(compare)
@@ -128,5 +133,5 @@ def _print_progress(progress: AuditProgress) -> None:
 
 
 def _print_summary(account: str, progress: AuditProgress) -> None:
-    counts = ", ".join(f"{count} {kind}" for kind, count in progress.counts.items() if kind != "seen")
+    counts = ", ".join(f"{count} {kind}" for kind, count in progress.counts.items() if kind not in ("seen", "requeued"))
     print_message(f"{account}: {progress.counts.get('seen', 0)} visits in the API{': ' if counts else ''}{counts}")

@@ -4,6 +4,7 @@ A delivery that was lost after it was applied is in the Visits API and not in th
 API created shortly before, a bounded number of pages, and changes nothing.
 """
 
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import httpx
@@ -12,9 +13,8 @@ from app.ledger import keys
 from app.ledger.ids import TaskId
 from app.ledger.ledger import Ledger, take_turn
 from app.ledger.losses import Loss, Losses, visit_names
-from app.ledger.moves import is_moving
 from app.operators.activity_log import ActivityLog
-from app.operators.visit_audit import VisitAudit
+from app.operators.visit_audit import AccountMoves, VisitAudit
 from app.settings.model import Settings
 from app.telemetry.logs import log
 from app.visits.client import VisitsApiError
@@ -56,8 +56,7 @@ class LossAudit:
         result = Loss(loss.changed_at_ms)
         try:
             for account in self._settings.tokens:
-                if not await is_moving(self._ledger.redis, account):
-                    await self._audit_account(account, result)
+                await self._audit_account(account, result)
         except VisitsApiError as error:
             log.warning("loss_audit_failed", reason=str(error))
             result.problem = f"the Visits API failed: {error}"
@@ -75,10 +74,11 @@ class LossAudit:
         audit = VisitAudit(self._ledger, self._settings, self._http, account, rate)
         since = datetime.fromtimestamp(result.changed_at_ms / 1000, UTC) - PERIOD
         unexpected = []
-        async for difference in audit.recent_differences(since, MAX_PAGES):
-            result.different += difference.kind == "different"
-            if difference.kind == "unexpected":
-                unexpected.append(TaskId.visit(account, difference.visit))
+        with suppress(AccountMoves):
+            async for difference in audit.recent_differences(since, MAX_PAGES):
+                result.different += difference.kind == "different"
+                if difference.kind == "unexpected":
+                    unexpected.append(TaskId.visit(account, difference.visit))
         lost = await self._losses.without_changes(unexpected)
         result.visits += lost[: MAX_VISITS - len(result.visits)]
         result.visit_count += audit.progress.counts.get("seen", 0)

@@ -15,7 +15,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import httpx
 import orjson
@@ -23,6 +23,7 @@ import orjson
 from app.ledger import keys
 from app.ledger.ids import NO_TASK, TaskId, new_id
 from app.ledger.ledger import Ledger
+from app.ledger.moves import is_moving
 from app.ledger.records import NO_CAUSE, Cause, NotFound, Task
 from app.operators.explain import merge_visit
 from app.settings.model import Settings
@@ -62,7 +63,7 @@ class Difference:
 class AuditProgress:
     """Progress of the audit of one account.
 
-    counts: by kind of difference, and `seen`, `foreign`, `unknown`, `in_progress`, `matching`.
+    counts: by kind of difference, and `seen`, `foreign`, `unknown`, `in_progress`, `matching`, `requeued`.
     """
 
     run_id: str = field(default_factory=new_id)
@@ -73,9 +74,18 @@ class AuditProgress:
     def count(self, name: str) -> None:
         self.counts[name] = self.counts.get(name, 0) + 1
 
+    @property
+    def remaining(self) -> int:
+        """The number of differences that were not requeued, with those before an interruption."""
+        return sum(self.counts.get(kind, 0) for kind in get_args(Kind)) - self.counts.get("requeued", 0)
+
+
+class AccountMoves(Exception):
+    """The account moves, or has moved to another cell: what is stored of it here may be incomplete."""
+
 
 class VisitAudit:
-    """The audit of one account. Every method may raise RedisUnavailable or VisitsApiError."""
+    """The audit of one account. Every method may raise RedisUnavailable, VisitsApiError or AccountMoves."""
 
     def __init__(
         self, ledger: Ledger, settings: Settings, http: httpx.AsyncClient, account: str, rate: float | None = None
@@ -104,11 +114,12 @@ class VisitAudit:
         resume: continue after the last finished page. on_progress: called after each page.
         """
         self.progress = await self._load_progress() if resume else AuditProgress()
+        await self._check_place()
         while self.progress.page == 0 or self.progress.page < self.progress.pages:
             page = await self._fetch_page(self.progress.page + 1)
             for visit in page["visits"]:
                 if difference := await self._compare(visit):
-                    self.progress.count(difference.kind)
+                    await self._note(difference)
                     yield difference
             self.progress.page += 1
             self.progress.pages = _page_count(page, self.progress.page)
@@ -116,8 +127,9 @@ class VisitAudit:
             on_progress(self.progress)
         async for task_id in self._iter_visits():
             if difference := await self._missing(task_id):
-                self.progress.count(difference.kind)
+                await self._note(difference)
                 yield difference
+        await self._check_place()
         await self._ledger.redis.command("DEL", self._key)
 
     async def recent_differences(self, since: datetime, max_pages: int) -> AsyncIterator[Difference]:
@@ -126,6 +138,7 @@ class VisitAudit:
         The API does not document whether its list begins with the newest or the oldest. The progress has all pages if none
         was left out.
         """
+        await self._check_place()
         first = await self._fetch_page(1)
         self.progress = AuditProgress(pages=max(1, _page_count(first, 1)))
         numbers = list(range(1, self.progress.pages + 1))
@@ -136,7 +149,7 @@ class VisitAudit:
             recent = [visit for visit in page["visits"] if _is_since(visit.get("created_at"), since)]
             for visit in recent:
                 if difference := await self._compare(visit):
-                    self.progress.count(difference.kind)
+                    await self._note(difference)
                     yield difference
             self.progress.page += 1
             if page["visits"] and not recent:
@@ -148,6 +161,15 @@ class VisitAudit:
         await self._ledger.replay(
             difference.task_id, recheck=True, duplicate_ids=difference.remote_ids, queue="replays", cause=cause
         )
+        self.progress.count("requeued")
+
+    async def _note(self, difference: Difference) -> None:
+        await self._check_place()
+        self.progress.count(difference.kind)
+
+    async def _check_place(self) -> None:
+        if await is_moving(self._ledger.redis, self._account):
+            raise AccountMoves(self._account)
 
     async def _load_progress(self) -> AuditProgress:
         stored = await self._ledger.redis.command("GET", self._key)

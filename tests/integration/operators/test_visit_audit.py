@@ -3,13 +3,15 @@
 import asyncio
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
 import pytest
 
 import app.operators.visit_audit
-from app.operators.visit_audit import Difference, VisitAudit
+from app.ledger.moves import Mark, save_mark
+from app.operators.visit_audit import AccountMoves, Difference, VisitAudit
 from app.visits.client import ServerError
 from tests.support.harness import Harness, wait_until
 from tests.support.ledger import visit_task
@@ -240,6 +242,54 @@ async def test_an_interrupted_audit_resumes_after_the_last_page(world: World) ->
     assert [1, 2, 3, 3, 3, 3, 3] == pages
     assert ["standard-1", "standard-7"] == changed_visits
     assert 8 == audit.progress.counts["seen"]
+
+
+@pytest.mark.usefixtures("small_pages")
+async def test_a_resumed_audit_reports_the_differences_of_the_first_part_too(world: World) -> None:
+    await world.apply(*[booked(str(number)) for number in range(4)])
+    for name in ("standard-0", "standard-1"):
+        change_in_api(world, "PUT", name, time_scheduled="2026-03-20T09:00:00Z")
+    audit, reported = audit_of(world), list[Difference]()
+    world.transport.before = lambda request: (
+        httpx.Response(503) if request.url.params.get("page") == "2" and reported else None
+    )
+
+    async def repair_the_first() -> None:
+        async for difference in audit.differences():
+            reported.append(difference)
+            if difference.visit == "standard-0":
+                await audit.repair(difference)
+
+    with pytest.raises(ServerError):
+        await repair_the_first()
+    await world.run()
+
+    resumed = world.harness.doorbell("audit", "--resume")
+
+    assert ["standard-0", "standard-1"] == sorted(difference.visit for difference in reported)
+    assert (3, "") == (resumed.returncode, resumed.stdout)
+    assert "2 different" in resumed.stderr
+
+
+@pytest.mark.parametrize("method", ["differences", "recent_differences"])
+async def test_an_audit_ends_when_its_account_moves(world: World, method: str) -> None:
+    """Then the data here is removed, and every visit in the API would be unexpected."""
+    await world.apply(*[booked(str(number)) for number in range(3)])
+    create_in_api(world, external_id="standard-9")
+    create_in_api(world, external_id="standard-8")
+    audit, reported = audit_of(world), list[str]()
+    options = () if method == "differences" else (datetime(2026, 1, 1, tzinfo=UTC), 5)
+
+    async def move_meanwhile() -> None:
+        async for difference in getattr(audit, method)(*options):
+            reported.append(difference.visit)
+            await save_mark(world.redis, "main", ["standard"], Mark(), Mark("moved", "move-1", "elsewhere"))
+
+    with pytest.raises(AccountMoves):
+        await move_meanwhile()
+
+    assert ["standard-9"] == reported
+    assert {"unexpected": 1} == {name: count for name, count in audit.progress.counts.items() if name == "unexpected"}
 
 
 @pytest.mark.usefixtures("small_pages")
