@@ -175,17 +175,21 @@ def local_names(code: str) -> set[str]:
     }
 
 
+LOCAL_NAMES = {local_name for script in SCRIPTS.values() for local_name in local_names(script.source)}
+
+
 @each("name", sorted(SCRIPTS))
 def test_a_script_includes_what_it_uses(name: str) -> None:
     """Redis detects a missing include only when the line runs."""
-    libraries = {local_name for script in SCRIPTS.values() for local_name in local_names(script.source)}
     code = re.sub(r"--.*|'[^']*'", "", SCRIPTS[name].source)
+    first_uses: dict[str, int] = {}
+    for used in re.finditer(r"(?<![\w.])(\w+)\(", code):
+        first_uses.setdefault(used[1], used.start())
 
-    for local_name in libraries:
-        if used := re.search(rf"(?<![\w.]){local_name}\(", code):
-            defined = re.search(rf"\blocal (?:function )?(?:\w+, )*{local_name}\b", code)
-            assert defined, local_name
-            assert defined.start() < used.start(), local_name
+    for local_name in first_uses.keys() & LOCAL_NAMES:
+        defined = re.search(rf"\blocal (?:function )?(?:\w+, )*{local_name}\b", code)
+        assert defined, local_name
+        assert defined.start() < first_uses[local_name], local_name
 
 
 def test_every_field_that_a_script_reads_is_described() -> None:
