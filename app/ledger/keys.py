@@ -243,7 +243,7 @@ KEY_KINDS = (
         "bell:circuit:*",
         "permanent",
         "an open circuit: its kind, and until when",
-        "until a call succeeds, or an operator resumes it",
+        "until a call succeeds, an operator resumes it, or no task is held",
     ),
     KeyKind(
         "bell:accounts",

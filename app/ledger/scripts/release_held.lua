@@ -1,6 +1,6 @@
 #!lua flags=allow-oom,allow-cross-slot-keys
 --- release_held: Queue held tasks of an account: up to `limit` if its circuit is closed; one probe if it is open and a probe
---- is due. A probe whose worker died is replaced after lease_ms.
+--- is due. A probe whose worker died is replaced after lease_ms. A circuit that nothing can probe any more is closed.
 --- calls_per_s: the rate limit of the account, or ''. With a limit, tasks are released only until the next free slot for a call
 --- is max_queue_ms away.
 --- @args account limit calls_per_s max_queue_ms lease_ms
@@ -56,10 +56,15 @@ local function free_slots()
   return math.ceil((max_queue_ms - queue_ms) * calls_per_s / 1000 / 2)
 end
 
+-- A circuit without a held task stays open for this long after a probe was due. While the API is down, a failed task waits before
+-- it is held (RETRY_CAP_S); a task whose token was rejected is held at once.
+local UNUSED_MS = {down = 3600000, unauthorized = 0}
+
 if call('EXISTS', key.move .. account) == 1 then return 0 end
-local is_open, open_until = call('EXISTS', circuit) == 1, call('HGET', circuit, 'until')
+local kind, open_until = unpack(call('HMGET', circuit, 'kind', 'until'))
+local is_open = kind ~= false
 if is_open and tonumber(open_until) > now then return 0 end
-if is_open and call('HGET', circuit, 'kind') == 'rate_limited' then
+if kind == 'rate_limited' then
   call('DEL', circuit)
   is_open = false
 end
@@ -67,6 +72,7 @@ local count = tonumber(limit)
 if is_paced then count = math.min(count, free_slots()) end
 if count < 1 then return 0 end
 local tasks = is_open and next_probe() or next_tasks(count)
+if is_open and #tasks == 0 and now - open_until >= UNUSED_MS[kind] then call('DEL', circuit) end
 for i, task in ipairs(tasks) do
   enqueue(task, i / 1000)
   if is_paced then call('HSET', key.task .. task, 'released', 1) end

@@ -173,6 +173,23 @@ async def test_a_failed_probe_opens_the_circuit_again(ledger: Ledger, redis: Red
     assert {visit_task("A"), visit_task("B")} == set(await ledger.task_ids("held:main"))  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(("kind", "unused_s"), [("unauthorized", 0), ("down", 3_600)])
+async def test_a_circuit_that_nothing_can_probe_any_more_is_closed(
+    ledger: Ledger, redis: Redis, kind: str, unused_s: int
+) -> None:
+    """Otherwise the alert about stopped calls would last until the next delivery of the account."""
+    await hold(ledger, "A", CircuitSignal(kind=kind, pause_s=30))  # type: ignore[arg-type]
+    await ledger.discard(visit_task("A"))
+    await ledger.release_held("main")
+    before = await redis.command("EXISTS", "bell:circuit:main")
+
+    now_ms = time.time() * 1000
+    await redis.command("HSET", "bell:circuit:main", "until", int(now_ms - unused_s * 1000))
+    await ledger.release_held("main")
+
+    assert (1, 0) == (before, await redis.command("EXISTS", "bell:circuit:main"))
+
+
 async def test_a_probe_that_dies_is_replaced(ledger: Ledger, redis: Redis) -> None:
     await hold(ledger, "A", CircuitSignal(kind="unauthorized", pause_s=30))
     await accept(ledger, change("B"))
