@@ -109,11 +109,11 @@ def visits(format: Format, reveal: bool, yes: bool, **options: str | datetime | 
 
     async def rows(ledger: Ledger, settings: Settings) -> AsyncIterator[Row]:
         explain, written = Explain(ledger, settings, ALL_FIELDS if reveal else ()), set[int]()
-        async for selected in TaskSelector(ledger, settings, "retry").iter(filter):
+        async for task_id in TaskSelector(ledger, settings, "retry").iter_visits(filter):
             with suppress(NotFound):
-                row = await explain.visit_summary(selected.task_id) if selected.task_id.is_visit else None
+                row = await explain.visit_summary(task_id)
                 # A visit with several ids is written once.
-                if row and (digest := hash((row["account"], row["visit"]))) not in written:
+                if (digest := hash((row["account"], row["visit"]))) not in written:
                     written.add(digest)
                     yield row
 

@@ -579,6 +579,16 @@ class Ledger:
             since = page[-1][1]
             seen_at_last_score = {member for member, score in page if score == since}
 
+    async def scan_visits(self, account: str = "*") -> AsyncIterator[TaskId]:
+        """Yield every id of all stored visits, some perhaps twice."""
+        cursor, pattern = b"0", f"{keys.TASK}{TaskId.visit(account, '*')}"
+        while True:
+            cursor, page = await self.redis.command("SCAN", cursor, "MATCH", pattern, "COUNT", 1_000, "TYPE", "hash")
+            for key in page:
+                yield TaskId(key.decode().removeprefix(keys.TASK))
+            if cursor == b"0":
+                return
+
     async def count_queued(self, task_ids: Sequence[str]) -> int:
         """Return how many of these tasks are queued."""
         scores = await self.redis.command("ZMSCORE", keys.QUEUED, *task_ids) if task_ids else []

@@ -9,7 +9,7 @@ from app.ledger import keys
 from app.ledger.ids import NO_TASK, TaskId, delivery_of
 from app.ledger.ledger import Ledger, known_accounts
 from app.ledger.records import BodyUnavailable, DeliveryInfo, NotFound, Task
-from app.operators.explain import Explain
+from app.operators.explain import Explain, stored_aliases
 from app.operators.filter import RESULT_STATES, Filter
 from app.operators.lists import Lists
 from app.settings.model import Hook, Settings
@@ -59,6 +59,19 @@ class TaskSelector:
                 yielded.add(digest)
                 yield selected
 
+    async def iter_visits(self, filter: Filter) -> AsyncIterator[TaskId]:
+        """Yield each id of the visits that match. A visit may be stored longer than its deliveries."""
+        yielded: set[int] = set()
+        async for selected in self.iter(filter):
+            if selected.task_id.is_visit:
+                yielded.add(hash(selected.task_id))
+                yield selected.task_id
+        if filter.state not in ("", "done") or not replace(filter, state="", source="").is_empty:
+            return
+        async for task_id in self._ledger.scan_visits():
+            if hash(task_id) not in yielded and await self._visit_matches(task_id, filter):
+                yield task_id
+
     async def _iter_all(self, filter: Filter) -> AsyncIterator[SelectedTask]:
         if filter.ids:
             conditions = replace(filter, ids=())
@@ -90,10 +103,7 @@ class TaskSelector:
         except NotFound:
             task_ids = await self._visit_task_ids(id)
             for task_id in task_ids:
-                # State and reason of a visit are stored with its primary id.
-                if conditions.is_empty or await self._task_matches(
-                    (await self._ledger.load_aliases(task_id))[0].task_id, conditions
-                ):
+                if conditions.is_empty or await self._visit_matches(task_id, conditions):
                     async for selected in self._select_task(id, task_id):
                         yield selected
             if not task_ids:
@@ -118,6 +128,11 @@ class TaskSelector:
         with suppress(NotFound):
             return await self._explain.visit_task_ids(external_id)
         return []
+
+    async def _visit_matches(self, task_id: TaskId, filter: Filter) -> bool:
+        """As _task_matches, for any id of a visit: its state and reason are stored with the primary id."""
+        aliases = await stored_aliases(self._ledger, task_id)
+        return bool(aliases) and await self._task_matches(aliases[0].task_id, filter)
 
     async def _task_matches(self, task_id: TaskId, filter: Filter) -> bool:
         try:
@@ -173,11 +188,11 @@ class TaskSelector:
         """Return whether the task matches state and reason of the filter."""
         if filter.state in ("", *RESULT_STATES) and not filter.reason:
             return True
-        try:
-            task = await self._ledger.load_task(task_id)
-        except NotFound:
-            return False
-        return filter.state in ("", *RESULT_STATES, task.state) and filter.reason in task.reason
+        aliases = await stored_aliases(self._ledger, task_id)
+        return any(
+            filter.state in ("", *RESULT_STATES, primary.state) and filter.reason in primary.reason
+            for primary in aliases[:1]
+        )
 
     async def _select_task(self, id: str, task_id: TaskId) -> AsyncIterator[SelectedTask]:
         """Yield the task itself (retry), its deliveries (retranslate), or its newest delivery with a record (reconcile)."""

@@ -125,7 +125,7 @@ class VisitAudit:
             self.progress.pages = _page_count(page, self.progress.page)
             await self._ledger.set_with_ttl(self._key, orjson.dumps(asdict(self.progress)), PROGRESS_TTL_S * 1000)
             on_progress(self.progress)
-        async for task_id in self._iter_visits():
+        async for task_id in self._ledger.scan_visits(self._account):
             if difference := await self._missing(task_id):
                 await self._note(difference)
                 yield difference
@@ -258,17 +258,6 @@ class VisitAudit:
         return Difference("different", self._account, primary.external_id, primary.task_id, fields)
 
     # -- visits that the list lacks --
-
-    async def _iter_visits(self) -> AsyncIterator[TaskId]:
-        """Yield all stored visits of this account."""
-        cursor, prefix = b"0", f"{keys.TASK}visit:{self._account}/"
-        while True:
-            command = ("SCAN", cursor, "MATCH", f"{prefix}*", "COUNT", 1_000, "TYPE", "hash")
-            cursor, page = await self._ledger.redis.command(*command)
-            for key in page:
-                yield TaskId(key.decode().removeprefix(keys.TASK))
-            if cursor == b"0":
-                return
 
     async def _missing(self, task_id: TaskId) -> Difference | None:
         """Check a visit that should exist and was on no page.

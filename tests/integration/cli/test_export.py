@@ -3,9 +3,14 @@
 import csv
 import io
 import json
+from datetime import UTC, datetime
 
+from app.ledger.ids import delivery_key
+from app.ledger.ledger import Ledger
+from app.ledger.redis import Redis
 from tests.support.command_line import ADA, PERSONAL, activity_of, rows
 from tests.support.harness import Harness, wait_until
+from tests.support.ledger import accept, change, done, parked, start_run
 from tests.support.ledger_client import LedgerClient, booked
 
 LISTS = ("deliveries", "visits")
@@ -37,6 +42,34 @@ def test_an_export_of_visits_has_the_filter_options_of_the_lists(busy: Harness) 
     for options in (("--state", "parked"), ("--until", "2020-01-01"), ("--visit", "A-2")):
         assert [] == matches("--search", "A-1", *options), options
     assert 5 == busy.doorbell("export", "visits", "--search", "A-3").returncode
+
+
+async def test_an_export_has_visits_that_are_stored_longer_than_their_deliveries(
+    redis: Redis, harness: Harness, ledger: Ledger
+) -> None:
+    """A future visit, for example. It can be selected by its source and state, no longer by the hook of its deliveries."""
+    delivery = (await accept(ledger, change("A", time_scheduled=datetime(2099, 1, 1, tzinfo=UTC)))).delivery_id
+    await ledger.complete(await start_run(ledger, "A"), done())
+    await redis.command("DEL", delivery_key(delivery))
+    await redis.command("ZREM", "bell:deliveries:standard", delivery)
+
+    def matches(*options: str) -> list[str]:
+        return [row["visit"] for row in rows(harness, "export", "visits", *options, "--format", "ndjson")]
+
+    assert [["standard-A"]] * 3 == [matches(), matches("--source", "standard"), matches("--state", "done")]
+    assert [[]] * 3 == [matches("--source", "square"), matches("--state", "parked"), matches("--hook", "standard")]
+
+
+async def test_the_state_of_a_visit_with_several_ids_is_that_of_the_visit(
+    redis: Redis, harness: Harness, ledger: Ledger
+) -> None:
+    await accept(ledger, change("A"))
+    await accept(ledger, change("B", previous_visit_id="A"))
+    await ledger.complete(await start_run(ledger, "A"), parked())
+
+    states = [rows(harness, "export", "visits", "--state", each, "--format", "ndjson") for each in ("done", "parked")]
+
+    assert [[], ["standard-A"]] == [[row["visit"] for row in of_state] for of_state in states]
 
 
 def test_an_export_with_personal_data_needs_a_confirmation_and_is_recorded(busy: Harness) -> None:
