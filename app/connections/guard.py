@@ -41,6 +41,8 @@ RENEW_CHECKS, RENEW_MIN = 4, timedelta(hours=12)
 JITTER = 0.9, 1.1
 #: When a tool did not answer, it is asked again after this time, if the next check is later.
 RETRY_S = 60.0
+#: If a check is later than this, no worker ran meanwhile; perhaps nothing of Doorbell did, and webhooks were missed.
+MAX_DELAY = timedelta(minutes=10)
 #: What a check found at the tool, by the state that follows. {title}: the tool.
 FINDINGS: Mapping[Health, str] = {
     "degraded": "{title} signs with a secret that this hook does not accept",
@@ -109,9 +111,7 @@ class Guard:
         before = await self._states.get(hook.name)
         wait_s = self._context.settings.connection_check_s * uniform(*JITTER)
         try:
-            after = await self._examine(hook, before)
-            if after.state == "healthy":
-                after = await self._catch_up(hook, after)
+            after = await self._catch_up(hook, before, await self._examine(hook, before))
         except NotSubscribable as error:  # PUBLIC_URL is not set
             log.warning("connection_check_failed", hook=hook.name, reason=str(error))
             after, wait_s = replace(before, detail=str(error)), min(wait_s, RETRY_S)  # another worker may have it
@@ -231,19 +231,23 @@ class Guard:
         action = "was subscribed again" if subscribed.created else "its secret was stored"
         return replace(after, detail=f"{was}, and {action} at {at}")
 
-    async def _catch_up(self, hook: Hook, after: ConnectionState) -> ConnectionState:
-        """Catch up from the last healthy moment, if the stored state is an unhealthy one.
+    async def _catch_up(self, hook: Hook, before: ConnectionState, after: ConnectionState) -> ConnectionState:
+        """Catch up from the last healthy moment, if the connection was unhealthy, or no worker ran.
 
-        The state is stored until a check sees it healthy: after an interrupted repair, and after one at the tool.
+        An unhealthy state is stored until a check sees it healthy: after an interrupted repair, and after one at the tool.
         """
         stored = await self._states.get(hook.name)
-        if stored.state not in UNHEALTHY or not can_list(hook):
+        was_unhealthy = after.state == "healthy" and stored.state in UNHEALTHY
+        late = timedelta(milliseconds=self._now_ms() - before.next_check_ms if before.next_check_ms else 0)
+        was_down = after.state not in UNHEALTHY and late > MAX_DELAY
+        if not (was_unhealthy or was_down) or not can_list(hook):
             return after
-        since = await default_since(self._context, hook.name)
-        catch_up = await start_automatic(self._context, hook.name, since, self._actions.actor_name, "repaired")
+        since, cause = await default_since(self._context, hook.name), "repaired" if was_unhealthy else "downtime"
+        log.info("catch_up_started", hook=hook.name, cause=cause, since=f"{since:%Y-%m-%dT%H:%M:%SZ}")
+        catch_up = await start_automatic(self._context, hook.name, since, self._actions.actor_name, cause)
         advice = advice_about(catch_up)
         if advice:
-            await self._actions.record("noticed connection state", f"{hook.name}: healthy, but {advice}")
+            await self._actions.record("noticed connection state", f"{hook.name}: {after.state}, but {advice}")
         return replace(after, detail="; ".join(filter(None, (after.detail, advice))))
 
     async def _renew(self, hook: Hook, connector: Connector, before: ConnectionState) -> ConnectionState:

@@ -281,6 +281,26 @@ async def test_what_was_missed_is_stored_after_a_repair(tool: ConnectedTool) -> 
     assert "queued" == visit.state
 
 
+@pytest.mark.parametrize(("late_min", "cause"), [(9, None), (11, "downtime")])
+async def test_what_was_missed_while_no_worker_ran_is_stored(
+    tool: ConnectedTool, late_min: int, cause: str | None
+) -> None:
+    due_ms = _now_ms() - late_min * 60_000
+    state = await tool.states.get("calendly")
+    await tool.states.save(replace(state, next_check_ms=due_ms, checked_at_ms=due_ms, healthy_at_ms=due_ms))
+    tool.vendor.faults = replace(tool.vendor.faults, drop_every=1)
+    missed = tool.vendor.calendar.book(TOMORROW, "missed@example.com")
+    await tool.vendor.sent_all()
+
+    after = await check(tool)
+    await CatchUpRunner(tool.context, StoredHooks(tool.context.ledger.redis, tool.context.settings)).run_next()
+
+    catch_up = await store_of(tool.context).get("calendly")
+    assert ("healthy", cause) == (after.state, catch_up and catch_up.cause)
+    visit = TaskId.visit("main", external_id("calendly", f"IN{missed.number}M0"))
+    assert [visit] * bool(cause) == await tool.context.ledger.task_ids("queued")
+
+
 async def test_a_hook_that_was_just_disconnected_is_not_checked(redis: Redis) -> None:
     """The process that checks it has not heard of it yet."""
     async with connected_tool("calendly", redis) as tool:
