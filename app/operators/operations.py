@@ -15,6 +15,7 @@ import asyncio
 import base64
 import re
 from collections import Counter
+from collections.abc import Container
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, NamedTuple
@@ -233,7 +234,7 @@ class Operations:
             return
         if operation.has_unknown_options:
             return
-        progress = _Progress(operation)
+        progress = _Progress(operation, await self._processed(operation))
         execution = asyncio.create_task(self._execute(progress))
         state = "running"
         try:
@@ -244,7 +245,7 @@ class Operations:
                     return  # another worker has taken the operation over
         finally:
             execution.cancel()
-            with suppress(asyncio.CancelledError, RedisUnavailable, NoWorkerProgress):
+            with suppress(asyncio.CancelledError, RedisUnavailable, NoWorkerProgress, _Stopped):
                 await execution
         await self._redis.command("ZREM", keys.OPEN_OPERATIONS, id)
         log.info("operation_finished", operation=id, state=state, done=progress.done)
@@ -258,8 +259,17 @@ class Operations:
             if error:
                 raise error
             return "done"
-        cancelled = await self._redis.command("HEXISTS", f"{keys.OPERATION}{progress.id}", "cancel")
-        return "cancelled" if cancelled else "running"
+        if not await self._redis.command("HEXISTS", f"{keys.OPERATION}{progress.id}", "cancel"):
+            return "running"
+        progress.stops = True
+        await asyncio.wait([execution], timeout=PROGRESS_INTERVAL_S)
+        return "cancelled"
+
+    async def _processed(self, operation: Operation) -> set[str]:
+        """Return the tasks that the operation has requeued or discarded already: a worker that ran it died."""
+        lists = [f"{keys.OPERATION}{operation.id}:tasks:{outcome}" for outcome in operation.outcomes]
+        pages = await self._redis.pipeline([("ZRANGE", key, 0, -1) for key in lists])
+        return {task_id.decode() for page in pages for task_id in page}
 
     async def _execute(self, progress: "_Progress") -> None:
         request = progress.request
@@ -294,29 +304,37 @@ class Operations:
         await self._redis.commands(*commands, ("HSET", key, *pairs), ("EXPIRE", key, OPERATIONS_TTL_S))
 
 
+class _Stopped(Exception):
+    """An operator cancelled the operation."""
+
+
 class _Progress:
     """The progress of a running operation.
 
-    If the worker died, the counts continue from the stored ones, unless the operation selects by ids: then all tasks are
-    processed again.
+    processed: the tasks of a run that died. They are counted, although some are selected and skipped in this run.
+    stops: the run ends after the current task.
     """
 
-    def __init__(self, operation: Operation) -> None:
-        continues = not operation.request.filter.ids
-        self._operation = operation
+    def __init__(self, operation: Operation, processed: Container[str]) -> None:
+        self._operation, self._processed = operation, processed
         self.id, self.request = operation.id, operation.request
         self.cause = Cause(operation.activity, operation.id)
-        self.done = operation.done if continues else 0
-        self._skipped = Counter(operation.skipped if continues else {})
+        self.done = sum(operation.outcomes.values())
+        self.stops = False
+        self._skipped = Counter[str]()
         self._results: list[TaskResult] = []
 
     def on_step(self, planned: PlannedTask, state: str) -> None:
-        if skipped := planned.skip_reason or ("expired" if state == "expired" else ""):
+        if planned.task_id in self._processed:
+            state = "discarded" if self.request.kind == "discard" else "queued"
+        elif skipped := planned.skip_reason or ("expired" if state == "expired" else ""):
             self._skipped[skipped] += 1
         else:
             self.done += 1
         if self.request.keeps_results:
             self._results.append(TaskResult(planned.id, planned.task_id, state))
+        if self.stops:
+            raise _Stopped
 
     def operation(self, state: str) -> Operation:
         return replace(self._operation, state=state, done=self.done, skipped=dict(self._skipped))
