@@ -403,7 +403,7 @@ def describe(error: Exception, title: str) -> str:
             status = f" ({error.status})" if error.status else ""
             return f"{title} rejects the credentials{status}: {_quote(error.response_text)}"
         case ClientError():
-            return f"{title} refuses the request {error.call} ({error.status}): {_quote(error.response_text)}"
+            return f"{title} refuses the request {error.call} ({error.status or 'not sent'}): {_quote(error.response_text)}"
     return f"{title} cannot be reached: {error}"
 
 

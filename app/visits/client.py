@@ -207,6 +207,9 @@ async def send_request(
     successful response is longer.
     """
     headers = {**headers, "accept-encoding": "identity"}
+    if not all(value.isascii() and value.isprintable() for value in headers.values()):
+        calls.append([call, "not sent"])
+        raise ClientError(call, response_text=UNSENDABLE_HEADER)
     try:
         async with (
             http.stream(method, url, headers=headers, **options) as response,
@@ -233,6 +236,7 @@ async def send_request(
     return httpx.Response(response.status_code, headers=plain_headers, content=content)
 
 
+UNSENDABLE_HEADER = "a header, such as one with a token, has a character that no header can have: copy the token again"
 _BODY_HEADERS = ("content-encoding", "content-length", "transfer-encoding")
 
 

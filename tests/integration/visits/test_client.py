@@ -747,3 +747,14 @@ async def test_a_request_with_too_long_a_url_is_not_sent(client: VisitsClient) -
 
     assert [["GET /contacts", "not sent"]] == client.calls
     assert "a" * 10 not in str(error.value) + error.value.response_text
+
+
+@each("token", ["s3cret-token\u200b", "“s3cret-token”", "s3cret-\ntoken"], ids=ascii)
+async def test_a_request_with_a_token_that_no_header_can_have_is_not_sent(client: VisitsClient, token: str) -> None:
+    client.token = token
+
+    with pytest.raises(ClientError) as error:
+        await client.get_visit("vis_001")
+
+    assert ["GET /visits/:id", "not sent"] == client.calls[-1]
+    assert "s3cret" not in str(error.value) + error.value.response_text
