@@ -6,8 +6,10 @@ commands without importing them, since most commands import the settings, every 
 
 import ast
 import atexit
+import errno
 import gc
 import importlib
+import io
 import os
 import re
 import sys
@@ -19,7 +21,7 @@ import click
 from click.shell_completion import BashComplete, CompletionItem, add_completion_class
 
 from app import __version__
-from app.cli.output import CHECK_FAILED, INTERRUPTED, did_you_mean, exit_with
+from app.cli.output import CHECK_FAILED, INTERRUPTED, UNREACHABLE, USAGE, did_you_mean, exit_with
 
 ROOT = Path(__file__).parent.parent.parent
 #: Allocations between two garbage collections of the youngest generation; Python's default is 700.
@@ -135,6 +137,10 @@ class CommandGroup(click.Group):
             with formatter.section(title):
                 formatter.write_dl([(name, summary(name, module)) for name, module in section.items()], col_max=16)
 
+    def main(self, *args: Any, **options: Any) -> Any:
+        _prepare_streams()
+        return super().main(*args, **options)
+
     def invoke(self, ctx: click.Context) -> Any:
         # What a command imports stays until its end: looking for garbage there takes 30 ms, and once more at exit 40 ms.
         gc.set_threshold(GC_THRESHOLD)
@@ -146,9 +152,17 @@ class CommandGroup(click.Group):
         except (KeyboardInterrupt, click.Abort):
             sys.exit(INTERRUPTED)
         except BrokenPipeError:
-            # At exit, Python would report that it cannot flush stdout.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _discard_output()
             sys.exit(0)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+                raise
+            _discard_output()
+            exit_with(UNREACHABLE, f"the output cannot be written: {error.strerror}")
+        except UnicodeEncodeError:
+            if all(map(_is_utf_8, sys.argv)):
+                raise
+            exit_with(USAGE, "an argument is not text in UTF-8")
         except (click.ClickException, click.exceptions.Exit):
             raise
         except Exception as error:
@@ -158,6 +172,26 @@ class CommandGroup(click.Group):
             if isinstance(error, InvalidSource):
                 exit_with(CHECK_FAILED, str(error))
             raise
+
+
+def _prepare_streams() -> None:
+    """Replace streams that a script has closed, and characters that the encoding of the terminal lacks."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 (until the end)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower() != "utf-8":
+            stream.reconfigure(errors="replace")
+
+
+def _discard_output() -> None:
+    """At exit, Python would report that it cannot flush stdout."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _is_utf_8(argument: str) -> bool:
+    """Return False for bytes that Python could not decode."""
+    return not any("\ud800" <= character <= "\udfff" for character in argument)
 
 
 @click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

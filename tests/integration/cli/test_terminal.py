@@ -68,6 +68,37 @@ def test_a_closed_pipe_causes_no_error(busy: Harness) -> None:
 CONTROL_CHARACTERS = "\x1b]0;owned\x07\x1b[2J\u202eevil\u2066\u200f\x9b31m\x7f\U000e0001"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        ("overview >&-", 0, ""),
+        ("deliveries --json >&- 2>&-", 0, ""),
+        ("deliveries >/dev/full", 4, "the output cannot be written: No space left on device\n"),
+        ("export deliveries >/dev/full", 4, "the output cannot be written: No space left on device\n"),
+        ("show $'\\xff'", 2, "an argument is not text in UTF-8\n"),
+        ("replay --dry-run $'\\xff'", 2, "an argument is not text in UTF-8\n"),
+        ("deliveries --search $'\\xff'", 2, "an argument is not text in UTF-8\n"),
+    ],
+)
+def test_a_shell_can_close_streams_and_pass_any_byte(busy: Harness, arguments: str, status: int, message: str) -> None:
+    result = in_shell(busy, arguments)
+
+    assert (status, message) == (result.returncode, result.stderr.decode())
+
+
+def test_a_terminal_without_utf_8_gets_other_characters(busy: Harness) -> None:
+    overview, visit = (in_shell(busy, each, PYTHONIOENCODING="latin-1") for each in ("overview", "show standard-A-2"))
+
+    assert [(0, b""), (0, b"")] == [(result.returncode, result.stderr) for result in (overview, visit)]
+    assert visit.stdout.startswith(b"? standard-A-2")
+
+
+def in_shell(harness: Harness, arguments: str, **env: str) -> "subprocess.CompletedProcess[bytes]":
+    """Run a command as bash does, not in a process of the tests, which has its own streams."""
+    command = ["bash", "-c", f"'{sys.executable}' -m app {arguments}"]
+    return subprocess.run(command, cwd=ROOT, env={**harness.env, **env}, capture_output=True, timeout=60)
+
+
 @pytest.mark.parametrize("command", [["deliveries"], ["failures"], ["show"], ["visit"], ["overview"]], ids=" ".join)
 @pytest.mark.parametrize("form", [[], ["--json"]], ids=["table", "json"])
 def test_text_of_a_sender_does_not_control_the_terminal(service: Harness, command: list[str], form: list[str]) -> None:
