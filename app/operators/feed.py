@@ -1,8 +1,11 @@
 """Live events: deliveries and rejections are polled; workers publish attempts to a Redis channel."""
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
+
+import orjson
 
 from app.ledger import keys
 from app.ledger.ids import TaskId
@@ -63,10 +66,13 @@ async def new_rejections(ledger: Ledger, hooks: Callable[[], Iterable[str]]) -> 
     hooks: as in new_deliveries. Raises RedisUnavailable.
     """
     since = (await ledger.server_time()).timestamp() * 1000
+    # One web process may store a rejection later than another one stores a newer rejection.
+    yielded = Counter[bytes]()
     while True:
-        newest = await rejections.newest(ledger.redis, list(hooks()))
-        notes = with_likely_causes(note for note in newest if note["at"] > since)
-        for note in reversed(notes):
+        newest = [note for note in await rejections.newest(ledger.redis, list(hooks())) if note["at"] > since]
+        stored = Counter(map(orjson.dumps, newest))
+        unseen = [*(stored - yielded).elements()]
+        for note in with_likely_causes(map(orjson.loads, reversed(unseen))):
             yield note
-        since = max([since, *(note["at"] for note in notes)])
+        yielded = stored
         await asyncio.sleep(3 * POLL_INTERVAL_S)
