@@ -290,10 +290,10 @@ class Erasure:
         return {name for account in self._settings.all_accounts for name in self._contact_keys(account)}
 
     def _inspect_visit(self, aliases: list[Task], report: ErasureReport) -> None:
-        for alias in aliases:
-            if self._redacted_fields(alias, aliases[0], report):
-                report.visits.add(alias.task_id)
-        if report.visits & {alias.task_id for alias in aliases}:
+        redacted = {alias.task_id for alias in aliases if self._redacted_fields(alias, aliases[0], report)}
+        if redacted:
+            # The primary id has the state of the visit, and its entries in the search index.
+            report.visits |= redacted | {aliases[0].task_id}
             report.unfinished.update(alias.task_id for alias in aliases if alias.state not in ("done", "discarded"))
 
     async def _inspect_deliveries(

@@ -19,6 +19,7 @@ from app.ledger.scripts import Call
 from app.operators import search_index
 from app.operators.activity_log import ActivityLog
 from app.operators.erasure import Erasure, mentions
+from app.operators.explain import Explain
 from app.operators.filter import ActivityFilter, Filter
 from app.operators.operations import OperationRequest, Operations
 from app.settings.environment import read_environment
@@ -352,6 +353,22 @@ async def test_an_erased_visit_is_not_in_the_search_index(harness: Harness, redi
     assert [] == await search_index.lookup(redis, EMAIL, [KEY])
     assert [visit_task("B")] == await search_index.lookup(redis, ADA["phone"], [KEY])
     assert [visit_task("B")] == await search_index.lookup_name(redis, ADA["last_name"], [KEY])
+
+
+async def test_a_rescheduled_visit_is_erased_under_its_first_id_too(redis: Redis, ledger: Ledger) -> None:
+    """The first id has the state of the visit and its entries in the search index, here no contact."""
+    settings = read_environment(SETTINGS)
+    await accept(ledger, change("A"))
+    await accept(ledger, change("B", previous_visit_id="A", contact=Contact(**ADA)))
+    await ledger.complete(await start_run(ledger, "A"), done())
+    await search_index.index(redis, TaskId(visit_task("A")), Contact(**ADA), KEY, 60_000)
+
+    await Erasure(ledger, settings, EMAIL).execute()
+
+    assert [] == await search_index.lookup(redis, ADA["phone"], [KEY])
+    assert [] == await search_index.lookup_name(redis, ADA["last_name"], [KEY])
+    [visit] = await Explain(ledger, settings).visit("standard-A")
+    assert visit["erased_at"]
 
 
 async def test_an_erasure_removes_all_digests_of_an_address(harness: Harness, redis: Redis, ledger: Ledger) -> None:
