@@ -56,10 +56,11 @@ OnProgress = Callable[[int], object]
 def configuration_of(settings: Settings) -> dict[str, Any]:
     """Return what a worker with these settings can do, without secrets.
 
-    A move compares it with this cell's settings, `doorbell doctor` compares the URL with that of this process.
+    A move compares it with this cell's settings, `doorbell doctor` the URL and the alerts with those of this process.
     """
     return {
         "public_url": settings.public_url or "",
+        "alerts": settings.alert_webhook_url is not None,
         "secret_key": _key_ids(settings.secret_key),
         "body_keys": _key_ids(settings.body_keys),
         "tokens": {account: _key_ids([token])[0] for account, token in settings.tokens.items()},

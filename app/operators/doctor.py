@@ -4,7 +4,7 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -35,7 +35,7 @@ from app.settings.environment import (
 from app.settings.model import Settings
 from app.settings.platform import Platform, find_platform
 from app.telemetry.connections import load_connections
-from app.telemetry.health import STALE_AFTER_S, Backlog, live_workers, load_backlog, write_problem
+from app.telemetry.health import STALE_AFTER_S, Backlog, Worker, live_workers, load_backlog, write_problem
 from app.visits.client import tls_context
 from app.webhooks.evidence import VERIFIED_BY
 from app.webhooks.registry import source_title
@@ -539,6 +539,20 @@ async def _workers(redis: Redis, settings: Settings, platform: Platform | None) 
     for url, host in hosts.items():
         if url is not None and url != (settings.public_url or ""):  # workers of older versions do not tell it
             yield _other_public_url(host, url, settings)
+    for check in _alerts(workers, settings):
+        yield check
+
+
+def _alerts(workers: Sequence[Worker], settings: Settings) -> Iterator[Check]:
+    """Report alerts that nobody would post. Workers of older versions do not tell whether they do."""
+    silent = [worker.host for worker in workers if worker.configuration.get("alerts") is False]
+    fix = "Set ALERT_WEBHOOK_URL of web and worker."
+    if settings.alert_webhook_url and silent:
+        detail = f"the worker {silent[0]} has no ALERT_WEBHOOK_URL, and web posts no alerts while a worker runs"
+        yield Check("worker.alerts", "warn", detail, fix)
+    elif not settings.alert_webhook_url and any(worker.configuration.get("alerts") for worker in workers):
+        detail = "this process has no ALERT_WEBHOOK_URL: if web has none either, nobody reports that no worker runs"
+        yield Check("worker.alerts", "warn", detail, fix)
 
 
 def _other_public_url(worker: str, url: str, settings: Settings) -> Check:

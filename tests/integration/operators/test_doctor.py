@@ -132,9 +132,9 @@ async def test_the_url_of_the_platform_is_shown(redis: Redis) -> None:
     assert "warn" == (await checks(redis))["public_url"].result
 
 
-async def beat(redis: Redis, name: str, public_url: str) -> None:
+async def beat(redis: Redis, name: str, public_url: str, **environ: str) -> None:
     """Write the heartbeat of a worker with this PUBLIC_URL."""
-    environ = {"REDIS_URL": redis.address.url, "VISITS_API_TOKEN": "t", "PUBLIC_URL": public_url}
+    environ |= {"REDIS_URL": redis.address.url, "VISITS_API_TOKEN": "t", "PUBLIC_URL": public_url}
     report = {"host": name, "pid": 1, "configuration": configuration_of(read_environment(environ))}
     await Ledger(redis, 30).heartbeat(f"bell:worker:{name}", orjson.dumps(report), 30_000)
 
@@ -164,6 +164,31 @@ async def test_a_worker_with_another_public_url_is_a_problem(
     assert result == check.result
     assert words[0] in check.detail
     assert words[1] in check.fix
+
+
+@pytest.mark.parametrize(
+    ("of_worker", "of_web", "words"),
+    [
+        ("", "https://hooks.example.com/x", "worker-1 has no ALERT_WEBHOOK_URL"),
+        ("https://hooks.example.com/x", "", "nobody reports that no worker runs"),
+    ],
+    ids=["none in the worker", "none in web"],
+)
+async def test_alerts_that_only_one_process_would_post_are_a_problem(
+    redis: Redis, of_worker: str, of_web: str, words: str
+) -> None:
+    await beat(redis, "worker-1", "", ALERT_WEBHOOK_URL=of_worker)
+
+    check = (await checks(redis, ALERT_WEBHOOK_URL=of_web))["worker.alerts"]
+
+    assert ("warn", True) == (check.result, words in check.detail)
+
+
+@pytest.mark.parametrize("url", ["https://hooks.example.com/x", ""])
+async def test_alerts_of_all_processes_or_of_none_are_no_problem(redis: Redis, url: str) -> None:
+    await beat(redis, "worker-1", "", ALERT_WEBHOOK_URL=url)
+
+    assert "worker.alerts" not in await checks(redis, ALERT_WEBHOOK_URL=url)
 
 
 async def test_workers_with_the_same_public_url_and_of_older_versions_are_no_problem(redis: Redis) -> None:
