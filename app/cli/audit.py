@@ -20,6 +20,7 @@ from app.cli.output import (
 )
 from app.cli.session import actions, run_with_ledger
 from app.ledger.ledger import Ledger
+from app.ledger.locks import LockContended, exclusive
 from app.ledger.records import NotFound
 from app.operators.actions import Actions
 from app.operators.visit_audit import AccountMoves, AuditProgress, Difference, VisitAudit
@@ -73,12 +74,15 @@ def audit(account: str | None, repair: bool, rate: float | None, resume: bool, a
             for name in accounts:
                 visit_audit = VisitAudit(ledger, settings, http, name, rate)
                 try:
-                    async for difference in visit_audit.differences(resume, _print_progress):
-                        counts.differences += 1
-                        counts.repairable += difference.is_repairable
-                        is_repaired = repair and await _requeue(actions(ledger, settings), visit_audit, difference)
-                        counts.requeued += is_repaired
-                        _print_difference(difference, is_repaired, as_json)
+                    async with exclusive(ledger, visit_audit.lock):
+                        async for difference in visit_audit.differences(resume, _print_progress):
+                            counts.differences += 1
+                            counts.repairable += difference.is_repairable
+                            is_repaired = repair and await _requeue(actions(ledger, settings), visit_audit, difference)
+                            counts.requeued += is_repaired
+                            _print_difference(difference, is_repaired, as_json)
+                except LockContended:
+                    exit_with(CHECK_FAILED, f"{name}: another audit is running, or was killed less than 30 s ago")
                 except AccountMoves:
                     counts.moving += 1
                     print_message(f"{name}: not compared, because it moves or has moved to another cell")

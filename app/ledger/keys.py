@@ -335,6 +335,7 @@ KEY_KINDS = (
     KeyKind(
         "bell:loss", "expires", "the last restart or failover of Redis, and the visits whose changes it lost", "7 days"
     ),
+    KeyKind("bell:audit:*:lock", "expires", "which process audits an account", _SHORT),
     KeyKind("bell:audit:*", "expires", "the progress of an audit", "until it ends; 7 days at most"),
     KeyKind(
         "bell:activity:*",

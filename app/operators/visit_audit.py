@@ -99,6 +99,10 @@ class VisitAudit:
         self._prefixes = tuple(f"{name}-" for name in load_sources())
         self.progress = AuditProgress()
 
+    @property
+    def lock(self) -> str:
+        return f"{self._key}:lock"
+
     async def _before_call(self) -> None:
         self._api.calls.clear()
         while self._rate and (wait_s := await self._ledger.acquire_rate_slot(self._account, self._rate, 10.0)):
@@ -111,6 +115,7 @@ class VisitAudit:
     ) -> AsyncIterator[Difference]:
         """Yield all differences: first those of visits in the API's list, then the visits that the list lacks.
 
+        It marks the visits that it has compared, so an account has one audit at a time: see `lock`.
         resume: continue after the last finished page. on_progress: called after each page.
         """
         self.progress = await self._load_progress() if resume else AuditProgress()
@@ -148,7 +153,7 @@ class VisitAudit:
             page = first if number == 1 else await self._fetch_page(number)
             recent = [visit for visit in page["visits"] if _is_since(visit.get("created_at"), since)]
             for visit in recent:
-                if difference := await self._compare(visit):
+                if difference := await self._compare(visit, is_marked=False):
                     await self._note(difference)
                     yield difference
             self.progress.page += 1
@@ -197,7 +202,7 @@ class VisitAudit:
 
     # -- visits in the list --
 
-    async def _compare(self, visit: Record) -> Difference | None:
+    async def _compare(self, visit: Record, *, is_marked: bool = True) -> Difference | None:
         self.progress.count("seen")
         name = visit.get("external_id")
         if not isinstance(name, str) or not name.startswith(self._prefixes):
@@ -208,7 +213,7 @@ class VisitAudit:
             aliases = await self._ledger.load_aliases(task_id)
         except NotFound:
             return self._unknown_visit(name, visit)
-        if remote_ids := await self._duplicate_ids(task_id, visit):
+        if is_marked and (remote_ids := await self._duplicate_ids(task_id, visit)):
             return Difference("duplicate", self._account, name, aliases[0].task_id, remote_ids=remote_ids)
         if any(alias.state != "done" for alias in aliases):
             self.progress.count("in_progress")

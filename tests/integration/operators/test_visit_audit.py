@@ -10,6 +10,8 @@ import httpx
 import pytest
 
 import app.operators.visit_audit
+from app.ledger.ledger import Ledger
+from app.ledger.locks import exclusive
 from app.ledger.moves import Mark, save_mark
 from app.operators.visit_audit import AccountMoves, Difference, VisitAudit
 from app.visits.client import ServerError
@@ -157,6 +159,31 @@ async def test_an_old_visit_without_changes_is_unknown(world: World) -> None:
 
     assert [] == [difference async for difference in audit.differences()]
     assert {"seen": 1, "unknown": 1} == audit.progress.counts
+
+
+async def test_an_account_has_one_audit_at_a_time(world: World, ledger: Ledger) -> None:
+    """Two would take the marks of the other for their own: each difference would be reported twice."""
+    await world.apply(booked("1"))
+
+    async with exclusive(ledger, audit_of(world).lock):
+        during = world.harness.doorbell("audit")
+    after = world.harness.doorbell("audit")
+
+    assert (3, 0) == (during.returncode, after.returncode)
+    assert "main: another audit is running" in during.stderr
+
+
+async def test_the_audit_after_a_failover_does_not_disturb_another_audit(world: World) -> None:
+    await world.apply(*[booked(str(number)) for number in range(4)])
+    change_in_api(world, "PUT", "standard-1", time_scheduled="2026-03-20T09:00:00Z")
+    audit, reported = audit_of(world), list[str]()
+
+    async for difference in audit.differences():
+        reported.append(difference.visit)
+        async for _ in audit_of(world).recent_differences(datetime(2026, 1, 1, tzinfo=UTC), 5):
+            pass
+
+    assert (["standard-1"], 4) == (reported, audit.progress.counts["seen"])
 
 
 async def test_a_visit_in_progress_is_not_compared(world: World) -> None:
