@@ -57,7 +57,9 @@ def erase(person: str, dry_run: bool, yes: bool, as_json: bool) -> None:
     if planned.is_empty:
         in_index = f"no visit in the search index has this phone number; {PHONE_NOTE}"
         nothing = in_index if search_index.normalize_phone(person) else "nothing is stored about this person"
-        exit_with(NOTHING_MATCHED, _join(nothing, planned.unreadable_note))
+        if planned.unreadable:
+            exit_with(PARTLY_FAILED, _join("nothing was found about this person", planned.unreadable_note))
+        exit_with(NOTHING_MATCHED, nothing)
     if dry_run:
         exit_with(PARTLY_FAILED if planned.unreadable else 0, _join("nothing was erased", planned.unreadable_note))
     confirm("Erase this data? This cannot be undone.", yes)

@@ -131,7 +131,7 @@ MOVE_RULES: dict[str, MoveRule] = {
     "bell:server": _CELL,
     "bell:loss:lock": _CELL,
     "bell:loss": _CELL,
-    "bell:audit:*:lock": _LOCK,
+    "bell:audit:*:lock": MoveRule("stays", "an audit ends when its account moves"),
     "bell:audit:*": MoveRule("stays", "an audit of the cell begins again"),
     "bell:activity:*": _OPERATORS,
     "bell:activity": _OPERATORS,

@@ -132,7 +132,7 @@ async def resolve_emails(ledger: Ledger, settings: Settings, text: str) -> list[
     if not (number := search_index.normalize_phone(text)):
         return []
     emails = dict[str, None]()
-    limit = search_index.MAX_VISITS_PER_KEY
+    limit = search_index.MAX_SELECTED
     for task_id in await search_index.lookup(ledger.redis, text, settings.secret_key, limit):
         with suppress(NotFound):
             aliases = await ledger.load_aliases(task_id)

@@ -18,7 +18,7 @@ from app.ledger.redis import Redis
 from app.ledger.scripts import Call
 from app.operators import search_index
 from app.operators.activity_log import ActivityLog
-from app.operators.erasure import Erasure, mentions
+from app.operators.erasure import Erasure, mentions, resolve_emails
 from app.operators.explain import Explain
 from app.operators.filter import ActivityFilter, Filter
 from app.operators.operations import OperationRequest, Operations
@@ -225,9 +225,14 @@ def test_bodies_with_a_lost_key_are_reported(harness: Harness) -> None:
     harness.start_web(BODY_KEYS="a-key-that-will-be-lost")
     harness.send("visit.created", "G", contact=GRACE)
 
-    dry_run = harness.doorbell("erase", EMAIL, "--dry-run", BODY_KEYS="another-key-of-the-tests")
+    searches = [
+        harness.doorbell("erase", EMAIL, option, BODY_KEYS="another-key-of-the-tests")
+        for option in ("--dry-run", "--yes")
+    ]
 
-    assert "1 bodies cannot be searched: they are encrypted with keys that BODY_KEYS lacks" in dry_run.stderr
+    assert [6, 6] == [result.returncode for result in searches]
+    note = "1 bodies cannot be searched: they are encrypted with keys that BODY_KEYS lacks"
+    assert [f"nothing was found about this person; {note}\n"] * 2 == [result.stderr for result in searches]
 
 
 def test_nothing_is_erased_without_confirmation(harness: Harness) -> None:
@@ -403,6 +408,17 @@ async def test_a_shared_phone_number_matches_all_its_people(harness: Harness, re
         r" 2  people: those with this address, or",
         harness.doorbell("erase", ADA["phone"], "--dry-run").stdout,
     )
+
+
+async def test_a_phone_number_leads_to_the_address_of_an_old_visit_too(redis: Redis, ledger: Ledger) -> None:
+    """Many people may share a number, such as that of a company."""
+    settings = read_environment(SETTINGS)
+    for number in range(search_index.MAX_VISITS_PER_KEY + 1):
+        contact = Contact(email=GRACE["email"] if number else EMAIL, phone=ADA["phone"])
+        await accept(ledger, change(str(number), contact=contact))
+        await search_index.index(redis, TaskId(visit_task(str(number))), contact, KEY, 60_000)
+
+    assert {EMAIL, GRACE["email"]} == {*await resolve_emails(ledger, settings, ADA["phone"])}
 
 
 async def test_a_running_visit_is_found_again_by_its_phone_number(redis: Redis, ledger: Ledger) -> None:
