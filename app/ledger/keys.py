@@ -281,7 +281,7 @@ KEY_KINDS = (
     KeyKind("bell:workers", "members", "the live workers", "30 seconds"),
     KeyKind("bell:hourly:*", "expires", "counters of one hour", "8 days", title="Counters"),
     KeyKind("bell:metrics", "permanent", "counters for /metrics", _ALWAYS),
-    KeyKind("bell:alerts:lock", "expires", "which process checks for alerts", _SHORT),
+    KeyKind("bell:alerts:lock", "expires", "which process checks for alerts", "5 minutes at most"),
     KeyKind("bell:alerts", "expires", "the active alerts, and the failure counts of ten minutes", "7 days"),
     KeyKind(
         "bell:index:requests:*",

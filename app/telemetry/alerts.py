@@ -1,7 +1,8 @@
 """Posts alerts to ALERT_WEBHOOK_URL in Slack's format: a message when an alert starts and one when it ends.
 
 One worker at a time checks; a web process checks while no worker runs. `bell:alerts` contains the active alerts and the
-failure counts of the last ten minutes. A message that was not delivered is sent again after the next check.
+failure counts of the last ten minutes. A message that was not delivered is sent again, after longer and longer pauses: the
+channel may be slow, and have shown it.
 """
 
 import asyncio
@@ -47,6 +48,8 @@ from app.telemetry.silence import bad_signatures
 CHECK_EVERY_S = 10.0
 STATE_TTL_MS = 7 * 86_400_000
 POST_TIMEOUT_S = 5.0
+#: The longest pause after a message that was not delivered.
+MAX_PAUSE_S, MAX_DOUBLINGS = 300.0, 5
 #: The interval between samples of the counts.
 SAMPLE_EVERY_S = 30.0
 #: The number of failures whose reasons are read, and of reasons that a message shows.
@@ -65,18 +68,19 @@ class Sample:
 class AlertState:
     """active: messages by key. The key of an alert about one hook ends in the name of the hook.
 
-    samples: of the last ten minutes; older ones stay while a message cannot be delivered (is_delivered).
+    samples: of the last ten minutes; older ones stay while a message cannot be delivered. attempts: how many failed since a
+    message was delivered.
     """
 
     active: dict[str, str] = field(default_factory=dict)
     samples: list[Sample] = field(default_factory=list)
-    is_delivered: bool = True
+    attempts: int = 0
 
     @classmethod
     def decode(cls, stored: bytes | None) -> "AlertState":
         state: dict[str, Any] = orjson.loads(stored or b"{}")
         samples = [Sample(sample["at"], sample["parked"]) for sample in state.get("samples", [])]
-        return cls(state.get("active", {}), samples, state.get("is_delivered", True))
+        return cls(state.get("active", {}), samples, state.get("attempts", 0))
 
 
 class AlertMonitor:
@@ -102,15 +106,19 @@ class AlertMonitor:
         before = AlertState.decode(await self._redis.command("GET", keys.ALERTS))
         now = await self._sample()
         window = before.samples or [now]
-        if before.is_delivered:
+        if not before.attempts:
             window = [sample for sample in window if now.at - sample.at < WINDOW_S + SAMPLE_EVERY_S]
         active = dict([*await self._failure_alert(window, now), *await self._current_alerts()])
         if await self._notify(before.active, active):
             if not window or now.at - window[-1].at >= SAMPLE_EVERY_S:
                 window.append(now)
-            state = AlertState(active, window)
+            await self._store(AlertState(active, window))
         else:
-            state = AlertState(before.active, window, is_delivered=False)
+            pause_s = min(CHECK_EVERY_S * 2 ** min(before.attempts, MAX_DOUBLINGS), MAX_PAUSE_S)
+            await self._store(AlertState(before.active, window, before.attempts + 1))
+            await self._redis.commands(("PEXPIRE", keys.ALERTS_LOCK, int(pause_s * 1000)))
+
+    async def _store(self, state: AlertState) -> None:
         await self._redis.commands(("SET", keys.ALERTS, orjson.dumps(state), "PX", STATE_TTL_MS))
 
     async def _count_live_workers(self) -> int:

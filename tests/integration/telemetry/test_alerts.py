@@ -344,6 +344,19 @@ async def test_a_rejected_message_is_sent_again(redis: Redis, channel: Channel) 
     assert "No worker" in first[0]
 
 
+async def test_a_channel_that_fails_gets_a_message_less_and_less_often(redis: Redis, channel: Channel) -> None:
+    """It may be slow, and show each of them."""
+    scene = Scene(redis, channel)
+    channel.statuses = [500]
+    for pause_s in (10, 20, 40, 80, 160, 300, 300):
+        await scene.check()
+        assert pause_s * 700 < await redis.command("PTTL", keys.ALERTS_LOCK) <= pause_s * 1000
+
+    channel.statuses = [200]
+    await scene.check()
+    assert await redis.command("PTTL", keys.ALERTS_LOCK) < 10_000
+
+
 async def test_new_failures_are_reported_after_an_outage_of_the_channel(redis: Redis, channel: Channel) -> None:
     scene = Scene(redis, channel)
     await scene.beat()
