@@ -60,6 +60,7 @@ async def on_startup(ctx: dict[Any, Any]) -> None:
     scripts.check_callers()
     ledger = Ledger(ctx["client"], settings.retention_days, settings.body_keys)
     await ledger.record_schema()
+    await ledger.record_accounts(settings.all_accounts)
     ctx["context"] = Context(settings, ledger, http_client(MAX_IN_FLIGHT))
     await ctx["context"].stored_hooks.discover()
     ctx["maintenance"] = asyncio.create_task(run_maintenance(ctx["context"]))

@@ -248,7 +248,7 @@ KEY_KINDS = (
     KeyKind(
         "bell:accounts",
         "permanent",
-        "the accounts that ever had held or parked tasks, or that a stored hook had",
+        "the accounts that a worker ever had, or a stored hook, or a held or parked task",
         _ALWAYS,
     ),
     KeyKind("bell:move:*:lock", "expires", "which process moves an account", _SHORT),

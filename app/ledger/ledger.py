@@ -373,6 +373,10 @@ class Ledger:
         """Let other versions recognize which schema the database has. Works on a full Redis too."""
         await self.redis.commands(("SET", keys.SCHEMA, keys.SCHEMA_VERSION))
 
+    async def record_accounts(self, accounts: Iterable[str]) -> None:
+        """Let operators find the visits of an account after it is removed from the settings. Works on a full Redis too."""
+        await self.redis.commands(("SADD", keys.ACCOUNTS, *accounts))
+
     async def heartbeat(self, key: str, value: bytes, ttl_ms: int) -> int:
         """Return how many workers are alive. Works on a full Redis too."""
         return int(await self.redis.script(scripts.heartbeat(worker=key, report=value, ttl_ms=ttl_ms)))
@@ -613,9 +617,9 @@ class Ledger:
 
 
 async def known_accounts(redis: Redis, configured: Iterable[str]) -> list[str]:
-    """Return the configured accounts, and those that ever had held or parked tasks or an open circuit.
+    """Return the configured accounts, and those that a worker ever had, or that had tasks or an open circuit.
 
-    An account may be removed from the settings before its tasks are done. Raises RedisUnavailable.
+    An account may be removed from the settings before its visits expire. Raises RedisUnavailable.
     """
     with_tasks, with_circuits = await asyncio.gather(
         redis.command("SMEMBERS", keys.ACCOUNTS), redis.command("SMEMBERS", keys.CIRCUITS)

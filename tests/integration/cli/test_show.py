@@ -2,8 +2,8 @@
 
 import json
 
-from tests.support.command_line import ADA, PERSONAL, activity_of, in_2026, rows
-from tests.support.harness import Harness, sign_standard, wait_until
+from tests.support.command_line import ADA, PERSONAL, TIME, activity_of, in_2026, rows
+from tests.support.harness import SECRET, Harness, sign_standard, standard_body, wait_until
 
 
 def test_deliveries_and_visits_are_shown_with_changes_values_and_attempts(busy: Harness) -> None:
@@ -21,6 +21,22 @@ def test_deliveries_and_visits_are_shown_with_changes_values_and_attempts(busy: 
     calls = ["GET /visits/:id 404", "GET /contacts 200", "POST /contacts 201", "POST /visits 201"]
     assert [calls] == [attempt["calls"] for attempt in visit["attempts"]]
     assert delivery["attempts"] == visit["attempts"]
+
+
+def test_a_visit_of_an_account_that_was_removed_from_the_settings_is_shown(harness: Harness) -> None:
+    east = {f"HOOKS__EAST__{name}": value for name, value in EAST.items()}
+    harness.start_web(**east)
+    harness.start_worker(**east)
+    raw = standard_body("visit.created", "A-1", contact=ADA, time_scheduled=TIME)
+    harness.post(raw, sign_standard(raw), hook="east")
+    wait_until(lambda: harness.visit("standard-A-1"))
+
+    assert ["standard-A-1"] == [row["visit"] for row in rows(harness, "visits", "--when", "any", "--json")]
+    assert ["east"] == [row["account"] for row in rows(harness, "visit", "standard-A-1", "--json")]
+    assert "standard-A-1" in [row["id"] for row in rows(harness, "search", "A-1", "--json")]
+
+
+EAST = {"SOURCE": "standard", "SECRETS": SECRET, "VISITS_API_TOKEN": "token-of-the-east"}
 
 
 def test_a_visit_and_a_delivery_show_their_history(busy: Harness) -> None:
