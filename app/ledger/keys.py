@@ -48,6 +48,7 @@ OAUTH = "bell:oauth:"
 CONNECTIONS = "bell:connections"
 WORKER = "bell:worker:"
 HOURLY = "bell:hourly:"
+COUNTED = "bell:counted:"
 SECRET_USED = "bell:secret-used:"
 ALERTS = "bell:alerts"
 ALERTS_LOCK = "bell:alerts:lock"
@@ -281,6 +282,7 @@ KEY_KINDS = (
     KeyKind("bell:workers", "members", "the live workers", "30 seconds"),
     KeyKind("bell:hourly:*", "expires", "counters of one hour", "8 days", title="Counters"),
     KeyKind("bell:metrics", "permanent", "counters for /metrics", _ALWAYS),
+    KeyKind("bell:counted:*", "expires", "the last counts that a process added, so that it adds none twice", "1 hour"),
     KeyKind("bell:alerts:lock", "expires", "which process checks for alerts", "5 minutes at most"),
     KeyKind("bell:alerts", "expires", "the active alerts, and the failure counts of ten minutes", "7 days"),
     KeyKind(

@@ -627,9 +627,15 @@ async def known_accounts(redis: Redis, configured: Iterable[str]) -> list[str]:
     return sorted({name.decode() for name in (*with_tasks, *with_circuits)}.union(configured))
 
 
-async def add_counters(redis: Redis, key: str, counts: Mapping[str, int], ttl_s: int = 0) -> None:
-    """Add to a hash of counters. ttl_s: 0 for no expiry. Raises RedisUnavailable."""
-    await redis.script(scripts.add_counters(counters=key, ttl_s=ttl_s, counts=counts.items()))
+async def add_counters(
+    redis: Redis, key: str, counts: Mapping[str, int], ttl_s: int = 0, last_batch: str = "", batch: str = ""
+) -> None:
+    """Add to a hash of counters. ttl_s: 0 for no expiry. Raises RedisUnavailable.
+
+    last_batch: the key that remembers the batch, so that it is not added again if its answer was lost; empty for none.
+    """
+    call = scripts.add_counters(counters=key, ttl_s=ttl_s, last_batch=last_batch, batch=batch, counts=counts.items())
+    await redis.script(call)
 
 
 async def long_gaps(redis: Redis, hook: str, newest: float, since: float, min_s: float) -> tuple[float, list[float]]:

@@ -114,6 +114,7 @@ MOVE_RULES: dict[str, MoveRule] = {
     "bell:workers": _CELL,
     "bell:hourly:*": _CELL,
     "bell:metrics": _CELL,
+    "bell:counted:*": _CELL,
     "bell:alerts:lock": _CELL,
     "bell:alerts": _CELL,
     "bell:index:requests:*": MoveRule("members"),

@@ -3,6 +3,7 @@
     bell:hourly:<hour>            counts of one hour (since 1970), by `<hook>:<outcome>`; expires after eight days
     bell:secret-used:<hook>       when each secret last matched, in ms, by its fingerprint; expires a year after that
     bell:index:requests:…         the deliveries of X-Request-IDs, by their digests; expires after the deliveries
+    bell:counted:<process>:…      the last batch of counts that a process added
     bell:metrics                  totals for /metrics, by `<metric>|<label>|…`; histograms add `|<bucket>` or `|us`
 
 A process that is killed loses the last few seconds of these counts. No decision depends on them.
@@ -12,11 +13,13 @@ import asyncio
 import time
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import hiredis
 
 from app.ledger import buckets, keys
+from app.ledger.ids import new_id, new_token
 from app.ledger.ledger import add_counters
 from app.ledger.redis import Redis, RedisUnavailable
 from app.telemetry.logs import log
@@ -32,6 +35,15 @@ SECRET_USED_TTL_S = 366 * 86_400
 MAX_PENDING_REQUEST_IDS, REQUEST_ID_BATCH = 10_000, 500
 
 
+class Batch(NamedTuple):
+    """Counts for a hash. They are sent again under the same id until Redis answers: it may have added them before."""
+
+    key: str
+    counts: Mapping[str, int]
+    ttl_s: int
+    id: str
+
+
 class Counters:
     def __init__(self, retention_days: int = 0, secret_keys: Sequence[str] = ()) -> None:
         """retention_days: how long request ids stay. secret_keys: SECRET_KEY, for fingerprints."""
@@ -42,6 +54,8 @@ class Counters:
         self._totals: Counter[tuple[str | int, ...]] = Counter()
         self._requests: Counter[tuple[str, str, int, int]] = Counter()
         self._request_us: Counter[str] = Counter()
+        self._process = new_token()
+        self._unanswered: dict[str, Batch] = {}
 
     def increment(self, metric: str, *labels: str) -> None:
         self._totals[metric, *labels] += 1
@@ -74,23 +88,14 @@ class Counters:
     async def flush(self, redis: Redis) -> None:
         """Write the counts to Redis. Counts that cannot be written stay for the next flush."""
         self._expand_requests()
-        hour = current_hour()
-        counts, self._hourly = self._hourly, Counter()
-        totals, self._totals = self._totals, Counter()
         matched, self._secrets_used = self._secrets_used, {}
         requests, self._request_ids = self._request_ids, {}
-        by_hour = {f"{hook}:{outcome}": count for (hook, outcome), count in counts.items()}
-        by_field = {"|".join(map(str, name)): count for name, count in totals.items()}
         errors = await asyncio.gather(
-            _add_counts(redis, f"{keys.HOURLY}{hour}", by_hour, HOURLY_TTL_S),
-            _add_counts(redis, keys.METRICS, by_field),
+            self._add_counts(redis, "hourly", self._take_hourly),
+            self._add_counts(redis, "totals", self._take_totals),
             self._write_last_used(redis, matched, requests),
             return_exceptions=True,
         )
-        if errors[0]:
-            self._hourly.update(counts)
-        if errors[1]:
-            self._totals.update(totals)
         if errors[2]:
             self._secrets_used = matched | self._secrets_used
             self._request_ids = requests | self._request_ids
@@ -98,6 +103,30 @@ class Counters:
             if not isinstance(error, RedisUnavailable | hiredis.ReplyError):
                 raise error
             log.warning("metrics_flush_failed", part="counters", reason=type(error).__name__)
+
+    async def _add_counts(self, redis: Redis, name: str, take: Callable[[], Batch]) -> None:
+        """Add the batch that was not answered, if there is one, then the newest counts."""
+        if name in self._unanswered:
+            await self._send(redis, name)
+        self._unanswered[name] = take()
+        await self._send(redis, name)
+
+    async def _send(self, redis: Redis, name: str) -> None:
+        batch = self._unanswered[name]
+        if batch.counts:
+            last_batch = f"{keys.COUNTED}{self._process}:{name}"
+            await add_counters(redis, batch.key, batch.counts, batch.ttl_s, last_batch, batch.id)
+        del self._unanswered[name]
+
+    def _take_hourly(self) -> Batch:
+        counts, self._hourly = self._hourly, Counter()
+        by_hour = {f"{hook}:{outcome}": count for (hook, outcome), count in counts.items()}
+        return Batch(f"{keys.HOURLY}{current_hour()}", by_hour, HOURLY_TTL_S, new_id())
+
+    def _take_totals(self) -> Batch:
+        counts, self._totals = self._totals, Counter()
+        by_field = {"|".join(map(str, name)): count for name, count in counts.items()}
+        return Batch(keys.METRICS, by_field, 0, new_id())
 
     def _expand_requests(self) -> None:
         requests, self._requests = self._requests, Counter()
@@ -130,15 +159,9 @@ class Counters:
             await self.flush(redis)
 
 
-async def _add_counts(redis: Redis, key: str, counts: Mapping[str, int], ttl_s: int = 0) -> None:
-    """Add all counts or none, so that the next flush counts none of them twice."""
-    if counts:
-        await add_counters(redis, key, counts, ttl_s)
-
-
 async def increment_now(redis: Redis, metric: str, *labels: str) -> None:
     """Count a rare event directly in Redis. Raises RedisUnavailable."""
-    await _add_counts(redis, keys.METRICS, {"|".join((metric, *labels)): 1})
+    await add_counters(redis, keys.METRICS, {"|".join((metric, *labels)): 1})
 
 
 async def totals(redis: Redis) -> dict[str, int]:

@@ -17,6 +17,7 @@ from app.ledger.ledger import Ledger
 from app.ledger.redis import Redis, RedisAddress, RedisUnavailable
 from app.operators.doctor import examine
 from app.settings.environment import read_environment
+from app.telemetry.counters import Counters, hourly_counts, totals
 from app.telemetry.metrics import snapshot
 from tests.support.harness import (
     sign_standard,
@@ -272,6 +273,28 @@ def test_a_redis_failure_is_logged_without_the_password(web: WebProcess, own_red
 
     assert "redis_unavailable" in web.log
     assert PASSWORD not in web.log
+
+
+async def test_counts_that_a_frozen_redis_adds_late_are_added_once(own_redis: OwnRedis) -> None:
+    """Its answers came too late, so the counts were sent again."""
+    counters, redis = Counters(), Redis(RedisAddress(own_redis.url), timeout_s=0.3)
+    counters.count_for_hour("standard", "early")
+    await counters.flush(redis)  # the server must have the script
+    counters.record_request("standard", "late", 0, 0.2)
+    counters.count_for_hour("standard", "late")
+    own_redis.process.send_signal(signal.SIGSTOP)
+    try:
+        await counters.flush(redis)
+        counters.record_request("standard", "late", 0, 0.2)
+        await counters.flush(redis)
+    finally:
+        own_redis.process.send_signal(signal.SIGCONT)
+    await asyncio.sleep(0.5)
+    await counters.flush(redis)
+
+    assert 2 == (await totals(redis))["doorbell_webhook_requests_total|standard|late"]
+    assert 1 == (await hourly_counts(redis, 1))[0][1]["standard", "late"]
+    await redis.close()
 
 
 async def test_a_redis_that_accepts_no_writes_is_reported(own_redis: OwnRedis) -> None:
