@@ -15,8 +15,8 @@ import asyncio
 import base64
 import re
 from collections import Counter
-from collections.abc import Container
-from contextlib import suppress
+from collections.abc import AsyncIterator, Container
+from contextlib import asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal, NamedTuple
 
@@ -208,25 +208,35 @@ class Operations:
 
     async def cancel(self, id: str) -> None:
         """Stop an operation after the current task; finished tasks are not undone. Raises NotFound."""
-        operation = await self.get(id)
-        if operation.is_open:
+        if (await self.get(id)).is_open:
             await self._redis.commands(("HSET", f"{keys.OPERATION}{id}", "cancel", 1))
-        if operation.state == "queued":
-            await self._store(replace(operation, state="cancelled"), ("ZREM", keys.OPEN_OPERATIONS, id))
+        async with self._lock(id) as token:
+            # Without the lock, a worker runs it, and ends it soon.
+            if token and (operation := await self.get(id)).state == "queued":
+                await self._store(replace(operation, state="cancelled"), ("ZREM", keys.OPEN_OPERATIONS, id))
 
     # -- for workers --
 
     async def run_next(self) -> None:
         """Run the oldest open operation, unless another worker runs it, or only a later version can."""
         for id in await self._redis.command("ZRANGE", keys.OPEN_OPERATIONS, 0, 0):
-            lock, token = f"{keys.OPERATION}{id.decode()}:lock", new_token()
-            if await self._ledger.acquire_lock(lock, token, LOCK_TTL_S):
-                try:
-                    await self._run(id.decode(), lock, token)
-                finally:
-                    await self._ledger.release_lock(lock, token)
+            async with self._lock(id.decode()) as token:
+                if token:
+                    await self._run(id.decode(), token)
 
-    async def _run(self, id: str, lock: str, token: str) -> None:
+    @asynccontextmanager
+    async def _lock(self, id: str) -> AsyncIterator[str]:
+        """Lock an operation. Yield the token of the lock; empty if another process has it."""
+        name, token = f"{keys.OPERATION}{id}:lock", new_token()
+        if not await self._ledger.acquire_lock(name, token, LOCK_TTL_S):
+            yield ""
+            return
+        try:
+            yield token
+        finally:
+            await self._ledger.release_lock(name, token)
+
+    async def _run(self, id: str, token: str) -> None:
         try:
             operation = await self.get(id)
         except NotFound:
@@ -235,12 +245,16 @@ class Operations:
         if operation.has_unknown_options:
             return
         progress = _Progress(operation, await self._processed(operation))
+        if await self._is_cancelled(id):  # since a worker that ran it died
+            await self._store(progress.operation("cancelled"), ("ZREM", keys.OPEN_OPERATIONS, id))
+            return
         execution = asyncio.create_task(self._execute(progress))
         state = "running"
         try:
             while state == "running":
                 state = await self._poll(progress, execution)
                 await self._store(progress.operation(state), *progress.take_results())
+                lock = f"{keys.OPERATION}{id}:lock"
                 if state == "running" and not await self._ledger.acquire_lock(lock, token, LOCK_TTL_S):
                     return  # another worker has taken the operation over
         finally:
@@ -259,11 +273,14 @@ class Operations:
             if error:
                 raise error
             return "done"
-        if not await self._redis.command("HEXISTS", f"{keys.OPERATION}{progress.id}", "cancel"):
+        if not await self._is_cancelled(progress.id):
             return "running"
         progress.stops = True
         await asyncio.wait([execution], timeout=PROGRESS_INTERVAL_S)
         return "cancelled"
+
+    async def _is_cancelled(self, id: str) -> bool:
+        return bool(await self._redis.command("HEXISTS", f"{keys.OPERATION}{id}", "cancel"))
 
     async def _processed(self, operation: Operation) -> set[str]:
         """Return the tasks that the operation has requeued or discarded already: a worker that ran it died."""

@@ -105,8 +105,21 @@ async def test_the_tasks_of_a_worker_that_died_are_counted_once(
     world: World, ledger: Ledger, monkeypatch: pytest.MonkeyPatch, filter: Filter
 ) -> None:
     await park_many(ledger, 4)
-    operations, discard, calls = Operations(ledger, world.context.settings), ledger.discard, itertools.count(1)
+    operations = Operations(ledger, world.context.settings)
     id = await operations.create(await request_for(world, "discard", filter, keeps_results=True))
+
+    await die_after_two_tasks(operations, id, ledger, monkeypatch)
+    ended = await run(operations, id)
+
+    assert ("done", 4, "4 discarded") == (ended.state, ended.done, ended.result)
+    assert {(f"standard-{number}", "discarded") for number in range(4)} == {
+        (result.id, result.state) for result in await operations.take_results(id)
+    }
+
+
+async def die_after_two_tasks(operations: Operations, id: str, ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a discard in a worker that is killed."""
+    discard, calls = ledger.discard, itertools.count(1)
 
     async def discard_two(*arguments: Any, **options: Any) -> int:
         if next(calls) > 2:
@@ -119,12 +132,43 @@ async def test_the_tasks_of_a_worker_that_died_are_counted_once(
         await wait_for_tasks(operations, id, 2)
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
+
+
+@pytest.mark.usefixtures("short_interval")
+async def test_a_worker_does_not_continue_a_cancelled_operation(
+    world: World, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await park_many(ledger, 4)
+    operations = Operations(ledger, world.context.settings)
+    id = await operations.create(await request_for(world, "discard", Filter(state="parked")))
+    await die_after_two_tasks(operations, id, ledger, monkeypatch)
+
+    await operations.cancel(id)
     ended = await run(operations, id)
 
-    assert ("done", 4, "4 discarded") == (ended.state, ended.done, ended.result)
-    assert {(f"standard-{number}", "discarded") for number in range(4)} == {
-        (result.id, result.state) for result in await operations.take_results(id)
-    }
+    assert ("cancelled", 2) == (ended.state, ended.done)
+    assert 2 == len(await ledger.task_ids("parked"))
+    assert [] == await ledger.redis.command("ZRANGE", "bell:operations:open", 0, -1)
+
+
+async def test_an_operation_that_ends_while_it_is_cancelled_keeps_its_result(
+    world: World, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await park_many(ledger, 1)
+    operations = Operations(ledger, world.context.settings)
+    id = await operations.create(await request_for(world, "discard", Filter(state="parked")))
+    get = operations.get
+
+    async def get_before_it_runs(id: str) -> Operation:
+        operation = await get(id)
+        monkeypatch.setattr(operations, "get", get)
+        await Operations(ledger, world.context.settings).run_next()
+        return operation
+
+    monkeypatch.setattr(operations, "get", get_before_it_runs)
+    await operations.cancel(id)
+
+    assert ("done", 1) == ((ended := await operations.get(id)).state, ended.done)
 
 
 def test_an_operation_without_processed_tasks_says_why() -> None:
