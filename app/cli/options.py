@@ -1,5 +1,6 @@
 """The filter options that several commands share."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -69,7 +70,17 @@ search_option = click.option(
     help="Only with this id (Doorbell's, the tool's or a request's), e-mail address or phone number.",
     callback=refuse_empty,
 )
-cursor_option = click.option("--cursor", default="", help="Continue a list at this cursor.")
+
+
+def cursor_option(pattern: str) -> Callable[[F], F]:
+    """Return the option for a list whose cursors match the pattern. With another cursor it would begin anywhere."""
+
+    def check(ctx: click.Context, param: click.Parameter, cursor: str) -> str:
+        if cursor and not re.fullmatch(pattern, cursor):
+            raise click.BadParameter("use the cursor that this list printed.", ctx, param)
+        return cursor
+
+    return click.option("--cursor", default="", callback=check, help="Continue a list at this cursor.")
 
 
 def build_filter(options: Mapping[str, Any], **fields: Any) -> Filter:

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 #: A list stops after this number of pages without a match.
 MAX_EMPTY_PAGES = 3
+#: A time in ms, and the id of a delivery or task.
+LIST_CURSOR = r"\d{1,16}_.+"
 #: The fields of deliveries and failures in JSON.
 DELIVERY_FIELDS = ("delivery", "at", "hook", "event", "state", "visits", "reason")
 FAILURE_FIELDS = (
@@ -63,7 +65,7 @@ FAILURE_FIELDS = (
 @filter_options((*INDEXED_STATES, *RESULT_STATES))
 @search_option
 @limit_option
-@cursor_option
+@cursor_option(LIST_CURSOR)
 @json_option
 def deliveries(limit: int, cursor: str, as_json: bool, **options: str | datetime | None) -> None:
     """List deliveries, newest first."""
@@ -78,7 +80,7 @@ def deliveries(limit: int, cursor: str, as_json: bool, **options: str | datetime
 @filter_options(())
 @search_option
 @limit_option
-@cursor_option
+@cursor_option(LIST_CURSOR)
 @json_option
 def failures(limit: int, cursor: str, as_json: bool, **options: str | datetime | None) -> None:
     """List the tasks that need an operator, newest first."""

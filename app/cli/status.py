@@ -252,7 +252,7 @@ def _operation_row(operation: Operation, as_json: bool) -> Row:
 @since_option
 @until_option
 @limit_option
-@cursor_option
+@cursor_option(r"\d{1,15}-\d{1,15}")
 @utc_option
 @json_option
 def activity(

@@ -60,7 +60,7 @@ class AmountType(click.ParamType[Decimal]):
 @click.option("--min-amount", type=AmountType(), help="Only with at least this amount.")
 @click.option("--max-amount", type=AmountType(), help="Only with at most this amount.")
 @limit_option
-@cursor_option
+@cursor_option(r"\d{4}-\d\d-\d\dT\d\d:\d\d .+")
 @personal_data_option
 @utc_option
 @json_option

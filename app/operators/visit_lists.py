@@ -175,7 +175,8 @@ class VisitLists:
         except NotFound:
             return ""
         contact = desired_visit(await run_off_loop(aliases, merge_visit, aliases)).contact
-        return full_name(contact.first_name, contact.last_name) or contact.email or contact.phone or ""
+        address = "" if contact.is_erased else contact.email
+        return full_name(contact.first_name, contact.last_name) or address or contact.phone or ""
 
     async def iter_pages(self, filter: VisitFilter, limit: int) -> AsyncIterator[ListPage]:
         """Yield pages until the end, or until `limit` rows."""

@@ -5,6 +5,8 @@ import re
 import signal
 import time
 
+import pytest
+
 from tests.support.command_line import ADA, activity_of, rows
 from tests.support.harness import Harness, sign_standard, standard_body, wait_until
 
@@ -115,6 +117,14 @@ def test_a_list_shows_the_cursor_of_the_next_page(busy: Harness) -> None:
     visits = [json.loads(result.stdout)["visits"] for result in (first, second)]
     assert [["standard-A-2"], ["standard-A-1"]] == visits
     assert "" == second.stderr
+
+
+@pytest.mark.parametrize("command", ["deliveries", "failures", "visits", "activity"])
+def test_a_cursor_of_another_list_is_refused(harness: Harness, command: str) -> None:
+    """A script that used it would read the first page again and again."""
+    result = harness.doorbell(command, "--cursor", "99999999999999999999_d")
+
+    assert (2, True) == (result.returncode, "use the cursor that this list printed" in result.stderr)
 
 
 def test_a_list_has_the_same_columns_whatever_its_rows_have(busy: Harness) -> None:

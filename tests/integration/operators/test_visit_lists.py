@@ -10,7 +10,9 @@ import pytest
 from app.ledger.ids import TaskId
 from app.ledger.ledger import Ledger
 from app.ledger.redis import Redis
+from app.operators.erasure import Erasure
 from app.operators.visit_lists import VisitFilter, VisitLists, period
+from app.settings.environment import read_environment
 from app.visits.change import Contact, VisitChange
 from tests.support.ledger import accept, change, done, parked, start_run
 
@@ -179,3 +181,12 @@ async def test_the_customers_of_many_visits_are_read_in_batches(
     rows = [row async for page in lists.iter_pages(VisitFilter(), 70) for row in page.rows]
 
     assert [f"customer-{row['visit'].rpartition('-')[2]}@example.com" for row in rows] == await lists.customers(rows)
+
+
+async def test_an_erased_customer_has_no_name(redis: Redis, ledger: Ledger) -> None:
+    """The digest in place of the address is nothing that people know."""
+    await apply(ledger, "A", at(9), contact=Contact(email="ada@example.com", first_name="Ada"))
+    await Erasure(ledger, read_environment({"REDIS_URL": "redis://127.0.0.1/0"}), "ada@example.com").execute()
+    lists = VisitLists(ledger)
+
+    assert [""] == await lists.customers((await lists.visits(VisitFilter())).rows)
