@@ -28,7 +28,8 @@ def pause(hook: str) -> None:
 def resume(hook: str) -> None:
     """Resume calls to the Visits API for a hook's account.
 
-    Held tasks run, those of the earliest visits first.
+    Held tasks run, those of the earliest visits first. HOOK may also be an account whose hooks were removed from the
+    settings.
     """
     account, hooks = _set_paused(hook, False)
     print_message(f"{hooks}: calls for the account {account} are resumed")
@@ -38,14 +39,15 @@ def _set_paused(hook: str, is_paused: bool) -> tuple[str, str]:
     """Return the account, and the names of all its hooks."""
 
     async def step(ledger: Ledger, settings: Settings) -> tuple[str, str]:
-        if hook not in settings.accounts:
+        account = settings.accounts.get(hook, "" if is_paused else hook)
+        if hook not in settings.accounts and not (account and await ledger.is_paused(account)):
             exit_with(
                 NOTHING_MATCHED,
                 f"there is no hook {hook}{did_you_mean(hook, settings.accounts) or ': see `doorbell sources`'}",
             )
-        account, act = settings.accounts[hook], actions(ledger, settings)
+        act = actions(ledger, settings)
         if not await (act.pause(account) if is_paused else act.resume(account)):
             exit_with(NOTHING_MATCHED, f"the account {account} is {'paused already' if is_paused else 'not paused'}")
-        return account, ", ".join(settings.hooks_for(account))
+        return account, ", ".join(settings.hooks_for(account)) or account
 
     return run_with_ledger(step)

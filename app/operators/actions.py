@@ -66,11 +66,11 @@ class Actions:
         return await self._set_paused(account, True)
 
     async def resume(self, account: str) -> bool:
-        """Return False if the account was not paused. Raises NotFound for an unknown account."""
+        """Return False if the account was not paused. Its hooks may have been removed from the settings."""
         return await self._set_paused(account, False)
 
     async def _set_paused(self, account: str, is_paused: bool) -> bool:
-        if account not in self._settings.accounts.values():
+        if is_paused and account not in self._settings.accounts.values():
             raise NotFound(account, "account")
         if await self._ledger.is_paused(account) == is_paused:
             return False

@@ -232,7 +232,7 @@ class Overview:
             if circuit.is_paused:
                 waiting = _changes_wait(circuit.held)
                 sentence = f"Paused by an operator: {waiting} for the account {circuit.account}. Nothing is lost."
-                yield Problem("paused", "warn", sentence, next(iter(circuit.hooks), ""))
+                yield Problem("paused", "warn", sentence, next(iter(circuit.hooks), circuit.account))
         if self.states["parked"]:
             yield Problem("failures", "warn", _failures_need_operator(self.states["parked"], self.groups))
         if self.lost:

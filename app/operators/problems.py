@@ -57,7 +57,10 @@ FIRST_STEPS: Mapping[ProblemKind, FirstStep] = {
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A problem that needs action. hook: the hook that it is about; of a paused account, one of its hooks."""
+    """A problem that needs action.
+
+    hook: the hook that it is about; of a paused account, one of its hooks, or the account itself if it has none.
+    """
 
     kind: ProblemKind
     level: Level
@@ -68,5 +71,5 @@ class Problem:
         """Return what to do first. source: that of the hook."""
         command, button, page = FIRST_STEPS[self.kind]
         if "{hook}" in command and not self.hook:
-            command = "doorbell doctor"  # all hooks of a paused account were removed from the settings
+            command = "doorbell doctor"
         return FirstStep(command.format(hook=self.hook), button, page.format(hook=quote(self.hook), source=source))

@@ -10,6 +10,7 @@ from argon2 import PasswordHasher
 from app.settings.environment import read_environment
 from tests.support.command_line import ADA, activity_of, rows
 from tests.support.harness import SECRET, Harness, wait_until
+from tests.support.ledger_client import LedgerClient
 
 
 def test_the_overview_has_a_sentence_and_numbers(harness: Harness) -> None:
@@ -115,6 +116,21 @@ def test_a_change_of_a_paused_account_is_applied_after_resume(busy: Harness) -> 
     assert [0, 5] == [result.returncode for result in (resumed, twice)]
     wait_until(lambda: busy.visit("standard-A-3"))
     assert [(b"paused", b"main"), (b"resumed", b"main")] == activity_of(busy)
+
+
+def test_an_account_without_hooks_is_resumed_by_its_name(harness: Harness) -> None:
+    """Its hooks were removed from the settings while it was paused. Its tasks would be on hold forever."""
+    client = LedgerClient(harness.redis_url)
+    client.run(lambda ledger: ledger.pause("east"))
+
+    [problem] = [each for each in rows(harness, "overview", "--json")[0]["problems"] if each["kind"] == "paused"]
+    results = [harness.doorbell(command, "east") for command in ("pause", "resume", "resume")]
+
+    assert "east" == problem["hook"]
+    assert [5, 0, 5] == [result.returncode for result in results]
+    assert "east: calls for the account east are resumed\n" == results[1].stderr
+    assert not client.run(lambda ledger: ledger.is_paused("east"))
+    assert [(b"resumed", b"east")] == activity_of(harness)
 
 
 def test_activity_lists_actions_newest_first(busy: Harness) -> None:
