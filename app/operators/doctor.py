@@ -475,18 +475,19 @@ async def _tasks(redis: Redis, settings: Settings) -> AsyncIterator[Check]:
     backlog = await load_backlog(redis, settings.tokens)
     for check in _queue(backlog):
         yield check
-    for account in settings.tokens:
+    accounts = await known_accounts(redis, settings.tokens)
+    for account in accounts:
         reason, since = await redis.command("HMGET", f"{keys.CIRCUIT}{account}", "kind", "since")
-        if reason:
+        if reason == b"paused" or (reason and account in settings.tokens):
             hooks, open_s = settings.hooks_for(account), time.time() - float(since) / 1000
-            detail = f"{account} ({', '.join(hooks)}): {reason.decode()}, for {open_s:.0f} s"
+            detail = f"{account} ({', '.join(hooks) or 'no hook'}): {reason.decode()}, for {open_s:.0f} s"
             fix = "Doorbell probes the API and closes the circuit when it recovers."
-            if reason == b"paused" and hooks:
-                fix = f"`doorbell resume {hooks[0]}`"
+            if reason == b"paused":
+                fix = f"`doorbell resume {hooks[0] if hooks else account}`"
             elif reason == b"unauthorized":
                 fix = f"Set a valid token of this account ({_token_setting(settings, account)})."
             yield Check("visits_api.circuit", "warn", detail, fix)
-    for account in await known_accounts(redis, settings.tokens):
+    for account in accounts:
         held = 0 if account in settings.tokens else await redis.command("ZCARD", f"{keys.HELD}{account}")
         if held:
             fix = f"Set a token of this account ({_token_setting(settings, account)}), then {REPLAY_TOKEN_MISSING}."

@@ -234,6 +234,18 @@ async def test_a_rejected_token_is_named_by_the_variable_of_its_account(redis: R
     assert "Set a valid token of this account (HOOKS__EAST__VISITS_API_TOKEN)." == report["visits_api east"].fix
 
 
+@pytest.mark.parametrize("account", ["main", "north"])
+async def test_a_paused_account_without_hooks_is_resumed_by_its_name(
+    redis: Redis, ledger: Ledger, account: str
+) -> None:
+    await ledger.pause(account)
+
+    check = (await checks(redis))["visits_api.circuit"]
+
+    assert ("warn", f"`doorbell resume {account}`") == (check.result, check.fix)
+    assert check.detail.startswith(f"{account} (no hook): paused, for ")
+
+
 async def test_the_circuit_of_a_rejected_token_asks_for_a_valid_one(redis: Redis) -> None:
     await redis.command("HSET", "bell:circuit:east", "kind", "unauthorized", "since", "0")
 
