@@ -41,7 +41,7 @@ RENEW_CHECKS, RENEW_MIN = 4, timedelta(hours=12)
 JITTER = 0.9, 1.1
 #: When a tool did not answer, it is asked again after this time, if the next check is later.
 RETRY_S = 60.0
-#: If a check is later than this, no worker ran meanwhile; perhaps nothing of Doorbell did, and webhooks were missed.
+#: If a check is later than this, perhaps all of Doorbell was down meanwhile, and webhooks were missed.
 MAX_DELAY = timedelta(minutes=10)
 #: What a check found at the tool, by the state that follows. {title}: the tool.
 FINDINGS: Mapping[Health, str] = {
@@ -232,14 +232,16 @@ class Guard:
         return replace(after, detail=f"{was}, and {action} at {at}")
 
     async def _catch_up(self, hook: Hook, before: ConnectionState, after: ConnectionState) -> ConnectionState:
-        """Catch up from the last healthy moment, if the connection was unhealthy, or no worker ran.
+        """Catch up from the last healthy moment, if the connection was unhealthy, or could not be checked for long.
 
         An unhealthy state is stored until a check sees it healthy: after an interrupted repair, and after one at the tool.
         """
         stored = await self._states.get(hook.name)
         was_unhealthy = after.state == "healthy" and stored.state in UNHEALTHY
-        late = timedelta(milliseconds=self._now_ms() - before.next_check_ms if before.next_check_ms else 0)
-        was_down = after.state not in UNHEALTHY and late > MAX_DELAY
+        # From the last answer, not from when the check was due: the first check after a downtime may fail.
+        usual = timedelta(seconds=JITTER[1] * self._context.settings.connection_check_s)
+        elapsed = timedelta(milliseconds=self._now_ms() - before.checked_at_ms if before.checked_at_ms else 0)
+        was_down = after.state not in UNHEALTHY and elapsed > usual + MAX_DELAY
         if not (was_unhealthy or was_down) or not can_list(hook):
             return after
         since, cause = await default_since(self._context, hook.name), "repaired" if was_unhealthy else "downtime"

@@ -281,16 +281,22 @@ async def test_what_was_missed_is_stored_after_a_repair(tool: ConnectedTool) -> 
     assert "queued" == visit.state
 
 
-@pytest.mark.parametrize(("late_min", "cause"), [(9, None), (11, "downtime")])
+@pytest.mark.parametrize(("minutes", "cause"), [(25, None), (28, "downtime")])
+@pytest.mark.parametrize("first_check_fails", [False, True])
 async def test_what_was_missed_while_no_worker_ran_is_stored(
-    tool: ConnectedTool, late_min: int, cause: str | None
+    tool: ConnectedTool, minutes: int, cause: str | None, first_check_fails: bool
 ) -> None:
-    due_ms = _now_ms() - late_min * 60_000
+    """A check is due after 15 minutes, and may have a delay of a tenth and ten minutes."""
+    last_ms = _now_ms() - minutes * 60_000
     state = await tool.states.get("calendly")
-    await tool.states.save(replace(state, next_check_ms=due_ms, checked_at_ms=due_ms, healthy_at_ms=due_ms))
+    await tool.states.save(replace(state, checked_at_ms=last_ms, healthy_at_ms=last_ms))
     tool.vendor.faults = replace(tool.vendor.faults, drop_every=1)
     missed = tool.vendor.calendar.book(TOMORROW, "missed@example.com")
     await tool.vendor.sent_all()
+    if first_check_fails:
+        tool.vendor.faults = replace(tool.vendor.faults, down=True)
+        await check(tool)
+        tool.vendor.faults = replace(tool.vendor.faults, down=False)
 
     after = await check(tool)
     await CatchUpRunner(tool.context, StoredHooks(tool.context.ledger.redis, tool.context.settings)).run_next()
