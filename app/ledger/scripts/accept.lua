@@ -16,20 +16,32 @@ local stored, phase = call('GET', record_key), call('GET', key.move_hook .. hook
 if phase and phase ~= 'copying' then return 0 end
 
 -- The fastest path: one change of a new visit. To create the functions below would take Redis as long as several commands, for
--- each call; this path needs one, and writes what `store_delivery` and `add_visit` write. The record is the last write of every
--- path: if the script fails before it, the sender's retry is not a repeat.
+-- each call; this path needs one, and writes what `store_delivery` and `add_visit` write, or for an account whose circuit is open,
+-- what `hold` in circuit.lua writes. The record is the last write of every path: if the script fails before it, the sender's retry
+-- is not a repeat.
 --- @bind_only changes
 local is_simple = is_only and previous == '' and options == '' and not stored and not phase
 local hash = is_simple and key.task .. task
 if is_simple and call('EXISTS', hash) == 0 then
   call('ZADD', key.deliveries .. hook, now, delivery)
-  call('ZADD', key.visits_queue, now, task .. '#1')
-  call('ZADD', key.queued, now, task)
+  local account, state = string.match(task, '^visit:([^/]*)'), 'queued'
+  local circuit = call('HGET', key.circuit .. account, 'kind')
+  if circuit and call('EXISTS', key.move .. account) == 0 then
+    --- @include lib/circuit_reasons
+    state = 'held'
+    call('SADD', key.accounts, account)
+    call('ZADD', key.held .. account, start == '' and 0 or string.gsub(start, '%D', '') .. '00', task)
+    call('ZADD', key.held_by_age .. account, now, task)
+    call('HSET', hash, 'reason', CIRCUIT_REASONS[circuit])
+  else
+    call('ZADD', key.visits_queue, now, task .. '#1')
+    call('ZADD', key.queued, now, task)
+  end
   local field = 'change:' .. delivery .. '.0'
   if start == '' then
-    call('HSET', hash, 'state', 'queued', 'pending_since', now, 'changes', 1, cut(field, '1 ' .. change))
+    call('HSET', hash, 'state', state, 'pending_since', now, 'changes', 1, cut(field, '1 ' .. change))
   else
-    call('HSET', hash, 'state', 'queued', 'pending_since', now, 'start', start, 'changes', 1, cut(field, '1 ' .. change))
+    call('HSET', hash, 'state', state, 'pending_since', now, 'start', start, 'changes', 1, cut(field, '1 ' .. change))
     local day = string.sub(start, 1, 10)
     if call('RPUSH', key.visit_day .. day, string.sub(start, 12) .. ' ' .. string.sub(task, 7)) == 1 then
       call('ZADD', key.visit_days, (string.gsub(day, '-', '')), day)
