@@ -47,6 +47,7 @@ class Alert:
 
 
 _WINDOW = f"{WINDOW_S / 60:.0f}m"
+_PARKED = f'{metrics.TASKS}{{state="parked"}}'
 
 BAD_SIGNATURES = Alert(
     key="signatures",
@@ -93,7 +94,7 @@ FAILURES = Alert(
     key="parked",
     name="DoorbellFailures",
     message="New failures in the last ten minutes: {count}.",
-    expr=f'max by (cell) (delta({metrics.TASKS}{{state="parked"}}[{_WINDOW}])) > 0',
+    expr=f"max by (cell) ({_PARKED}) - min by (cell) (min_over_time({_PARKED}[{_WINDOW}])) > 0",
     command="doorbell failures",
     output="the parked tasks with their reasons",
     fix="The message and `doorbell show ID` show the fix.",

@@ -428,7 +428,7 @@ def test_queries_over_several_processes_count_nothing_twice() -> None:
         assert "doorbell" not in re.sub(AGGREGATED, "", query), query
 
 
-AGGREGATED = r"(max|min)( by \([a-z, ]+\))? ?\((max_over_time\(\()?(time\(\) - )?((rate|increase|delta)\()?doorbell_\w+"
+AGGREGATED = r"(max|min)( by \([a-z, ]+\))? ?\((\w+_over_time\(\(?)?(time\(\) - )?((rate|increase)\()?doorbell_\w+"
 
 
 def test_dashboard_and_alert_rules_use_existing_labels() -> None:
