@@ -114,8 +114,10 @@ class Actions:
 
     async def export(self, kind: Literal["deliveries", "visits"], filter: Filter) -> None:
         """Record that personal data of all deliveries or visits that match a filter is exported."""
-        action: Action = "exported deliveries" if kind == "deliveries" else "exported visits"
-        await self.record(action, filter.describe())
+        if kind == "deliveries":
+            await self.record("exported deliveries", filter.describe())
+        else:
+            await self.record("exported visits", filter.describe(kind="visit"))
 
     async def erase(self, erasures: Sequence[Erasure], planned: ErasureReport) -> ErasureReport:
         affected = [*planned.visits, *map(TaskId.event, planned.deliveries)]

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 from urllib.parse import urlencode
 
 #: States of a task that have an index in Redis; states of a delivery only.
@@ -96,10 +96,11 @@ class Filter(_QueryFilter):
         """Return the query of a URL, see _QueryFilter."""
         return _QueryFilter.query(self, **{"search": self.search_token or self.search, "search_token": "", **changes})
 
-    def describe(self, count: int | None = None) -> str:
+    def describe(self, count: int | None = None, *, kind: Literal["delivery", "visit"] = "delivery") -> str:
         """Return in words what it matches: `7 failures of the hook east`.
 
-        count: the number of matches, if it is known. The search is not in it: it may be an e-mail address.
+        count: the number of matches, if it is known. kind: of the rows, unless they are tasks. The search is not in it: it
+        may be an e-mail address.
         """
         parts = [f"of the {name} {value}" for name, value in self._owners.items() if value]
         if self.reason:
@@ -109,7 +110,7 @@ class Filter(_QueryFilter):
         for name in ("since", "until"):
             if time := getattr(self, name):
                 parts.append(f"{name} {time}")
-        return " ".join([self._ids_in_words or self._kind_in_words(count), *parts])
+        return " ".join([self._ids_in_words or self._kind_in_words(count, kind), *parts])
 
     @property
     def _owners(self) -> dict[str, str]:
@@ -121,8 +122,8 @@ class Filter(_QueryFilter):
         state = f" in the state {self.state}" if self.ids and self.state else ""
         return text + (f" and {omitted:,} more" if omitted > 0 else "") + state
 
-    def _kind_in_words(self, count: int | None) -> str:
-        adjective, kind = (self.state, "task") if self.state in INDEXED_STATES else (self.state, "delivery")
+    def _kind_in_words(self, count: int | None, kind: str) -> str:
+        adjective, kind = self.state, "task" if self.state in INDEXED_STATES else kind
         if self.is_by_state and self.state in ("", "parked"):
             adjective, kind = "", "failure"
         kinds = kind if count == 1 else f"{kind}s" if kind != "delivery" else "deliveries"

@@ -158,6 +158,8 @@ class Lists:
         if rank is None:
             return "", ""
         ids = [id.decode() for id in await self._redis.command("ZRANGE", key, max(0, rank - 1), rank + 1)]
+        if id not in ids:  # the ranks changed in between, since the oldest deliveries expired
+            return await self.neighbors(hook, id)
         position = ids.index(id)
         return "".join(ids[:position]), "".join(ids[position + 1 :])
 

@@ -131,6 +131,24 @@ async def test_counts_are_kept_while_redis_is_down(redis: Redis) -> None:
     assert "d1" == await counters.delivery_of_request(redis, "req-1")
 
 
+async def test_the_neighbors_of_a_delivery_are_right_although_older_ones_expire_meanwhile(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, command = "bell:deliveries:standard", ledger.redis.command
+    await command("ZADD", key, *(part for number in range(9) for part in (number, f"d{number}")))
+    lists = Lists(ledger, settings := read_environment(SETTINGS), Explain(ledger, settings))
+
+    async def expire_after_rank(*parts: Any) -> Any:
+        reply = await command(*parts)
+        if parts[0] == "ZRANK":
+            await command("ZREMRANGEBYSCORE", key, 0, 3)
+        return reply
+
+    monkeypatch.setattr(ledger.redis, "command", expire_after_rank)
+
+    assert ("d5", "d7") == await lists.neighbors("standard", "d6")
+
+
 # -- search --
 
 
