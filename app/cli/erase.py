@@ -84,8 +84,8 @@ def _erase(person: str, planned: ErasureReport, as_json: bool) -> None:
         _print_report(erased, as_json)
     print_message(f"erased: contacts of {len(erased.visits)} visits, {len(erased.deliveries)} bodies")
     print_message("\n- ".join(("Doorbell cannot erase these; erase them yourself:", *NOT_COVERED)))
-    if erased.busy:
-        exit_with(PARTLY_FAILED, "\n".join((*erased.busy_notes, "run the command again to erase these too")))
+    if notes := erased.incomplete_notes:
+        exit_with(PARTLY_FAILED, "\n".join((*notes, "run the command again to erase these too")))
     if erased.unreadable:
         exit_with(PARTLY_FAILED, erased.unreadable_note)
 
@@ -105,7 +105,7 @@ def _join(*parts: str) -> str:
 
 def _print_report(report: ErasureReport, as_json: bool) -> None:
     if as_json:
-        row = {name: sorted(getattr(report, name)) for name in (*LABELS, "unreadable", "busy")}
+        row = {name: sorted(getattr(report, name)) for name in (*LABELS, "unreadable", "busy", "late")}
         click.echo(json.dumps(row | {"people": len(report.people), "digests": len(report.digests)}))
         return
     for name, count in report.counts.items():

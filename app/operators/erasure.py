@@ -72,7 +72,8 @@ class ErasureReport:
 
     people: digests of the addresses. deliveries, operations: ids. digests: Redis keys. shared: deliveries that also mention
     visits of other people. unfinished: tasks that are not done and lack the erased data. unreadable: deliveries that cannot
-    be decrypted. busy: tasks and operations that were in use and are not erased. phones, names: never shown.
+    be decrypted. busy: tasks and operations that were in use and are not erased. late: tasks and operations that mention the
+    person again after the last pass. phones, names: never shown.
     """
 
     people: set[str] = field(default_factory=set)
@@ -84,6 +85,7 @@ class ErasureReport:
     unfinished: set[str] = field(default_factory=set)
     unreadable: set[str] = field(default_factory=set)
     busy: set[str] = field(default_factory=set)
+    late: set[str] = field(default_factory=set)
     phones: set[str] = field(default_factory=set)
     names: set[str] = field(default_factory=set)
 
@@ -107,13 +109,14 @@ class ErasureReport:
         return f"{len(self.unreadable)} bodies cannot be searched: they are encrypted with keys that BODY_KEYS lacks"
 
     @property
-    def busy_notes(self) -> list[str]:
-        """Say what is not erased, because it is in use; empty if everything is erased."""
+    def incomplete_notes(self) -> list[str]:
+        """Say what is not erased, and why; empty if everything is erased."""
         operations = sorted(id.removeprefix(OPERATION) for id in self.busy if id.startswith(OPERATION))
         tasks = sorted(id for id in self.busy if not id.startswith(OPERATION))
         notes = (
             (tasks, "these tasks run, or their account moves to another cell"),
             (operations, "these operations have not ended"),
+            (sorted(self.late), "new data of the person arrived meanwhile"),
         )
         return [f"not erased, because {reason}: {', '.join(ids)}" for ids, reason in notes if ids]
 
@@ -229,6 +232,10 @@ class Erasure:
             await self._erase(planned, erased)
             if planned.is_empty or erased.busy:
                 break
+        else:
+            remaining = await self.plan()
+            erased.late.update(remaining.visits, map(TaskId.event, remaining.deliveries))
+            erased.late.update(f"{OPERATION}{id}" for id in remaining.operations)
         erased.visits -= erased.busy
         erased.deliveries -= {id for id in erased.deliveries if TaskId.event(id) in erased.busy}
         erased.operations -= {id for id in erased.operations if f"{OPERATION}{id}" in erased.busy}

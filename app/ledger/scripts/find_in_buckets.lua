@@ -1,4 +1,4 @@
-#!lua flags=allow-oom,allow-cross-slot-keys
+#!lua flags=no-writes,allow-cross-slot-keys
 --- find_in_buckets: Find the ids of digests in an index, of each those that expire last first, and of these the newest first.
 --- limit: for each digest. tail: the digest without its first byte.
 --- @args index limit

@@ -269,7 +269,7 @@ async def test_an_erasure_waits_for_the_lease_of_a_worker(harness: Harness, redi
     erased = await Erasure(ledger, read_environment(harness.env), EMAIL).execute()
 
     assert ("busy", "moved") == (busy, moved)
-    assert [] == erased.busy_notes
+    assert [] == erased.incomplete_notes
     assert {"visit:main/standard-A"} == erased.visits
     assert set() == erased.busy
     assert {} == await find_traces(redis)
@@ -432,9 +432,28 @@ async def test_a_running_visit_is_found_again_by_its_phone_number(redis: Redis, 
 
     assert ({visit_task("A")}, {visit_task("B")}) == (erased.busy, erased.visits)
     assert [f"not erased, because these tasks run, or their account moves to another cell: {visit_task('A')}"] == (
-        erased.busy_notes
+        erased.incomplete_notes
     )
     assert [visit_task("A")] == await search_index.lookup(redis, ADA["phone"], [KEY])
+
+
+async def test_an_erasure_reports_data_that_keeps_arriving(
+    redis: Redis, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await accept(ledger, change("A", contact=Contact(email=EMAIL)))
+    remove_email = search_index.remove_email
+
+    async def remove_email_and_receive(*args: Any) -> None:
+        await remove_email(*args)
+        await accept(ledger, change("A", version=2, contact=Contact(email=EMAIL)))
+
+    monkeypatch.setattr(search_index, "remove_email", remove_email_and_receive)
+
+    erased = await Erasure(ledger, read_environment(SETTINGS), EMAIL, busy_timeout_s=0).execute()
+
+    [note] = erased.incomplete_notes
+    assert {visit_task("A")} <= erased.late
+    assert note.startswith("not erased, because new data of the person arrived meanwhile: ")
 
 
 def test_a_phone_number_needs_a_secret_key(harness: Harness) -> None:
@@ -484,7 +503,7 @@ async def test_the_filter_of_an_operation_is_erased_after_it_ends(
 
     assert ({f"operation:{id}"}, set()) == (during.busy, after.busy)
     assert ([f"not erased, because these operations have not ended: {id}"], set()) == (
-        during.busy_notes,
+        during.incomplete_notes,
         during.operations,
     )
     assert ("(removed)", "grace") == ((request := (await operations.get(id)).request).filter.reason, request.actor)
