@@ -38,7 +38,9 @@ class EncryptedHooks:
         return _decode(await self._redis.command("GET", keys.STORED_HOOKS_VERSION))
 
     async def load(self) -> HookTable:
-        version, flat = await self._redis.commands(("GET", keys.STORED_HOOKS_VERSION), ("HGETALL", keys.STORED_HOOKS))
+        # In this order: a hook that changes in between has another version, and is loaded again. A server that accepts no
+        # writes would refuse a script.
+        version, flat = await self._redis.pipeline([("GET", keys.STORED_HOOKS_VERSION), ("HGETALL", keys.STORED_HOOKS)])
         return HookTable(
             _decode(version), {name.decode(): value for name, value in zip(flat[::2], flat[1::2], strict=True)}
         )

@@ -12,10 +12,13 @@ from typing import Any
 import httpx
 import pytest
 
+from app.connections.stored_hooks import StoredHooks
 from app.demo import valkey
 from app.ledger.ledger import Ledger
 from app.ledger.redis import Redis, RedisAddress, RedisUnavailable
 from app.operators.doctor import examine
+from app.operators.explain import Explain
+from app.operators.lists import Lists
 from app.settings.environment import read_environment
 from app.telemetry.counters import Counters, hourly_counts, totals
 from app.telemetry.metrics import snapshot
@@ -35,6 +38,7 @@ from tests.support.intake import (
     stored_keys,
     without_counters,
 )
+from tests.support.ledger import accept, change
 
 PASSWORD = "redis-canary-password"
 
@@ -311,6 +315,21 @@ async def test_a_redis_that_accepts_no_writes_is_reported(own_redis: OwnRedis) -
 
     assert ("fail", True) == (checks["redis.writes"].result, "NOREPLICAS" in checks["redis.writes"].detail)
     assert ("1.0", "0.0") == (before, during)
+
+
+async def test_operators_read_although_redis_accepts_no_writes(own_redis: OwnRedis) -> None:
+    settings = read_environment({"REDIS_URL": own_redis.url, "SECRET_KEY": "key-of-the-tests" * 2})
+    ledger = Ledger(Redis(RedisAddress(own_redis.url)), 30)
+    await accept(ledger, change("A"))
+    own_redis.command("CONFIG", "SET", "min-replicas-to-write", "1")
+    try:
+        await StoredHooks(ledger.redis, settings).load()
+        found = await Lists(ledger, settings, Explain(ledger, settings)).search("standard-A")
+    finally:
+        own_redis.command("CONFIG", "SET", "min-replicas-to-write", "0")
+        await ledger.redis.close()
+
+    assert ["standard-A"] == [result.id for result in found]
 
 
 async def redis_up(ledger: Ledger) -> str:
