@@ -324,12 +324,12 @@ async def test_operators_read_although_redis_accepts_no_writes(own_redis: OwnRed
     own_redis.command("CONFIG", "SET", "min-replicas-to-write", "1")
     try:
         await StoredHooks(ledger.redis, settings).load()
-        found = await Lists(ledger, settings, Explain(ledger, settings)).search("standard-A")
+        matches = await Lists(ledger, settings, Explain(ledger, settings)).search("standard-A")
     finally:
         own_redis.command("CONFIG", "SET", "min-replicas-to-write", "0")
         await ledger.redis.close()
 
-    assert ["standard-A"] == [result.id for result in found]
+    assert ["standard-A"] == [match.id for match in matches]
 
 
 async def redis_up(ledger: Ledger) -> str:
