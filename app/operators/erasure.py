@@ -236,9 +236,10 @@ class Erasure:
             remaining = await self.plan()
             erased.late.update(remaining.visits, map(TaskId.event, remaining.deliveries))
             erased.late.update(f"{OPERATION}{id}" for id in remaining.operations)
-        erased.visits -= erased.busy
-        erased.deliveries -= {id for id in erased.deliveries if TaskId.event(id) in erased.busy}
-        erased.operations -= {id for id in erased.operations if f"{OPERATION}{id}" in erased.busy}
+        incomplete = erased.busy | erased.late
+        erased.visits -= incomplete
+        erased.deliveries -= {id for id in erased.deliveries if TaskId.event(id) in incomplete}
+        erased.operations -= {id for id in erased.operations if f"{OPERATION}{id}" in incomplete}
         return erased
 
     # -- search --

@@ -453,6 +453,7 @@ async def test_an_erasure_reports_data_that_keeps_arriving(
 
     [note] = erased.incomplete_notes
     assert {visit_task("A")} <= erased.late
+    assert set() == erased.visits
     assert note.startswith("not erased, because new data of the person arrived meanwhile: ")
 
 
