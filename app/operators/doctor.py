@@ -527,7 +527,7 @@ def _queue(backlog: Backlog) -> list[Check]:
     fix = "Check that a worker is running and that the Visits API answers." if is_old else ""
     checks = [Check("queue", "fail" if is_old else "ok", detail, fix)]
     if backlog.is_stalled:
-        detail = f"tasks are due, no circuit is open, and no task has finished for {backlog.no_progress_s:.0f} s"
+        detail = f"tasks are due, and no task has finished for {backlog.no_progress_s:.0f} s"
         fix = "Start a worker. If one is running, check the end of its log and restart it. Nothing is lost."
         checks.append(Check("progress", "fail", detail, fix))
     return checks

@@ -537,7 +537,7 @@ def _delivery_sentence(meta: DeliveryInfo, changes: Sequence[Row]) -> str:
     if states["parked"]:
         return _needs_attention(next(change.get("reason") for change in changes if change["state"] == "parked"))
     if waits := [change for change in changes if change["state"] in ("waiting", "held")]:
-        return f"Not applied yet: {_wait_title(waits[0].get('reason'), waits[0]['state'])}. Doorbell retries automatically."
+        return f"Not applied yet: {_wait_sentences(waits[0].get('reason'), waits[0]['state'])}"
     if states["queued"] or states["running"]:
         return "Accepted, not applied yet."
     if states["applied"]:
@@ -555,8 +555,10 @@ def _needs_attention(reason: str | None) -> str:
     return f"Needs attention: {find_reason(reason).title} ({reason})." if reason else "Needs attention."
 
 
-def _wait_title(reason: str | None, state: str) -> str:
-    return find_reason(reason).title if reason else STATE_TITLES[state]
+def _wait_sentences(reason: str | None, state: str) -> str:
+    title = find_reason(reason).title if reason else STATE_TITLES[state]
+    end = "`doorbell resume` continues it" if reason == "account_paused" else "Doorbell retries automatically"
+    return f"{title}. {end}."
 
 
 def _visit_sentence(primary: Task) -> str:
@@ -564,7 +566,7 @@ def _visit_sentence(primary: Task) -> str:
         case "parked":
             return _needs_attention(primary.reason)
         case "waiting" | "held":
-            return f"Not up to date: {_wait_title(primary.reason, primary.state)}. Doorbell retries automatically."
+            return f"Not up to date: {_wait_sentences(primary.reason, primary.state)}"
         case "queued" | "running":
             return "The newest changes are not applied yet."
         case "discarded":

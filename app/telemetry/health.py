@@ -26,7 +26,8 @@ class Backlog:
 
     ages_s: by state, how long the oldest task is overdue: since it was queued, since its lease ended (running), since
     the time of its next attempt (waiting), since its circuit opened or its account began to move (held). no_progress_s: how
-    long tasks were due and no task finished; tasks behind an open circuit, or of a moving account, are not due.
+    long tasks were due and no task finished; tasks of a moving account are not due, and tasks behind an open circuit not
+    until its next probe is.
     """
 
     ages_s: dict[str, float]
@@ -56,11 +57,12 @@ async def load_backlog(redis: Redis, accounts: Iterable[str]) -> Backlog:
     for account in await known_accounts(redis, accounts):
         # Held tasks are ordered by the time of their visit, so their scores are not ages.
         if first := await redis.command("ZRANGE", f"{keys.HELD}{account}", 0, 0):
-            opened_at = await redis.command("HGET", f"{keys.CIRCUIT}{account}", "since")
+            opened_at, probe_at = await redis.command("HMGET", f"{keys.CIRCUIT}{account}", "since", "until")
             opened_at = opened_at or await redis.command("HGET", f"{keys.MOVE}{account}", "begun_at")
             pending_since = await redis.command("HGET", f"{keys.TASK}{first[0].decode()}", "pending_since")
-            age_s = max(0.0, (now_ms - int(opened_at or pending_since or now_ms)) / 1000)
-            held_s, releasable_s = max(held_s, age_s), max(releasable_s, 0.0 if opened_at else age_s)
+            held_s = max(held_s, (now_ms - int(opened_at or pending_since or now_ms)) / 1000)
+            due_at = probe_at or (now_ms if opened_at else pending_since or now_ms)
+            releasable_s = max(releasable_s, (now_ms - float(due_at)) / 1000)
     last_done = await redis.command("GET", keys.LAST_DONE)
     since_done_s = max(0.0, now_ms - int(last_done)) / 1000 if last_done else float("inf")
     # The minimum: after hours without a task, the last one ended long ago, but the new task is not late yet.

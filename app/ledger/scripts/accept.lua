@@ -28,9 +28,11 @@ if is_simple and call('EXISTS', hash) == 0 then
   local circuit = call('HGET', key.circuit .. account, 'kind')
   if circuit and call('EXISTS', key.move .. account) == 0 then
     --- @include lib/circuit_reasons
+    --- @include lib/change_time
+    local time = time_in(cjson.decode(change))
     state = 'held'
     call('SADD', key.accounts, account)
-    call('ZADD', key.held .. account, start == '' and 0 or string.gsub(start, '%D', '') .. '00', task)
+    call('ZADD', key.held .. account, time and time_rank(time) or 0, task)
     call('ZADD', key.held_by_age .. account, now, task)
     call('HSET', hash, 'reason', CIRCUIT_REASONS[circuit])
   else

@@ -86,7 +86,17 @@ async def test_an_open_circuit_holds_no_visit_of_another_account(ledger: Ledger,
     assert ["visit:shop/standard-B#1"] == [job for _, job, _ in claimed.jobs]
 
 
-@pytest.mark.parametrize("start", [{}, {"time_scheduled": datetime(2026, 9, 2, 10, tzinfo=UTC)}])
+@pytest.mark.parametrize(
+    "start",
+    [
+        {},
+        {"time_scheduled": datetime(2026, 9, 2, 10, tzinfo=UTC)},
+        {
+            "time_scheduled": datetime(2026, 9, 20, 10, tzinfo=UTC),
+            "time_completed": datetime(2026, 9, 2, 10, 0, 30, tzinfo=UTC),
+        },
+    ],
+)
 async def test_a_new_visit_of_an_open_circuit_is_held_as_a_claim_holds_it(
     ledger: Ledger, redis: Redis, start: dict[str, datetime]
 ) -> None:
@@ -195,6 +205,7 @@ async def test_a_task_that_an_open_circuit_holds_says_why(ledger: Ledger, redis:
 
     assert "held" == await ledger.lease(visit_task("A"), account="main")
     assert reason == (await ledger.load_task(visit_task("A"))).reason
+    assert not await redis.command("HEXISTS", f"bell:{visit_task('A')}", "retry_at")
     assert reason in REASONS
 
 

@@ -55,11 +55,14 @@ async def test_held_tasks_count_as_stalled_only_after_the_circuit_has_closed(
     await redis.command("DEL", "bell:last-done")
 
     circuit_open = await load_backlog(redis, ["main"])
+    await redis.command("HSET", "bell:circuit:main", "until", day_ago)
+    probe_overdue = await load_backlog(redis, ["main"])
     await redis.command("DEL", "bell:circuit:main")
     circuit_closed = await load_backlog(redis, ["main"])
 
     assert DAY_S == round(circuit_open.ages_s["held"], -2)
     assert not circuit_open.is_stalled
+    assert probe_overdue.is_stalled  # no worker probes
     assert DAY_S == round(circuit_closed.no_progress_s, -2)
     assert circuit_closed.is_stalled
 

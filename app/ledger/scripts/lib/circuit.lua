@@ -7,19 +7,19 @@
 --- @field failed_source the source of the last probe that failed
 --- @include lib/state
 --- @include lib/values
+--- @include lib/change_time
 
 local function source_of(task) return string.match(task, '/([^-]*)') end
 
--- The time in the newest change with a time of one id, as a sortable number; or nil.
+-- The time in the newest change with a time of one id; or nil.
 local function newest_time(task)
-  local newest, start = -1, ''
+  local newest, newest_time = -1, nil
   for _, value in pairs(load_values(key.task .. task, 'change:')) do
     local change = cjson.decode(string.match(value, '^%d+ (.*)$'))
-    local date = change.f.f  -- the time of completion; `s`: of the appointment (change.py)
-    if type(date) ~= 'string' then date = change.f.s end
-    if type(date) == 'string' and change.o > newest then newest, start = change.o, date end
+    local time = time_in(change)
+    if time and change.o > newest then newest, newest_time = change.o, time end
   end
-  return tonumber(string.sub((string.gsub(start, '%D', '')), 1, 14))
+  return newest_time
 end
 
 -- The time of a visit, from the newest id that has one. It only orders held tasks, so the changes are not merged. A visit without a
@@ -27,7 +27,7 @@ end
 local function held_rank(aliases)
   for i = #aliases, 1, -1 do
     local time = newest_time(aliases[i].task)
-    if time then return time end
+    if time then return time_rank(time) end
   end
   return 0
 end
@@ -44,6 +44,7 @@ local function hold(aliases, reason)
   call('ZADD', key.held .. account, held_rank(aliases) + (failed_attempts and 1e14 or 0), task)
   call('ZADD', key.held_by_age .. account, pending_since or now, task)
   call('HSET', key.task .. task, 'state', 'held', 'reason', reason, 'pending_since', pending_since or now)
+  call('HDEL', key.task .. task, 'retry_at')
 end
 
 -- The newest outcomes of an account's calls: `+<time>` for a success, the task for its first failure.
