@@ -116,7 +116,7 @@ class ErasureReport:
         notes = (
             (tasks, "these tasks run, or their account moves to another cell"),
             (operations, "these operations have not ended"),
-            (sorted(self.late), "new data of the person arrived meanwhile"),
+            (sorted(id.removeprefix(OPERATION) for id in self.late), "new data of the person arrived meanwhile"),
         )
         return [f"not erased, because {reason}: {', '.join(ids)}" for ids, reason in notes if ids]
 

@@ -557,8 +557,8 @@ def _needs_attention(reason: str | None) -> str:
 
 def _wait_sentences(reason: str | None, state: str) -> str:
     title = find_reason(reason).title if reason else STATE_TITLES[state]
-    end = "`doorbell resume` continues it" if reason == "account_paused" else "Doorbell retries automatically"
-    return f"{title}. {end}."
+    is_paused = reason == "account_paused"
+    return f"{title}. {'An operator must resume it' if is_paused else 'Doorbell retries automatically'}."
 
 
 def _visit_sentence(primary: Task) -> str:

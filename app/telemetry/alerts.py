@@ -154,7 +154,7 @@ class AlertMonitor:
         backlog = await load_backlog(redis, self._settings.tokens or {"main": ""})
         if backlog.oldest_s > STALE_AFTER_S:
             alerts.append((OLD_TASK.key, OLD_TASK.text()))
-        if backlog.is_stalled:  # also if the only tasks are held, and no circuit is open, or nothing probes it
+        if backlog.is_stalled:  # also if all tasks are held, and no circuit is open or its probe is overdue
             alerts.append((NO_PROGRESS.key, NO_PROGRESS.text()))
         alerts += await self._stopped_calls_alerts()
         if not await self._count_live_workers():

@@ -58,10 +58,10 @@ async def load_backlog(redis: Redis, accounts: Iterable[str]) -> Backlog:
         # Held tasks are ordered by the time of their visit, so their scores are not ages.
         if first := await redis.command("ZRANGE", f"{keys.HELD}{account}", 0, 0):
             opened_at, probe_at = await redis.command("HMGET", f"{keys.CIRCUIT}{account}", "since", "until")
-            opened_at = opened_at or await redis.command("HGET", f"{keys.MOVE}{account}", "begun_at")
+            began_to_move_at = await redis.command("HGET", f"{keys.MOVE}{account}", "begun_at")
             pending_since = await redis.command("HGET", f"{keys.TASK}{first[0].decode()}", "pending_since")
-            held_s = max(held_s, (now_ms - int(opened_at or pending_since or now_ms)) / 1000)
-            due_at = probe_at or (now_ms if opened_at else pending_since or now_ms)
+            held_s = max(held_s, (now_ms - int(opened_at or began_to_move_at or pending_since or now_ms)) / 1000)
+            due_at = now_ms if began_to_move_at else probe_at or pending_since or now_ms
             releasable_s = max(releasable_s, (now_ms - float(due_at)) / 1000)
     last_done = await redis.command("GET", keys.LAST_DONE)
     since_done_s = max(0.0, now_ms - int(last_done)) / 1000 if last_done else float("inf")

@@ -57,12 +57,16 @@ async def test_held_tasks_count_as_stalled_only_after_the_circuit_has_closed(
     circuit_open = await load_backlog(redis, ["main"])
     await redis.command("HSET", "bell:circuit:main", "until", day_ago)
     probe_overdue = await load_backlog(redis, ["main"])
+    await redis.command("HSET", "bell:move:main", "begun_at", day_ago)
+    moving = await load_backlog(redis, ["main"])
+    await redis.command("DEL", "bell:move:main")
     await redis.command("DEL", "bell:circuit:main")
     circuit_closed = await load_backlog(redis, ["main"])
 
     assert DAY_S == round(circuit_open.ages_s["held"], -2)
     assert not circuit_open.is_stalled
     assert probe_overdue.is_stalled  # no worker probes
+    assert not moving.is_stalled  # nothing probes for an account that moves
     assert DAY_S == round(circuit_closed.no_progress_s, -2)
     assert circuit_closed.is_stalled
 

@@ -13,13 +13,13 @@ local function source_of(task) return string.match(task, '/([^-]*)') end
 
 -- The time in the newest change with a time of one id; or nil.
 local function newest_time(task)
-  local newest, newest_time = -1, nil
+  local newest_order, newest = -1, nil
   for _, value in pairs(load_values(key.task .. task, 'change:')) do
     local change = cjson.decode(string.match(value, '^%d+ (.*)$'))
     local time = time_in(change)
-    if time and change.o > newest then newest, newest_time = change.o, time end
+    if time and change.o > newest_order then newest_order, newest = change.o, time end
   end
-  return newest_time
+  return newest
 end
 
 -- The time of a visit, from the newest id that has one. It only orders held tasks, so the changes are not merged. A visit without a
