@@ -111,7 +111,11 @@ def _run_python(arguments: list[str], env: dict[str, str], stdin: Path, log: Pat
     os.chdir(ROOT)
     _, option, code, *options = arguments
     sys.argv = [option, *options]
-    if option == "-m":
-        runpy.run_module(code, run_name="__main__", alter_sys=True)
-    else:
-        exec(compile(code, "<string>", "exec"), {"__name__": "__main__"})
+    stdout = sys.stdout
+    try:
+        if option == "-m":
+            runpy.run_module(code, run_name="__main__", alter_sys=True)
+        else:
+            exec(compile(code, "<string>", "exec"), {"__name__": "__main__"})
+    finally:
+        stdout.flush()  # the code may have replaced sys.stdout, which is all that multiprocessing flushes
