@@ -1,12 +1,14 @@
 """zstd with a dictionary for each source: small bodies with the same names of fields take a third of the bytes.
 
-A dictionary is text of recorded deliveries. Its file is `dictionaries/<source>.<number>.<digest>.txt`: the greatest number
+A dictionary has text of recorded deliveries, and code tables for the text that differs. Its file is
+`dictionaries/<source>.<number>.<digest>.dict` (the first ones, which have no tables: `.txt`). The greatest number
 compresses; the others are for stored bodies, so no file is ever changed or deleted. train_dictionaries.py writes them.
 """
 
 import hashlib
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import zstandard
 
@@ -21,6 +23,13 @@ class UnknownDictionary(Exception):
     """A newer version of Doorbell compressed the body. The argument is the digest of its dictionary."""
 
 
+class DictionaryFile(NamedTuple):
+    source: str
+    number: int
+    digest: str
+    path: Path
+
+
 def compress(body: bytes, source: str) -> bytes:
     """Compress with the newest dictionary of the source, if it has one."""
     prefix, compressor = _compressor(source)
@@ -32,42 +41,42 @@ def decompress(stored: bytes) -> bytes:
     if not stored.startswith(WITH_DICTIONARY):
         return zstandard.ZstdDecompressor().decompress(stored)
     digest, frame = stored[1 : 1 + _DIGEST_BYTES].hex(), stored[1 + _DIGEST_BYTES :]
-    dictionary = as_dictionary(_read(digest))
-    return zstandard.ZstdDecompressor(dict_data=dictionary).decompress(frame)
+    return zstandard.ZstdDecompressor(dict_data=_load(digest)).decompress(frame)
 
 
 @cache
 def _compressor(source: str) -> tuple[bytes, zstandard.ZstdCompressor]:
-    digests = [digest for name, _, digest in dictionaries() if name == source]
+    digests = [file.digest for file in dictionary_files() if file.source == source]
     if not digests:
         return b"", zstandard.ZstdCompressor(level=LEVEL)
-    dictionary = as_dictionary(_read(digests[-1]))
+    dictionary = _load(digests[-1])
     dictionary.precompute_compress(level=LEVEL)
     prefix = WITH_DICTIONARY + bytes.fromhex(digests[-1])
-    return prefix, zstandard.ZstdCompressor(level=LEVEL, dict_data=dictionary)
+    return prefix, zstandard.ZstdCompressor(level=LEVEL, dict_data=dictionary, write_dict_id=False)
 
 
 @cache
-def dictionaries() -> list[tuple[str, int, str]]:
-    """Return source, number and digest of each dictionary, in order."""
-    names = (file.name.split(".") for file in FOLDER.iterdir())
-    return sorted((source, int(number), digest) for source, number, digest, _ in names)
+def dictionary_files() -> list[DictionaryFile]:
+    """Return the file of each dictionary, those of a source in the order of their numbers."""
+    names = ((path.name.split("."), path) for path in FOLDER.iterdir())
+    return sorted(DictionaryFile(source, int(number), digest, path) for (source, number, digest, _), path in names)
 
 
 @cache
-def _read(digest: str) -> bytes:
-    for source, number, indexed in dictionaries():
-        if indexed == digest:
-            return (FOLDER / f"{source}.{number}.{digest}.txt").read_bytes()
+def _load(digest: str) -> zstandard.ZstdCompressionDict:
+    for file in dictionary_files():
+        if file.digest == digest:
+            return as_dictionary(file.path.read_bytes())
     raise UnknownDictionary(digest)
 
 
-def as_dictionary(text: bytes) -> zstandard.ZstdCompressionDict:
-    return zstandard.ZstdCompressionDict(text, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
+def as_dictionary(content: bytes) -> zstandard.ZstdCompressionDict:
+    """content: with code tables, or text only."""
+    return zstandard.ZstdCompressionDict(content, dict_type=zstandard.DICT_TYPE_AUTO)
 
 
 FOLDER = Path(__file__).with_name("dictionaries")
 
 
-def digest_of(text: bytes) -> str:
-    return hashlib.sha256(text).digest()[:_DIGEST_BYTES].hex()
+def digest_of(content: bytes) -> str:
+    return hashlib.sha256(content).digest()[:_DIGEST_BYTES].hex()

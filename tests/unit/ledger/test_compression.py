@@ -1,17 +1,22 @@
 """Bodies are compressed with a dictionary of their source, and every stored form stays readable."""
 
 import hashlib
+import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 import zstandard
+from hypothesis import given
+from hypothesis import strategies as st
 
 from app.ledger import compression, train_dictionaries
 from app.ledger.bodies import Bodies, BodyUndecryptable
 from app.ledger.compression import compress, decompress
-from app.ledger.train_dictionaries import FOLDER, specimen_bodies, train
-from app.webhooks.registry import load_sources
+from app.ledger.train_dictionaries import FOLDER, distinct_text, samples_of, specimen_bodies, train
+from app.webhooks.fresh_specimens import refresh
+from app.webhooks.registry import load_sources, load_specimens, specimen_body
 from tests.support.cases import each
 
 BODY = b'{"event": "booked", "customer": {"email": "ada@example.com"}, "start": "2026-03-14T16:00:00Z"}'
@@ -28,7 +33,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def forget_dictionaries() -> None:
-    for cached in (compression.dictionaries, compression._compressor, compression._read):
+    for cached in (compression.dictionary_files, compression._compressor, compression._load):
         cached.cache_clear()
 
 
@@ -39,17 +44,50 @@ def test_every_recorded_body_is_read_as_it_was_received(source: str) -> None:
 
 
 def test_a_body_that_no_dictionary_contains_takes_less_than_half() -> None:
-    """The dictionary of each source is trained without the body that it compresses."""
+    """The text of the dictionary lacks the body that it compresses."""
     plain = with_dictionary = 0
     for source in load_sources():
-        bodies = list(specimen_bodies(source))
+        bodies, samples = list(specimen_bodies(source)), samples_of(source)
         for body in bodies:
-            dictionary = compression.as_dictionary(train(other for other in bodies if other != body) or b" ")
             plain += len(zstandard.compress(body, level=1))
-            compressor = zstandard.ZstdCompressor(level=compression.LEVEL, dict_data=dictionary)
-            with_dictionary += 5 + len(compressor.compress(body))
+            with_dictionary += compressed_size(body, train((other for other in bodies if other != body), samples))
 
     assert with_dictionary < plain / 2
+
+
+def test_code_tables_save_a_tenth_of_a_delivery_with_other_ids_and_dates() -> None:
+    text_only = with_tables = 0
+    for source in load_sources():
+        dictionary, samples = train(specimen_bodies(source), samples_of(source)), specimen_variants(source)
+        text_only += sum(compressed_size(body, distinct_text(specimen_bodies(source))) for body in samples)
+        with_tables += sum(compressed_size(body, dictionary) for body in samples)
+
+    assert with_tables < text_only * 0.9
+
+
+def specimen_variants(source: str) -> list[bytes]:
+    """Return deliveries that are not among the samples of the dictionary."""
+    now = datetime(2027, 5, 6, tzinfo=UTC)
+    recorded = [specimen for specimen in load_specimens(source)["deliveries"] if isinstance(specimen["expect"], list)]
+    return [specimen_body(refresh(source, one, f"test.{number}", now)) for number, one in enumerate(recorded)]
+
+
+def compressed_size(body: bytes, dictionary: bytes) -> int:
+    compressor = zstandard.ZstdCompressor(
+        level=compression.LEVEL, dict_data=compression.as_dictionary(dictionary or b" "), write_dict_id=False
+    )
+    return 5 + len(compressor.compress(body))
+
+
+@given(
+    text=st.text(max_size=3_000) | st.text("0123456789abcdef", max_size=3_000) | st.text("жабвгдеё 漢字", max_size=900)
+)
+def test_text_that_differs_from_all_specimens_takes_little_more_than_without_a_dictionary(text: str) -> None:
+    body = json.dumps({"notes": text}, ensure_ascii=False).encode("utf-8", "surrogatepass")
+    stored = compress(body, "standard")
+
+    assert body == decompress(stored)
+    assert len(stored) <= len(zstandard.compress(body, level=1)) * 1.4 + 16
 
 
 def test_no_dictionary_was_changed() -> None:
@@ -57,6 +95,15 @@ def test_no_dictionary_was_changed() -> None:
 
     assert digests
     assert digests == {name: name.split(".")[2] for name in digests}
+
+
+@each("source", list(load_sources()))
+def test_bodies_of_the_first_dictionaries_which_have_no_tables_are_read(source: str) -> None:
+    [path] = FOLDER.glob(f"{source}.1.*.txt")
+    text = zstandard.ZstdCompressionDict(path.read_bytes(), dict_type=zstandard.DICT_TYPE_RAWCONTENT)
+    frame = zstandard.ZstdCompressor(level=1, dict_data=text).compress(BODY)
+
+    assert BODY == decompress(b"\x02" + bytes.fromhex(path.name.split(".")[2]) + frame)
 
 
 def test_bodies_without_a_dictionary_are_read() -> None:
