@@ -13,6 +13,13 @@ class NeedsOperator(Exception):
         self.summary, self.is_applied = summary, is_applied
 
 
+class BodyNotReadable(Exception):
+    """The worker lacks the key or the dictionary of the body. During a deploy, newer processes may have it.
+
+    The argument is the reason, as in NeedsOperator.
+    """
+
+
 class TooManyFetches(Exception):
     """The hook runs as many fetches in this worker as it may."""
 

@@ -20,6 +20,7 @@ from app.webhooks.delivery import UnreadableBody
 from app.webhooks.payload import Untranslatable
 from jobs.context import Context, RunTimer
 from jobs.errors import (
+    BodyNotReadable,
     DeadlinePassed,
     NeedsOperator,
     RateLimitedLocally,
@@ -54,6 +55,7 @@ RULES: dict[type[Exception], Rule] = {
     DeadlinePassed: Rule("waiting", "deadline_passed", (1.0, 1.0)),
     LockContended: Rule("waiting", "lock_contention", (1.0, 4.0)),
     TooManyFetches: Rule("waiting", "too_many_fetches", (1.0, 4.0)),
+    BodyNotReadable: Rule("waiting", "{}", (10.0, 10.0)),
     RecordNotReadable: Rule("waiting", "record_not_found_yet", (10.0, 0.0)),
     RecordOutdated: Rule("waiting", "record_not_found_yet", (10.0, 0.0)),
     RedisUnavailable: Rule("waiting", "redis_down", (1.0, 1.0)),

@@ -16,13 +16,17 @@ from app.webhooks.fetching import RecordRequest
 from app.webhooks.source import RECORD_GONE, Ignored, PartlyTranslatable
 from app.webhooks.translation import FOREIGN_TENANT, is_foreign_tenant, parse_event
 from jobs.context import RUN_TIMEOUT_S, Context
-from jobs.errors import NeedsOperator, RecordNotReadable
+from jobs.errors import BodyNotReadable, NeedsOperator, RecordNotReadable
 from jobs.records import FetchedRecord, Records
 from jobs.retry import Decision, decide_fetch
 from jobs.runs import TaskRun, run
 
 #: A tool may announce a record before its API returns it. An older event is translated without the record.
 READ_LAG_S = 60.0
+#: While an event is younger, a newer web process may have stored it, and a newer worker may soon read it.
+DEPLOY_S = 300.0
+#: Why this worker cannot read a body that another worker may be able to read.
+_READABLE_ELSEWHERE = ("body_key_unknown", "newer_version")
 
 
 async def event_job(ctx: dict[str, Any], task_id: TaskId) -> None:
@@ -80,7 +84,11 @@ class EventRun(TaskRun):
         except NotFound:
             raise NeedsOperator("delivery_expired") from None
         except BodyUnavailable as error:
-            raise NeedsOperator(f"{error.reason}: {error}") from None
+            reason = f"{error.reason}: {error}"
+            age_s = self.context.seconds_since(error.info.received_at_ms)
+            if error.reason in _READABLE_ELSEWHERE and age_s < DEPLOY_S:
+                raise BodyNotReadable(reason) from None
+            raise NeedsOperator(reason) from None
         if meta.hook not in self.context.settings.active_hooks:  # it may just have been stored
             await self.context.stored_hooks.refresh()
         hook = self.context.settings.active_hooks.get(meta.hook)

@@ -13,8 +13,12 @@ from app.ledger.compression import UnknownDictionary, decompress
 from app.ledger.encryption import FORMAT, Keyring, TamperedValue, UnknownKey
 
 
-class BodyUndecryptable(Exception):
-    """The argument is a sentence for an operator."""
+class BodyUnreadable(Exception):
+    """reason: a key of REASONS. The message is a sentence for an operator."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class Bodies:
@@ -33,12 +37,15 @@ class Bodies:
         return self._keyring.encrypt(compressed, delivery_id) if self._is_encrypting else compressed
 
     def decode(self, stored: bytes, delivery_id: str) -> bytes:
-        """Raise BodyUndecryptable."""
+        """Raise BodyUnreadable."""
         try:
             return decompress(self._keyring.decrypt(stored, delivery_id) if stored.startswith(FORMAT) else stored)
         except UnknownKey as error:
-            raise BodyUndecryptable(f"its body is encrypted with a key that BODY_KEYS lacks ({error})") from None
+            message = f"its body is encrypted with a key that BODY_KEYS lacks ({error})"
+            raise BodyUnreadable("body_key_unknown", message) from None
         except UnknownDictionary as error:
-            raise BodyUndecryptable(f"a newer version of Doorbell compressed its body (dictionary {error})") from None
+            message = f"a newer version of Doorbell compressed its body (dictionary {error})"
+            raise BodyUnreadable("newer_version", message) from None
         except TamperedValue as error:
-            raise BodyUndecryptable(f"its body was changed after it was encrypted with key {error}") from None
+            message = f"its body was changed after it was encrypted with key {error}"
+            raise BodyUnreadable("body_changed", message) from None

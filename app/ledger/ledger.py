@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 
 from app.ledger import keys, scripts
-from app.ledger.bodies import Bodies, BodyUndecryptable
+from app.ledger.bodies import Bodies, BodyUnreadable
 from app.ledger.compression import compress
 from app.ledger.ids import TaskId, delivery_key, is_id_of, new_assignment_id, new_delivery_id, new_id, new_token
 from app.ledger.records import (
@@ -534,8 +534,8 @@ class Ledger:
             raise BodyUnavailable(info, "body_erased", f"its body was erased at {info.erased_at}")
         try:
             return info, self._bodies.decode(body, delivery_id)
-        except BodyUndecryptable as error:
-            raise BodyUnavailable(info, "body_key_unknown", str(error)) from None
+        except BodyUnreadable as error:
+            raise BodyUnavailable(info, error.reason, str(error)) from None
 
     async def load_delivery_info(self, delivery_id: str) -> DeliveryInfo:
         """Return a delivery without its body. Raises NotFound."""

@@ -58,6 +58,14 @@ REASONS = {
         "Calls for other visits failed. The task continues as soon as one succeeds.",
     ),
     "api_rate_limited": _RATE_LIMITED,
+    "body_changed": Reason(
+        "the body was changed after it was encrypted",
+        "The delivery was changed in Redis",
+        "The body of this delivery is encrypted, and is not what Doorbell stored: another program wrote to Redis.",
+        ("Make the tool send the event again.", "Discard the failure."),
+        (_DISCARD,),
+        is_final=True,
+    ),
     "body_erased": Reason(
         "the body was erased, with the personal data in it",
         "The delivery was erased",
@@ -139,6 +147,13 @@ REASONS = {
         "another run uses the contact, record or token that this run needs",
         "Another run goes first",
         "Another run uses the same contact, record or token. This one continues within 5 seconds.",
+    ),
+    "newer_version": Reason(
+        "a newer version of Doorbell compressed the body",
+        "A newer version stored the delivery",
+        "A newer version of Doorbell stored this delivery, and this version cannot read its body.",
+        ("Deploy the newer version to all processes, then replay.",),
+        (_REPLAY,),
     ),
     "rate_limited_locally": Reason(
         "VISITS_API_RATE allows no call now",

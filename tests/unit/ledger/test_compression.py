@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.ledger import compression, train_dictionaries
-from app.ledger.bodies import Bodies, BodyUndecryptable
+from app.ledger.bodies import Bodies, BodyUnreadable
 from app.ledger.compression import compress, decompress
 from app.ledger.train_dictionaries import FOLDER, distinct_text, samples_of, specimen_bodies, train
 from app.webhooks.fresh_specimens import refresh
@@ -139,6 +139,6 @@ def test_a_dictionary_of_a_newer_version_is_reported_in_a_sentence() -> None:
     stored = b"\x02\xde\xad\xbe\xef" + zstandard.compress(BODY)
 
     with pytest.raises(
-        BodyUndecryptable, match=r"a newer version of Doorbell compressed its body \(dictionary deadbeef\)"
+        BodyUnreadable, match=r"a newer version of Doorbell compressed its body \(dictionary deadbeef\)"
     ):
         Bodies().decode(stored, "d1")
