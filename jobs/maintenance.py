@@ -50,6 +50,7 @@ async def run_maintenance(context: Context) -> None:
         group.create_task(_every(CONNECTIONS_EVERY_S, guard.check_due))
         group.create_task(_every(CATCH_UPS_EVERY_S, catch_ups.run_next))
         group.create_task(_every(TRIM_EVERY_S, catch_ups.start_daily))
+        group.create_task(_every(TRIM_EVERY_S, catch_ups.restart_failed))
         operations = Operations(context.ledger, context.settings)
         group.create_task(_every(OPERATIONS_EVERY_S, operations.run_next))
         losses = LossAudit(context.ledger, context.settings, context.http)

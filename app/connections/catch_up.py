@@ -18,7 +18,7 @@ import orjson
 
 from app.connections.catch_up_lister import Lister, digest_of, starts_before
 from app.connections.connector import describe
-from app.connections.context import CallContext
+from app.connections.context import CallContext, shared_now
 from app.connections.listing import ListedChanges
 from app.connections.stored_hooks import StoredHooks
 from app.connections.tool_api import CredentialsMissing
@@ -54,6 +54,8 @@ DAY_MS = 86_400_000
 OPERATOR = "operator"
 NOT_CONFIGURED = "the hook, its list or its credentials are no longer configured"
 FIRST_RETRY_S, MAX_RETRY_S, MAX_FAILED_ATTEMPTS = 10, 3_600, 30
+#: An automatic catch-up that failed starts again after this time: a tool may refuse a request by mistake.
+RESTART_MS = 3_600_000
 
 
 def store_of(context: CallContext) -> CatchUps:
@@ -75,9 +77,15 @@ def is_daily(hook: Hook) -> bool:
 
 
 def new_catch_up(
-    hook: str, since: datetime, requested_by: str, cause: str, changed_since: datetime | None = None
+    hook: str,
+    since: datetime,
+    requested_by: str,
+    cause: str,
+    changed_since: datetime | None = None,
+    now: datetime | None = None,
 ) -> CatchUp:
-    now = datetime.now(UTC)
+    """now: by the clock that all processes share."""
+    now = now or datetime.now(UTC)
     times = (since, now + HORIZON, changed_since or since)
     since_ms, until_ms, changed_since_ms = (int(each.timestamp() * 1000) for each in times)
     requested_at_ms = int(now.timestamp() * 1000)
@@ -95,7 +103,7 @@ async def default_since(context: CallContext, hook: str) -> datetime:
     if state.connected_at_ms and not (subscription and subscription.can_ask):
         webhooks_ms = [int(time * 1000) for time in await delivery_times(redis, hook)]
         healthy_at_ms = max([healthy_at_ms, *(each for each in webhooks_ms if each >= state.connected_at_ms)])
-    return _time(healthy_at_ms) - OVERLAP if healthy_at_ms else datetime.now(UTC)
+    return _time(healthy_at_ms) - OVERLAP if healthy_at_ms else shared_now(context)
 
 
 async def start(context: CallContext, catch_up: CatchUp) -> CatchUp:
@@ -131,7 +139,7 @@ async def start_automatic(
     context: CallContext, hook: str, missed_since: datetime, requested_by: str, cause: str
 ) -> CatchUp:
     """Start a catch-up that no person planned. missed_since: since when webhooks may have been missed."""
-    catch_up = new_catch_up(hook, missed_since, requested_by, cause)
+    catch_up = new_catch_up(hook, missed_since, requested_by, cause, now=shared_now(context))
     earliest_ms, missed_since_ms = catch_up.requested_at_ms - _ms(MAX_AUTOMATIC), catch_up.since_ms
     if missed_since_ms < earliest_ms:
         catch_up = replace(catch_up, since_ms=earliest_ms, changed_since_ms=earliest_ms)
@@ -153,6 +161,13 @@ def advice_about(catch_up: CatchUp) -> str:
         f"what was missed between {missed_since} and {since} is not listed automatically: plan it with "
         f"`doorbell catch-up {catch_up.hook} --since {missed_since}`"
     )
+
+
+def failure_of(catch_up: CatchUp | None) -> str:
+    """Return the sentence about an automatic catch-up that failed; empty if the newest one is another."""
+    if catch_up is None or catch_up.cause == OPERATOR or catch_up.status != "failed":
+        return ""
+    return f"the last catch-up failed, and starts again after an hour: {catch_up.problem}"
 
 
 def _ms(duration: timedelta) -> int:
@@ -199,8 +214,22 @@ class CatchUpRunner:
             if _is_daily_due(newest, listed_up_to_ms, now_ms) and await take_turn(
                 self._context.ledger.redis, f"{keys.CATCH_UP}{name}:daily:lock", TURN_S
             ):
-                since = _time(listed_up_to_ms) - OVERLAP if listed_up_to_ms else datetime.now(UTC)
+                since = _time(listed_up_to_ms) - OVERLAP if listed_up_to_ms else shared_now(self._context)
                 await start_automatic(self._context, name, since, "Doorbell", "daily")
+
+    async def restart_failed(self) -> None:
+        """Start automatic catch-ups again that failed an hour ago. Raises RedisUnavailable."""
+        settings, store, redis = self._context.settings, store_of(self._context), self._context.ledger.redis
+        names = [name for name in settings.active_hooks if can_list(settings.hook(name))]
+        moving = await moving_hooks(redis, names)
+        for name in names:
+            newest = await store.get(name)
+            if name in moving or newest is None or not failure_of(newest):
+                continue
+            is_due = not 0 <= redis.now_ms() - newest.ended_at_ms < RESTART_MS
+            if is_due and await take_turn(redis, f"{keys.CATCH_UP}{name}:daily:lock", TURN_S):
+                missed_since = _time(newest.missed_since_ms or newest.since_ms)
+                await start_automatic(self._context, name, missed_since, newest.requested_by, newest.cause)
 
     async def _run(self, slot: str) -> None:
         store, settings, name = store_of(self._context), self._context.settings, slot.removesuffix(PLAN)
@@ -343,7 +372,11 @@ def _only_cancels(listed: ListedChanges) -> bool:
 
 
 def ended(catch_up: CatchUp, status: CatchUpStatus, problem: str = "") -> CatchUp:
-    log.info("catch_up_ended", hook=catch_up.hook, outcome=status, counts=dict(catch_up.counts))
+    fields = {"hook": catch_up.hook, "outcome": status, "counts": dict(catch_up.counts)}
+    if status == "failed":
+        log.warning("catch_up_ended", reason=problem, **fields)
+    else:
+        log.info("catch_up_ended", **fields)
     return replace(catch_up, status=status, remaining=(), problem=problem, ended_at_ms=int(time.time() * 1000))
 
 

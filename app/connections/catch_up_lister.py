@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 import orjson
 
 from app.connections.connector import Connector, NotSubscribable
-from app.connections.context import CallContext
+from app.connections.context import CallContext, shared_now
 from app.connections.listing import ListedChanges, booking_of, read_pages, translate_record
 from app.ledger.catch_ups import CatchUp, CatchUpResult
 from app.ledger.connection_states import ConnectionStates
@@ -91,7 +91,7 @@ class Lister:
     ) -> AsyncIterator[tuple[list[tuple[ListedChanges, CatchUpResult]], list[ListRequest]]]:
         """Yield the appointments of each page with their outcomes, and the remaining requests."""
         source, settings = self._hook.source, self._hook.settings
-        async for page, remaining in read_pages(source, requests, self._call):
+        async for page, remaining in read_pages(source, requests, self._call, lambda: shared_now(self._context)):
             listed_at, records = self._listed_at, [record for record in page.records if self._is_first_listing(record)]
             people = await self._known_people(records, listed_at)
             listed = [

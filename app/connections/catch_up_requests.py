@@ -15,7 +15,7 @@ from app.connections.catch_up import (
     with_reach_of,
 )
 from app.connections.connector import NotSubscribable
-from app.connections.context import CallContext
+from app.connections.context import CallContext, shared_now
 from app.ledger.catch_ups import CatchUp, CatchUpResult, slots_of
 from app.ledger.records import NotFound
 from app.operators.actions import Actions
@@ -81,7 +81,7 @@ class CatchUpRequests:
 
     async def _new(self, name: str, since: datetime | None) -> CatchUp:
         since = since or await default_since(self._context, name)
-        return new_catch_up(name, since, self._actions.actor_name, OPERATOR)
+        return new_catch_up(name, since, self._actions.actor_name, OPERATOR, now=shared_now(self._context))
 
     async def start_planned(self, name: str, plan_id: str, typed: str) -> CatchUp:
         """Start what a plan has counted. typed: the number of visits of the past that it would create or change.

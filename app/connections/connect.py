@@ -154,7 +154,8 @@ class Connections:
         hook = await self._keep_secrets(hook, wanted, subscribed)
         last_state = await self._states.get(name)
         since = await default_since(self._context, name)
-        state = connector.with_secret(healthy_state(last_state, subscribed, url, account_name), subscribed)
+        now_ms = self._context.ledger.redis.now_ms()
+        state = connector.with_secret(healthy_state(last_state, subscribed, url, now_ms, account_name), subscribed)
         account_id = account_id or last_state.account_id
         connected = Connected(hook, url, account_name, account_id, subscribed)
         if can_list(hook) and (last_state.state != "healthy" or subscribed.has_sent_nothing):
@@ -170,7 +171,7 @@ class Connections:
 
         It is not managed: workers do not try to subscribe again.
         """
-        hook, now_ms = connected.hook, int(time.time() * 1000)
+        hook, now_ms = connected.hook, int(self._context.ledger.redis.now_ms())
         state = await self._states.get(hook.name)
         await self._actions.record("connected tool", f"{hook.name}: by hand")
         # Without a catch-up, the process ended before it started one.
@@ -365,12 +366,14 @@ def _summary(subscribed: Subscribed) -> str:
     return ", ".join(f"{count} {action}" for action, count in counts.items() if count)
 
 
-def healthy_state(before: ConnectionState, subscribed: Subscribed, url: str, account_name: str = "") -> ConnectionState:
+def healthy_state(
+    before: ConnectionState, subscribed: Subscribed, url: str, now_ms: float, account_name: str = ""
+) -> ConnectionState:
     """Return the state of a connection whose subscriptions have just been seen to be active.
 
-    Those with an earlier URL are deleted.
+    now_ms: by the clock that all processes share. Subscriptions with an earlier URL are deleted.
     """
-    now_ms, expires_at = int(time.time() * 1000), subscribed.expires_at
+    now_ms, expires_at = int(now_ms), subscribed.expires_at
     return replace(
         before,
         state="healthy",

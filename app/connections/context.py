@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Protocol
 
 import httpx
@@ -38,3 +39,8 @@ class ToolContext:
     http: httpx.AsyncClient
     locks: KeyedLocks = field(default_factory=KeyedLocks)
     token_exchanges: set[asyncio.Task[str]] = field(default_factory=set)
+
+
+def shared_now(context: CallContext) -> datetime:
+    """Return the time by the clock that all processes share. That of this process may differ."""
+    return datetime.fromtimestamp(context.ledger.redis.now_ms() / 1000, UTC)

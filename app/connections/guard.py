@@ -7,7 +7,14 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from random import uniform
 
-from app.connections.catch_up import advice_about, can_list, default_since, start_automatic
+from app.connections.catch_up import (
+    advice_about,
+    can_list,
+    default_since,
+    failure_of,
+    start_automatic,
+    store_of,
+)
 from app.connections.connect import MAX_SECRETS, can_call, healthy_state
 from app.connections.connector import (
     Connector,
@@ -242,8 +249,11 @@ class Guard:
         usual = timedelta(seconds=JITTER[1] * self._context.settings.connection_check_s)
         elapsed = timedelta(milliseconds=self._now_ms() - before.checked_at_ms if before.checked_at_ms else 0)
         was_down = after.state not in UNHEALTHY and elapsed > usual + MAX_DELAY
-        if not (was_unhealthy or was_down) or not can_list(hook):
+        if not can_list(hook):
             return after
+        if not (was_unhealthy or was_down):
+            failure = failure_of(await store_of(self._context).get(hook.name))
+            return replace(after, detail="; ".join(filter(None, (after.detail, failure))))
         since, cause = await default_since(self._context, hook.name), "repaired" if was_unhealthy else "downtime"
         log.info("catch_up_started", hook=hook.name, cause=cause, since=f"{since:%Y-%m-%dT%H:%M:%SZ}")
         catch_up = await start_automatic(self._context, hook.name, since, self._actions.actor_name, cause)
@@ -261,7 +271,7 @@ class Guard:
     def _healthy(
         self, hook: Hook, connector: Connector, before: ConnectionState, subscribed: Subscribed
     ) -> ConnectionState:
-        after = healthy_state(before, subscribed, self._context.settings.hook_url(hook))
+        after = healthy_state(before, subscribed, self._context.settings.hook_url(hook), self._now_ms())
         return connector.with_secret(after, subscribed) if before.is_managed else after
 
     async def _keep_secrets(self, hook: Hook, subscribed: Subscribed) -> None:

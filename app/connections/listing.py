@@ -83,8 +83,9 @@ async def read_pages(
     source: LoadedSource,
     requests: Sequence[ListRequest],
     call: Callable[[RecordRequest], Awaitable[ApiResponse]],
+    now: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> AsyncIterator[tuple[ListedPage, list[ListRequest]]]:
-    """Yield each page, with the requests that remain after it.
+    """Yield each page, with the requests that remain after it. now: the clock that all processes share.
 
     The newest requests are sent first, so that few remain. Several pages may lead to the same request: it is sent once.
     """
@@ -92,15 +93,16 @@ async def read_pages(
     remaining, known = list(requests), {repr(each) for each in requests}
     while remaining:
         request = remaining.pop(0)
-        page = _read_page(source.listing, request, await _respond(request, call))
+        page = _read_page(source.listing, request, await _respond(request, call, now()))
         fresh = {text: each for each in page.requests if (text := repr(each)) not in known}
         known |= fresh.keys()
         remaining = [*fresh.values(), *remaining]
         yield page, remaining
 
 
-async def _respond(request: ListRequest, call: Callable[[RecordRequest], Awaitable[ApiResponse]]) -> ApiResponse:
-    requested_at = datetime.now(UTC)
+async def _respond(
+    request: ListRequest, call: Callable[[RecordRequest], Awaitable[ApiResponse]], requested_at: datetime
+) -> ApiResponse:
     try:
         return await call(request.request)
     except ClientError as error:

@@ -4,7 +4,6 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from random import random
 from typing import Any
 from urllib.parse import urljoin
@@ -12,7 +11,7 @@ from urllib.parse import urljoin
 import httpx
 import orjson
 
-from app.connections.context import CallContext
+from app.connections.context import CallContext, shared_now
 from app.connections.tokens import Tokens
 from app.ledger import keys
 from app.ledger.redis import RedisUnavailable
@@ -61,7 +60,7 @@ class ToolApi:
 
     async def call(self, request: RecordRequest) -> ApiResponse:
         """Return a successful response; its value is None if it is empty. Raises ClientError for 404 and 410 too."""
-        requested_at = datetime.now(UTC)
+        requested_at = shared_now(self.context)  # it orders listed values among fetched ones
         response = await self.send(request)
         if response.status_code in (404, 410):
             raise error_for(request.label, response)

@@ -78,7 +78,8 @@ class ConnectedTool:
             settings = self.hook.settings.model_copy(update={"secrets": subscribed.secrets})
             self.hook = replace(self.hook, settings=settings)
         state = await self.states.get(self.hook.name)
-        await self.states.save(healthy_state(state, subscribed, self.url))
+        now_ms = self.context.ledger.redis.now_ms()
+        await self.states.save(healthy_state(state, subscribed, self.url, now_ms))
         return subscribed
 
 

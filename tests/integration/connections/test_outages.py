@@ -1,5 +1,6 @@
 """Since when a catch-up lists: after an outage, after another catch-up that was not done, and after a hook was removed."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -361,6 +362,41 @@ async def test_a_catch_up_lists_what_the_one_before_it_did_not(
     assert listed == days_ago(later)
     assert later.id == (await newest(tool)).id
     assert later.since_ms == later.changed_since_ms
+
+
+@pytest.mark.parametrize(
+    ("cause", "minutes", "is_started"), [("downtime", 61, True), ("downtime", 59, False), ("operator", 61, False)]
+)
+async def test_an_automatic_catch_up_that_failed_starts_again_after_an_hour(
+    tool: ConnectedTool, cause: str, minutes: int, is_started: bool
+) -> None:
+    """A tool may reject a request by mistake, and the check of the connection may not notice it."""
+    since = datetime.now(UTC) - 2 * DAY
+    await start(tool.context, new_catch_up("east", since, "Doorbell", cause))
+    tool.vendor.faults = Faults(unauthorized=True)
+    failed = await run_catch_up(tool)
+    ended_at = datetime.now(UTC) - timedelta(minutes=minutes)
+    assert await store_of(tool.context).save(replace(failed, ended_at_ms=ms(ended_at)))
+    tool.vendor.faults = Faults()
+    runners = [CatchUpRunner(tool.context, stored_hooks(tool)[0]) for _ in range(2)]
+
+    await asyncio.gather(*(runner.restart_failed() for runner in runners))
+
+    later = await newest(tool)
+    assert ("failed", is_started, cause) == (failed.status, later.id != failed.id, later.cause)
+    assert abs(later.since_ms - ms(since)) < 1_000
+
+
+async def test_a_check_shows_that_an_automatic_catch_up_failed(tool: ConnectedTool) -> None:
+    started = await start_automatic(tool.context, "east", datetime.now(UTC), "Doorbell", "downtime")
+    await store_of(tool.context).save(replace(started, status="failed", problem="Calendly rejects it."))
+
+    failed = await check(tool)
+    await start_automatic(tool.context, "east", datetime.now(UTC), "Doorbell", "downtime")
+    open_again = await check(tool)
+
+    assert "the last catch-up failed, and starts again after an hour: Calendly rejects it." == failed.detail
+    assert ("healthy", "") == (failed.state, open_again.detail)
 
 
 @pytest.mark.parametrize(("cause", "listed"), [("repaired", 3), ("operator", 0)])
