@@ -17,7 +17,7 @@ from app.connections.context import CallContext
 from app.connections.tokens import TokensUnreadable
 from app.connections.tool_api import CredentialsMissing, ToolApi
 from app.ledger import keys
-from app.ledger.connection_states import ConnectionState, ConnectionStates
+from app.ledger.connection_states import ConnectionState, ConnectionStates, Health
 from app.ledger.ids import new_token
 from app.ledger.locks import LockContended, exclusive
 from app.settings.model import Hook
@@ -33,6 +33,8 @@ MAX_PAGES, MAX_WAIT_S, MAX_ATTEMPTS = 20, 20.0, 4
 NO_ACCOUNT = Payload(None, "account")
 #: An empty set would mean that the tool does not list the events of its subscriptions.
 NO_EVENTS = frozenset(("none",))
+#: In these states Doorbell creates subscriptions: the response to a creation may have been lost.
+CREATING: tuple[Health, ...] = ("unverified", "disabled", "missing")
 #: Shorter credentials, such as the id of a site, are not secret.
 MIN_SECRET_CHARS = 8
 
@@ -164,7 +166,7 @@ class Connector:
         usable = [
             each
             for each in existing
-            if self._is_usable(each, own_ids, is_secret_new) and not _expires_before(each, lasts_until)
+            if self._is_usable(each, own_ids, state, is_secret_new) and not _expires_before(each, lasts_until)
         ]
         usable.sort(key=lambda each: each.id not in own_ids)  # others may have another secret
         matching, missing = match_groups(self.declaration.groups, usable)
@@ -218,22 +220,31 @@ class Connector:
             await self._states.save(replace(state, outdated=()))
         return own
 
-    def _is_usable(self, subscription: SubscriptionState, own_ids: Sequence[str], is_secret_new: bool) -> bool:
+    def _is_usable(
+        self, subscription: SubscriptionState, own_ids: Sequence[str], state: ConnectionState, is_secret_new: bool
+    ) -> bool:
         """Whether it can be active, and the hook can verify what it sends."""
         if not subscription.is_active and not self.declaration.reactivate:
             return False
         if self.declaration.secret_from in ("credential", "person") or subscription.secret:
             return True
-        if self._hook.source.definition.signature.needs_secret_key:
-            return True  # the URL is derived from the secret
-        if not self._hook.settings.secrets or not self.has_known_secret(subscription, own_ids):
+        if self._has_secret_in_url:
+            return True
+        if not self._hook.settings.secrets or not self.has_known_secret(subscription, own_ids, state):
             return False
         return subscription.id in own_ids or not is_secret_new
 
-    def has_known_secret(self, subscription: SubscriptionState, own_ids: Sequence[str]) -> bool:
-        """Whether the hook may have its secret. One that the tool chose is lost if the response to its creation was."""
-        is_of_others = bool(own_ids) and subscription.id not in own_ids
-        return self.declaration.secret_from != "tool" or bool(subscription.secret) or not is_of_others
+    def has_known_secret(self, subscription: SubscriptionState, own_ids: Sequence[str], state: ConnectionState) -> bool:
+        """Whether the hook may have its secret: not that of a subscription that somebody else created with our URL.
+
+        One that Doorbell created is unknown to it if the response was lost. It has our secret, but one that the tool chose
+        was lost with the response.
+        """
+        if not own_ids or subscription.id in own_ids or subscription.secret:
+            return True
+        if self.declaration.secret_from == "tool":
+            return False
+        return not self._signs_with_own_secret or state.state in CREATING
 
     def is_secret_accepted(self, state: ConnectionState, *, newest_secret: bool = False) -> bool:
         """Whether the hook accepts the secret with which its subscriptions sign: it may have been rotated."""
@@ -259,8 +270,11 @@ class Connector:
 
     @property
     def _signs_with_own_secret(self) -> bool:
-        has_secret_in_url = self._hook.source.definition.signature.needs_secret_key
-        return self.declaration.secret_from == "doorbell" and not has_secret_in_url
+        return self.declaration.secret_from == "doorbell" and not self._has_secret_in_url
+
+    @property
+    def _has_secret_in_url(self) -> bool:
+        return self._hook.source.definition.signature.needs_secret_key
 
     async def _create(self, events: Sequence[str]) -> SubscriptionState:
         secret = "" if self.declaration.secret_from == "tool" else next(iter(self._hook.settings.secrets), "")

@@ -194,11 +194,13 @@ class Guard:
     def _accepts(
         self, hook: Hook, connector: Connector, before: ConnectionState, subscription: SubscriptionState
     ) -> bool:
-        """Whether the hook has the secret of a subscription. Of one that Doorbell did not make, it is often unknown."""
+        """Whether the hook has the secret of a subscription. If Doorbell did not subscribe, it is often unknown."""
         if subscription.secret:
             return subscription.secret in hook.settings.secrets
         is_ours = not before.has_new_url and connector.is_secret_accepted(before)
-        return not before.is_managed or (is_ours and connector.has_known_secret(subscription, before.subscription_ids))
+        return not before.is_managed or (
+            is_ours and connector.has_known_secret(subscription, before.subscription_ids, before)
+        )
 
     async def _failing_since(self, hook: Hook, working: Sequence[SubscriptionState]) -> datetime | None:
         """Return since when deliveries fail; None if one has arrived since."""

@@ -468,6 +468,25 @@ async def test_a_subscription_that_somebody_created_again_has_a_lost_secret_and_
         assert "Doorbell repaired connection east: it signed with another secret" in await activities(tool)
 
 
+@pytest.mark.parametrize("name", ["calcom", "calendly", "shopmonkey"])
+async def test_a_subscription_that_somebody_created_again_does_not_have_the_secret_of_doorbell(
+    redis: Redis, name: str
+) -> None:
+    async with stored_tool(name, redis) as tool:
+        await check_stored(tool)
+        [(id, own)] = tool.vendor.subscriptions.items()
+        del tool.vendor.subscriptions[id]
+        again = tool.vendor.subscribe(own.url, own.events, "a-secret-that-somebody-chose-at-the-tool", **own.attributes)
+
+        state = await check_stored(tool)
+
+        [new] = tool.vendor.subscriptions.values()
+        assert ("healthy", True) == (state.state, new.id not in (id, again.id))
+        assert (new.secret,) == tool.hook.settings.secrets
+        assert state.detail.startswith("it signed with another secret, and was subscribed again at")
+        assert "" == (await check_stored(tool)).detail
+
+
 async def test_a_hook_whose_account_moves_to_another_cell_is_not_checked(tool: ConnectedTool) -> None:
     redis, names = tool.context.ledger.redis, [tool.hook.name]
     await tool.states.save(replace(await tool.states.get(tool.hook.name), next_check_ms=0))
