@@ -23,11 +23,12 @@ from app.operators.setup_steps import is_secret_generated, new_secret
 from app.settings.environment import Problem, SettingsError
 from app.settings.model import Hook, HookSettings, Settings
 from app.settings.stored import SECRET_KEY_MISSING, build_hook, change_hook, hook_problems
+from app.telemetry.connections import load_connection
 from app.visits.client import ClientError, Unauthorized
 from app.webhooks.payload import Payload
 from app.webhooks.registry import load_sources
 from app.webhooks.source import LoadedSource
-from app.webhooks.subscription import Refused
+from app.webhooks.subscription import Refused, Subscription
 
 FIRST_DELIVERY_POLL_S = 0.5
 #: Secrets of replaced subscriptions are still accepted for a while; older ones are not.
@@ -135,16 +136,20 @@ class Connections:
         await self._store(request, before, wanted, is_environment)
         if not source.subscription:
             connected = Connected(hook, url, account_id=account_id, new_secret=_secret_to_enter(before, request, hook))
-            return await self._by_hand(connected)
+            return await self._by_hand(connected, request)
         is_secret_new = before is None or not before.secrets
         try:
-            subscribed = await connector.ensure_subscriptions(is_secret_new=is_secret_new, newest_secret=True)
+            subscribed = await connector.ensure_subscriptions(
+                is_secret_new=is_secret_new,
+                newest_secret=True,
+                are_lost=await self._are_lost(request, source.subscription),
+            )
         except (Refused, ClientError, Unauthorized) as error:
             if source.subscription.is_by_hand_if_refused:
                 refusal = describe(error, source.definition.title)
                 secret = _secret_to_enter(before, request, hook)
                 connected = Connected(hook, url, account_name, account_id, refusal=refusal, new_secret=secret)
-                return await self._by_hand(connected)
+                return await self._by_hand(connected, request)
             if before is None and not (await self._states.get(name)).subscription_ids:
                 await self._stored.remove(name, self._actions)
             raise
@@ -166,10 +171,22 @@ class Connections:
         await self._actions.record("connected tool", f"{name}: {_summary(subscribed)}")
         return connected
 
-    async def _by_hand(self, connected: Connected) -> Connected:
-        """Store the connection of a hook whose webhooks a person sets up, and import the upcoming appointments once.
+    async def _are_lost(self, request: ConnectRequest, declaration: Subscription) -> bool:
+        """Whether the tool seems to have lost the subscriptions of the hook: it cannot be asked, and the hook is silent.
 
-        It is not managed: workers do not try to subscribe again.
+        A log-in is for an app that was removed at the tool, perhaps with its subscriptions.
+        """
+        settings, name = self._context.settings, request.hook
+        if declaration.can_ask or name not in settings.hooks:
+            return False
+        connection = await load_connection(self._context.ledger.redis, settings, name)
+        return connection.is_silent or connection.state == "credentials_expired" or request.tokens is not None
+
+    async def _by_hand(self, connected: Connected, request: ConnectRequest) -> Connected:
+        """Store the connection of a hook whose webhooks a person sets up, and import the upcoming appointments.
+
+        They are imported once, and after each log-in: the one before it may have ended long ago. The connection is not
+        managed: workers do not try to subscribe again.
         """
         hook, now_ms = connected.hook, int(self._context.ledger.redis.now_ms())
         state = await self._states.get(hook.name)
@@ -178,10 +195,11 @@ class Connections:
         was_connected = bool(state.connected_at_ms and await store_of(self._context).stored_id(hook.name))
         account_id = connected.account_id or state.account_id
         state = replace(state, detail=connected.refusal, account_id=account_id)
-        if not can_list(hook) or was_connected:
+        if not can_list(hook) or (was_connected and request.tokens is None):
             await self._states.save(state)
             return connected
-        await self._states.save(replace(state, account_name=connected.account_name, connected_at_ms=now_ms))
+        connected_at_ms = state.connected_at_ms or now_ms
+        await self._states.save(replace(state, account_name=connected.account_name, connected_at_ms=connected_at_ms))
         return await self._import(connected, await default_since(self._context, hook.name))
 
     async def _import(self, connected: Connected, since: datetime) -> Connected:

@@ -148,13 +148,20 @@ class Connector:
         return None if events is None else replace(subscription, events=events or NO_EVENTS)
 
     async def ensure_subscriptions(
-        self, *, is_secret_new: bool = False, newest_secret: bool = False, lasts_until: datetime | None = None
+        self,
+        *,
+        is_secret_new: bool = False,
+        newest_secret: bool = False,
+        lasts_until: datetime | None = None,
+        are_lost: bool = False,
     ) -> Subscribed:
         """Make the subscriptions of the hook what they should be.
 
         is_secret_new: the secret is younger than the subscriptions that may exist, so that none of them signs with it.
         newest_secret: replace those that sign with an older secret, though it is still accepted.
         lasts_until: subscriptions that expire before this time are renewed, or replaced.
+        are_lost: the tool cannot say whether it still has those that are stored, and seems to have lost them: they are
+            replaced. It may refuse a second one, so they are deleted first.
         """
         await self.note_new_url()
         existing = await self.own_subscriptions()
@@ -166,13 +173,16 @@ class Connector:
         usable = [
             each
             for each in existing
-            if self._is_usable(each, own_ids, state, is_secret_new) and not _expires_before(each, lasts_until)
+            if not are_lost
+            and self._is_usable(each, own_ids, state, is_secret_new)
+            and not _expires_before(each, lasts_until)
         ]
         usable.sort(key=lambda each: each.id not in own_ids)  # others may have another secret
         matching, missing = match_groups(self.declaration.groups, usable)
         adopted = [await self._activate(each) for each in matching]
         leftover = [each for each in existing if each not in matching]
-        if missing and self.declaration.is_url_unique:
+        deletes_first = bool(missing) and (self.declaration.is_url_unique or are_lost)
+        if deletes_first:
             await self.delete(leftover)
         if missing and self.declaration.is_event_unique:
             leftover += await self.delete_outdated()
@@ -181,7 +191,7 @@ class Connector:
             created.append(await self._create(group))
             await self._remember([*adopted, *created], leftover)
         leftover = [each for each in leftover if each.id not in {new.id for new in created}]
-        if not (missing and self.declaration.is_url_unique):
+        if not deletes_first:
             await self.delete(leftover)
         leftover += await self.delete_outdated()
         has_sent_nothing = bool(created) or not all(each.is_active for each in matching)

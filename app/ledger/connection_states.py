@@ -104,7 +104,8 @@ MEANINGS: Mapping[Health, str] = {
 PROBLEMS: Mapping[Health, tuple[str, str]] = {
     "degraded": (
         "{title} reports failing deliveries, signs with another secret, or has sent nothing for longer than usual",
-        "Check that PUBLIC_URL reaches this Doorbell, and see `doorbell rejections --hook {hook}`.",
+        "Check that PUBLIC_URL reaches this Doorbell, and see `doorbell rejections --hook {hook}`. If nothing arrives, run "
+        "`doorbell connect {source} --hook {hook}`.",
     ),
     "disabled": (
         "{title} no longer sends webhooks: it disabled the subscription",

@@ -282,6 +282,30 @@ async def test_connecting_again_catches_up_if_it_activates_a_disabled_subscripti
         assert 3 + AN_HOUR == days_ago(await newest(tool))
 
 
+@pytest.mark.parametrize("name", ["housecallpro", "jobber"])
+async def test_connecting_again_subscribes_again_if_the_tool_cannot_be_asked_and_the_hook_is_silent(
+    redis: Redis, name: str
+) -> None:
+    async with connected_tool(name, redis) as tool:
+        connections = Connections(tool.context, *stored_hooks(tool))
+        request = ConnectRequest(name, name)
+        await connections.connect(request)
+        count = len(tool.vendor.subscriptions)
+        not_silent, newest_at = await connections.connect(request), NOW - 3 * DAY
+        tool.vendor.subscriptions.clear()
+        await last_healthy(tool, newest_at)
+        await tool.states.save(replace(await tool.states.get(name), connected_at_ms=ms(newest_at)))
+        await redis.command("ZADD", f"bell:deliveries:{name}", ms(newest_at), "d1")
+
+        connected = await connections.connect(request)
+
+        assert not_silent.subscribed
+        assert (count, ()) == (len(not_silent.subscribed.adopted), not_silent.subscribed.created)
+        assert (count, True) == (len(tool.vendor.subscriptions), connected.is_importing)
+        assert 3 + AN_HOUR == days_ago(await newest(tool))
+        assert count == len((await tool.states.get(name)).subscription_ids)
+
+
 async def test_a_connection_that_is_interrupted_before_its_import_imports_when_it_is_connected_again(
     tool: ConnectedTool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

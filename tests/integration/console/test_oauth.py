@@ -422,6 +422,27 @@ async def test_a_revoked_connection_is_connected_again(tool: Tool, redis: Redis)
     assert after.id != before.id, "what changed meanwhile is caught up"
 
 
+async def test_a_log_in_again_catches_up_and_subscribes_again_where_the_tool_cannot_be_asked(
+    any_tool: Tool, redis: Redis
+) -> None:
+    """The app may have been removed at the tool, and its subscriptions with it."""
+    await any_tool.login.connect()
+    store = store_of(any_tool.context)
+    before, subscribed = await store.get(any_tool.name), len(any_tool.vendor.subscriptions)
+    connected = await ConnectionStates(redis).get(any_tool.name)
+    any_tool.vendor.subscriptions.clear()
+
+    response = await any_tool.login.reconnect()
+
+    assert f"/console/hooks/{any_tool.name}?done=connected" == response.headers["location"]
+    after = await store.get(any_tool.name)
+    assert before
+    assert after
+    assert (True, "connected") == (before.id != after.id, after.cause)
+    assert subscribed == len(any_tool.vendor.subscriptions)
+    assert connected.connected_at_ms == (await ConnectionStates(redis).get(any_tool.name)).connected_at_ms
+
+
 async def test_a_rotated_refresh_token_is_used_next(tool: Tool) -> None:
     tool.oauth.expires_in = 0
     await tool.login.connect()
