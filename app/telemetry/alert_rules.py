@@ -83,12 +83,13 @@ STOPPED_CALLS = Alert(
     key="circuit",
     name="DoorbellCallsStopped",
     message=f"Calls for the account {{account}} have been stopped for more than {STOPPED_AFTER_S / 60:.0f} minutes: the API "
-    "is down or rejects the token, or an operator paused the account.",
+    "is down, rejects the token or limits the rate, or an operator paused the account.",
     expr=f"max by (cell, account) ({metrics.CIRCUIT_OPEN}) == 1",
     for_min=round(STOPPED_AFTER_S / 60),
     command="doorbell overview",
     output="the cause, and how many changes wait",
-    fix="Set a valid token, wait for the API, or run `doorbell resume HOOK` with any hook of the account.",
+    fix="Set a valid token, wait for the API, or run `doorbell resume HOOK` with any hook of the account. If the API "
+    "limits the rate again and again, set VISITS_API_RATE.",
 )
 FAILURES = Alert(
     key="parked",

@@ -58,7 +58,7 @@ class Service:
 
         async def step(ledger: Ledger) -> bool:
             if await ledger.redis.command("EXISTS", "bell:circuit:main"):
-                await ledger.redis.command("HSET", "bell:circuit:main", "until", 0)
+                await ledger.redis.command("HSET", "bell:circuit:main", "until", 0, "limited_until", 0)
             for lock in await ledger.redis.command("KEYS", "bell:contact:*:lock"):
                 if 0 < await ledger.redis.command("PTTL", lock) < (LOCK_TTL_S - 5) * 1_000:
                     await ledger.redis.command("DEL", lock)

@@ -106,7 +106,7 @@ async def all_keys(redis: Redis) -> set[bytes]:
 
 
 async def end_circuit_pause(redis: Redis, account: str = "main") -> None:
-    await redis.command("HSET", f"bell:circuit:{account}", "until", 1)
+    await redis.command("HSET", f"bell:circuit:{account}", "until", 1, "limited_until", 1)
 
 
 async def now_ms(ledger: Ledger) -> int:

@@ -165,6 +165,7 @@ class World:
                     b"pending_since",
                     b"failed_since",
                     b"until",
+                    b"limited_until",
                     b"in_flight_until",
                     b"repeated_at",
                 ):

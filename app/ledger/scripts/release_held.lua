@@ -57,17 +57,13 @@ local function free_slots()
 end
 
 -- A circuit without a held task stays open for this long after a probe was due. While the API is down, a failed task waits before
--- it is held (RETRY_CAP_S); a task whose token was rejected is held at once.
-local UNUSED_MS = {down = 3600000, unauthorized = 0}
+-- it is held (RETRY_CAP_S); a task whose token was rejected, or whose call was answered 429, is held at once.
+local UNUSED_MS = {down = 3600000, unauthorized = 0, rate_limited = 0}
 
 if call('EXISTS', key.move .. account) == 1 then return 0 end
 local kind, open_until = unpack(call('HMGET', circuit, 'kind', 'until'))
 local is_open = kind ~= false
 if is_open and tonumber(open_until) > now then return 0 end
-if kind == 'rate_limited' then
-  call('DEL', circuit)
-  is_open = false
-end
 local count = tonumber(limit)
 if is_paced then count = math.min(count, free_slots()) end
 if count < 1 then return 0 end

@@ -63,6 +63,7 @@ local function move_back(setback_ms)
     if call('HEXISTS', circuit, 'until') == 1 and call('HGET', circuit, 'kind') ~= 'paused' then
       call('HINCRBY', circuit, 'until', -setback_ms)
     end
+    if call('HEXISTS', circuit, 'limited_until') == 1 then call('HINCRBY', circuit, 'limited_until', -setback_ms) end
     call('DEL', key.rate .. account)
   end
 end

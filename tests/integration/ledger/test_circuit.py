@@ -126,7 +126,7 @@ async def test_a_new_visit_of_an_open_circuit_is_released_as_any_other(ledger: L
     await hold(ledger, "A", CircuitSignal(kind="rate_limited", pause_s=30))
     await accept(ledger, change("B"))
     await accept(ledger, change("B", version=2))
-    await end_circuit_pause(redis)
+    await redis.command("DEL", "bell:circuit:main")
 
     assert 2 == await ledger.release_held("main")
 
@@ -230,7 +230,7 @@ async def test_a_failed_probe_opens_the_circuit_again(ledger: Ledger, redis: Red
     assert {visit_task("A"), visit_task("B")} == set(await ledger.task_ids("held:main"))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(("kind", "unused_s"), [("unauthorized", 0), ("down", 3_600)])
+@pytest.mark.parametrize(("kind", "unused_s"), [("unauthorized", 0), ("rate_limited", 0), ("down", 3_600)])
 async def test_a_circuit_that_nothing_can_probe_any_more_is_closed(
     ledger: Ledger, redis: Redis, kind: str, unused_s: int
 ) -> None:
@@ -496,6 +496,76 @@ async def test_a_success_does_not_end_a_rate_limit_pause(ledger: Ledger, redis: 
 
     assert (0, 1) == (early, late)
     assert isinstance(await ledger.lease(visit_task("A"), account="main"), Lease)
+
+
+async def run_probe(ledger: Ledger, outcome: Outcome) -> float:
+    """Run the probe of the circuit, once it is due. Return until when the circuit is then open, in seconds from now."""
+    await end_circuit_pause(ledger.redis)
+    assert 1 == await ledger.release_held("main")
+    [probe] = await ledger.task_ids("queued")
+    lease = await ledger.lease(probe, account="main")
+    assert isinstance(lease, Lease)
+    await ledger.complete(lease, outcome, account="main")
+    until = await ledger.redis.command("HGET", "bell:circuit:main", "until")
+    return float(until or 0) / 1000 - (await ledger.server_time()).timestamp()
+
+
+def limited(pause_s: float) -> Outcome:
+    signal = CircuitSignal(kind="rate_limited", pause_s=pause_s)
+    return Outcome(state="held", attempt=attempt("429"), circuit_signal=signal)
+
+
+async def test_after_a_rate_limit_pause_one_visit_runs_until_a_call_succeeds(ledger: Ledger, redis: Redis) -> None:
+    await hold(ledger, "A", CircuitSignal(kind="rate_limited", pause_s=15))
+    for visit in "BC":
+        await accept(ledger, change(visit))
+
+    await run_probe(ledger, done(circuit_signal=CircuitSignal(kind="ok")))
+
+    assert not await redis.command("EXISTS", "bell:circuit:main")
+    assert 2 == await ledger.release_held("main")
+
+
+async def test_a_rate_limit_that_does_not_end_is_one_circuit(ledger: Ledger, redis: Redis) -> None:
+    """Otherwise the alert about stopped calls would never start: each 429 stops them for some seconds."""
+    await hold(ledger, "A", CircuitSignal(kind="rate_limited", pause_s=15))
+    await accept(ledger, change("B"))
+    await redis.command("HSET", "bell:circuit:main", "since", 1_000)
+
+    pauses = [round(await run_probe(ledger, limited(pause_s))) for pause_s in (15, 7, 40)]
+    pauses.append(round(await run_probe(ledger, waiting(circuit_signal=DOWN))))
+    pauses.append(round(await run_probe(ledger, limited(15))))
+
+    # After a failure of another kind the pauses double from 1 s again, however many calls were answered 429 before.
+    assert [15, 7, 40, 1, 15] == pauses
+    assert b"1000" == await redis.command("HGET", "bell:circuit:main", "since")
+
+
+async def test_a_rejected_token_does_not_shorten_a_rate_limit_pause(ledger: Ledger, redis: Redis) -> None:
+    for visit in "BC":
+        await accept(ledger, change(visit))
+    running = [await start_run(ledger, visit, account="main") for visit in "BC"]
+    await hold(ledger, "A", CircuitSignal(kind="rate_limited", pause_s=600))
+    first = await redis.command("HGET", "bell:circuit:main", "until")
+
+    refused = Outcome(state="held", attempt=attempt(), circuit_signal=CircuitSignal(kind="unauthorized", pause_s=30))
+    await ledger.complete(running[0], refused, account="main")
+    await ledger.complete(running[1], done(circuit_signal=CircuitSignal(kind="ok")), account="main")
+
+    assert [b"unauthorized", first] == await redis.command("HMGET", "bell:circuit:main", "kind", "until")
+
+
+async def test_a_rate_limit_pause_follows_the_clock_of_the_server(ledger: Ledger, redis: Redis) -> None:
+    """A worker's heartbeat of an hour later shows that the clock went back."""
+    await hold(ledger, "A", CircuitSignal(kind="rate_limited", pause_s=3_601))
+    in_an_hour = int((await ledger.server_time()).timestamp() * 1000) + 3_600_000
+    await redis.command("ZADD", "bell:workers", in_an_hour, "w")
+
+    await ledger.requeue_due()
+
+    times = await redis.command("HMGET", "bell:circuit:main", "until", "limited_until")
+    now_s = (await ledger.server_time()).timestamp()
+    assert [True, True] == [float(until) / 1000 - now_s < 2 for until in times]
 
 
 def on_day(day: int) -> datetime:

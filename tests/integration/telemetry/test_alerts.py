@@ -16,6 +16,7 @@ from app.demo.valkey import free_port
 from app.ledger import keys
 from app.ledger.connection_states import ConnectionState, ConnectionStates, Health
 from app.ledger.ledger import Ledger
+from app.ledger.records import CircuitSignal, Outcome
 from app.ledger.redis import Redis
 from app.settings.environment import read_environment
 from app.settings.model import Settings
@@ -23,7 +24,18 @@ from app.telemetry.alerts import AlertMonitor
 from app.telemetry.metrics import snapshot
 from app.telemetry.rejections import Rejections
 from tests.support.harness import SECRET, Harness, wait_until
-from tests.support.ledger import accept, backdate, change, complete_run, parked, start_run, visit_task
+from tests.support.ledger import (
+    accept,
+    attempt,
+    backdate,
+    change,
+    complete_run,
+    done,
+    end_circuit_pause,
+    parked,
+    start_run,
+    visit_task,
+)
 
 
 class Channel(ThreadingHTTPServer):
@@ -138,6 +150,29 @@ async def stop_calls(scene: Scene) -> None:
     await scene.redis.command("HSET", "bell:circuit:main", "since", int((time.time() - 700) * 1000))
 
 
+async def run_limited(scene: Scene) -> None:
+    limited = CircuitSignal(kind="rate_limited", pause_s=15)
+    outcome = Outcome(state="held", attempt=attempt("429"), circuit_signal=limited)
+    await scene.ledger.complete(await start_run(scene.ledger, "A", "main"), outcome, "main")
+
+
+async def limit_rate(scene: Scene) -> None:
+    """Have the API answer 429 again and again for twelve minutes. Each pause is short."""
+    await accept(scene.ledger, change("A"))
+    await run_limited(scene)
+    await scene.redis.command("HINCRBY", "bell:circuit:main", "since", -720_000)
+    await end_circuit_pause(scene.redis)
+    assert 1 == await scene.ledger.release_held("main")
+    await run_limited(scene)
+
+
+async def end_rate_limit(scene: Scene) -> None:
+    await end_circuit_pause(scene.redis)
+    await scene.ledger.release_held("main")
+    run = await start_run(scene.ledger, "A", "main")
+    await scene.ledger.complete(run, done(circuit_signal=CircuitSignal(kind="ok")), "main")
+
+
 async def park(scene: Scene) -> None:
     await accept(scene.ledger, change("A"))
     await scene.ledger.complete(await start_run(scene.ledger, "A"), parked())
@@ -191,6 +226,7 @@ async def add_delivery(scene: Scene) -> None:
         pytest.param(
             stop_calls, lambda scene: scene.ledger.pause("main", False), "Calls for the account main have", id="circuit"
         ),
+        pytest.param(limit_rate, end_rate_limit, "Calls for the account main have", id="rate-limit"),
         pytest.param(
             park, lambda scene: scene.minutes_later(12), "New failures in the last ten minutes: 1", id="parked"
         ),

@@ -1,8 +1,9 @@
 --- The circuit of an account. Its hash exists while the circuit is open.
 --- @field kind down, unauthorized, rate_limited or paused
 --- @field since when it opened
---- @field until when the next probe may run; for rate_limited, when the circuit closes
---- @field failures how many calls failed since it opened
+--- @field until when the next probe may run
+--- @field limited_until until when the API allows no calls, as a 429 said
+--- @field failures how many calls failed in a row since its kind last changed
 --- @field probe the task that may run although the circuit is open
 --- @field failed_source the source of the last probe that failed
 --- @include lib/state
@@ -70,16 +71,17 @@ local function is_outage(outcomes, threshold, task, took_ms)
   return failed >= threshold and succeeded * 4 <= failed
 end
 
--- Apply the signal of a run to the circuit of its account. A success closes a circuit that is down or unauthorized; one that is
--- rate_limited closes at the time that the API named. While a circuit is down, only the failure of its probe counts, and each
--- doubles the wait.
+-- Apply the signal of a run to the circuit of its account. A success closes it, unless the API allows no calls yet: the run then
+-- began before the 429. While a circuit is open, only `down` of its probe counts, and each doubles the wait. The circuit stays
+-- open until a call succeeds, so `since` shows how long none did, even if each pause of a rate limit is short.
 local function update_circuit(account, signal, wait_ms, threshold, task, took_ms)
   local circuit, outcomes = key.circuit .. account, key.outcomes .. account
-  local kind, probe = unpack(call('HMGET', circuit, 'kind', 'probe'))
+  local kind, probe, limited_until = unpack(call('HMGET', circuit, 'kind', 'probe', 'limited_until'))
   if kind == 'paused' then return end
+  limited_until = tonumber(limited_until or 0)
   if signal == 'ok' then
     record_outcome(outcomes, '+' .. string.format('%.0f', now))
-    if kind and kind ~= 'rate_limited' then call('DEL', circuit) end
+    if kind and limited_until <= now then call('DEL', circuit) end
     return
   end
   if signal == 'down' then
@@ -88,13 +90,12 @@ local function update_circuit(account, signal, wait_ms, threshold, task, took_ms
   call('SADD', key.circuits, account)
   call('HSETNX', circuit, 'since', now)
   if signal == 'down' and kind then call('HSET', circuit, 'failed_source', source_of(task)) end
+  if kind ~= signal then call('HDEL', circuit, 'failures') end
   local failures = call('HINCRBY', circuit, 'failures', 1)
   if signal == 'down' then wait_ms = math.min(wait_ms, 1000 * 2 ^ (failures - 1)) end
-  local open_until = now + wait_ms
   -- A call that was sent before may be answered without the time that the API named to another one.
-  if signal == 'rate_limited' and kind == 'rate_limited' then
-    open_until = math.max(open_until, tonumber(call('HGET', circuit, 'until')))
-  end
+  local open_until = math.max(now + wait_ms, limited_until)
+  if signal == 'rate_limited' then call('HSET', circuit, 'limited_until', open_until) end
   call('HSET', circuit, 'kind', signal, 'until', open_until)
   call('HDEL', circuit, 'probe')
 end
