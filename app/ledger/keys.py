@@ -268,7 +268,7 @@ KEY_KINDS = (
     ),
     KeyKind("bell:circuits", "permanent", "the accounts whose circuit was ever open", _ALWAYS),
     KeyKind("bell:rate:*", "expires", "the next free slot for a call of an account", _SHORT),
-    KeyKind("bell:last-done", "permanent", "when a task was last done", _ALWAYS),
+    KeyKind("bell:last-done", "permanent", "when a task last ended, or held tasks became due", _ALWAYS),
     KeyKind("bell:shard-probe:*", "expires", "a test of whether commands see what a script has written", _SHORT),
     KeyKind("bell:schema", "permanent", "the version of the keys and their contents", _ALWAYS),
     KeyKind(

@@ -7,11 +7,22 @@ from datetime import UTC, datetime
 import pytest
 
 from app.ledger.ledger import Ledger
-from app.ledger.records import CircuitSignal
+from app.ledger.records import CircuitSignal, Lease
 from app.ledger.redis import Redis
 from app.telemetry.health import load_backlog
 from tests.support.harness import Harness
-from tests.support.ledger import accept, backdate, change, complete_run, done, parked, start_run, visit_task, waiting
+from tests.support.ledger import (
+    accept,
+    backdate,
+    change,
+    complete_run,
+    done,
+    end_circuit_pause,
+    parked,
+    start_run,
+    visit_task,
+    waiting,
+)
 
 DAY_S = 86_400
 
@@ -82,6 +93,49 @@ async def test_tasks_are_not_stalled_right_after_a_resume(ledger: Ledger, redis:
     await ledger.pause("main", False)
 
     assert not (await load_backlog(redis, ["main"])).is_stalled
+
+
+@pytest.mark.parametrize("ending", ["applied", "waits", "account-removed"])
+async def test_tasks_are_not_stalled_right_after_a_circuit_closes(ledger: Ledger, redis: Redis, ending: str) -> None:
+    """One release queues 200 of the held tasks, which are all older than the limit of a stall."""
+    count = 210
+    for number in range(count):
+        await accept(ledger, change(f"v{number}"))
+    limited = CircuitSignal(kind="rate_limited", pause_s=3_600)
+    run = await start_run(ledger, "v0", "main")
+    await ledger.complete(run, waiting(retry_in_s=60, circuit_signal=limited), account="main")
+    for number in range(1, count):
+        assert "held" == await ledger.lease(visit_task(f"v{number}"), "main")
+        await redis.command("HINCRBY", f"bell:{visit_task(f'v{number}')}", "pending_since", -DAY_S * 1000)
+    await set_last_done(redis, DAY_S)
+
+    backlogs = [await load_backlog(redis, ["main"])]
+    if ending == "account-removed":
+        await ledger.delete_circuit("main")
+    else:
+        await end_circuit_pause(redis)
+        assert 1 == await ledger.release_held("main")
+        backlogs.append(await load_backlog(redis, ["main"]))
+        [probe] = await ledger.task_ids("queued")
+        success = CircuitSignal(kind="ok")
+        outcome = done(circuit_signal=success) if ending == "applied" else waiting(circuit_signal=success)
+        lease = await ledger.lease(probe, "main")
+        assert isinstance(lease, Lease)
+        await ledger.complete(lease, outcome, account="main")
+    backlogs.append(await load_backlog(redis, ["main"]))
+    assert 200 == await ledger.release_held("main")
+    backlogs.append(await load_backlog(redis, ["main"]))
+
+    assert not any(backlog.is_stalled for backlog in backlogs)
+
+
+async def test_an_account_without_a_circuit_is_no_progress(ledger: Ledger, redis: Redis) -> None:
+    await set_last_done(redis, 1_000)
+    before = await redis.command("GET", "bell:last-done")
+
+    await ledger.delete_circuit("main")
+
+    assert before == await redis.command("GET", "bell:last-done")
 
 
 async def test_done_and_parked_tasks_are_progress_and_waiting_tasks_are_not(ledger: Ledger, redis: Redis) -> None:

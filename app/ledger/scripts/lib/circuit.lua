@@ -7,6 +7,7 @@
 --- @field probe the task that may run although the circuit is open
 --- @field failed_source the source of the last probe that failed
 --- @include lib/state
+--- @include lib/progress
 --- @include lib/values
 --- @include lib/change_time
 
@@ -81,7 +82,10 @@ local function update_circuit(account, signal, wait_ms, threshold, task, took_ms
   limited_until = tonumber(limited_until or 0)
   if signal == 'ok' then
     record_outcome(outcomes, '+' .. string.format('%.0f', now))
-    if kind and limited_until <= now then call('DEL', circuit) end
+    if kind and limited_until <= now then
+      call('DEL', circuit)
+      note_progress()  -- the time while calls were stopped must not count as a lack of progress
+    end
     return
   end
   if signal == 'down' then

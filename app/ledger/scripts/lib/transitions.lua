@@ -1,14 +1,12 @@
 --- How a run ends, or a task without one.
 --- @include lib/state
+--- @include lib/progress
 
 -- For an id whose visit has its state elsewhere.
 local function clear_state(task)
   remove_from_state(task, get_fields(task, 'state'))
   call('HDEL', key.task .. task, 'state', 'lease', 'expired_leases')
 end
-
--- Store the time at which a task last ended. An alert starts if it does not change while tasks are due.
-local function note_progress() call('SET', key.last_done, now) end
 
 local function wait(task, due, reason)
   set_state(task, 'waiting', due)
