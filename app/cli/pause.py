@@ -28,8 +28,8 @@ def pause(hook: str) -> None:
 def resume(hook: str) -> None:
     """Resume calls to the Visits API for a hook's account.
 
-    Held tasks run, those of the earliest visits first. HOOK may also be an account whose hooks were removed from the
-    settings.
+    Held tasks run, those of the earliest visits first; if the API limits the rate, not before it allows calls again.
+    HOOK may also be an account whose hooks were removed from the settings.
     """
     account, hooks = _set_paused(hook, False)
     print_message(f"{hooks}: calls for the account {account} are resumed")

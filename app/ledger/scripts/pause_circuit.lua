@@ -1,5 +1,6 @@
 #!lua flags=allow-oom,allow-cross-slot-keys
---- pause_circuit: Pause an account until an operator resumes it, or resume it.
+--- pause_circuit: Pause an account until an operator resumes it, or resume it. If the API allows no calls yet, because of a 429
+--- before or during the pause, the circuit is then rate_limited.
 --- is_paused: 1 | 0
 --- @args account is_paused
 --- @returns 1 if this changed the circuit, else 0
@@ -8,10 +9,19 @@
 local NEVER = '9007199254740991'  -- the greatest integer that Lua can hold
 local circuit = key.circuit .. account
 local was_paused = call('HGET', circuit, 'kind') == 'paused'
-if is_paused == '0' then
-  if was_paused then note_progress() end  -- the pause must not count as a lack of progress
-  return was_paused and call('DEL', circuit) or 0
+
+local function resume()
+  local limited_until = call('HGET', circuit, 'limited_until')
+  if limited_until and tonumber(limited_until) > now then
+    call('HSET', circuit, 'kind', 'rate_limited', 'until', limited_until)
+  else
+    call('DEL', circuit)
+  end
+  note_progress()  -- the pause must not count as a lack of progress
+  return 1
 end
+
+if is_paused == '0' then return was_paused and resume() or 0 end
 if was_paused then return 0 end
 call('SADD', key.circuits, account)
 call('HDEL', circuit, 'probe')

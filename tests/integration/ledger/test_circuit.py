@@ -186,6 +186,42 @@ async def test_no_response_resumes_a_paused_account(ledger: Ledger, redis: Redis
     assert [0, 0] == [(await ledger.load_task(visit_task(visit))).failed_attempts for visit in "BC"]
 
 
+@pytest.mark.parametrize("limited_first", [True, False])
+async def test_calls_wait_for_retry_after_although_an_operator_resumes_the_account(
+    ledger: Ledger, redis: Redis, limited_first: bool
+) -> None:
+    """The 429 comes before the pause, or from a call that was in progress when it began."""
+    await accept(ledger, change("A"))
+    running = await start_run(ledger, "A", account="main")
+    if limited_first:
+        await ledger.complete(running, limited(600), account="main")
+        assert await ledger.pause("main")
+    else:
+        assert await ledger.pause("main")
+        await ledger.complete(running, limited(600), account="main")
+    assert b"paused" == await redis.command("HGET", "bell:circuit:main", "kind")
+
+    assert await ledger.pause("main", False)
+
+    kind, until = await redis.command("HMGET", "bell:circuit:main", "kind", "until")
+    assert (b"rate_limited", 600) == (kind, round(float(until) / 1000 - (await ledger.server_time()).timestamp()))
+    assert 0 == await ledger.release_held("main")
+    assert not await ledger.pause("main", False)
+    await end_circuit_pause(redis)
+    assert 1 == await ledger.release_held("main")
+
+
+async def test_resume_closes_the_circuit_when_the_time_of_retry_after_has_passed(ledger: Ledger, redis: Redis) -> None:
+    await hold(ledger, "A", CircuitSignal(kind="rate_limited", pause_s=600))
+    await ledger.pause("main")
+    await redis.command("HSET", "bell:circuit:main", "limited_until", 1)
+
+    assert await ledger.pause("main", False)
+
+    assert not await redis.command("EXISTS", "bell:circuit:main")
+    assert 1 == await ledger.release_held("main")
+
+
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [

@@ -72,14 +72,17 @@ local function is_outage(outcomes, threshold, task, took_ms)
   return failed >= threshold and succeeded * 4 <= failed
 end
 
--- Apply the signal of a run to the circuit of its account. A success closes it, unless the API allows no calls yet: the run then
+-- Apply the signal of a run to the circuit of its account. In a pause, only the time of a 429 is stored. A success closes it, unless the API allows no calls yet: the run then
 -- began before the 429. While a circuit is open, only `down` of its probe counts, and each doubles the wait. The circuit stays
 -- open until a call succeeds, so `since` shows how long none did, even if each pause of a rate limit is short.
 local function update_circuit(account, signal, wait_ms, threshold, task, took_ms)
   local circuit, outcomes = key.circuit .. account, key.outcomes .. account
   local kind, probe, limited_until = unpack(call('HMGET', circuit, 'kind', 'probe', 'limited_until'))
-  if kind == 'paused' then return end
   limited_until = tonumber(limited_until or 0)
+  if kind == 'paused' then
+    if signal == 'rate_limited' then call('HSET', circuit, 'limited_until', math.max(now + wait_ms, limited_until)) end
+    return
+  end
   if signal == 'ok' then
     record_outcome(outcomes, '+' .. string.format('%.0f', now))
     if kind and limited_until <= now then
