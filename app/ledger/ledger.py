@@ -15,6 +15,7 @@ from app.ledger import keys, scripts
 from app.ledger.bodies import Bodies, BodyUnreadable
 from app.ledger.compression import compress
 from app.ledger.ids import TaskId, delivery_key, is_id_of, new_assignment_id, new_delivery_id, new_id, new_token
+from app.ledger.reasons import CIRCUIT_REASONS, reason_now
 from app.ledger.records import (
     DEDUP_TTL_S,
     NO_CAUSE,
@@ -600,15 +601,48 @@ class Ledger:
 
     async def load_task(self, task_id: TaskId, alias_depth: int = 0) -> Task:
         """Raise NotFound."""
+        [task] = await self._with_reasons_now([await self._load_stored(task_id, alias_depth)])
+        return task
+
+    async def load_aliases(self, task_id: TaskId) -> list[Task]:
+        """Return the tasks of all ids of a visit, the primary first. Raises NotFound."""
+        await self._load_stored(task_id)
+        aliases = await self.redis.script(scripts.load_visit(task=task_id))
+        return await self._with_reasons_now([_decode_task(*alias) for alias in aliases])
+
+    async def _load_stored(self, task_id: TaskId, alias_depth: int = 0) -> Task:
         hash = await self.redis.command("HGETALL", f"{keys.TASK}{task_id}")
         if not hash:
             raise NotFound(task_id)
         return _decode_task(task_id.encode(), alias_depth, hash)
 
-    async def load_aliases(self, task_id: TaskId) -> list[Task]:
-        """Return the tasks of all ids of a visit, the primary first. Raises NotFound."""
-        await self.load_task(task_id)
-        return [_decode_task(*member) for member in await self.redis.script(scripts.load_visit(task=task_id))]
+    async def _with_reasons_now(self, tasks: list[Task]) -> list[Task]:
+        accounts = {task.account for task in tasks if task.state == "held"}
+        if not accounts:
+            return tasks
+        reasons = await self.reasons_to_hold(accounts)
+        return [
+            task._replace(reason=reason_now(task.reason, reasons[task.account])) if task.state == "held" else task
+            for task in tasks
+        ]
+
+    async def reasons_to_hold(self, accounts: Iterable[str]) -> dict[str, str]:
+        """Return why no visit of each account runs now; empty if they may run.
+
+        The reason that is stored with a held visit is older: it would take too long to replace it in 100,000 visits.
+        """
+        accounts = list(accounts)
+        replies = await self.redis.pipeline(
+            [
+                command
+                for account in accounts
+                for command in (("HGET", f"{keys.CIRCUIT}{account}", "kind"), ("EXISTS", f"{keys.MOVE}{account}"))
+            ]
+        )
+        return {
+            account: "account_moves" if is_moving else CIRCUIT_REASONS.get((kind or b"").decode(), "")
+            for account, kind, is_moving in zip(accounts, replies[::2], replies[1::2], strict=True)
+        }
 
     async def task_ids(self, state: TaskState, limit: int = 1_000) -> list[str]:
         """Return the tasks in a state, oldest first."""

@@ -292,6 +292,26 @@ def find_reason(text: str) -> Reason:
     return FAILED_CALLS["another 4xx" if is_client_error else "5xx, 408, 425 or no response"]
 
 
+#: Why an open circuit holds the visits of its account, by its kind. scripts/lib/circuit_reasons.lua has the same.
+CIRCUIT_REASONS = {
+    "down": "api_down",
+    "unauthorized": "token_rejected",
+    "rate_limited": "api_rate_limited",
+    "paused": "account_paused",
+}
+
+
+def reason_now(stored: str, account_reason: str) -> str:
+    """Return the reason of a held visit.
+
+    stored: since it was held, when another cause may have stopped the calls. account_reason: why no visit of its account
+    runs now; empty if they may run.
+    """
+    if not account_reason or find_reason(stored) == find_reason(account_reason):
+        return stored  # which may name the call that failed
+    return account_reason
+
+
 #: Reasons of ignored deliveries. Sources have others: names of events, and short phrases.
 IGNORED = {
     "record_gone": "the tool has deleted the record",

@@ -14,6 +14,7 @@ from typing import Any
 from app.ledger import keys
 from app.ledger.ids import TaskId, delivery_of
 from app.ledger.ledger import Ledger, known_accounts
+from app.ledger.reasons import reason_now
 from app.ledger.records import DeliveryInfo, NotFound
 from app.ledger.times import iso_timestamp
 from app.operators import search_index
@@ -361,16 +362,23 @@ class Lists:
         return {
             task_id
             for task_id, (reason, since) in zip(task_ids, fields, strict=True)
-            if filter.reason in (reason or b"").decode()
+            if filter.reason in reason
             and filter.source in ("", sources[task_id])
-            and filter.since_ms <= float(since or 0) <= filter.until_ms
+            and filter.since_ms <= since <= filter.until_ms
         }
 
-    async def _reasons(self, task_ids: Sequence[TaskId]) -> list[tuple[bytes | None, bytes | None]]:
-        """Return the reason of each task, and when it became pending."""
-        return await self._redis.pipeline(
-            [("HMGET", f"{keys.TASK}{task_id}", "reason", "pending_since") for task_id in task_ids]
-        )
+    async def _reasons(self, task_ids: Sequence[TaskId]) -> list[tuple[str, float]]:
+        """Return the reason of each task, and when it became pending, in ms."""
+        commands = [("HMGET", f"{keys.TASK}{task_id}", "state", "reason", "pending_since") for task_id in task_ids]
+        stored = list(zip(task_ids, await self._redis.pipeline(commands), strict=True))
+        held_in = {task_id.account for task_id, (state, _, _) in stored if state == b"held"}
+        account_reasons = await self._ledger.reasons_to_hold(held_in)
+
+        def reason_of(task_id: TaskId, state: bytes | None, reason: bytes | None) -> str:
+            text = (reason or b"").decode()
+            return reason_now(text, account_reasons[task_id.account]) if state == b"held" else text
+
+        return [(reason_of(task_id, state, reason), float(since or 0)) for task_id, (state, reason, since) in stored]
 
     async def _iter_reasons(self, state: str) -> AsyncIterator[list[tuple[TaskId, str, str, float]]]:
         """Yield pages of (task, source, reason, time in ms when it became pending) of a state, newest first."""
@@ -381,7 +389,7 @@ class Lists:
                 fields = await self._reasons(task_ids)
                 sources = await self._sources_of_tasks(task_ids)
                 yield [
-                    (task_id, sources[task_id], (reason or b"").decode(), float(since or 0))
+                    (task_id, sources[task_id], reason, since)
                     for task_id, (reason, since) in zip(task_ids, fields, strict=True)
                 ]
                 if len(task_ids) < REASON_BATCH:

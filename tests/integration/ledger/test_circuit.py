@@ -2,12 +2,13 @@
 
 import asyncio
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
 
 from app.ledger.ledger import Ledger
-from app.ledger.reasons import REASONS
+from app.ledger.reasons import CIRCUIT_REASONS, REASONS
 from app.ledger.records import (
     Attempt,
     CircuitSignal,
@@ -24,6 +25,7 @@ from tests.support.ledger import (
     done,
     end_circuit_pause,
     jobs,
+    parked,
     start_run,
     state_of,
     visit_task,
@@ -240,9 +242,48 @@ async def test_a_task_that_an_open_circuit_holds_says_why(ledger: Ledger, redis:
     await ledger.requeue_due()
 
     assert "held" == await ledger.lease(visit_task("A"), account="main")
-    assert reason == (await ledger.load_task(visit_task("A"))).reason
-    assert not await redis.command("HEXISTS", f"bell:{visit_task('A')}", "retry_at")
+    stored = await redis.command("HMGET", f"bell:{visit_task('A')}", "reason", "retry_at")
+    assert [reason.encode(), None] == stored
     assert reason in REASONS
+    assert reason == CIRCUIT_REASONS[kind]
+
+
+async def reason_of(ledger: Ledger, visit: str) -> str:
+    [from_aliases] = await ledger.load_aliases(visit_task(visit))
+    task = await ledger.load_task(visit_task(visit))
+    assert (from_aliases.state, from_aliases.reason) == (task.state, task.reason)
+    return task.reason
+
+
+async def test_the_reason_of_a_held_visit_is_that_of_the_circuit_now(ledger: Ledger, redis: Redis) -> None:
+    await accept(ledger, change("limited"))
+    run = await start_run(ledger, "limited", account="main")
+    refused = replace(limited(60), reason="GET /visits/:id: 429")
+    await ledger.complete(run, refused, account="main")
+    await accept(ledger, change("new"))
+
+    async def reasons() -> tuple[str, str]:
+        return await reason_of(ledger, "limited"), await reason_of(ledger, "new")
+
+    assert ("GET /visits/:id: 429", "api_rate_limited") == await reasons()  # the first names the call
+    await ledger.pause("main")
+    assert ("account_paused", "account_paused") == await reasons()
+    await redis.command("HSET", "bell:move:main", "phase", "copying")
+    assert ("account_moves", "account_moves") == await reasons()
+    await redis.command("DEL", "bell:move:main")
+    await redis.command("HSET", "bell:circuit:main", "kind", "down")
+    assert ("api_down", "api_down") == await reasons()
+    await redis.command("DEL", "bell:circuit:main")  # a worker is about to release them
+    assert ("GET /visits/:id: 429", "api_rate_limited") == await reasons()
+
+
+async def test_only_held_visits_have_the_reason_of_their_circuit(ledger: Ledger) -> None:
+    await accept(ledger, change("A"))
+    await ledger.complete(await start_run(ledger, "A", account="main"), parked("contact_unknown"), account="main")
+
+    await ledger.pause("main")
+
+    assert "contact_unknown" == await reason_of(ledger, "A")
 
 
 async def test_resume_does_not_close_a_circuit_that_failures_opened(ledger: Ledger, redis: Redis) -> None:

@@ -34,6 +34,7 @@ from app.webhooks.delivery import Delivery
 from app.webhooks.signatures.scheme import fingerprint
 from tests.support.cases import each
 from tests.support.harness import Harness, wait_until
+from tests.support.ledger import accept, change, visit_task
 from tests.support.ledger_client import LedgerClient, end_leases
 
 STATIC = files("app.console").joinpath("static")
@@ -129,6 +130,23 @@ async def test_counts_are_kept_while_redis_is_down(redis: Redis) -> None:
     [(_, counts)] = await counters.hourly_counts(redis, 1)
     assert 2 == counts["standard", "accepted"]
     assert "d1" == await counters.delivery_of_request(redis, "req-1")
+
+
+async def test_held_visits_are_listed_by_the_reason_of_their_circuit_now(ledger: Ledger) -> None:
+    lists = Lists(ledger, settings := read_environment(SETTINGS), Explain(ledger, settings))
+    await ledger.redis.command("HSET", "bell:circuit:main", "kind", "down", "since", 1)
+    for visit in "AB":
+        await accept(ledger, change(visit))
+        await ledger.lease(visit_task(visit), "main")
+    await ledger.pause("main")
+
+    listed = {}
+    for reason in ("account_paused", "api_down"):
+        filter = Filter(state="held", reason=reason)
+        rows = (await lists.deliveries(filter)).rows
+        listed[reason] = await lists.count(filter), [(row["state"], row["reason"]) for row in rows]
+
+    assert {"account_paused": (2, [("held", "account_paused")] * 2), "api_down": (0, [])} == listed
 
 
 async def test_the_neighbors_of_a_delivery_are_right_although_older_ones_expire_meanwhile(

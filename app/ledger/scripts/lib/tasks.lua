@@ -20,7 +20,7 @@
 --- @field pending_since since when the task is unfinished
 --- @field retry_at when a waiting task is due
 --- @field repeated_at when a repeat last queued the task, or will queue it
---- @field reason why the task is waiting, held or parked
+--- @field reason why the task is waiting or parked, or was held; the circuit has why it is held now
 --- @field failed_attempts how many attempts failed in a row
 --- @field failed_since when the first of them failed
 --- @field in_flight_until until when a call of the last run may still change the visit in the API
