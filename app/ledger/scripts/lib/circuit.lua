@@ -72,9 +72,10 @@ local function is_outage(outcomes, threshold, task, took_ms)
   return failed >= threshold and succeeded * 4 <= failed
 end
 
--- Apply the signal of a run to the circuit of its account. In a pause, only the time of a 429 is stored. A success closes it, unless the API allows no calls yet: the run then
--- began before the 429. While a circuit is open, only `down` of its probe counts, and each doubles the wait. The circuit stays
--- open until a call succeeds, so `since` shows how long none did, even if each pause of a rate limit is short.
+-- Apply the signal of a run to the circuit of its account. A success closes the circuit, unless the API allows no calls yet: the
+-- run then began before the 429. While the circuit is open, only `down` of its probe counts, and each doubles the wait. It stays
+-- open until a call succeeds, so `since` shows how long none did, even if each wait of a rate limit is short. If an operator paused
+-- the account, only the time that a 429 named is stored.
 local function update_circuit(account, signal, wait_ms, threshold, task, took_ms)
   local circuit, outcomes = key.circuit .. account, key.outcomes .. account
   local kind, probe, limited_until = unpack(call('HMGET', circuit, 'kind', 'probe', 'limited_until'))
