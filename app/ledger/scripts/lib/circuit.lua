@@ -15,7 +15,7 @@ local function source_of(task) return string.match(task, '/([^-]*)') end
 
 -- The time in the newest change with a time of one id; or nil.
 local function newest_time(task)
-  local newest_order, newest = -1, nil
+  local newest_order, newest = -math.huge, nil
   for _, value in pairs(load_values(key.task .. task, 'change:')) do
     local change = cjson.decode(string.match(value, '^%d+ (.*)$'))
     local time = time_in(change)
