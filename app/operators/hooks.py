@@ -58,9 +58,16 @@ def list_hooks(settings: Settings) -> list[HookSummary]:
     """Return all hooks by name, also stored ones that are not in use."""
     in_use = [_summary(settings, name, hook) for name, hook in settings.hooks.items()]
     overridden = [
-        HookSummary(name, "stored", "overridden", hook.source or name, detail="the hook of the environment is used")
-        for name, hook in settings.all_stored_hooks.items()
-        if name in settings.environment_hooks
+        HookSummary(
+            name,
+            "stored",
+            "overridden",
+            (hook.source or name) if hook else "",
+            detail="the hook of the environment is used"
+            if hook
+            else "it cannot be read; the hook of the environment is used",
+        )
+        for name, hook in settings.overridden_hooks.items()
     ]
     unusable = [
         HookSummary(name, "stored", "unusable", detail=reason) for name, reason in settings.unusable_hooks.items()

@@ -462,6 +462,12 @@ class Settings(BaseModel):
         """By name, why a stored hook cannot be used."""
         return {name: reason for name, reason in self._unusable_hooks.items() if name not in self.environment_hooks}
 
+    @property
+    def overridden_hooks(self) -> dict[str, HookSettings | None]:
+        """The stored hooks whose name the environment has; None for those that cannot be used."""
+        stored = {**dict.fromkeys(self._unusable_hooks), **self._stored_hooks}
+        return {name: hook for name, hook in stored.items() if name in self.environment_hooks}
+
     def is_stored(self, name: str) -> bool:
         return name in self._stored_hooks and name not in self.environment_hooks
 

@@ -160,7 +160,7 @@ async def page(request: Request, error: SettingsError | None = None, message: st
         "hook.html",
         409 if error or message else 200,
         hook=summary,
-        overrides_stored=summary.origin == "environment" and name in settings.all_stored_hooks,
+        overrides_stored=summary.origin == "environment" and name in settings.overridden_hooks,
         tool=tool,
         connection=connection,
         stats=next((each for each in stats if each.name == name), None),

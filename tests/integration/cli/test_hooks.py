@@ -117,13 +117,19 @@ def test_removal_needs_a_confirmation(harness: Harness) -> None:
     assert ["calendly", "standard"] == [row["hook"] for row in rows(harness)]
 
 
-def test_a_stored_hook_below_one_of_the_environment_is_shown_and_can_be_removed(harness: Harness) -> None:
-    calendly = {"HOOKS__CALENDLY__SECRETS": ""}
-    harness.doorbell("hooks", "add", "calendly", stdin=f"SECRET={SECRET}".encode(), **calendly)
+@pytest.mark.parametrize("can_decrypt", [True, False])
+def test_a_stored_hook_below_one_of_the_environment_is_shown_and_can_be_removed(
+    harness: Harness, can_decrypt: bool
+) -> None:
+    former = {"HOOKS__CALENDLY__SECRETS": ""}
+    if not can_decrypt:
+        former["SECRET_KEY"] = "another-key-of-the-tests-0123456789"
+    harness.doorbell("hooks", "add", "calendly", stdin=f"SECRET={SECRET}".encode(), **former)
 
-    assert [("environment", "active"), ("stored", "overridden")] == [
-        (row["set_in"], row["state"]) for row in rows(harness) if row["hook"] == "calendly"
-    ]
+    in_environment, stored = (row for row in rows(harness) if row["hook"] == "calendly")
+    assert ("environment", "active") == (in_environment["set_in"], in_environment["state"])
+    assert ("stored", "overridden") == (stored["set_in"], stored["state"])
+    assert can_decrypt == ("it cannot be read" not in stored["detail"])
     assert 0 == harness.doorbell("hooks", "remove", "calendly", "--yes").returncode
 
 

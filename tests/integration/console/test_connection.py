@@ -160,6 +160,28 @@ async def test_a_hook_of_the_environment_is_disconnected_only_if_it_was_subscrib
     assert "Deletes Doorbell's subscription at Calendly." in html.unescape(after)
 
 
+async def test_an_overridden_hook_that_cannot_be_decrypted_is_shown_and_removed(
+    opened: Opened, environ: dict[str, str]
+) -> None:
+    before = Browser(await opened(environ | {"SECRET_KEY": "another-key-of-the-tests-0123456789"}))
+    await before.log_in()
+    stored = {"source": "calendly", "name": "calendly", "secret": "secret-of-the-stored-hook"}
+    assert 303 == (await before.post("/console/hooks", stored)).status_code
+    operator = Browser(await opened(environ | {"HOOKS__CALENDLY__SECRETS": "secret-of-the-environment"}))
+    await operator.log_in()
+
+    in_use, overridden, hooks = [
+        html.unescape((await operator.get(path)).text) for path in (PAGE, f"{PAGE}?origin=stored", "/console/hooks")
+    ]
+    removed = await operator.post(f"{PAGE}/remove?origin=stored", {"confirm": "calendly"})
+
+    for page in (in_use, hooks):
+        assert f'href="{PAGE}?origin=stored"' in page
+    assert "Not used: it cannot be read; the hook of the environment is used" in hooks
+    assert "This stored hook is not used" in overridden
+    assert (303, 404) == (removed.status_code, (await operator.get(f"{PAGE}?origin=stored")).status_code)
+
+
 async def test_an_overridden_hook_is_removed_without_its_namesake(opened: Opened, environ: dict[str, str]) -> None:
     async with serve_vendor("calendly") as (vendor, api_url):
         before = Browser(await opened(environ))
