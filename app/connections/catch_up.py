@@ -269,7 +269,7 @@ class CatchUpRunner:
                 return  # a newer one replaces it, or the hook was disconnected
         async for listed, remaining in lister.pages([decode_request(each) for each in catch_up.remaining]):
             for each, result in listed:
-                if result == "changed" and not catch_up.is_plan:
+                if (result == "changed" or each.is_newer) and not catch_up.is_plan:
                     await self._store(hook, catch_up, each)
             catch_up = counted(catch_up, listed, remaining)
             current = await store.get(catch_up.slot)

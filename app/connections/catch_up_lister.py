@@ -5,7 +5,9 @@ import hashlib
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
 import orjson
 
@@ -19,7 +21,7 @@ from app.ledger.records import NotFound, Task
 from app.operators.explain import merge_visit
 from app.settings.model import Hook
 from app.visits.change import VisitChange, encode_change, external_id
-from app.visits.merge import RecordedChange, desired_visit, merge_changes
+from app.visits.merge import Facts, RecordedChange, desired_visit, merge_changes
 from app.webhooks.fetching import RecordRequest
 from app.webhooks.payload import Untranslatable
 from app.webhooks.subscription import ApiResponse, ListedRecord, Listing, ListRequest, Window
@@ -98,7 +100,7 @@ class Lister:
                 translate_record(source, record, listed_at, settings.zone, settings.tenants, people)
                 for record in records
             ]
-            yield [(each, await self._result(each, _of_record(each, listed))) for each in listed], remaining
+            yield [await self._with_result(each, _of_record(each, listed)) for each in listed], remaining
 
     async def _known_people(self, records: Iterable[ListedRecord], listed_at: datetime) -> dict[str, tuple[str, ...]]:
         """Return the people whom earlier records of the same bookings listed, by booking."""
@@ -125,15 +127,24 @@ class Lister:
         await asyncio.sleep(max(0.0, self._next_call_at - time.monotonic()))
         self._next_call_at = time.monotonic() + 1 / self.listing.calls_per_s
 
-    async def _result(self, listed: ListedChanges, of_record: Sequence[VisitChange]) -> CatchUpResult:
+    async def _with_result(
+        self, listed: ListedChanges, of_record: Sequence[VisitChange]
+    ) -> tuple[ListedChanges, CatchUpResult]:
         """Decide on one event of an appointment. of_record: the changes of all its events on the page."""
         if not listed.changes:
-            return "unclear" if listed.problem else "unchanged"
+            return listed, "unclear" if listed.problem else "unchanged"
         visits = [await self._tasks(change) for change in listed.changes]
         if not any(visits) and starts_before(of_record, self._catch_up.since_ms):
-            return "past"
-        pairs = zip(listed.changes, visits, strict=True)
-        return "changed" if any(self._adds_something(change, tasks) for change, tasks in pairs) else "unchanged"
+            return listed, "past"
+        pairs = [self._compared(change, tasks) for change, tasks in zip(listed.changes, visits, strict=True)]
+        if any(pair is None or desired_visit(pair.before) != desired_visit(pair.after) for pair in pairs):
+            return listed, "changed"
+        # A list without the time of the last change is ordered by its own time: that is later for every list.
+        newer = (
+            change.version < self._catch_up.requested_at_ms * 1000 and pair is not None and pair.has_later_version
+            for change, pair in zip(listed.changes, pairs, strict=True)
+        )
+        return replace(listed, is_newer=any(newer)), "unchanged"
 
     async def _tasks(self, change: VisitChange) -> list[Task]:
         """Return the tasks of the visit, under this id or the previous one."""
@@ -146,17 +157,38 @@ class Lister:
                 return await self._context.ledger.load_aliases(TaskId.visit(account, id))
         return []
 
-    def _adds_something(self, change: VisitChange, tasks: Sequence[Task]) -> bool:
-        """Whether the change adds something to those that are stored. Discarded ones count: an operator decided on them."""
+    def _compared(self, change: VisitChange, tasks: Sequence[Task]) -> "ComparedFacts | None":
+        """Return the facts without and with the change; None if Doorbell does not have the visit, or this id of it.
+
+        Discarded changes count: an operator decided on them.
+        """
         id = change.external_id(self._hook.source.name)
         own = next((task for task in tasks if task.external_id == id), None)
         if own is None or (change.previous_visit_id and len(tasks) == 1):
-            return True
-        stored = [
-            each for task in tasks for is_old in (False, True) for each in task.recorded_changes(discarded=is_old)
-        ]
-        listed = RecordedChange.decode("listed", encode_change(change), own.alias_depth)
-        return desired_visit(merge_changes([*stored, listed])) != desired_visit(merge_changes(stored))
+            return None
+        current, discarded = (
+            [each for task in tasks for each in task.recorded_changes(discarded=is_old)] for is_old in (False, True)
+        )
+        listed, stored = RecordedChange.decode("listed", encode_change(change), own.alias_depth), [*current, *discarded]
+        return ComparedFacts(merge_changes(stored), merge_changes([*stored, listed]), bool(discarded))
+
+
+class ComparedFacts(NamedTuple):
+    """The facts of a visit without and with a listed change. has_discarded: whether some are of discarded changes."""
+
+    before: Facts
+    after: Facts
+    has_discarded: bool
+
+    @property
+    def has_later_version(self) -> bool:
+        """Whether the change decides a fact, by the tool's version: an equal value, or one that makes no difference yet.
+
+        Not of a visit with discarded changes: a new change would requeue it.
+        """
+        return not self.has_discarded and any(
+            name not in self.before or fact.stamp[:2] > self.before[name].stamp[:2] for name, fact in self.after.items()
+        )
 
 
 def _of_record(listed: ListedChanges, page: Sequence[ListedChanges]) -> list[VisitChange]:

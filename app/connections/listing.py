@@ -20,13 +20,14 @@ class ListedChanges:
     """A listed appointment, and what it means.
 
     problem: why it cannot be translated, or only in part. booking: the external_id of a booking of several people, and those
-    whom the record lists.
+    whom the record lists. is_newer: whether it has stored values at a later time, before which a late webhook must not win.
     """
 
     record: ListedRecord
     changes: Sequence[VisitChange] = ()
     problem: str = ""
     booking: tuple[str, Sequence[str]] | None = None
+    is_newer: bool = False
 
 
 KnownPeople = Mapping[str, Sequence[str]]

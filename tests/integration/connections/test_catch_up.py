@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -17,13 +17,20 @@ from app.connections.stored_hooks import StoredHooks
 from app.ledger.catch_ups import CatchUp, CatchUpResult
 from app.ledger.ids import is_listed
 from app.ledger.moves import Mark, save_mark
+from app.ledger.records import DeliveryInfo, NewDelivery
 from app.ledger.redis import Redis
 from app.operators.actions import Actions, Actor
+from app.operators.explain import merge_visit
 from app.telemetry.silence import delivery_times
 from app.vendors.api import load_vendor
-from app.visits.change import Action, VisitChange
+from app.vendors.vendor import Webhook
+from app.visits.change import Action, VisitChange, format_time
+from app.visits.merge import desired_visit
+from app.webhooks.delivery import Delivery
 from app.webhooks.registry import load_sources
+from app.webhooks.source import Ignored
 from app.webhooks.subscription import ListedRecord
+from app.webhooks.translation import parse_event
 from tests.support.vendors import ConnectedTool, connected_tool, subscribed_tool
 
 LISTABLE = [name for name in load_sources() if load_sources()[name].listing and load_vendor(name).has_appointments]
@@ -104,6 +111,47 @@ async def test_a_cancelled_appointment_of_a_visit_is_stored_when_it_is_over(cale
     ended = await run(calendly, NOW - timedelta(days=3))
 
     assert {"changed": 1} == ended.counts
+
+
+@pytest.mark.parametrize("name", ["housecallpro", "oncehub"])
+async def test_a_late_webhook_does_not_win_over_an_equal_but_newer_value_in_the_list(redis: Redis, name: str) -> None:
+    """An appointment is moved twice, back to its first time, and only the webhook of the first move arrives, late."""
+    async with subscribed_tool(name, redis) as tool:
+        sent = list[Webhook]()
+        calendar = tool.vendor.calendar
+        calendar.on_change = lambda appointment, step: sent.extend(tool.vendor.webhooks(appointment, step))
+        calendar.book(TOMORROW, "moved@example.com")
+        booked, moved_at = list(sent), len(sent)
+        calendar.move(1, TOMORROW + timedelta(hours=5))
+        moved = sent[moved_at:]
+        calendar.move(1, TOMORROW)
+        await accept_webhooks(tool, booked)
+        await asyncio.sleep(0.01)  # the clock of the fake may be ahead by some changes
+
+        first, again = await run(tool, NOW), await run(tool, NOW)
+        deliveries = await redis.command("ZCARD", f"bell:deliveries:{name}")
+        await run(tool, NOW)
+        assert deliveries == await redis.command("ZCARD", f"bell:deliveries:{name}")
+        await accept_webhooks(tool, moved)
+
+        [task_id] = await tool.context.ledger.task_ids("queued")
+        visit = desired_visit(merge_visit(await tool.context.ledger.load_aliases(task_id)))
+        assert format_time(TOMORROW) == visit.fields["time_scheduled"]
+        assert (0, 0) == (first.counts.get("changed", 0), again.counts.get("changed", 0))
+
+
+async def accept_webhooks(tool: ConnectedTool, webhooks: Sequence[Webhook]) -> None:
+    """Store webhooks as intake does."""
+    hook, [subscription] = tool.hook, tool.vendor.subscriptions.values()
+    for webhook in webhooks:
+        headers = tuple(
+            (name.encode(), value.encode()) for name, value in tool.vendor.sign(webhook, subscription).items()
+        )
+        delivery = Delivery(hook.name, hook.source.name, headers, webhook.body, datetime.now(UTC))
+        changes = hook.source.translate(parse_event(hook.source, delivery, hook.settings.zone))
+        assert not isinstance(changes, Ignored)
+        info = DeliveryInfo(hook.name, hook.source.name, int(time.time() * 1000))
+        await tool.context.ledger.accept(NewDelivery(delivery, info, changes, hook.account, None))
 
 
 async def test_a_plan_counts_and_stores_nothing(calendly: ConnectedTool) -> None:
