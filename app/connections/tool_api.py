@@ -9,7 +9,6 @@ from typing import Any
 from urllib.parse import urljoin
 
 import httpx
-import orjson
 
 from app.connections.context import CallContext, shared_now
 from app.connections.tokens import Tokens
@@ -26,6 +25,7 @@ from app.visits.client import (
     send_request,
     sent_at,
 )
+from app.webhooks.delivery import parse_json
 from app.webhooks.fetching import RecordRequest
 from app.webhooks.payload import Payload
 from app.webhooks.source import Source
@@ -175,7 +175,7 @@ def check_status(call: str, response: httpx.Response) -> httpx.Response:
 def read_json(call: str, response: httpx.Response) -> Any:
     """Return the JSON of a successful response. Raises ServerError, and VisitsApiError for the errors of GraphQL."""
     try:
-        record = orjson.loads(response.content)
+        record = parse_json(response.content)
     except ValueError:
         raise ServerError(call, response.status_code, "the response is not JSON") from None
     if error_class := _graphql_error(record):

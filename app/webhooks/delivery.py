@@ -210,7 +210,7 @@ def parse_body(delivery: Delivery, body_format: BodyFormat) -> Payload:
     is_json = raw.startswith(b"{") or (body_format == "any" and raw.startswith(b"["))
     is_form = body_format == "form" or (body_format in ("json or form", "any") and not is_json)
     try:
-        return Payload(_parse_form(delivery.body) if is_form else _parse_json(delivery.body))
+        return Payload(_parse_form(delivery.body) if is_form else parse_json(delivery.body))
     except ValueError:
         raise UnreadableBody(f"the body is not {'a form' if is_form else 'JSON in UTF-8'}") from None
 
@@ -219,7 +219,7 @@ def _parse_claims(raw: bytes) -> Any:
     """Return the claims of a JSON Web Token. The signature is not checked here."""
     claims = decode_base64url(raw.split(b".")[1]) if JWT_PATTERN.fullmatch(raw) else None
     try:
-        return _parse_json(claims or b"")
+        return parse_json(claims or b"")
     except ValueError:
         raise UnreadableBody("the body is not a JSON Web Token") from None
 
@@ -233,7 +233,8 @@ def decode_base64url(encoded: bytes) -> bytes | None:
     return decoded if base64.urlsafe_b64encode(decoded).rstrip(b"=") == encoded.rstrip(b"=") else None
 
 
-def _parse_json(raw: bytes) -> Any:
+def parse_json(raw: bytes) -> Any:
+    """Return the JSON of a tool. Raises ValueError."""
     try:
         return orjson.loads(raw)
     except ValueError:
