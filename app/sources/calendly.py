@@ -299,6 +299,7 @@ def _read_listed(request: ListRequest, response: ApiResponse) -> ListedPage:
         ListRequest(
             RecordRequest(f"scheduled_events/{_last_part(event.at('uri'))}/invitees", params={"count": "100"}),
             {"scheduled_event": event.value},
+            can_be_missing=True,  # the data of an event can be deleted
         )
         for event in response.at("collection")
     ]

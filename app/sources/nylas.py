@@ -244,9 +244,8 @@ def _next_page(request: ListRequest, response: ApiResponse) -> Iterator[ListRequ
 
 def _configurations(grant: str, context: Any) -> ListRequest:
     path = f"v3/grants/{grant}/scheduling/configurations"
-    return ListRequest(
-        RecordRequest(path, params={"limit": "50"}), {**context, "list": "configurations", "grant": grant}
-    )
+    following = {**context, "list": "configurations", "grant": grant}
+    return ListRequest(RecordRequest(path, params={"limit": "50"}), following, can_be_missing=True)
 
 
 def _calendars(configuration: Payload) -> list[str]:
@@ -265,7 +264,8 @@ def _events(calendar: str, context: Any) -> ListRequest:
         "limit": "200",
     }
     path = f"v3/grants/{context['grant']}/events"
-    return ListRequest(RecordRequest(path, params=params), {**context, "list": "events"})
+    # A configuration may name a calendar that was deleted.
+    return ListRequest(RecordRequest(path, params=params), {**context, "list": "events"}, can_be_missing=True)
 
 
 def _is_booking(event: Payload) -> bool:

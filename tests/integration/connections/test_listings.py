@@ -6,13 +6,15 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from app.connections.listing import ListedChanges
+from app.connections.listing import ListedChanges, read_pages
 from app.ledger.redis import Redis
 from app.vendors.api import load_vendor, vendor_names
 from app.visits.change import format_time
+from app.visits.client import ClientError
 from app.visits.merge import DesiredVisit
+from app.webhooks.fetching import RecordRequest
 from app.webhooks.registry import load_sources
-from app.webhooks.subscription import Window
+from app.webhooks.subscription import ApiResponse, Window
 from tests.histories.pure import merged_visits
 from tests.support.vendors import ConnectedTool, listed_changes, subscribed_tool
 
@@ -80,6 +82,28 @@ async def test_every_page_is_read(tool: ConnectedTool) -> None:
     tool.vendor.faults = replace(tool.vendor.faults, page_size=2)
 
     assert emails == visits(tool.hook.source.name, await listed(tool)).keys()
+
+
+@pytest.mark.parametrize(("tool", "path"), [("calendly", "/invitees"), ("nylas", "/events")], indirect=["tool"])
+async def test_what_was_deleted_meanwhile_does_not_end_the_list(tool: ConnectedTool, path: str) -> None:
+    """Of Calendly, the event of an appointment; of Nylas, a calendar that a configuration still names."""
+    for number in range(2):
+        tool.vendor.calendar.book(TOMORROW + timedelta(hours=number), f"{number}@example.com")
+    source, connector, requested = tool.hook.source, tool.connector(), list[str]()
+    assert source.listing
+    requests = list(source.listing.start(Window(NOW, NOW + timedelta(days=30), NOW), await connector.account()))
+
+    async def call(request: RecordRequest) -> ApiResponse:
+        requested.append(request.path)
+        if request.path.endswith(path) and sum(each.endswith(path) for each in requested) == 1:
+            raise ClientError(request.label, 404, "not found")
+        return await connector.call(request)
+
+    pages = [page async for page, _ in read_pages(source, requests, call)]
+
+    others = sum(each.endswith(path) for each in requested) - 1
+    assert others == sum(len(page.records) for page in pages)
+    assert others == (path == "/invitees")
 
 
 @pytest.mark.parametrize("tool", BY_START, indirect=True)
