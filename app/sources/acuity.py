@@ -22,7 +22,7 @@ higher plan.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -48,6 +48,7 @@ from app.webhooks import (
     Target,
     Untranslatable,
     Window,
+    read_records,
 )
 
 SETUP = """
@@ -253,13 +254,12 @@ def _read_listed(request: ListRequest, response: ApiResponse) -> ListedPage:
     if len(appointments) >= longest and longest < LONGEST_LIST:
         return ListedPage([], _divided(request))
     since, until = (datetime.fromisoformat(request.context[name]) for name in ("since", "until"))
-    return ListedPage(
-        [
-            _listed(appointment, request.context["canceled"])
-            for appointment in appointments
-            if since <= appointment.at("datetime").required_time(UTC) < until
-        ]
-    )
+
+    def read(appointment: Payload) -> Iterator[ListedRecord]:
+        if since <= appointment.at("datetime").required_time(UTC) < until:
+            yield _listed(appointment, request.context["canceled"])
+
+    return ListedPage(read_records(appointments, read))
 
 
 def _divided(request: ListRequest) -> list[ListRequest]:

@@ -22,7 +22,7 @@ of its last change, but not when it was cancelled or missed, nor whether a cance
 booking has the link, and its changes count. OnceHub has no OAuth.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -48,6 +48,7 @@ from app.webhooks import (
     Window,
     iso_milliseconds,
     minor_units,
+    read_records,
     split_name,
 )
 
@@ -259,12 +260,12 @@ def _list_bookings(window: Window, account: Payload) -> Sequence[ListRequest]:
 
 def _read_listed(request: ListRequest, response: ApiResponse) -> ListedPage:
     page = _next_page(request.request, response)
-    records = [
-        _listed(booking)
-        for booking in response.at("data")
-        if booking.at("status").text() != "requested" and booking.at("deleted").value is not True
-    ]
-    return ListedPage(records, [replace(request, request=page)] if page else [])
+
+    def read(booking: Payload) -> Iterator[ListedRecord]:
+        if booking.at("status").text() != "requested" and booking.at("deleted").value is not True:
+            yield _listed(booking)
+
+    return ListedPage(read_records(response.at("data"), read), [replace(request, request=page)] if page else [])
 
 
 def _listed(booking: Payload) -> ListedRecord:

@@ -31,7 +31,7 @@ endpoint. From memory: `state=all` includes events that wait for approval or the
 same URL.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
@@ -59,6 +59,7 @@ from app.webhooks import (
     Untranslatable,
     Window,
     attendee_key,
+    read_records,
     refresh_token_exchange,
     split_name,
 )
@@ -351,10 +352,15 @@ def _list_events(window: Window, account: Payload) -> Sequence[ListRequest]:
 
 def _read_listed(request: ListRequest, response: ApiResponse) -> ListedPage:
     since, until = (datetime.fromisoformat(request.context[name]) for name in ("since", "until"))
-    bookings = [(booking.at("start_at").required_time(), booking) for booking in response.at("entries")]
-    records = [_listed(booking, response.requested_at) for start, booking in bookings if since <= start < until]
-    page = _next_page(request.request, response)
-    if page is None or _are_later_pages_before([start for start, _ in bookings], since):
+    starts = list[datetime]()
+
+    def read(booking: Payload) -> Iterator[ListedRecord]:
+        starts.append(booking.at("start_at").required_time())
+        if since <= starts[-1] < until:
+            yield _listed(booking, response.requested_at)
+
+    records, page = read_records(response.at("entries"), read), _next_page(request.request, response)
+    if page is None or _are_later_pages_before(starts, since):
         return ListedPage(records)
     return ListedPage(records, [replace(request, request=page)])
 

@@ -84,6 +84,31 @@ async def test_every_page_is_read(tool: ConnectedTool) -> None:
     assert emails == visits(tool.hook.source.name, await listed(tool)).keys()
 
 
+@pytest.mark.parametrize(
+    ("tool", "places"),
+    [("acuity", (0, "datetime")), ("oncehub", ("data", 0, "status")), ("savvycal", ("entries", 0, "start_at"))],
+    indirect=["tool"],
+)
+async def test_an_appointment_that_cannot_be_read_does_not_end_the_list(
+    tool: ConnectedTool, places: tuple[int | str, ...]
+) -> None:
+    for number in range(2):
+        tool.vendor.calendar.book(TOMORROW + timedelta(hours=number), f"{number}@example.com")
+    listing, connector = tool.hook.source.listing, tool.connector()
+    assert listing
+    request = next(iter(listing.start(Window(NOW, NOW + timedelta(days=30)), await connector.account())))
+    response = await connector.call(request.request)
+    [*path, name], item = places, response.value
+    for place in path:
+        item = item[place]
+    item[name] = None
+
+    unreadable, other = listing.read_page(request, response).records
+
+    assert str(name) in unreadable.problem
+    assert "" == other.problem
+
+
 @pytest.mark.parametrize(("tool", "path"), [("calendly", "/invitees"), ("nylas", "/events")], indirect=["tool"])
 async def test_what_was_deleted_meanwhile_does_not_end_the_list(tool: ConnectedTool, path: str) -> None:
     """Of Calendly, the event of an appointment; of Nylas, a calendar that a configuration still names."""
