@@ -226,7 +226,7 @@ class CatchUpRunner:
             newest = await store.get(name)
             if name in moving or newest is None or not failure_of(newest):
                 continue
-            is_due = not 0 <= redis.now_ms() - newest.ended_at_ms < RESTART_MS
+            is_due = redis.now_ms() - newest.ended_at_ms >= RESTART_MS
             if is_due and await take_turn(redis, f"{keys.CATCH_UP}{name}:daily:lock", TURN_S):
                 missed_since = _time(newest.missed_since_ms or newest.since_ms)
                 await start_automatic(self._context, name, missed_since, newest.requested_by, newest.cause)
@@ -241,7 +241,7 @@ class CatchUpRunner:
             await store.save(catch_up)  # it is cancelled
             return
         if not self._is_configured(name):
-            await store.save(ended(catch_up, "failed", NOT_CONFIGURED))
+            await store.save(self._ended(catch_up, "failed", NOT_CONFIGURED))
             return
         if not catch_up.is_due(self._context.ledger.redis.now_ms()):
             return
@@ -253,6 +253,9 @@ class CatchUpRunner:
             if current and current.id == catch_up.id:
                 now_ms = self._context.ledger.redis.now_ms()
                 await store.save(after_error(current, error, hook.source.definition.title, now_ms))
+
+    def _ended(self, catch_up: CatchUp, status: CatchUpStatus, problem: str = "") -> CatchUp:
+        return ended(catch_up, status, self._context.ledger.redis.now_ms(), problem)
 
     def _is_configured(self, name: str) -> bool:
         settings = self._context.settings
@@ -274,10 +277,10 @@ class CatchUpRunner:
             catch_up = counted(catch_up, listed, remaining)
             current = await store.get(catch_up.slot)
             if current and current.id == catch_up.id and not current.is_open:
-                await store.save(ended(catch_up, "cancelled"))
+                await store.save(self._ended(catch_up, "cancelled"))
                 return
             if not self._is_configured(hook.name):
-                await store.save(ended(catch_up, "failed", NOT_CONFIGURED))
+                await store.save(self._ended(catch_up, "failed", NOT_CONFIGURED))
                 return
             if not await store.save(catch_up):
                 return
@@ -292,7 +295,7 @@ class CatchUpRunner:
         begin_ms = max(before_ms, catch_up.requested_at_ms - _ms(MAX_AUTOMATIC))
         is_complete = not before_ms or max(catch_up.since_ms, catch_up.changed_since_ms) <= begin_ms
         is_listed = is_complete and not catch_up.is_plan
-        await store.save(ended(catch_up, "done"), catch_up.requested_at_ms if is_listed else 0)
+        await store.save(self._ended(catch_up, "done"), catch_up.requested_at_ms if is_listed else 0)
 
     async def _store(self, hook: Hook, catch_up: CatchUp, listed: ListedChanges) -> None:
         """Store a delivery of our own. The same record of the same catch-up is stored once."""
@@ -371,13 +374,13 @@ def _only_cancels(listed: ListedChanges) -> bool:
     return all(change.action == "cancel" for change in listed.changes)
 
 
-def ended(catch_up: CatchUp, status: CatchUpStatus, problem: str = "") -> CatchUp:
+def ended(catch_up: CatchUp, status: CatchUpStatus, now_ms: float, problem: str = "") -> CatchUp:
     fields = {"hook": catch_up.hook, "outcome": status, "counts": dict(catch_up.counts)}
     if status == "failed":
         log.warning("catch_up_ended", reason=problem, **fields)
     else:
         log.info("catch_up_ended", **fields)
-    return replace(catch_up, status=status, remaining=(), problem=problem, ended_at_ms=int(time.time() * 1000))
+    return replace(catch_up, status=status, remaining=(), problem=problem, ended_at_ms=int(now_ms))
 
 
 def after_error(catch_up: CatchUp, error: Exception, title: str, now_ms: float) -> CatchUp:
@@ -386,7 +389,7 @@ def after_error(catch_up: CatchUp, error: Exception, title: str, now_ms: float) 
     can_retry = isinstance(error, VisitsApiError) and not isinstance(error, ClientError | Unauthorized)
     attempts = catch_up.failed_attempts + 1
     if not can_retry or attempts > MAX_FAILED_ATTEMPTS:
-        return ended(catch_up, "failed", sentence)
+        return ended(catch_up, "failed", now_ms, sentence)
     asked_s = error.wait_s if isinstance(error, VisitsApiError) and error.wait_s is not None else 0
     wait_ms = int(1000 * max(asked_s, min(FIRST_RETRY_S * 2 ** (attempts - 1), MAX_RETRY_S)))
     return replace(

@@ -1,6 +1,5 @@
 """What operators do with catch-ups: plan, start, cancel. The console and the command line use it alike."""
 
-import time
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -89,7 +88,7 @@ class CatchUpRequests:
         Raises PlanNotConfirmed if the plan is another one, is unfinished or is too old, or if the number is wrong.
         """
         finished_plan = await self.get_plan(name)
-        oldest_ms = (time.time() - PLAN_VALID_S) * 1000
+        oldest_ms = self._context.ledger.redis.now_ms() - PLAN_VALID_S * 1000
         if (
             finished_plan is None
             or finished_plan.id != plan_id

@@ -7,7 +7,7 @@ import pytest
 
 from app.connections.catch_up import default_since, start_automatic
 from app.ledger.redis import Redis
-from tests.integration.connections.test_outages import check, ms
+from tests.integration.connections.test_outages import check, ms, run_catch_up
 from tests.support.vendors import connected_tool, stored_tool
 
 #: How far the clock of Redis is ahead.
@@ -53,6 +53,16 @@ async def test_a_catch_up_begins_by_the_shared_clock(redis: Redis, shared: timed
 
     assert is_shared_now(ms(since), shared)
     assert is_shared_now(catch_up.requested_at_ms, shared)
+
+
+async def test_a_catch_up_ends_by_the_shared_clock(redis: Redis, shared: timedelta) -> None:
+    """One that failed starts again an hour later."""
+    async with connected_tool("calendly", redis) as tool:
+        since = await default_since(tool.context, "calendly")
+        await start_automatic(tool.context, "calendly", since, "Doorbell", "daily")
+        ended = await run_catch_up(tool)
+
+    assert is_shared_now(ended.ended_at_ms, shared)
 
 
 async def test_a_listed_value_is_as_old_as_one_that_is_fetched_at_the_same_time(
