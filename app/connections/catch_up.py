@@ -164,8 +164,13 @@ def advice_about(catch_up: CatchUp) -> str:
 
 
 def failure_of(catch_up: CatchUp | None) -> str:
-    """Return the sentence about an automatic catch-up that failed; empty if the newest one is another."""
+    """Return the sentence about an automatic catch-up that failed, and starts again; empty if the newest one is another.
+
+    One of a hook that was removed does not start again: a hook that gets its name later may have another account.
+    """
     if catch_up is None or catch_up.cause == OPERATOR or catch_up.status != "failed":
+        return ""
+    if catch_up.problem == NOT_CONFIGURED:
         return ""
     return f"the last catch-up failed, and starts again after an hour: {catch_up.problem}"
 

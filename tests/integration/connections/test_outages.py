@@ -411,6 +411,24 @@ async def test_an_automatic_catch_up_that_failed_starts_again_after_an_hour(
     assert abs(later.since_ms - ms(since)) < 1_000
 
 
+async def test_the_catch_up_of_a_hook_that_was_removed_does_not_start_again_for_another_hook_of_its_name(
+    tool: ConnectedTool,
+) -> None:
+    await start_automatic(tool.context, "east", datetime.now(UTC) - DAY, "Doorbell", "downtime")
+    catch_up = await newest(tool)
+    hooks = dict(tool.context.settings.stored_hooks)
+    tool.context.settings.set_stored_hooks({})
+    runner = CatchUpRunner(tool.context, stored_hooks(tool)[0])
+    await runner._run("east")
+    tool.context.settings.set_stored_hooks(hooks)
+    failed = await newest(tool)
+    await store_of(tool.context).save(replace(failed, ended_at_ms=ms(NOW - DAY)))
+
+    await runner.restart_failed()
+
+    assert ("failed", catch_up.id) == ((await newest(tool)).status, (await newest(tool)).id)
+
+
 async def test_a_check_shows_that_an_automatic_catch_up_failed(tool: ConnectedTool) -> None:
     started = await start_automatic(tool.context, "east", datetime.now(UTC), "Doorbell", "downtime")
     await store_of(tool.context).save(replace(started, status="failed", problem="Calendly rejects it."))
