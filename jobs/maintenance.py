@@ -27,6 +27,7 @@ from jobs.context import Context
 
 REQUEUE_EVERY_S = 0.5
 CIRCUITS_EVERY_S = 0.5
+PROBE_POLLS, PROBE_POLL_S = 9, 0.05
 ORPHANS_EVERY_S = 20.0
 OPERATIONS_EVERY_S = 0.5
 CONNECTIONS_EVERY_S, CATCH_UPS_EVERY_S = 1.0, 1.0
@@ -80,10 +81,20 @@ async def _requeue_due(context: Context) -> None:
 
 
 async def _release_held_tasks(context: Context) -> None:
-    for account in await known_accounts(context.ledger.redis, context.settings.tokens):
-        if account not in context.settings.tokens:
-            await context.ledger.delete_circuit(account)
-        await context.ledger.release_held(account, calls_per_second=context.settings.visits_api_rate)
+    """Release held tasks of all accounts. A single one may be a probe: if it succeeds soon, release the others, too."""
+    accounts = await known_accounts(context.ledger.redis, context.settings.tokens)
+    probing = [account for account in accounts if await _release_held(context, account) == 1]
+    for _ in range(PROBE_POLLS):
+        if not probing:
+            return
+        await asyncio.sleep(PROBE_POLL_S)
+        probing = [account for account in probing if not await _release_held(context, account)]
+
+
+async def _release_held(context: Context, account: str) -> int:
+    if account not in context.settings.tokens:
+        await context.ledger.delete_circuit(account)
+    return await context.ledger.release_held(account, calls_per_second=context.settings.visits_api_rate)
 
 
 async def _requeue_orphans(context: Context) -> None:

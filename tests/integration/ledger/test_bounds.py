@@ -11,7 +11,15 @@ import pytest
 
 from app.ledger.ids import TaskId, delivery_key
 from app.ledger.ledger import Ledger
-from app.ledger.records import AcceptResult, DeliveryInfo, Lease, NewDelivery, Outcome, VisitLimitReached
+from app.ledger.records import (
+    AcceptResult,
+    CircuitSignal,
+    DeliveryInfo,
+    Lease,
+    NewDelivery,
+    Outcome,
+    VisitLimitReached,
+)
 from app.ledger.redis import Redis, RedisAddress
 from app.telemetry import metric_names, metrics
 from app.telemetry.health import load_backlog
@@ -26,6 +34,7 @@ from tests.support.ledger import (
     change,
     complete_run,
     done,
+    end_circuit_pause,
     jobs,
     start_run,
     state_of,
@@ -490,6 +499,35 @@ async def test_held_tasks_of_an_account_without_a_token_are_parked(world: World)
     assert [("standard-1", "parked")] == [
         (row["visit"], row["state"]) for row in doorbell_json(world, "visit", "standard-1")
     ]
+
+
+async def test_the_success_of_a_probe_releases_the_others_in_the_same_step_of_maintenance(world: World) -> None:
+    """An API that answers 429 again and again would otherwise cost half a second more each time."""
+    for visit in "AB":
+        await accept(world.ledger, change(visit))
+    signal = CircuitSignal(kind="rate_limited", pause_s=15)
+    for lease in [await start_run(world.ledger, visit, account="main") for visit in "AB"]:
+        await world.ledger.complete(
+            lease, Outcome(state="held", attempt=attempt("429"), circuit_signal=signal), account="main"
+        )
+    await end_circuit_pause(world.redis)
+
+    probe, _ = await asyncio.gather(run_probe(world), _release_held_tasks(world.context))
+
+    assert {visit_task("A"), visit_task("B")} == {probe, *await world.ledger.task_ids("queued")}
+
+
+async def run_probe(world: World) -> str:
+    """Run the probe of the circuit as soon as it is queued. Return its task."""
+    for _ in range(200):
+        if queued := await world.ledger.task_ids("queued"):
+            break
+        await asyncio.sleep(0.01)
+    [probe] = queued
+    lease = await world.ledger.lease(TaskId(probe), account="main")
+    assert isinstance(lease, Lease)
+    await world.ledger.complete(lease, done(circuit_signal=CircuitSignal(kind="ok")), account="main")
+    return probe
 
 
 # -- with a real worker --
