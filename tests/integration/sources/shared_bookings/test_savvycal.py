@@ -1,5 +1,6 @@
 """SavvyCal: one visit for each person of a session."""
 
+from collections import Counter
 from typing import Any
 
 from tests.support.shared_bookings import ADA, BOB, CY, FIRST, SECOND, Body, BookingWorld
@@ -85,10 +86,11 @@ async def test_an_attendee_without_a_session_is_parked(world: BookingWorld) -> N
 
     await world.process("savvycal", savvycal("event.attendee.canceled", 5, session(ADA)))
     await world.process("savvycal", attendee_event("rescheduled", 6, BOB, start=SECOND))
-    assert [
-        "the event is about an attendee of a group session, but does not name the attendee",
-        "an attendee of a group session moved, and the event does not name the session that they left",
-    ] == (await world.parked())[3:]
+    assert Counter(await world.parked()) == {  # those of the same millisecond are in any order
+        "the event is about an attendee, but does not name the calendar event": 3,
+        "the event is about an attendee of a group session, but does not name the attendee": 1,
+        "an attendee of a group session moved, and the event does not name the session that they left": 1,
+    }
     assert [("ada", FIRST), ("bob", SECOND)] == world.review_requests()
 
 
