@@ -37,7 +37,7 @@ class Lister:
         self._context, self._hook, self._catch_up = context, hook, catch_up
         self._connector = Connector(context, hook)
         self._next_call_at = 0.0
-        self._listed_at = datetime.now(UTC)
+        self._listed_at = shared_now(context)
         self._seen_digests = set[str]()
 
     @property
@@ -120,7 +120,11 @@ class Lister:
     async def _call(self, request: RecordRequest) -> ApiResponse:
         await self._wait_for_turn()
         self._listed_at = await self._context.ledger.server_time()
-        return await self._connector.call(request)
+        response = await self._connector.call(request)
+        # A clock may have gone back by some ms since the catch-up was requested.
+        earliest = datetime.fromtimestamp(self._catch_up.requested_at_ms / 1000, UTC)
+        response.requested_at = max(response.requested_at, earliest)
+        return response
 
     async def _wait_for_turn(self) -> None:
         """Wait as the tool's rate limit requires."""
