@@ -6,6 +6,7 @@ The Redis of all other tests is in cluster mode too, with one node.
 import asyncio
 import threading
 from collections.abc import Iterator
+from typing import Any
 from urllib.parse import urlsplit
 from zlib import crc32
 
@@ -129,6 +130,21 @@ async def test_several_processes_check_the_shards_at_once(redis: Redis) -> None:
     await asyncio.gather(*(check_one_shard(redis) for _ in range(5)))
 
     assert [] == await redis.command("KEYS", "bell:shard-probe:*")
+
+
+async def test_a_database_that_is_emptied_during_the_check_is_one_shard(
+    redis: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pipeline = redis.pipeline
+
+    async def flush_first(commands: Any) -> Any:
+        monkeypatch.undo()
+        await redis.command("FLUSHDB")
+        return await pipeline(commands)
+
+    monkeypatch.setattr(redis, "pipeline", flush_first)
+
+    await check_one_shard(redis)
 
 
 @pytest.mark.parametrize("shards", [1, 2])
